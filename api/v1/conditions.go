@@ -1,0 +1,129 @@
+package v1
+
+// FinalizerMachine keeps a Sandbox until its machine is gone.
+const FinalizerMachine = GroupName + "/machine"
+
+// FinalizerImage keeps a GoldenImage until every revision of it is gone.
+const FinalizerImage = GroupName + "/image"
+
+// Condition types of a GoldenImage.
+const (
+	// ConditionVerified: the source was read and its digest is the wanted one
+	// (or none was given).
+	ConditionVerified = "Verified"
+	// ConditionImported: a sealed copy in the provider's format exists.
+	ConditionImported = "Imported"
+)
+
+// Condition types of a Sandbox.
+const (
+	// ConditionImageReady: the named GoldenImage is ready to be cloned.
+	ConditionImageReady = "ImageReady"
+	// ConditionProvisioned: the machine, its disk, seed and network exist as
+	// the spec says.
+	ConditionProvisioned = "Provisioned"
+	// ConditionNetworkIsolated: the machine's connections were looked at on
+	// the host and are exactly what spec.network allows. It is never inferred.
+	ConditionNetworkIsolated = "NetworkIsolated"
+	// ConditionPoweredOn: the machine is running.
+	ConditionPoweredOn = "PoweredOn"
+	// ConditionGuestReady: the check named by spec.readiness passed.
+	ConditionGuestReady = "GuestReady"
+	// ConditionDrifted: the machine differs from what the spec says; present
+	// only while true.
+	ConditionDrifted = "Drifted"
+)
+
+// Condition types of every kind.
+const (
+	// ConditionReady: the object is what its spec asks for. When it is not,
+	// reason and message say what is waited for or what is wrong.
+	ConditionReady = "Ready"
+	// ConditionStalled: the controller cannot make progress until somebody
+	// changes something; present only while true.
+	ConditionStalled = "Stalled"
+)
+
+// Condition reasons. A reason names the cause; the message gives the details.
+const (
+	// ReasonAsSpecified: what was observed is what the spec asks for.
+	ReasonAsSpecified = "AsSpecified"
+	// ReasonObserved: seen to be so on the host.
+	ReasonObserved = "Observed"
+	// ReasonNotObserved: not seen to be so, or not looked at yet.
+	ReasonNotObserved = "NotObserved"
+	// ReasonReconciling: work towards the spec is under way.
+	ReasonReconciling = "Reconciling"
+	// ReasonDeleting: the object is being deleted.
+	ReasonDeleting = "Deleting"
+	// ReasonInUse: other objects depend on this one.
+	ReasonInUse = "InUse"
+	// ReasonExpired: the sandbox's time is up.
+	ReasonExpired = "Expired"
+
+	// ReasonImporting: the source is being read and converted.
+	ReasonImporting = "Importing"
+	// ReasonImported: a sealed copy exists.
+	ReasonImported = "Imported"
+	// ReasonDigestMatches: the source has the digest that the spec gives.
+	ReasonDigestMatches = "DigestMatches"
+	// ReasonDigestRecorded: the spec gives no digest; the source's is in status.
+	ReasonDigestRecorded = "DigestRecorded"
+
+	// ReasonImageNotFound: no GoldenImage of that name exists.
+	ReasonImageNotFound = "ImageNotFound"
+	// ReasonImageNotReady: the GoldenImage is not ready.
+	ReasonImageNotReady = "ImageNotReady"
+	// ReasonImageReady: the GoldenImage is ready.
+	ReasonImageReady = "ImageReady"
+
+	// ReasonCreating: the machine is being made.
+	ReasonCreating = "Creating"
+	// ReasonCreated: the machine exists.
+	ReasonCreated = "Created"
+	// ReasonStarting: the machine is being started.
+	ReasonStarting = "Starting"
+	// ReasonRunning: the machine runs.
+	ReasonRunning = "Running"
+	// ReasonStopping: the guest was asked to shut down.
+	ReasonStopping = "Stopping"
+	// ReasonStopped: the machine is off.
+	ReasonStopped = "Stopped"
+	// ReasonSuspended: the machine's state is saved on disk.
+	ReasonSuspended = "Suspended"
+	// ReasonPaused: the machine is on but its CPUs are halted.
+	ReasonPaused = "Paused"
+	// ReasonExited: the machine powered off by itself and is left off.
+	ReasonExited = "Exited"
+	// ReasonCrashed: the machine ended without shutting down.
+	ReasonCrashed = "Crashed"
+	// ReasonRestartRequired: a changed setting takes effect at the next start.
+	ReasonRestartRequired = "RestartRequired"
+
+	// ReasonAgentConnected: the guest agent answers.
+	ReasonAgentConnected = "AgentConnected"
+	// ReasonWaitingForAgent: the guest agent has not answered yet.
+	ReasonWaitingForAgent = "WaitingForAgent"
+	// ReasonAgentUnknown: the guest agent answered before and does not now.
+	ReasonAgentUnknown = "AgentUnknown"
+	// ReasonProbeSucceeded: the ssh or tcp check passed.
+	ReasonProbeSucceeded = "ProbeSucceeded"
+	// ReasonWaitingForProbe: the ssh or tcp check has not passed yet.
+	ReasonWaitingForProbe = "WaitingForProbe"
+	// ReasonNotChecked: spec.readiness asks for no check.
+	ReasonNotChecked = "NotChecked"
+	// ReasonPoweredOff: the machine is not running.
+	ReasonPoweredOff = "PoweredOff"
+	// ReasonGuestConfigFailed: ssh keys or mounts could not be applied.
+	ReasonGuestConfigFailed = "GuestConfigFailed"
+
+	// The kinds of provider errors, as reasons.
+	ReasonInvalid       = "Invalid"
+	ReasonUnsupported   = "Unsupported"
+	ReasonUnavailable   = "ProviderUnavailable"
+	ReasonBusy          = "Busy"
+	ReasonCapacity      = "InsufficientCapacity"
+	ReasonNotFound      = "NotFound"
+	ReasonAlreadyExists = "AlreadyExists"
+	ReasonError         = "Error"
+)

@@ -1,0 +1,370 @@
+package v1
+
+import (
+	"k8s.io/apimachinery/pkg/api/resource"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+)
+
+// ProviderName names a kind of hypervisor.
+// +kubebuilder:validation:Enum=kvm;virtualbox
+type ProviderName string
+
+// The providers.
+const (
+	// ProviderKVM is QEMU driven through libvirt, accelerated by KVM where the
+	// host can and by TCG (software emulation) where it cannot.
+	ProviderKVM ProviderName = "kvm"
+	// ProviderVirtualBox is VirtualBox driven through VBoxManage.
+	ProviderVirtualBox ProviderName = "virtualbox"
+)
+
+// DiskFormat is the format of a disk image file.
+// +kubebuilder:validation:Enum=qcow2;raw;vdi;vmdk;vhd;vhdx
+type DiskFormat string
+
+// The disk formats that a source may have.
+const (
+	DiskFormatQCOW2 DiskFormat = "qcow2"
+	DiskFormatRaw   DiskFormat = "raw"
+	DiskFormatVDI   DiskFormat = "vdi"
+	DiskFormatVMDK  DiskFormat = "vmdk"
+	DiskFormatVHD   DiskFormat = "vhd"
+	DiskFormatVHDX  DiskFormat = "vhdx"
+)
+
+// Firmware is the kind of firmware a machine boots with.
+// +kubebuilder:validation:Enum=bios;efi
+type Firmware string
+
+// The kinds of firmware.
+const (
+	FirmwareBIOS Firmware = "bios"
+	FirmwareEFI  Firmware = "efi"
+)
+
+// GuestAgent says whether a guest carries an agent that sandboxd can talk to.
+// +kubebuilder:validation:Enum=Installed;None
+type GuestAgent string
+
+// The states of a guest agent in an image.
+const (
+	// GuestAgentInstalled: qemu-guest-agent (kvm) or the Guest Additions
+	// (virtualbox) start with the guest.
+	GuestAgentInstalled GuestAgent = "Installed"
+	// GuestAgentNone: the guest has no agent; exec and cp need ssh.
+	GuestAgentNone GuestAgent = "None"
+)
+
+// GoldenImageSpec is what a user asks of a golden image.
+// +kubebuilder:validation:XValidation:rule="!has(oldSelf.provider) || (has(self.provider) && self.provider == oldSelf.provider)",message="provider is immutable: make another GoldenImage for another provider"
+type GoldenImageSpec struct {
+	// provider is the hypervisor that runs machines of this image. Unset means
+	// the daemon's default provider.
+	// +optional
+	Provider ProviderName `json:"provider,omitempty"`
+
+	// source is where the disk comes from. A changed source makes a new
+	// revision beside the old one; sandboxes made before keep theirs.
+	Source ImageSource `json:"source"`
+
+	// machine holds hardware defaults for the sandboxes of this image.
+	// +optional
+	Machine MachineDefaults `json:"machine,omitempty"`
+
+	// guest says how to reach inside a running guest of this image.
+	// +optional
+	// +kubebuilder:default={}
+	Guest GuestAccess `json:"guest,omitempty"`
+
+	// provision lists scripts that run once, in order, in a throw-away machine
+	// of the source before the image is sealed.
+	// +optional
+	// +listType=map
+	// +listMapKey=name
+	// +kubebuilder:validation:MaxItems=64
+	Provision []ProvisionStep `json:"provision,omitempty"`
+}
+
+// ImageSource is where an image comes from. Exactly one member is set.
+// +kubebuilder:validation:XValidation:rule="[has(self.disk), has(self.machine), has(self.iso), has(self.sandbox)].filter(x, x).size() == 1",message="exactly one of disk, machine, iso and sandbox must be set"
+type ImageSource struct {
+	// disk is a disk image file.
+	// +optional
+	Disk *DiskSource `json:"disk,omitempty"`
+	// machine adopts an existing machine of the hypervisor.
+	// +optional
+	Machine *MachineSource `json:"machine,omitempty"`
+	// iso installs an operating system from its installer, unattended.
+	// +optional
+	ISO *ISOSource `json:"iso,omitempty"`
+	// sandbox promotes the disk of an existing Sandbox.
+	// +optional
+	Sandbox *SandboxSource `json:"sandbox,omitempty"`
+}
+
+// DiskSource is a disk image file on the host or behind a URL.
+// +kubebuilder:validation:XValidation:rule="has(self.path) != has(self.url)",message="exactly one of path and url must be set"
+type DiskSource struct {
+	// path is a file on the host, below one of the daemon's allowed roots.
+	// A relative path is looked up in the daemon's base image directory.
+	// +optional
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=4096
+	Path string `json:"path,omitempty"`
+	// url is an http or https address.
+	// +optional
+	// +kubebuilder:validation:MaxLength=4096
+	// +kubebuilder:validation:Pattern=`^https?://[^/\s]+\S*$`
+	URL string `json:"url,omitempty"`
+	// format of the file. Unset means: detect it. A file that is not of the
+	// stated format is refused.
+	// +optional
+	Format DiskFormat `json:"format,omitempty"`
+	// sha256 is the digest the file must have, in lower-case hexadecimal.
+	// +optional
+	// +kubebuilder:validation:Pattern=`^[0-9a-f]{64}$`
+	SHA256 string `json:"sha256,omitempty"`
+}
+
+// MachineSource is an existing machine of the hypervisor, adopted as it is.
+type MachineSource struct {
+	// name or UUID of the machine.
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=255
+	Name string `json:"name"`
+	// snapshot to clone from; taken when absent and the machine is powered off.
+	// +optional
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=255
+	Snapshot string `json:"snapshot,omitempty"`
+}
+
+// ISOSource is an installer image that is run unattended.
+// +kubebuilder:validation:XValidation:rule="has(self.path) != has(self.url)",message="exactly one of path and url must be set"
+type ISOSource struct {
+	// path is a file on the host, below one of the daemon's allowed roots.
+	// +optional
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=4096
+	Path string `json:"path,omitempty"`
+	// url is an http or https address.
+	// +optional
+	// +kubebuilder:validation:MaxLength=4096
+	// +kubebuilder:validation:Pattern=`^https?://[^/\s]+\S*$`
+	URL string `json:"url,omitempty"`
+	// sha256 is the digest the file must have, in lower-case hexadecimal.
+	// +optional
+	// +kubebuilder:validation:Pattern=`^[0-9a-f]{64}$`
+	SHA256 string `json:"sha256,omitempty"`
+	// diskSize of the disk to install on.
+	// +optional
+	DiskSize *resource.Quantity `json:"diskSize,omitempty"`
+	// unattended answers the installer's questions.
+	Unattended UnattendedInstall `json:"unattended"`
+}
+
+// UnattendedInstall answers an installer's questions.
+type UnattendedInstall struct {
+	// user to create.
+	// +kubebuilder:validation:Pattern=`^[a-z_][a-z0-9_-]{0,31}$`
+	User string `json:"user"`
+	// passwordSecretRef names the Secret whose key `password` is the user's.
+	PasswordSecretRef SecretReference `json:"passwordSecretRef"`
+	// hostname of the installed system.
+	// +optional
+	// +kubebuilder:validation:MaxLength=253
+	// +kubebuilder:validation:Pattern=`^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$`
+	Hostname string `json:"hostname,omitempty"`
+	// locale of the installed system, such as en_US.
+	// +optional
+	// +kubebuilder:validation:Pattern=`^[a-z]{2,3}_[A-Z]{2}(\.[A-Za-z0-9-]+)?$`
+	Locale string `json:"locale,omitempty"`
+	// packages to install besides the base system.
+	// +optional
+	// +listType=set
+	// +kubebuilder:validation:MaxItems=256
+	// +kubebuilder:validation:items:MaxLength=128
+	// +kubebuilder:validation:items:Pattern=`^[A-Za-z0-9][A-Za-z0-9+._:-]*$`
+	Packages []string `json:"packages,omitempty"`
+}
+
+// SandboxSource names the Sandbox whose disk becomes an image.
+type SandboxSource struct {
+	// namespace of the Sandbox.
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=63
+	Namespace string `json:"namespace"`
+	// name of the Sandbox.
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=253
+	Name string `json:"name"`
+}
+
+// SecretReference names a Secret.
+type SecretReference struct {
+	// namespace of the Secret.
+	// +optional
+	// +kubebuilder:default=default
+	// +kubebuilder:validation:MaxLength=63
+	Namespace string `json:"namespace,omitempty"`
+	// name of the Secret.
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=253
+	Name string `json:"name"`
+}
+
+// MachineDefaults are hardware defaults; a Sandbox may override cpus and memory.
+type MachineDefaults struct {
+	// cpus is the number of virtual CPUs.
+	// +optional
+	// +kubebuilder:validation:Minimum=1
+	// +kubebuilder:validation:Maximum=256
+	CPUs int32 `json:"cpus,omitempty"`
+	// memory of the machine, at least 64Mi.
+	// +optional
+	// +kubebuilder:validation:XValidation:rule="quantity(string(self)).compareTo(quantity('64Mi')) >= 0",message="memory must be at least 64Mi"
+	Memory *resource.Quantity `json:"memory,omitempty"`
+	// firmware the image boots with.
+	// +optional
+	// +kubebuilder:default=bios
+	Firmware Firmware `json:"firmware,omitempty"`
+	// osType hints at the operating system, in VirtualBox's words (such as
+	// Ubuntu_64); other providers record it only.
+	// +optional
+	// +kubebuilder:validation:MaxLength=64
+	// +kubebuilder:validation:Pattern=`^[A-Za-z0-9_.-]+$`
+	OSType string `json:"osType,omitempty"`
+}
+
+// GuestAccess says how to reach inside a running guest.
+type GuestAccess struct {
+	// agent says whether the image carries a guest agent.
+	// +optional
+	// +kubebuilder:default=Installed
+	Agent GuestAgent `json:"agent,omitempty"`
+	// user that commands run as and whose authorized ssh keys are kept.
+	// +optional
+	// +kubebuilder:default=root
+	// +kubebuilder:validation:Pattern=`^[a-z_][a-z0-9_-]{0,31}$`
+	User string `json:"user,omitempty"`
+	// passwordSecretRef names the Secret whose key `password` is the user's,
+	// for providers whose guest access needs one (virtualbox).
+	// +optional
+	PasswordSecretRef *SecretReference `json:"passwordSecretRef,omitempty"`
+}
+
+// ProvisionStep is one script that runs in the guest before sealing.
+type ProvisionStep struct {
+	// name of the step, unique in the list.
+	// +kubebuilder:validation:MaxLength=63
+	// +kubebuilder:validation:Pattern=`^[a-z0-9]([-a-z0-9]*[a-z0-9])?$`
+	Name string `json:"name"`
+	// script run by the guest's /bin/sh, or by its own #! line.
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=262144
+	Script string `json:"script"`
+}
+
+// GoldenImageStatus is what was observed of a golden image.
+type GoldenImageStatus struct {
+	// phase summarizes the conditions, for printing only.
+	// +optional
+	Phase ImagePhase `json:"phase,omitempty"`
+	// observedGeneration is the generation this status speaks of.
+	// +optional
+	ObservedGeneration int64 `json:"observedGeneration,omitempty"`
+	// conditions: Verified, Imported, Ready, and Stalled while it is true.
+	// +optional
+	// +listType=map
+	// +listMapKey=type
+	Conditions []metav1.Condition `json:"conditions,omitempty"`
+	// provider that holds the image.
+	// +optional
+	Provider ProviderName `json:"provider,omitempty"`
+	// revision that new sandboxes are cloned from. It is derived from
+	// spec.source alone, so the same source is never imported twice.
+	// +optional
+	Revision string `json:"revision,omitempty"`
+	// digest of the source file, as sha256:HEX.
+	// +optional
+	Digest string `json:"digest,omitempty"`
+	// format of the source file, as given or detected.
+	// +optional
+	Format DiskFormat `json:"format,omitempty"`
+	// virtualSize is the size of the disk as a guest sees it.
+	// +optional
+	VirtualSize *resource.Quantity `json:"virtualSize,omitempty"`
+	// actualSize is the space the sealed image takes on the host.
+	// +optional
+	ActualSize *resource.Quantity `json:"actualSize,omitempty"`
+	// clones is the number of sandboxes that use any revision of this image.
+	// +optional
+	Clones int32 `json:"clones,omitempty"`
+	// revisions lists every revision that is held on the host, the current one
+	// included. One that no sandbox uses any more is removed unless current.
+	// +optional
+	// +listType=map
+	// +listMapKey=revision
+	Revisions []ImageRevision `json:"revisions,omitempty"`
+}
+
+// ImageRevision is one sealed revision of an image.
+type ImageRevision struct {
+	// revision is the name of the revision.
+	Revision string `json:"revision"`
+	// digest of the source file it was made from, as sha256:HEX.
+	// +optional
+	Digest string `json:"digest,omitempty"`
+	// sealedAt is when the revision was sealed.
+	// +optional
+	SealedAt *metav1.Time `json:"sealedAt,omitempty"`
+	// clones is the number of sandboxes that use this revision.
+	// +optional
+	Clones int32 `json:"clones,omitempty"`
+}
+
+// ImagePhase summarizes an image's conditions for printing.
+type ImagePhase string
+
+// The phases of an image.
+const (
+	ImagePending     ImagePhase = "Pending"
+	ImageImporting   ImagePhase = "Importing"
+	ImageReady       ImagePhase = "Ready"
+	ImageFailed      ImagePhase = "Failed"
+	ImageTerminating ImagePhase = "Terminating"
+)
+
+// GoldenImage is a sealed disk that sandboxes are cloned from. Once sealed it
+// never changes in place.
+// +kubebuilder:object:root=true
+// +kubebuilder:resource:scope=Cluster,shortName=gi,categories=sandboxd
+// +kubebuilder:subresource:status
+// +kubebuilder:selectablefield:JSONPath=`.spec.provider`
+// +kubebuilder:printcolumn:name="Phase",type=string,JSONPath=`.status.phase`
+// +kubebuilder:printcolumn:name="Provider",type=string,JSONPath=`.status.provider`
+// +kubebuilder:printcolumn:name="Size",type=string,JSONPath=`.status.virtualSize`
+// +kubebuilder:printcolumn:name="Clones",type=integer,JSONPath=`.status.clones`
+// +kubebuilder:printcolumn:name="Revision",type=string,priority=1,JSONPath=`.status.revision`
+// +kubebuilder:printcolumn:name="Digest",type=string,priority=1,JSONPath=`.status.digest`
+// +kubebuilder:printcolumn:name="Message",type=string,priority=1,JSONPath=`.status.conditions[?(@.type=="Ready")].message`
+// +kubebuilder:printcolumn:name="Age",type=date,JSONPath=`.metadata.creationTimestamp`
+type GoldenImage struct {
+	metav1.TypeMeta `json:",inline"`
+	// +optional
+	metav1.ObjectMeta `json:"metadata,omitempty"`
+
+	// spec is what the user asks for.
+	Spec GoldenImageSpec `json:"spec"`
+	// status is what was observed.
+	// +optional
+	Status GoldenImageStatus `json:"status,omitempty"`
+}
+
+// GoldenImageList is a list of GoldenImages.
+// +kubebuilder:object:root=true
+type GoldenImageList struct {
+	metav1.TypeMeta `json:",inline"`
+	metav1.ListMeta `json:"metadata,omitempty"`
+	Items           []GoldenImage `json:"items"`
+}

@@ -1,0 +1,90 @@
+package providers
+
+import (
+	"errors"
+	"fmt"
+)
+
+// The kinds of provider errors, to be tested with errors.Is. Every error that
+// a provider returns is of exactly one kind, or a context's error.
+var (
+	// ErrNotFound: the thing does not exist. It is never used for "could not
+	// find out".
+	ErrNotFound = errors.New("not found")
+	// ErrAlreadyExists: something else has that name or identity.
+	ErrAlreadyExists = errors.New("already exists")
+	// ErrBusy: not in this state or while others use it; try again later.
+	ErrBusy = errors.New("busy")
+	// ErrUnavailable: the hypervisor or the guest does not answer; try again
+	// later. Nothing is known about the outcome.
+	ErrUnavailable = errors.New("unavailable")
+	// ErrInvalid: what was asked for is wrong and stays wrong. Terminal.
+	ErrInvalid = errors.New("invalid")
+	// ErrUnsupported: this provider or host cannot do it. Terminal.
+	ErrUnsupported = errors.New("unsupported")
+	// ErrCapacity: not enough memory, disk, ports or addresses; try again
+	// when there are more.
+	ErrCapacity = errors.New("insufficient capacity")
+)
+
+// kinds in the order in which KindOf tests them.
+var kinds = []error{
+	ErrNotFound, ErrAlreadyExists, ErrBusy, ErrUnavailable,
+	ErrInvalid, ErrUnsupported, ErrCapacity,
+}
+
+// Error is a provider error: what it happened to, its kind and its cause.
+type Error struct {
+	// Kind is one of the kinds above.
+	Kind error
+	// Object that the error is about, such as `image "debian"`.
+	Object string
+	// Reason is a CamelCase word for a condition; empty means the kind's own.
+	Reason string
+	// Err says what went wrong; nil when the kind says it all.
+	Err error
+}
+
+// Error is one sentence, the object first.
+func (e *Error) Error() string {
+	if e.Err == nil {
+		return fmt.Sprintf("%s: %v", e.Object, e.Kind)
+	}
+	return fmt.Sprintf("%s: %v", e.Object, e.Err)
+}
+
+// Unwrap makes errors.Is and errors.As see the kind and the cause.
+func (e *Error) Unwrap() []error {
+	if e.Err == nil {
+		return []error{e.Kind}
+	}
+	return []error{e.Kind, e.Err}
+}
+
+// Errorf makes an Error of a kind about an object. The format may use %w.
+func Errorf(kind error, object, format string, args ...any) *Error {
+	return &Error{Kind: kind, Object: object, Err: fmt.Errorf(format, args...)}
+}
+
+// WithReason sets the condition reason and returns the error.
+func (e *Error) WithReason(reason string) *Error {
+	e.Reason = reason
+	return e
+}
+
+// KindOf returns the kind of an error, or nil when it has none.
+func KindOf(err error) error {
+	for _, k := range kinds {
+		if errors.Is(err, k) {
+			return k
+		}
+	}
+	return nil
+}
+
+// IsTerminal tells whether trying again is pointless until somebody changes
+// the request.
+func IsTerminal(err error) bool {
+	k := KindOf(err)
+	return k == ErrInvalid || k == ErrUnsupported
+}

@@ -1,0 +1,109 @@
+package providers
+
+import (
+	"context"
+	"io"
+	"time"
+
+	"k8s.io/apimachinery/pkg/types"
+
+	v1 "sandboxd.dev/sandboxd/api/v1"
+)
+
+// ExecRequest is a command to run in a guest.
+type ExecRequest struct {
+	// Command and its arguments. No shell is involved.
+	Command []string
+	// User to run as; empty means the agent's own.
+	User string
+	// Dir to run in; empty means the user's choice.
+	Dir string
+	// Env adds variables, as NAME=value.
+	Env []string
+	// Stdin is read to its end before the command starts; nil means empty.
+	Stdin io.Reader
+	// Stdout and Stderr get the output as it comes; nil discards.
+	Stdout, Stderr io.Writer
+	// Timeout after which the command is killed; 0 means none but the context's.
+	Timeout time.Duration
+	// MaxOutput bounds each of stdout and stderr, in bytes; 0 means
+	// DefaultMaxOutput. What exceeds it is dropped and reported.
+	MaxOutput int64
+}
+
+// DefaultMaxOutput bounds each stream of a command that sets no bound, in
+// bytes.
+const DefaultMaxOutput = 64 << 20
+
+// ExecResult is how a command ended.
+type ExecResult struct {
+	// ExitCode as the guest reports it; 128+N for a command ended by signal N.
+	ExitCode int
+	// TimedOut: the command was killed because its time was up.
+	TimedOut bool
+	// Truncated: output beyond MaxOutput was dropped.
+	Truncated bool
+}
+
+// FileInfo describes a file of a guest.
+type FileInfo struct {
+	// Size in bytes.
+	Size int64
+	// Mode holds the permission bits.
+	Mode uint32
+}
+
+// ConsoleOptions say which part of a console's log to read.
+type ConsoleOptions struct {
+	// Follow keeps delivering what is written, until the context ends or the
+	// machine is removed.
+	Follow bool
+	// TailBytes starts at most so many bytes before the end; negative means
+	// from the beginning.
+	TailBytes int64
+}
+
+// GuestConfig is what is set up inside a running guest.
+type GuestConfig struct {
+	// User whose keys are set.
+	User string
+	// SSHAuthorizedKeys replace those of the user.
+	SSHAuthorizedKeys []string
+	// Mounts of shared folders.
+	Mounts []v1.SharedFolder
+}
+
+// Hash identifies the configuration.
+func (c GuestConfig) Hash() string { return hashOf(c) }
+
+// IsEmpty tells whether there is nothing to set up.
+func (c GuestConfig) IsEmpty() bool {
+	return len(c.SSHAuthorizedKeys) == 0 && len(c.Mounts) == 0
+}
+
+// Guests reaches inside running machines. What a guest answers is hostile
+// input: bounded, parsed strictly, and never taken for a path or an argument.
+// Without a connected agent the methods return ErrUnavailable; for a machine
+// that is not running, ErrBusy.
+type Guests interface {
+	// Exec runs a command and returns when it has ended. A command that could
+	// not be started is ErrNotFound (no such program) or ErrInvalid. When the
+	// context ends, the command is killed in the guest, as far as the guest
+	// still answers.
+	Exec(ctx context.Context, id types.UID, req ExecRequest) (ExecResult, error)
+
+	// WriteFile writes what r delivers to an absolute path of the guest, in
+	// constant memory, and sets its permission bits.
+	WriteFile(ctx context.Context, id types.UID, path string, mode uint32, r io.Reader) error
+
+	// ReadFile copies a regular file of the guest to w, in constant memory.
+	// ErrNotFound when there is none.
+	ReadFile(ctx context.Context, id types.UID, path string, w io.Writer) (FileInfo, error)
+
+	// ConfigureGuest applies the configuration. It may be repeated.
+	ConfigureGuest(ctx context.Context, id types.UID, cfg GuestConfig) error
+
+	// Console reads the log of the serial console. The caller closes it.
+	// ErrNotFound when the machine does not exist; an empty log is no error.
+	Console(ctx context.Context, id types.UID, opts ConsoleOptions) (io.ReadCloser, error)
+}

@@ -1,0 +1,97 @@
+package providers
+
+import (
+	"context"
+	"time"
+
+	"k8s.io/apimachinery/pkg/types"
+
+	v1 "sandboxd.dev/sandboxd/api/v1"
+)
+
+// ImageRef names one sealed revision of a GoldenImage.
+type ImageRef struct {
+	// UID of the GoldenImage.
+	UID types.UID `json:"uid"`
+	// Revision as made by RevisionOf.
+	Revision string `json:"revision"`
+}
+
+// String formats the reference for messages.
+func (r ImageRef) String() string { return string(r.UID) + "@" + r.Revision }
+
+// RevisionOf derives the name of a revision from what determines its content.
+func RevisionOf(source v1.ImageSource, provision []v1.ProvisionStep) string {
+	return hashOf(struct {
+		Source    v1.ImageSource
+		Provision []v1.ProvisionStep
+	}{source, provision})
+}
+
+// ImageSpec says what to import.
+type ImageSpec struct {
+	ImageRef
+	// Name of the GoldenImage, for messages and for people who look at the
+	// hypervisor.
+	Name string
+	// Source as in the manifest; host paths are resolved: absolute, below an
+	// allowed root, no symlinks.
+	Source v1.ImageSource
+	// Provision as in the manifest.
+	Provision []v1.ProvisionStep
+	// Machine is the hardware the image expects.
+	Machine v1.MachineDefaults
+}
+
+// Image is a sealed image as observed.
+type Image struct {
+	ImageRef
+	// Digest of the source file, as sha256:HEX.
+	Digest string
+	// Format of the source file.
+	Format v1.DiskFormat
+	// VirtualSize of the disk, in bytes.
+	VirtualSize int64
+	// ActualSize on the host, in bytes.
+	ActualSize int64
+	// SealedAt is when the import ended.
+	SealedAt time.Time
+}
+
+// Progress of a long operation. Total is 0 when it is not known.
+type Progress struct {
+	// Stage is a word such as "reading" or "converting".
+	Stage string
+	// Done and Total are in bytes.
+	Done, Total int64
+}
+
+// Condition reasons that ImportImage puts on its errors, besides the kinds'.
+const (
+	// ReasonDigestMismatch: the source has another digest than the manifest says.
+	ReasonDigestMismatch = "DigestMismatch"
+	// ReasonFormatMismatch: the source is not of the stated or of any known format.
+	ReasonFormatMismatch = "FormatMismatch"
+	// ReasonBackingFile: the source refers to another file of the host.
+	ReasonBackingFile = "BackingFile"
+	// ReasonSourceNotFound: the source does not exist.
+	ReasonSourceNotFound = "SourceNotFound"
+)
+
+// Images keeps golden images. A sealed image never changes.
+type Images interface {
+	// ImportImage reads the source, verifies it, converts it to the
+	// provider's own format and seals it. It returns at once when the revision
+	// is sealed already. It may take minutes; progress may be nil. Interrupted
+	// or failed, it leaves nothing that GetImage or Inventory takes for an
+	// image, and the next call begins anew.
+	ImportImage(ctx context.Context, spec ImageSpec, progress func(Progress)) (Image, error)
+
+	// GetImage returns a sealed image or ErrNotFound.
+	GetImage(ctx context.Context, ref ImageRef) (Image, error)
+
+	// DeleteImage removes a sealed image and whatever an interrupted import
+	// left. ErrBusy while a machine's disk depends on it. ErrNotFound when
+	// there is nothing (any more).
+	DeleteImage(ctx context.Context, ref ImageRef) error
+}

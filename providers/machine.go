@@ -1,0 +1,218 @@
+package providers
+
+import (
+	"context"
+	"time"
+
+	"k8s.io/apimachinery/pkg/types"
+
+	v1 "sandboxd.dev/sandboxd/api/v1"
+)
+
+// MachineSpec is everything that makes a machine, with defaults filled in.
+type MachineSpec struct {
+	// ID is the UID of the Sandbox and the machine's UUID on the hypervisor.
+	ID types.UID
+	// Namespace and Name of the Sandbox.
+	Namespace, Name string
+	// Image to clone.
+	Image ImageRef
+	// CPUs is the number of virtual CPUs.
+	CPUs int
+	// MemoryBytes of the machine.
+	MemoryBytes int64
+	// DiskBytes the disk is grown to; 0 means the image's size.
+	DiskBytes int64
+	// Firmware to boot with.
+	Firmware v1.Firmware
+	// OSType hints at the guest's operating system.
+	OSType string
+	// Network to connect to. A HostPort of 0 asks for a free port.
+	Network v1.Network
+	// SharedFolders to offer. Host paths are resolved: absolute, below an
+	// allowed root, no symlinks.
+	SharedFolders []v1.SharedFolder
+	// Seed for the guest's cloud-init.
+	Seed Seed
+	// DiscardOnStop makes every start begin from the image.
+	DiscardOnStop bool
+}
+
+// Seed is what the guest's cloud-init is given.
+type Seed struct {
+	Hostname          string
+	User              string
+	SSHAuthorizedKeys []string
+	UserData          string
+	NetworkConfig     string
+}
+
+// Hashes identify the parts of a MachineSpec, to find out cheaply whether a
+// machine was made from it. They are opaque.
+type Hashes struct {
+	// Hardware covers what takes effect at the next start: CPUs, memory, disk
+	// size, firmware, shared folders, DiscardOnStop.
+	Hardware string `json:"hardware"`
+	// Network covers mode, name and bridge.
+	Network string `json:"network"`
+	// Forwards covers the port forwards.
+	Forwards string `json:"forwards"`
+	// Seed covers the seed.
+	Seed string `json:"seed"`
+}
+
+// Hashes of the spec.
+func (s MachineSpec) Hashes() Hashes {
+	network := s.Network
+	network.PortForwards = nil
+	return Hashes{
+		Hardware: hashOf(struct {
+			CPUs              int
+			Memory, Disk      int64
+			Firmware          v1.Firmware
+			OSType            string
+			SharedFolders     []v1.SharedFolder
+			DiscardOnStop     bool
+			ImageUID, ImageRv string
+		}{
+			s.CPUs, s.MemoryBytes, s.DiskBytes, s.Firmware, s.OSType, s.SharedFolders,
+			s.DiscardOnStop, string(s.Image.UID), s.Image.Revision,
+		}),
+		Network:  hashOf(network),
+		Forwards: hashOf(s.Network.PortForwards),
+		Seed:     hashOf(s.Seed),
+	}
+}
+
+// Power is a machine's power state as observed.
+type Power string
+
+// The observed power states.
+const (
+	// PowerOff: not running; OffReason says how it ended.
+	PowerOff Power = "Off"
+	// PowerRunning: the CPUs run.
+	PowerRunning Power = "Running"
+	// PowerPaused: in memory, CPUs halted: by a start that was interrupted,
+	// by hand, or after an I/O error.
+	PowerPaused Power = "Paused"
+	// PowerSaved: memory and devices are saved on disk.
+	PowerSaved Power = "Saved"
+	// PowerStopping: the guest is shutting down.
+	PowerStopping Power = "Stopping"
+)
+
+// OffReason says how a machine that is off came to be so.
+type OffReason string
+
+// The reasons for being off.
+const (
+	// OffNeverStarted since it was made, as far as the hypervisor knows.
+	OffNeverStarted OffReason = "NeverStarted"
+	// OffShutdown: the guest shut down.
+	OffShutdown OffReason = "Shutdown"
+	// OffDestroyed: somebody forced it off.
+	OffDestroyed OffReason = "Destroyed"
+	// OffCrashed: the guest or the hypervisor process died.
+	OffCrashed OffReason = "Crashed"
+	// OffUnknown: the hypervisor does not say, as after a reboot of the host.
+	OffUnknown OffReason = "Unknown"
+)
+
+// AgentState is what is known of the guest's agent.
+type AgentState string
+
+// The states of a guest's agent.
+const (
+	// AgentUnknown: the hypervisor does not say.
+	AgentUnknown AgentState = "Unknown"
+	// AgentDisconnected: no agent is connected.
+	AgentDisconnected AgentState = "Disconnected"
+	// AgentConnected: an agent is connected and answered.
+	AgentConnected AgentState = "Connected"
+)
+
+// NetworkObservation is what was seen of a machine's connections on the host.
+type NetworkObservation struct {
+	// Isolated is true only when every connection of the machine was looked at
+	// and is what the spec allows, with the known leaks closed.
+	Isolated bool
+	// Detail is one sentence: what was seen, or what is wrong.
+	Detail string
+}
+
+// Machine is a machine as observed.
+type Machine struct {
+	ID    types.UID
+	Power Power
+	// OffReason is set while Power is PowerOff.
+	OffReason OffReason
+	// Hashes of the spec in effect: the running machine's while it runs (or is
+	// paused or saved), the defined one's while it is off.
+	Hashes Hashes
+	// ImageRevision that the disk was cloned from.
+	ImageRevision string
+	// Network as seen on the host.
+	Network NetworkObservation
+	// Agent of the guest.
+	Agent AgentState
+	// Addresses of the guest that are known to be current.
+	Addresses []v1.GuestAddress
+	// PortForwards with their real host ports.
+	PortForwards []v1.PortForward
+	// Accelerator the machine runs with.
+	Accelerator string
+}
+
+// StopMode says how to stop.
+type StopMode int
+
+// The stop modes.
+const (
+	// StopGraceful asks the guest to shut down and returns; the guest may
+	// ignore it.
+	StopGraceful StopMode = iota
+	// StopForce takes the power away and returns when the machine is off.
+	StopForce
+)
+
+// Machines makes, runs and removes machines.
+type Machines interface {
+	// EnsureMachine makes the machine, its disk (a linked clone of the image),
+	// seed and network, or brings those of a machine that is off to the spec.
+	// An existing disk is kept (grown if the spec asks for more) and stays on
+	// the image revision it was cloned from. Of a machine that is not off only
+	// the port forwards are changed. ErrNotFound when the image is missing;
+	// ErrAlreadyExists when a machine of that ID is not ours.
+	EnsureMachine(ctx context.Context, spec MachineSpec) error
+
+	// GetMachine observes the machine, or returns ErrNotFound.
+	GetMachine(ctx context.Context, id types.UID) (Machine, error)
+
+	// Start brings the machine to PowerRunning from any state. The guest's
+	// CPUs do not run before its network was seen to be isolated as defined:
+	// if it is not, the machine is powered off again and an error returned.
+	Start(ctx context.Context, id types.UID) error
+
+	// Stop powers the machine off, or asks for it. It is no error if it is
+	// off already. A saved state is discarded by StopForce.
+	Stop(ctx context.Context, id types.UID, mode StopMode) error
+
+	// Suspend saves memory and devices to disk and returns when the machine is
+	// PowerSaved. ErrUnsupported where its devices do not allow it; ErrBusy
+	// when it is off.
+	Suspend(ctx context.Context, id types.UID) error
+
+	// Reset replaces the disk of a machine that is off by a fresh clone of the
+	// image revision it was made from. ErrBusy when it is not off.
+	Reset(ctx context.Context, id types.UID) error
+
+	// DeleteMachine powers the machine off and removes it with its disk, seed,
+	// saved state, console log and port forwards, and the network if nothing
+	// else uses it. ErrNotFound when no trace of it is left: callers repeat
+	// until then.
+	DeleteMachine(ctx context.Context, id types.UID) error
+}
+
+// StopGrace is how long a guest may take to shut down before it is forced off.
+const StopGrace = 60 * time.Second
