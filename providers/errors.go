@@ -3,10 +3,13 @@ package providers
 import (
 	"errors"
 	"fmt"
+
+	v1 "sandboxd.dev/sandboxd/api/v1"
 )
 
 // The kinds of provider errors, to be tested with errors.Is. Every error that
-// a provider returns is of exactly one kind, or a context's error.
+// a provider returns is of exactly one kind, or a context's error, or wraps the
+// error of a reader or writer that the caller gave.
 var (
 	// ErrNotFound: the thing does not exist. It is never used for "could not
 	// find out".
@@ -87,4 +90,31 @@ func KindOf(err error) error {
 func IsTerminal(err error) bool {
 	k := KindOf(err)
 	return k == ErrInvalid || k == ErrUnsupported
+}
+
+// ReasonOf turns an error into the reason of a condition: its own if it has
+// one, else its kind's.
+func ReasonOf(err error) string {
+	var e *Error
+	if errors.As(err, &e) && e.Reason != "" {
+		return e.Reason
+	}
+	switch KindOf(err) {
+	case ErrNotFound:
+		return v1.ReasonNotFound
+	case ErrAlreadyExists:
+		return v1.ReasonAlreadyExists
+	case ErrBusy:
+		return v1.ReasonBusy
+	case ErrUnavailable:
+		return v1.ReasonUnavailable
+	case ErrInvalid:
+		return v1.ReasonInvalid
+	case ErrUnsupported:
+		return v1.ReasonUnsupported
+	case ErrCapacity:
+		return v1.ReasonCapacity
+	default:
+		return v1.ReasonError
+	}
 }

@@ -20,11 +20,14 @@ type ExecRequest struct {
 	Dir string
 	// Env adds variables, as NAME=value.
 	Env []string
-	// Stdin is read to its end before the command starts; nil means empty.
+	// Stdin is read to its end before the command starts; nil means empty. A
+	// Read that blocks is the caller's to end.
 	Stdin io.Reader
-	// Stdout and Stderr get the output as it comes; nil discards.
+	// Stdout and Stderr get the output as it comes, and nothing once Exec has
+	// returned; nil discards. They may be one and the same.
 	Stdout, Stderr io.Writer
-	// Timeout after which the command is killed; 0 means none but the context's.
+	// Timeout after which the command is killed, counted from its start; 0
+	// means none but the context's.
 	Timeout time.Duration
 	// MaxOutput bounds each of stdout and stderr, in bytes; 0 means
 	// DefaultMaxOutput. What exceeds it is dropped and reported.
@@ -39,7 +42,8 @@ const DefaultMaxOutput = 64 << 20
 type ExecResult struct {
 	// ExitCode as the guest reports it; 128+N for a command ended by signal N.
 	ExitCode int
-	// TimedOut: the command was killed because its time was up.
+	// TimedOut: the command was killed because its time was up. The exit code
+	// is 128+9 then.
 	TimedOut bool
 	// Truncated: output beyond MaxOutput was dropped.
 	Truncated bool
@@ -55,8 +59,8 @@ type FileInfo struct {
 
 // ConsoleOptions say which part of a console's log to read.
 type ConsoleOptions struct {
-	// Follow keeps delivering what is written, until the context ends or the
-	// machine is removed.
+	// Follow keeps delivering what is written, until the context ends (Read
+	// returns its error) or the machine is deleted (Read returns io.EOF).
 	Follow bool
 	// TailBytes starts at most so many bytes before the end; negative means
 	// from the beginning.
@@ -83,24 +87,32 @@ func (c GuestConfig) IsEmpty() bool {
 
 // Guests reaches inside running machines. What a guest answers is hostile
 // input: bounded, parsed strictly, and never taken for a path or an argument.
-// Without a connected agent the methods return ErrUnavailable; for a machine
-// that is not running, ErrBusy.
+// A request that is wrong in itself is ErrInvalid. Without a connected agent the
+// methods return ErrUnavailable; for a machine that is not running, ErrBusy.
 type Guests interface {
-	// Exec runs a command and returns when it has ended. A command that could
-	// not be started is ErrNotFound (no such program) or ErrInvalid. When the
-	// context ends, the command is killed in the guest, as far as the guest
+	// Exec runs a command and returns when it has ended, whatever it has left
+	// running in the background. A command that could not be started is
+	// ErrNotFound (no such program) or ErrInvalid (not executable, no such
+	// directory or user). When its time is up or the context ends, the command
+	// and what it has started are killed in the guest, as far as the guest
 	// still answers.
 	Exec(ctx context.Context, id types.UID, req ExecRequest) (ExecResult, error)
 
 	// WriteFile writes what r delivers to an absolute path of the guest, in
-	// constant memory, and sets its permission bits.
+	// constant memory, and sets its permission bits (at most 0777). A file is
+	// replaced as a whole or not at all. ErrNotFound when its directory does
+	// not exist; ErrInvalid when the path is a directory, is not absolute or
+	// cannot be written.
 	WriteFile(ctx context.Context, id types.UID, path string, mode uint32, r io.Reader) error
 
 	// ReadFile copies a regular file of the guest to w, in constant memory.
-	// ErrNotFound when there is none.
+	// ErrNotFound when there is none; ErrInvalid when the path is not absolute
+	// or is something else, such as a directory or a device.
 	ReadFile(ctx context.Context, id types.UID, path string, w io.Writer) (FileInfo, error)
 
-	// ConfigureGuest applies the configuration. It may be repeated.
+	// ConfigureGuest applies the configuration. It may be repeated. A user that
+	// the guest does not have and a folder that the machine was not started
+	// with are ErrInvalid.
 	ConfigureGuest(ctx context.Context, id types.UID, cfg GuestConfig) error
 
 	// Console reads the log of the serial console. The caller closes it.

@@ -67,6 +67,8 @@ type Progress struct {
 }
 
 // Condition reasons that ImportImage puts on its errors, besides the kinds'.
+// A source that does not exist is ErrNotFound, because it may still appear; the
+// others are ErrInvalid.
 const (
 	// ReasonDigestMismatch: the source has another digest than the manifest says.
 	ReasonDigestMismatch = "DigestMismatch"
@@ -82,9 +84,11 @@ const (
 type Images interface {
 	// ImportImage reads the source, verifies it, converts it to the
 	// provider's own format and seals it. It returns at once when the revision
-	// is sealed already. It may take minutes; progress may be nil. Interrupted
+	// is sealed already. It may take minutes; progress may be nil, and is
+	// called at least once otherwise, before the image is sealed. Interrupted
 	// or failed, it leaves nothing that GetImage or Inventory takes for an
-	// image, and the next call begins anew.
+	// image, and the next call begins anew. ErrUnsupported for a kind of source
+	// that this provider cannot import.
 	ImportImage(ctx context.Context, spec ImageSpec, progress func(Progress)) (Image, error)
 
 	// GetImage returns a sealed image or ErrNotFound.

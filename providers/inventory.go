@@ -52,8 +52,9 @@ type Inventory interface {
 	// ListResources lists everything of this instance, in no order.
 	ListResources(ctx context.Context) ([]Resource, error)
 
-	// RemoveResource removes one thing that ListResources returned as Ours.
-	// It looks again before it touches anything: what is not ours any more is
-	// ErrInvalid, what is gone is ErrNotFound, what others depend on ErrBusy.
+	// RemoveResource removes one thing that ListResources returned as Ours; a
+	// machine as DeleteMachine does. It looks again before it touches anything:
+	// what is not ours is ErrInvalid, what is gone is ErrNotFound, what others
+	// depend on (a machine's disk, an image's clones) ErrBusy.
 	RemoveResource(ctx context.Context, r Resource) error
 }

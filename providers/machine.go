@@ -21,7 +21,8 @@ type MachineSpec struct {
 	CPUs int
 	// MemoryBytes of the machine.
 	MemoryBytes int64
-	// DiskBytes the disk is grown to; 0 means the image's size.
+	// DiskBytes the disk is grown to; 0 means the image's size, and less than
+	// that is ErrInvalid.
 	DiskBytes int64
 	// Firmware to boot with.
 	Firmware v1.Firmware
@@ -124,7 +125,8 @@ type AgentState string
 
 // The states of a guest's agent.
 const (
-	// AgentUnknown: the hypervisor does not say.
+	// AgentUnknown: the hypervisor does not say, or an agent is connected and
+	// does not answer.
 	AgentUnknown AgentState = "Unknown"
 	// AgentDisconnected: no agent is connected.
 	AgentDisconnected AgentState = "Disconnected"
@@ -180,10 +182,17 @@ const (
 type Machines interface {
 	// EnsureMachine makes the machine, its disk (a linked clone of the image),
 	// seed and network, or brings those of a machine that is off to the spec.
-	// An existing disk is kept (grown if the spec asks for more) and stays on
-	// the image revision it was cloned from. Of a machine that is not off only
-	// the port forwards are changed. ErrNotFound when the image is missing;
-	// ErrAlreadyExists when a machine of that ID is not ours.
+	// An existing disk is kept (grown if the spec asks for more, never shrunk)
+	// and stays on the image revision it was cloned from, also when the machine
+	// itself was removed by others. Of a machine that is not off only the port
+	// forwards are changed. ErrNotFound when the image is missing;
+	// ErrAlreadyExists when a machine of that ID is not ours; ErrInvalid when
+	// the spec cannot be met as it is written.
+	//
+	// A machine keeps the host ports of its forwards from here until it is
+	// deleted or its spec drops the forward, over stops and new processes, and
+	// they accept connections while it runs. A host port that is taken is
+	// ErrBusy and named; ErrCapacity when none is free.
 	EnsureMachine(ctx context.Context, spec MachineSpec) error
 
 	// GetMachine observes the machine, or returns ErrNotFound.
@@ -192,19 +201,23 @@ type Machines interface {
 	// Start brings the machine to PowerRunning from any state. The guest's
 	// CPUs do not run before its network was seen to be isolated as defined:
 	// if it is not, the machine is powered off again and an error returned.
+	// ErrBusy while the guest is shutting down. ErrNotFound when there is no
+	// such machine, here and in the methods below.
 	Start(ctx context.Context, id types.UID) error
 
 	// Stop powers the machine off, or asks for it. It is no error if it is
-	// off already. A saved state is discarded by StopForce.
+	// off already. A saved state is discarded by StopForce; StopGraceful
+	// answers ErrBusy, because no guest runs that could be asked.
 	Stop(ctx context.Context, id types.UID, mode StopMode) error
 
 	// Suspend saves memory and devices to disk and returns when the machine is
-	// PowerSaved. ErrUnsupported where its devices do not allow it; ErrBusy
-	// when it is off.
+	// PowerSaved, at once if it is so already. ErrUnsupported where its devices
+	// do not allow it; ErrBusy when it is off.
 	Suspend(ctx context.Context, id types.UID) error
 
 	// Reset replaces the disk of a machine that is off by a fresh clone of the
-	// image revision it was made from. ErrBusy when it is not off.
+	// image revision it was made from, of the same size. ErrBusy when it is not
+	// off.
 	Reset(ctx context.Context, id types.UID) error
 
 	// DeleteMachine powers the machine off and removes it with its disk, seed,

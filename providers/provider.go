@@ -16,13 +16,19 @@
 // what was begun. Nothing is remembered outside the hypervisor and the
 // provider's own data folder, so a new process picks up where the last left.
 //
-// Every error has one of the kinds of this package, or is the context's.
+// Every error has one of the kinds of this package, or is the context's, or
+// wraps the error of a reader or writer that the caller gave.
 // "Absent" is ErrNotFound and means that absence was seen; a hypervisor that
 // does not answer is ErrUnavailable. Providers do not retry beyond a hiccup of
 // their own transport: the caller retries, with backoff.
 //
-// Methods honour their context: they return soon after it ends, and whatever
-// they leave half done is completed or removed by the next call. Methods may
+// A machine that is not ours, made by other people or for another instance, is
+// absent to every method but EnsureMachine, which answers ErrAlreadyExists and
+// leaves it alone.
+//
+// Methods honour their context: they return its error soon after it ends, and
+// whatever they leave half done is completed or removed by the next call.
+// Called with a context that has ended, they do nothing. Methods may
 // be called from many goroutines; calls on one machine are serialized by the
 // provider. Except for ImportImage and the Guests methods, a call takes at most
 // some seconds.
@@ -59,7 +65,8 @@ type Provider interface {
 	// It is called once.
 	Events(ctx context.Context) <-chan Event
 
-	// Close ends connections and forwards. Machines keep running.
+	// Close ends connections and forwards. Machines keep running. It may be
+	// repeated; every other method answers ErrUnavailable from then on.
 	Close() error
 }
 
