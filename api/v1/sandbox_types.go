@@ -172,8 +172,8 @@ type SandboxSpec struct {
 }
 
 // Network is what a sandbox is connected to.
-// +kubebuilder:validation:XValidation:rule="(has(self.bridge) && self.bridge != ”) == (self.mode == 'bridged')",message="bridge is required with mode bridged and not allowed with any other"
-// +kubebuilder:validation:XValidation:rule="!has(self.name) || self.name == ” || self.mode == 'intnet' || self.mode == 'hostonly'",message="name is allowed with mode intnet or hostonly only"
+// +kubebuilder:validation:XValidation:rule="(has(self.bridge) && size(self.bridge) > 0) == (self.mode == 'bridged')",message="bridge is required with mode bridged and not allowed with any other"
+// +kubebuilder:validation:XValidation:rule="!has(self.name) || size(self.name) == 0 || self.mode == 'intnet' || self.mode == 'hostonly'",message="name is allowed with mode intnet or hostonly only"
 // +kubebuilder:validation:XValidation:rule="!has(self.portForwards) || size(self.portForwards) == 0 || self.mode == 'nat'",message="portForwards are allowed with mode nat only"
 type Network struct {
 	// mode of the connection.
