@@ -16,8 +16,9 @@
 // # Consistency
 //
 // Writes are linearizable. Get and List read one consistent snapshot that
-// includes every write acknowledged before the call. A write is acknowledged
-// only when it is on disk: after a crash it is there.
+// includes every write acknowledged before the call, and nothing that is not on
+// disk. A write is acknowledged only when it is on disk: after a crash it is
+// there.
 //
 // Watch delivers every event after the given revision once, in revision order,
 // and only after the write is on disk. The log behind it is bounded and kept in
@@ -28,12 +29,23 @@ package store
 import (
 	"context"
 	"errors"
+	"fmt"
+	"strings"
+)
+
+// Limits of what a store takes. They are far above what the API server lets
+// through: a name there has up to 253 characters, a request up to 3 MiB.
+const (
+	// MaxKeyPart is the greatest length of each part of a key, in bytes.
+	MaxKeyPart = 1024
+	// MaxValueSize is the greatest length of a value, in bytes.
+	MaxValueSize = 8 << 20
 )
 
 // Key names an entry. Resource is a plural with its group, such as
 // "sandboxes.sandboxd.dev" (or "namespaces" for the core group). Namespace is
-// empty for cluster-scoped resources. No part may contain a zero byte or '/';
-// Resource and Name must not be empty.
+// empty for cluster-scoped resources. No part may contain a zero byte or '/' or
+// be longer than MaxKeyPart; Resource and Name must not be empty.
 type Key struct {
 	Resource  string
 	Namespace string
@@ -46,6 +58,40 @@ func (k Key) String() string {
 		return k.Resource + "/" + k.Name
 	}
 	return k.Resource + "/" + k.Namespace + "/" + k.Name
+}
+
+// Validate returns ErrInvalidKey, and why, when the key breaks a rule of Key.
+func (k Key) Validate() error {
+	if k.Name == "" {
+		return fmt.Errorf("%w %q: the name is empty", ErrInvalidKey, k)
+	}
+	if err := validatePart("name", k.Name); err != nil {
+		return err
+	}
+	return ValidateScope(k.Resource, k.Namespace)
+}
+
+// ValidateScope is Validate for the arguments of List and Watch: a resource and
+// a namespace that may be empty.
+func ValidateScope(resource, namespace string) error {
+	if resource == "" {
+		return fmt.Errorf("%w: the resource is empty", ErrInvalidKey)
+	}
+	if err := validatePart("resource", resource); err != nil {
+		return err
+	}
+	return validatePart("namespace", namespace)
+}
+
+func validatePart(part, s string) error {
+	if len(s) > MaxKeyPart {
+		return fmt.Errorf("%w: the %s has %d bytes, at most %d are allowed",
+			ErrInvalidKey, part, len(s), MaxKeyPart)
+	}
+	if strings.ContainsAny(s, "/\x00") {
+		return fmt.Errorf("%w: the %s %q has a '/' or a zero byte", ErrInvalidKey, part, s)
+	}
+	return nil
 }
 
 // Entry is a value with its key and the revision of its last write. Callers
@@ -118,8 +164,14 @@ var (
 	ErrSlowWatcher = errors.New("watcher too slow")
 	// ErrClosed: the store was closed.
 	ErrClosed = errors.New("store closed")
-	// ErrInvalidKey: a part of the key is empty or has a forbidden character.
+	// ErrInvalidKey: a part of the key is empty, too long or has a forbidden
+	// character.
 	ErrInvalidKey = errors.New("invalid key")
+	// ErrTooLarge: the value is longer than MaxValueSize.
+	ErrTooLarge = errors.New("value too large")
+	// ErrNoSpace: the disk is full. Nothing was written; the same write
+	// succeeds once there is space.
+	ErrNoSpace = errors.New("no space left on the disk")
 )
 
 // Store keeps entries. Its methods may be called from many goroutines. A
@@ -140,7 +192,8 @@ type Store interface {
 
 	// Put writes a value and returns its revision. ifRevision 0 demands that
 	// no entry exists (else ErrExists); any other demands that the entry has
-	// that revision (else ErrConflict, or ErrNotFound when there is none).
+	// that revision (else ErrConflict, or ErrNotFound when there is none). The
+	// caller may reuse value's memory after the call.
 	Put(ctx context.Context, key Key, value []byte, ifRevision int64) (int64, error)
 
 	// Delete removes an entry and returns the revision of the deletion.
@@ -157,6 +210,7 @@ type Store interface {
 	Revision() int64
 
 	// Close waits for writes under way, ends all watches and releases the
-	// store. Calls after it return ErrClosed.
+	// store. Calls after it return ErrClosed, a second Close too; InstanceID
+	// and Revision go on to tell what they told last.
 	Close() error
 }
