@@ -36,8 +36,9 @@ const (
 
 // Condition types of every kind.
 const (
-	// ConditionReady: the object is what its spec asks for. When it is not,
-	// reason and message say what is waited for or what is wrong.
+	// ConditionReady: the object can be used: an image cloned, a running
+	// sandbox worked in. When it cannot, reason and message say what is waited
+	// for, what is wrong, or that it is off because the spec says so.
 	ConditionReady = "Ready"
 	// ConditionStalled: the controller cannot make progress until somebody
 	// changes something; present only while true.
@@ -116,6 +117,11 @@ const (
 	ReasonPoweredOff = "PoweredOff"
 	// ReasonGuestConfigFailed: ssh keys or mounts could not be applied.
 	ReasonGuestConfigFailed = "GuestConfigFailed"
+
+	// ReasonHostPathForbidden: a path of the host is not below an allowed root.
+	ReasonHostPathForbidden = "HostPathForbidden"
+	// ReasonHostPathNotFound: a path of the host does not exist.
+	ReasonHostPathNotFound = "HostPathNotFound"
 
 	// The kinds of provider errors, as reasons.
 	ReasonInvalid       = "Invalid"

@@ -1,0 +1,48 @@
+package controller
+
+import (
+	"testing"
+	"time"
+
+	"k8s.io/apimachinery/pkg/types"
+	"sigs.k8s.io/controller-runtime/pkg/reconcile"
+)
+
+func TestRateLimiter(t *testing.T) {
+	l := newRateLimiter()
+	a := reconcile.Request{NamespacedName: types.NamespacedName{Name: "a"}}
+	b := reconcile.Request{NamespacedName: types.NamespacedName{Name: "b"}}
+	want := initialInterval
+	for i := range 100 {
+		got := l.When(a)
+		if got < want/2 || got > want*3/2 {
+			t.Fatalf("try %d: %v, want %v ± 50 %%", i+1, got, want)
+		}
+		want = min(2*want, maxInterval)
+	}
+	if n := l.NumRequeues(a); n != 100 {
+		t.Errorf("NumRequeues: got %d, want 100", n)
+	}
+	if got := l.When(b); got > initialInterval*3/2 {
+		t.Errorf("b waits %v for the failures of a", got)
+	}
+	l.Forget(a)
+	if n := l.NumRequeues(a); n != 0 {
+		t.Errorf("NumRequeues after Forget: got %d, want 0", n)
+	}
+	if got := l.When(a); got > initialInterval*3/2 {
+		t.Errorf("after Forget: %v, want about %v", got, initialInterval)
+	}
+}
+
+// TestJitter: objects that fail together must not be tried together for ever.
+func TestJitter(t *testing.T) {
+	seen := map[time.Duration]bool{}
+	l := newRateLimiter()
+	for i := range 100 {
+		seen[l.When(reconcile.Request{NamespacedName: types.NamespacedName{Name: string(rune('a' + i))}})] = true
+	}
+	if len(seen) < 50 {
+		t.Errorf("100 objects got only %d different delays", len(seen))
+	}
+}

@@ -1,0 +1,268 @@
+package controller
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/go-logr/logr"
+	corev1 "k8s.io/api/core/v1"
+	eventsv1 "k8s.io/api/events/v1"
+	"k8s.io/apimachinery/pkg/api/meta"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/client-go/rest"
+	"k8s.io/client-go/util/workqueue"
+	"sigs.k8s.io/controller-runtime/pkg/builder"
+	"sigs.k8s.io/controller-runtime/pkg/cache"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	crcontroller "sigs.k8s.io/controller-runtime/pkg/controller"
+	"sigs.k8s.io/controller-runtime/pkg/event"
+	"sigs.k8s.io/controller-runtime/pkg/handler"
+	"sigs.k8s.io/controller-runtime/pkg/manager"
+	metricsserver "sigs.k8s.io/controller-runtime/pkg/metrics/server"
+	"sigs.k8s.io/controller-runtime/pkg/predicate"
+	"sigs.k8s.io/controller-runtime/pkg/reconcile"
+
+	v1 "sandboxd.dev/sandboxd/api/v1"
+	"sandboxd.dev/sandboxd/controller/gc"
+	"sandboxd.dev/sandboxd/controller/goldenimage"
+	"sandboxd.dev/sandboxd/controller/job"
+	"sandboxd.dev/sandboxd/controller/sandbox"
+	"sandboxd.dev/sandboxd/hostpath"
+	"sandboxd.dev/sandboxd/providers"
+)
+
+// Options of the controllers.
+type Options struct {
+	// Config reaches the API.
+	Config    *rest.Config
+	Providers *providers.Set
+	HostPaths *hostpath.Policy
+	Defaults  sandbox.Defaults
+	Logger    logr.Logger
+	// Workers is how many sandboxes are reconciled at a time.
+	Workers int
+	// Imports is how many images are imported at a time.
+	Imports int
+	// Resync is how often settled objects are looked at without being woken.
+	Resync time.Duration
+	// GCInterval and GCGrace pace the garbage collection.
+	GCInterval, GCGrace time.Duration
+}
+
+// Defaults for what is not set.
+const (
+	DefaultWorkers    = 16
+	DefaultImports    = 2
+	DefaultResync     = time.Minute
+	DefaultGCInterval = time.Minute
+	DefaultGCGrace    = 2 * time.Minute
+)
+
+func (o *Options) setDefaults() {
+	setDefault(&o.Workers, DefaultWorkers)
+	setDefault(&o.Imports, DefaultImports)
+	setDefault(&o.Resync, DefaultResync)
+	setDefault(&o.GCInterval, DefaultGCInterval)
+	setDefault(&o.GCGrace, DefaultGCGrace)
+}
+
+func setDefault[T comparable](v *T, d T) {
+	var zero T
+	if *v == zero {
+		*v = d
+	}
+}
+
+// Controllers are everything that acts on the API's objects.
+type Controllers struct {
+	manager manager.Manager
+	imports *goldenimage.Imports
+}
+
+// New makes the controllers. Imports that they start end with ctx.
+func New(ctx context.Context, o Options) (*Controllers, error) {
+	o.setDefaults()
+	scheme := runtime.NewScheme()
+	for _, add := range []func(*runtime.Scheme) error{v1.AddToScheme, corev1.AddToScheme, eventsv1.AddToScheme} {
+		if err := add(scheme); err != nil {
+			return nil, fmt.Errorf("register kinds: %w", err)
+		}
+	}
+	skipNameValidation := true // several instances may run in one process, in tests
+	config := manager.Options{
+		Scheme:                 scheme,
+		Logger:                 o.Logger,
+		Metrics:                metricsserver.Options{BindAddress: "0"},
+		HealthProbeBindAddress: "0",
+		// What nobody here reads need not be kept in memory.
+		Cache: cache.Options{DefaultTransform: cache.TransformStripManagedFields()},
+	}
+	config.Controller.SkipNameValidation = &skipNameValidation
+	m, err := manager.New(o.Config, config)
+	if err != nil {
+		return nil, fmt.Errorf("make controller manager: %w", err)
+	}
+	c := &Controllers{manager: m}
+	if err := c.add(ctx, o); err != nil {
+		return nil, err
+	}
+	return c, nil
+}
+
+// Start runs the controllers until the context ends and everything they
+// started has returned.
+func (c *Controllers) Start(ctx context.Context) error {
+	err := c.manager.Start(ctx)
+	c.imports.Wait()
+	return err
+}
+
+func (c *Controllers) add(ctx context.Context, o Options) error {
+	if err := c.addIndexes(ctx); err != nil {
+		return err
+	}
+	w := &wakeups{
+		reader: c.manager.GetClient(), providers: o.Providers, log: o.Logger.WithName("wakeups"),
+		sandboxes: newQueue(), images: newQueue(),
+	}
+	c.imports = job.NewRunner[goldenimage.Key, providers.Progress, providers.Image](ctx, o.Imports,
+		func(k goldenimage.Key) { w.images.add(ctx, goldenimage.RequestFor(k)) })
+	if err := c.addImages(o, w.images); err != nil {
+		return fmt.Errorf("add golden image controller: %w", err)
+	}
+	if err := c.addSandboxes(o, w.sandboxes); err != nil {
+		return fmt.Errorf("add sandbox controller: %w", err)
+	}
+	collector := gc.New(gc.Options{
+		Reader: c.manager.GetAPIReader(), Providers: o.Providers,
+		Interval: o.GCInterval, Grace: o.GCGrace, Logger: o.Logger.WithName("gc"),
+	})
+	for _, r := range []manager.Runnable{w, collector} {
+		if err := c.manager.Add(r); err != nil {
+			return fmt.Errorf("add %T: %w", r, err)
+		}
+	}
+	return nil
+}
+
+func (c *Controllers) addIndexes(ctx context.Context) error {
+	for field, value := range map[string]client.IndexerFunc{
+		goldenimage.IndexImage: func(o client.Object) []string { return []string{o.(*v1.Sandbox).Spec.Image} },
+		indexUID:               func(o client.Object) []string { return []string{string(o.GetUID())} },
+	} {
+		if err := c.manager.GetFieldIndexer().IndexField(ctx, &v1.Sandbox{}, field, value); err != nil {
+			return fmt.Errorf("index sandboxes by %s: %w", field, err)
+		}
+	}
+	return nil
+}
+
+func (c *Controllers) addImages(o Options, wake queue) error {
+	return builder.ControllerManagedBy(c.manager).
+		Named("goldenimage").
+		For(&v1.GoldenImage{}, builder.WithPredicates(specOrDeletionChanged())).
+		Watches(&v1.Sandbox{}, wakeImageOf{}, builder.WithPredicates(cloneChanged())).
+		WatchesRawSource(wake.source()).
+		WithOptions(options(o.Imports + 1)).
+		Complete(goldenimage.New(goldenimage.Options{
+			Client: c.manager.GetClient(), Recorder: c.manager.GetEventRecorder("sandboxd"),
+			Providers: o.Providers, HostPaths: o.HostPaths, Imports: c.imports, Resync: o.Resync,
+		}))
+}
+
+func (c *Controllers) addSandboxes(o Options, wake queue) error {
+	ofImage := func(ctx context.Context, obj client.Object) []reconcile.Request {
+		var list v1.SandboxList
+		if err := c.manager.GetClient().List(ctx, &list, client.MatchingFields{goldenimage.IndexImage: obj.GetName()}, client.UnsafeDisableDeepCopy); err != nil {
+			o.Logger.Error(err, "cannot find the sandboxes of an image; they are looked at at their next resync", "image", obj.GetName())
+			return nil
+		}
+		requests := make([]reconcile.Request, 0, len(list.Items))
+		for i := range list.Items {
+			requests = append(requests, reconcile.Request{NamespacedName: client.ObjectKeyFromObject(&list.Items[i])})
+		}
+		return requests
+	}
+	return builder.ControllerManagedBy(c.manager).
+		Named("sandbox").
+		For(&v1.Sandbox{}, builder.WithPredicates(specOrDeletionChanged())).
+		Watches(&v1.GoldenImage{}, handler.EnqueueRequestsFromMapFunc(ofImage), builder.WithPredicates(imageChanged())).
+		WatchesRawSource(wake.source()).
+		WithOptions(options(o.Workers)).
+		Complete(sandbox.New(sandbox.Options{
+			Client: c.manager.GetClient(), Recorder: c.manager.GetEventRecorder("sandboxd"),
+			Providers: o.Providers, HostPaths: o.HostPaths, Defaults: o.Defaults, Resync: o.Resync,
+		}))
+}
+
+func options(workers int) crcontroller.Options {
+	return crcontroller.Options{MaxConcurrentReconciles: workers, RateLimiter: newRateLimiter()}
+}
+
+// specOrDeletionChanged lets a controller pass over the echo of its own writes
+// of status and finalizers.
+func specOrDeletionChanged() predicate.Predicate {
+	return predicate.Funcs{UpdateFunc: func(e event.UpdateEvent) bool {
+		return e.ObjectOld.GetGeneration() != e.ObjectNew.GetGeneration() ||
+			!e.ObjectNew.GetDeletionTimestamp().Equal(e.ObjectOld.GetDeletionTimestamp())
+	}}
+}
+
+// cloneChanged passes what changes an image's number of clones.
+func cloneChanged() predicate.Predicate {
+	return predicate.Funcs{UpdateFunc: func(e event.UpdateEvent) bool {
+		return e.ObjectOld.(*v1.Sandbox).Status.ImageRevision != e.ObjectNew.(*v1.Sandbox).Status.ImageRevision
+	}}
+}
+
+// imageChanged passes what a sandbox that waits for its image waits for, and
+// what its machine takes over from the image.
+func imageChanged() predicate.Predicate {
+	return predicate.Funcs{UpdateFunc: func(e event.UpdateEvent) bool {
+		was, is := e.ObjectOld.(*v1.GoldenImage), e.ObjectNew.(*v1.GoldenImage)
+		return was.Generation != is.Generation || was.Status.Revision != is.Status.Revision ||
+			readyReason(was) != readyReason(is)
+	}}
+}
+
+// readyReason is unique to each status of the Ready condition.
+func readyReason(img *v1.GoldenImage) string {
+	if c := meta.FindStatusCondition(img.Status.Conditions, v1.ConditionReady); c != nil {
+		return c.Reason
+	}
+	return ""
+}
+
+// clonesDelay gathers the changes of many sandboxes into one look at their
+// image.
+const clonesDelay = 250 * time.Millisecond
+
+// wakeImageOf wakes the reconciler of the image that a sandbox names.
+type wakeImageOf struct{}
+
+type imageQueue = workqueue.TypedRateLimitingInterface[reconcile.Request]
+
+// Create implements handler.EventHandler.
+func (wakeImageOf) Create(_ context.Context, e event.CreateEvent, q imageQueue) {
+	wakeImage(q, e.Object)
+}
+
+// Update implements handler.EventHandler.
+func (wakeImageOf) Update(_ context.Context, e event.UpdateEvent, q imageQueue) {
+	wakeImage(q, e.ObjectNew)
+}
+
+// Delete implements handler.EventHandler.
+func (wakeImageOf) Delete(_ context.Context, e event.DeleteEvent, q imageQueue) {
+	wakeImage(q, e.Object)
+}
+
+// Generic implements handler.EventHandler.
+func (wakeImageOf) Generic(_ context.Context, e event.GenericEvent, q imageQueue) {
+	wakeImage(q, e.Object)
+}
+
+func wakeImage(q imageQueue, o client.Object) {
+	q.AddAfter(reconcile.Request{NamespacedName: client.ObjectKey{Name: o.(*v1.Sandbox).Spec.Image}}, clonesDelay)
+}

@@ -1,0 +1,153 @@
+package gc
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/go-logr/logr"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/utils/clock"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	v1 "sandboxd.dev/sandboxd/api/v1"
+	"sandboxd.dev/sandboxd/providers"
+)
+
+// Options of a Collector.
+type Options struct {
+	// Reader lists objects from the API server itself, not from a cache: an
+	// object that a stale cache does not have yet would lose its machine.
+	Reader    client.Reader
+	Providers *providers.Set
+	// Interval between sweeps.
+	Interval time.Duration
+	// Grace is how long a thing must have been without an object.
+	Grace  time.Duration
+	Logger logr.Logger
+	// Clock tells the time and ticks; nil means the real one.
+	Clock clock.WithTicker
+}
+
+// Collector sweeps regularly. Its methods must not be called concurrently.
+type Collector struct {
+	o        Options
+	seen     Sightings
+	reported map[Subject]bool
+}
+
+// New makes a Collector.
+func New(o Options) *Collector {
+	if o.Clock == nil {
+		o.Clock = clock.RealClock{}
+	}
+	return &Collector{o: o, seen: Sightings{}, reported: map[Subject]bool{}}
+}
+
+// Start sweeps until the context ends.
+func (c *Collector) Start(ctx context.Context) error {
+	ticker := c.o.Clock.NewTicker(c.o.Interval)
+	defer ticker.Stop()
+	for {
+		if _, err := c.Sweep(ctx); err != nil && ctx.Err() == nil {
+			c.o.Logger.Error(err, "garbage collection did not finish; it is tried again at the next sweep")
+		}
+		select {
+		case <-ticker.C():
+		case <-ctx.Done():
+			return nil
+		}
+	}
+}
+
+// Sweep takes one inventory, removes what is due and returns the decisions. An
+// error of one provider or thing does not keep it from the others.
+func (c *Collector) Sweep(ctx context.Context) ([]Decision, error) {
+	inventory, unlisted, errs := c.inventory(ctx)
+	live, err := c.liveObjects(ctx)
+	if err != nil {
+		return nil, errors.Join(append(errs, err)...)
+	}
+	decisions, seen := Plan(inventory, live, c.seen, c.o.Clock.Now(), c.o.Grace)
+	for subject, since := range c.seen {
+		if slices.Contains(unlisted, subject.Provider) {
+			seen[subject] = since // not looked at this time: neither seen nor gone
+		}
+	}
+	c.seen = seen
+	for _, d := range decisions {
+		if err := c.carryOut(ctx, d); err != nil {
+			errs = append(errs, err)
+		}
+	}
+	return decisions, errors.Join(errs...)
+}
+
+// inventory lists what all providers have, and names those that did not answer.
+func (c *Collector) inventory(ctx context.Context) (items []Item, unlisted []v1.ProviderName, errs []error) {
+	for _, p := range c.o.Providers.All() {
+		resources, err := p.ListResources(ctx)
+		if err != nil {
+			unlisted = append(unlisted, p.Name())
+			errs = append(errs, fmt.Errorf("provider %s: list resources: %w", p.Name(), err))
+			continue
+		}
+		for _, r := range resources {
+			items = append(items, Item{Provider: p.Name(), Resource: r})
+		}
+	}
+	return items, unlisted, errs
+}
+
+func (c *Collector) liveObjects(ctx context.Context) (map[types.UID]bool, error) {
+	live := make(map[types.UID]bool)
+	var sandboxes v1.SandboxList
+	if err := c.o.Reader.List(ctx, &sandboxes); err != nil {
+		return nil, fmt.Errorf("list sandboxes: %w", err)
+	}
+	for i := range sandboxes.Items {
+		live[sandboxes.Items[i].UID] = true
+	}
+	var images v1.GoldenImageList
+	if err := c.o.Reader.List(ctx, &images); err != nil {
+		return nil, fmt.Errorf("list golden images: %w", err)
+	}
+	for i := range images.Items {
+		live[images.Items[i].UID] = true
+	}
+	return live, nil
+}
+
+func (c *Collector) carryOut(ctx context.Context, d Decision) error {
+	subject := d.Item.Subject()
+	log := c.o.Logger.WithValues("provider", subject.Provider, "kind", subject.Kind,
+		"resource", d.Item.Resource.Description)
+	switch d.Verdict {
+	case Report:
+		if !c.reported[subject] {
+			c.reported[subject] = true
+			log.Info("left alone: it is not surely of this daemon")
+		}
+		return nil
+	case Remove:
+		p, err := c.o.Providers.Get(subject.Provider)
+		if err != nil {
+			return err
+		}
+		err = p.RemoveResource(ctx, d.Item.Resource)
+		switch {
+		case err == nil:
+			log.Info("collected: its object is gone", "since", d.Since)
+		case errors.Is(err, providers.ErrNotFound):
+		case errors.Is(err, providers.ErrBusy):
+			log.V(1).Info("still in use; tried again at the next sweep")
+		default:
+			return fmt.Errorf("collect %s %s: %w", subject.Kind, d.Item.Resource.Description, err)
+		}
+		return nil
+	default:
+		return nil
+	}
+}

@@ -1,0 +1,87 @@
+package goldenimage
+
+import (
+	"slices"
+
+	v1 "sandboxd.dev/sandboxd/api/v1"
+)
+
+// action is what a reconciliation does.
+type action string
+
+const (
+	actImport action = "Import"
+	actSettle action = "Settle"
+	actHold   action = "Hold"
+	actRemove action = "Remove"
+)
+
+// observed is what the decision looks at.
+type observed struct {
+	// Deleting: the image has a deletion timestamp.
+	Deleting bool
+	// Sealed: the wanted revision exists.
+	Sealed bool
+	// Clones counts the sandboxes that name the image, by the revision they
+	// were cloned from; those without a machine yet count under "".
+	Clones map[string]int32
+}
+
+func next(o observed) action {
+	switch {
+	case o.Deleting && total(o.Clones) > 0:
+		return actHold
+	case o.Deleting:
+		return actRemove
+	case o.Sealed:
+		return actSettle
+	default:
+		return actImport
+	}
+}
+
+// obsolete lists the held revisions that are neither wanted nor used. While a
+// sandbox has no machine yet it may still be cloned from any of them.
+func obsolete(held []v1.ImageRevision, wanted string, clones map[string]int32) []string {
+	if clones[""] > 0 {
+		return nil
+	}
+	var names []string
+	for _, r := range held {
+		if r.Revision != wanted && clones[r.Revision] == 0 {
+			names = append(names, r.Revision)
+		}
+	}
+	return names
+}
+
+// countClones counts the sandboxes that use each revision of an image.
+func countClones(sandboxes []v1.Sandbox) map[string]int32 {
+	clones := make(map[string]int32)
+	for i := range sandboxes {
+		clones[sandboxes[i].Status.ImageRevision]++
+	}
+	return clones
+}
+
+func total(clones map[string]int32) int32 {
+	var n int32
+	for _, c := range clones {
+		n += c
+	}
+	return n
+}
+
+// users names the sandboxes, at most a few, for a message.
+func users(sandboxes []v1.Sandbox) []string {
+	const most = 5
+	names := make([]string, 0, len(sandboxes))
+	for i := range sandboxes {
+		names = append(names, sandboxes[i].Namespace+"/"+sandboxes[i].Name)
+	}
+	slices.Sort(names)
+	if len(names) > most {
+		names = append(names[:most], "…")
+	}
+	return names
+}

@@ -1,0 +1,317 @@
+package goldenimage
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/go-logr/logr"
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/utils/clock"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/controller/controllerutil"
+	"sigs.k8s.io/controller-runtime/pkg/reconcile"
+
+	v1 "sandboxd.dev/sandboxd/api/v1"
+	"sandboxd.dev/sandboxd/controller/job"
+	"sandboxd.dev/sandboxd/controller/patch"
+	"sandboxd.dev/sandboxd/hostpath"
+	"sandboxd.dev/sandboxd/providers"
+)
+
+// IndexImage is the field index of Sandboxes by spec.image that the
+// Reconciler's client must have.
+const IndexImage = "spec.image"
+
+// Key names an import job.
+type Key struct {
+	// Name of the GoldenImage, to wake its reconciler.
+	Name string
+	Ref  providers.ImageRef
+}
+
+// Imports runs the import jobs.
+type Imports = job.Runner[Key, providers.Progress, providers.Image]
+
+// Recorder records events about objects; satisfied by client-go's
+// tools/events.EventRecorder.
+type Recorder interface {
+	Eventf(regarding, related runtime.Object, eventtype, reason, action, note string, args ...any)
+}
+
+// Options of a Reconciler.
+type Options struct {
+	Client    client.Client
+	Recorder  Recorder
+	Providers *providers.Set
+	HostPaths *hostpath.Policy
+	Imports   *Imports
+	// Resync is how often a settled image is looked at without being woken.
+	Resync time.Duration
+	// Clock tells the time; nil means the real one.
+	Clock clock.PassiveClock
+}
+
+// Reconciler reconciles GoldenImages. It is safe for concurrent use on
+// different images.
+type Reconciler struct {
+	o Options
+}
+
+// New makes a Reconciler.
+func New(o Options) *Reconciler {
+	if o.Clock == nil {
+		o.Clock = clock.RealClock{}
+	}
+	return &Reconciler{o: o}
+}
+
+// progressInterval is how often the progress of an import is shown.
+const progressInterval = 2 * time.Second
+
+// state is what one reconciliation knows.
+type state struct {
+	img       *v1.GoldenImage
+	provider  providers.Provider
+	wanted    providers.ImageRef
+	sealed    *providers.Image
+	sandboxes []v1.Sandbox
+	clones    map[string]int32
+	// progress is set while an import runs.
+	progress *providers.Progress
+	err      error
+	now      time.Time
+}
+
+// Reconcile brings one GoldenImage nearer to its spec.
+func (r *Reconciler) Reconcile(ctx context.Context, req reconcile.Request) (reconcile.Result, error) {
+	img := &v1.GoldenImage{}
+	if err := r.o.Client.Get(ctx, req.NamespacedName, img); err != nil {
+		return reconcile.Result{}, client.IgnoreNotFound(err)
+	}
+	result, err := r.reconcile(ctx, img)
+	if apierrors.IsConflict(err) {
+		return reconcile.Result{RequeueAfter: 10 * time.Millisecond}, nil
+	}
+	return result, err
+}
+
+func (r *Reconciler) reconcile(ctx context.Context, img *v1.GoldenImage) (reconcile.Result, error) {
+	before := img.DeepCopy()
+	deleting := !img.DeletionTimestamp.IsZero()
+	if deleting && !controllerutil.ContainsFinalizer(img, v1.FinalizerImage) {
+		return reconcile.Result{}, nil
+	}
+	if !deleting && controllerutil.AddFinalizer(img, v1.FinalizerImage) {
+		if err := patch.Object(ctx, r.o.Client, before, img); err != nil {
+			return reconcile.Result{}, err
+		}
+		before = img.DeepCopy()
+	}
+	s := &state{img: img, now: r.o.Clock.Now()}
+	s.err = r.observe(ctx, s)
+	if s.err == nil {
+		switch next(observed{Deleting: deleting, Sealed: s.sealed != nil, Clones: s.clones}) {
+		case actImport:
+			s.err = r.importImage(s)
+		case actSettle:
+			r.cancelImports(s, s.wanted.Revision)
+			s.err = r.removeObsolete(ctx, s)
+		case actRemove:
+			done, err := r.remove(ctx, s)
+			if done {
+				controllerutil.RemoveFinalizer(img, v1.FinalizerImage)
+				return reconcile.Result{}, patch.Object(ctx, r.o.Client, before, img)
+			}
+			s.err = err
+		}
+	}
+	updateStatus(s)
+	if err := patch.Status(ctx, r.o.Client, before, img); err != nil {
+		return reconcile.Result{}, err
+	}
+	return r.result(ctx, s, before)
+}
+
+// observe fills in what the decision needs.
+func (r *Reconciler) observe(ctx context.Context, s *state) error {
+	var list v1.SandboxList
+	// They are only read: copies of a thousand would cost more than all the rest.
+	if err := r.o.Client.List(ctx, &list, client.MatchingFields{IndexImage: s.img.Name}, client.UnsafeDisableDeepCopy); err != nil {
+		return err
+	}
+	s.sandboxes, s.clones = list.Items, countClones(list.Items)
+	name := s.img.Status.Provider
+	if name == "" {
+		name = r.o.Providers.Resolve(s.img.Spec.Provider)
+	}
+	p, err := r.o.Providers.Get(name)
+	if err != nil {
+		if s.img.Status.Provider == "" && !s.img.DeletionTimestamp.IsZero() {
+			return nil // never imported by anybody: nothing to remove
+		}
+		return err
+	}
+	s.provider, s.img.Status.Provider = p, name
+	s.wanted = providers.ImageRef{
+		UID:      s.img.UID,
+		Revision: providers.RevisionOf(s.img.Spec.Source, s.img.Spec.Provision),
+	}
+	sealed, err := p.GetImage(ctx, s.wanted)
+	switch {
+	case errors.Is(err, providers.ErrNotFound):
+		return nil
+	case err != nil:
+		return err
+	}
+	s.sealed = &sealed
+	return nil
+}
+
+// importImage starts the import of the wanted revision, or sees how it stands.
+func (r *Reconciler) importImage(s *state) error {
+	r.cancelImports(s, s.wanted.Revision)
+	spec, err := r.imageSpec(s)
+	if err != nil {
+		return err
+	}
+	key := Key{Name: s.img.Name, Ref: s.wanted}
+	p := s.provider
+	st := r.o.Imports.Ensure(key, func(ctx context.Context, report func(providers.Progress)) (providers.Image, error) {
+		return p.ImportImage(ctx, spec, report)
+	})
+	if !st.Done {
+		s.progress = &st.Progress
+		return nil
+	}
+	r.o.Imports.Forget(key)
+	if st.Err != nil {
+		return st.Err
+	}
+	s.sealed = &st.Result
+	r.event(s.img, corev1.EventTypeNormal, v1.ReasonImported, "Import", "sealed revision %s (%s)", s.wanted.Revision, st.Result.Digest)
+	return nil
+}
+
+// imageSpec checks what the schema cannot say, and resolves host paths.
+func (r *Reconciler) imageSpec(s *state) (providers.ImageSpec, error) {
+	spec := providers.ImageSpec{
+		ImageRef: s.wanted, Name: s.img.Name,
+		Source: *s.img.Spec.Source.DeepCopy(), Provision: s.img.Spec.Provision,
+		Machine: s.img.Spec.Machine,
+	}
+	disk := spec.Source.Disk
+	if disk == nil || disk.Path == "" {
+		return spec, nil // the provider says what else it can import
+	}
+	object := fmt.Sprintf("image %q", s.img.Name)
+	path, err := r.o.HostPaths.File(disk.Path)
+	switch {
+	case err == nil:
+		disk.Path = path
+		return spec, nil
+	case errors.Is(err, hostpath.ErrNotFound):
+		return spec, providers.Errorf(providers.ErrInvalid, object, "source.disk.path: %w", err).WithReason(providers.ReasonSourceNotFound)
+	case errors.Is(err, hostpath.ErrForbidden):
+		return spec, providers.Errorf(providers.ErrInvalid, object, "source.disk.path: %w", err).WithReason(v1.ReasonHostPathForbidden)
+	default:
+		return spec, providers.Errorf(providers.ErrInvalid, object, "source.disk.path: %w", err)
+	}
+}
+
+// cancelImports ends the imports of other revisions than keep.
+func (r *Reconciler) cancelImports(s *state, keep string) {
+	r.o.Imports.Cancel(func(k Key) bool { return k.Ref.UID == s.img.UID && k.Ref.Revision != keep })
+}
+
+// removeObsolete removes revisions that are neither wanted nor used.
+func (r *Reconciler) removeObsolete(ctx context.Context, s *state) error {
+	for _, revision := range obsolete(s.img.Status.Revisions, s.wanted.Revision, s.clones) {
+		err := removeRevision(ctx, s.provider, providers.ImageRef{UID: s.img.UID, Revision: revision})
+		if errors.Is(err, providers.ErrBusy) {
+			continue // the cache lags behind a sandbox that was just made
+		}
+		if err != nil {
+			return err
+		}
+		s.img.Status.Revisions = slices.DeleteFunc(s.img.Status.Revisions, func(h v1.ImageRevision) bool {
+			return h.Revision == revision
+		})
+	}
+	return nil
+}
+
+// remove ends imports and removes every revision; true once all are gone.
+func (r *Reconciler) remove(ctx context.Context, s *state) (bool, error) {
+	mine := func(k Key) bool { return k.Ref.UID == s.img.UID }
+	r.o.Imports.Cancel(mine)
+	if r.o.Imports.Active(mine) {
+		return false, providers.Errorf(providers.ErrBusy, fmt.Sprintf("image %q", s.img.Name), "its import is being cancelled")
+	}
+	revisions := map[string]bool{s.wanted.Revision: true}
+	for _, h := range s.img.Status.Revisions {
+		revisions[h.Revision] = true
+	}
+	if s.provider == nil {
+		return true, nil
+	}
+	for revision := range revisions {
+		if err := removeRevision(ctx, s.provider, providers.ImageRef{UID: s.img.UID, Revision: revision}); err != nil {
+			return false, err
+		}
+	}
+	return true, nil
+}
+
+// removeRevision returns nil once nothing is left of a revision.
+func removeRevision(ctx context.Context, p providers.Provider, ref providers.ImageRef) error {
+	const tries = 3
+	for range tries {
+		err := p.DeleteImage(ctx, ref)
+		if errors.Is(err, providers.ErrNotFound) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return providers.Errorf(providers.ErrBusy, "image "+ref.String(), "still there after it was deleted")
+}
+
+// result says when to look again.
+func (r *Reconciler) result(ctx context.Context, s *state, before *v1.GoldenImage) (reconcile.Result, error) {
+	if s.err != nil {
+		if patch.ReadyChanged(before.Status.Conditions, s.img.Status.Conditions) {
+			r.event(s.img, corev1.EventTypeWarning, providers.ReasonOf(s.err), "Reconcile", "%s", s.err.Error())
+		}
+		if providers.IsTerminal(s.err) {
+			logr.FromContextOrDiscard(ctx).Info("stalled", "reason", providers.ReasonOf(s.err), "error", s.err.Error())
+			return reconcile.Result{}, nil
+		}
+		return reconcile.Result{}, s.err
+	}
+	if s.progress != nil {
+		return reconcile.Result{RequeueAfter: progressInterval}, nil
+	}
+	return reconcile.Result{RequeueAfter: r.o.Resync}, nil
+}
+
+func (r *Reconciler) event(img *v1.GoldenImage, kind, reason, action, note string, args ...any) {
+	r.o.Recorder.Eventf(img, nil, kind, reason, action, note, args...)
+}
+
+// RequestFor is the request that wakes the reconciler of an import job.
+func RequestFor(k Key) reconcile.Request {
+	return reconcile.Request{NamespacedName: types.NamespacedName{Name: k.Name}}
+}
+
+// usedBy says who uses an image, for a message.
+func usedBy(sandboxes []v1.Sandbox) string {
+	return fmt.Sprintf("%d sandboxes (%s)", len(sandboxes), strings.Join(users(sandboxes), ", "))
+}

@@ -1,0 +1,134 @@
+package goldenimage
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+
+	"k8s.io/apimachinery/pkg/api/meta"
+	"k8s.io/apimachinery/pkg/api/resource"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	v1 "sandboxd.dev/sandboxd/api/v1"
+	"sandboxd.dev/sandboxd/providers"
+)
+
+// updateStatus derives the status of s.img from what is known.
+func updateStatus(s *state) {
+	st := &s.img.Status
+	st.ObservedGeneration = s.img.Generation
+	st.Clones = total(s.clones)
+	for i := range st.Revisions {
+		st.Revisions[i].Clones = s.clones[st.Revisions[i].Revision]
+	}
+	if s.sealed != nil {
+		recordSealed(st, s.sealed, s.clones)
+	}
+	set := func(c metav1.Condition) {
+		c.ObservedGeneration = s.img.Generation
+		c.LastTransitionTime = metav1.NewTime(s.now)
+		meta.SetStatusCondition(&st.Conditions, c)
+	}
+	set(verifiedCondition(s))
+	set(importedCondition(s))
+	set(readyCondition(s))
+	if providers.IsTerminal(s.err) {
+		set(metav1.Condition{
+			Type: v1.ConditionStalled, Status: metav1.ConditionTrue,
+			Reason: providers.ReasonOf(s.err), Message: s.err.Error(),
+		})
+	} else {
+		meta.RemoveStatusCondition(&st.Conditions, v1.ConditionStalled)
+	}
+	st.Phase = phaseOf(s)
+}
+
+func recordSealed(st *v1.GoldenImageStatus, sealed *providers.Image, clones map[string]int32) {
+	st.Revision, st.Digest, st.Format = sealed.Revision, sealed.Digest, sealed.Format
+	st.VirtualSize = resource.NewQuantity(sealed.VirtualSize, resource.BinarySI)
+	st.ActualSize = resource.NewQuantity(sealed.ActualSize, resource.BinarySI)
+	if slices.ContainsFunc(st.Revisions, func(h v1.ImageRevision) bool { return h.Revision == sealed.Revision }) {
+		return
+	}
+	at := metav1.NewTime(sealed.SealedAt)
+	st.Revisions = append(st.Revisions, v1.ImageRevision{
+		Revision: sealed.Revision, Digest: sealed.Digest, SealedAt: &at, Clones: clones[sealed.Revision],
+	})
+}
+
+func verifiedCondition(s *state) metav1.Condition {
+	c := metav1.Condition{Type: v1.ConditionVerified, Status: metav1.ConditionUnknown, Reason: v1.ReasonReconciling, Message: "the source has not been read yet"}
+	disk := s.img.Spec.Source.Disk
+	switch {
+	case s.sealed != nil && disk != nil && disk.SHA256 != "":
+		c.Status, c.Reason, c.Message = metav1.ConditionTrue, v1.ReasonDigestMatches, "the source has the digest that the spec gives"
+	case s.sealed != nil:
+		c.Status, c.Reason, c.Message = metav1.ConditionTrue, v1.ReasonDigestRecorded, "the spec gives no digest: the source's is recorded in status.digest"
+	case s.err != nil && providers.ReasonOf(s.err) == providers.ReasonDigestMismatch:
+		c.Status, c.Reason, c.Message = metav1.ConditionFalse, providers.ReasonDigestMismatch, s.err.Error()
+	}
+	return c
+}
+
+func importedCondition(s *state) metav1.Condition {
+	c := metav1.Condition{Type: v1.ConditionImported, Status: metav1.ConditionFalse}
+	switch {
+	case s.sealed != nil:
+		c.Status, c.Reason = metav1.ConditionTrue, v1.ReasonImported
+		c.Message = "revision " + s.sealed.Revision + " is sealed"
+	case errors.Is(s.err, providers.ErrUnavailable):
+		c.Status, c.Reason, c.Message = metav1.ConditionUnknown, v1.ReasonUnavailable, s.err.Error()
+	case s.err != nil:
+		c.Reason, c.Message = providers.ReasonOf(s.err), s.err.Error()
+	default:
+		c.Reason, c.Message = v1.ReasonImporting, progressMessage(s.progress)
+	}
+	return c
+}
+
+func progressMessage(p *providers.Progress) string {
+	switch {
+	case p == nil || p.Stage == "":
+		return "the import is about to begin"
+	case p.Total > 0:
+		return fmt.Sprintf("%s: %d%% of %s", p.Stage, 100*p.Done/p.Total, resource.NewQuantity(p.Total, resource.BinarySI))
+	default:
+		return p.Stage
+	}
+}
+
+func readyCondition(s *state) metav1.Condition {
+	c := metav1.Condition{Type: v1.ConditionReady, Status: metav1.ConditionFalse}
+	switch {
+	case !s.img.DeletionTimestamp.IsZero() && len(s.sandboxes) > 0:
+		c.Reason, c.Message = v1.ReasonInUse, "to be deleted once it is not used any more by "+usedBy(s.sandboxes)
+	case !s.img.DeletionTimestamp.IsZero():
+		c.Reason, c.Message = v1.ReasonDeleting, "the image is being removed"
+		if s.err != nil {
+			c.Message += ": " + s.err.Error()
+		}
+	case s.sealed != nil && (s.err == nil || errors.Is(s.err, providers.ErrBusy)):
+		c.Status, c.Reason, c.Message = metav1.ConditionTrue, v1.ReasonAsSpecified, "sandboxes can be cloned from it"
+	default:
+		cause := importedCondition(s)
+		c.Reason, c.Message = cause.Reason, cause.Message
+	}
+	return c
+}
+
+// phaseOf summarizes the conditions. It is for printing only.
+func phaseOf(s *state) v1.ImagePhase {
+	conditions := s.img.Status.Conditions
+	switch {
+	case !s.img.DeletionTimestamp.IsZero():
+		return v1.ImageTerminating
+	case meta.IsStatusConditionTrue(conditions, v1.ConditionStalled):
+		return v1.ImageFailed
+	case meta.IsStatusConditionTrue(conditions, v1.ConditionReady):
+		return v1.ImageReady
+	case s.progress != nil:
+		return v1.ImageImporting
+	default:
+		return v1.ImagePending
+	}
+}

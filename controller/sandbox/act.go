@@ -1,0 +1,148 @@
+package sandbox
+
+import (
+	"context"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	v1 "sandboxd.dev/sandboxd/api/v1"
+	"sandboxd.dev/sandboxd/providers"
+)
+
+// remember updates what the status remembers to fit what was just seen.
+func (r *Reconciler) remember(v *view) {
+	st := &v.sbx.Status
+	power := providers.PowerOff
+	if v.machine != nil {
+		power = v.machine.Power
+	}
+	now := metav1.NewTime(v.now)
+	switch power {
+	case providers.PowerRunning:
+		if st.StartedAt == nil { // started by a run that was killed before it could say so
+			st.StartedAt = &now
+		}
+		if since := st.StoppingSince; since != nil && v.desired.Power != v1.PowerStopped &&
+			!v.now.Before(since.Add(providers.StopGrace)) {
+			st.StoppingSince = nil // the guest ignored it, and it is not wanted any more
+		}
+	case providers.PowerStopping:
+		if st.StoppingSince == nil {
+			st.StoppingSince = &now
+		}
+	case providers.PowerOff:
+		st.StoppingSince = nil
+		st.Addresses = nil
+		if v.desired.Power != v1.PowerRunning {
+			st.StartedAt = nil // off on purpose: the next start is no restart
+		}
+	case providers.PowerSaved:
+		st.StoppingSince = nil
+	}
+	if power != providers.PowerRunning || v.machine.Agent != providers.AgentConnected {
+		st.GuestConfigHash = "" // mounts do not outlive the guest's run
+	}
+}
+
+// act carries out a step and records what a later run must know.
+func (r *Reconciler) act(ctx context.Context, p providers.Provider, v *view, spec providers.MachineSpec) error {
+	st := &v.sbx.Status
+	id := v.sbx.UID
+	now := metav1.NewTime(r.o.Clock.Now())
+	switch v.last.action {
+	case actEnsure:
+		if err := p.EnsureMachine(ctx, spec); err != nil {
+			return err
+		}
+		if v.machine == nil {
+			r.eventMade(v)
+			st.StartedAt = nil
+		}
+	case actStart, actRestart:
+		if err := p.Start(ctx, id); err != nil {
+			return err
+		}
+		st.StartedAt = &now
+		st.StoppingSince = nil
+		if v.last.action == actRestart {
+			st.Restarts++
+			r.event(v.sbx, corev1.EventTypeWarning, "Restarted", "Start", "the machine had ended by itself (%s %s)", v.machine.Power, v.machine.OffReason)
+		} else {
+			r.event(v.sbx, corev1.EventTypeNormal, "Started", "Start", "the machine runs")
+		}
+	case actStopGraceful:
+		if err := p.Stop(ctx, id, providers.StopGraceful); err != nil {
+			return err
+		}
+		st.StoppingSince = &now
+	case actStopForce:
+		if err := p.Stop(ctx, id, providers.StopForce); err != nil {
+			return err
+		}
+		if v.last.why == whyNetwork {
+			r.event(v.sbx, corev1.EventTypeWarning, "NetworkChanged", "Stop", "powered off to be started on the network that the spec names")
+		}
+		st.StartedAt, st.StoppingSince = nil, nil
+	case actSuspend:
+		if err := p.Suspend(ctx, id); err != nil {
+			return err
+		}
+		r.event(v.sbx, corev1.EventTypeNormal, "Suspended", "Suspend", "memory and devices are saved on disk")
+	case actReset:
+		if err := p.Reset(ctx, id); err != nil {
+			return err
+		}
+		st.Revert = v.sbx.Spec.RevertTo.DeepCopy()
+		st.StartedAt = nil
+		r.event(v.sbx, corev1.EventTypeNormal, "Reverted", "Reset", "the disk is as cloned from the image again")
+	}
+	return nil
+}
+
+func (r *Reconciler) eventMade(v *view) {
+	if v.sbx.Status.MachineID == "" {
+		r.event(v.sbx, corev1.EventTypeNormal, "Created", "Ensure", "made machine %s from image %s", v.sbx.UID, v.img.Name)
+		return
+	}
+	r.event(v.sbx, corev1.EventTypeWarning, "Recreated", "Ensure", "machine %s had disappeared: made it again from image %s", v.sbx.UID, v.img.Name)
+}
+
+// settle looks inside a machine that runs as asked, and sets up its guest.
+func (r *Reconciler) settle(ctx context.Context, p providers.Provider, v *view) {
+	if v.machine == nil || v.machine.Power != providers.PowerRunning {
+		return
+	}
+	switch v.sbx.Spec.Readiness.Mode {
+	case v1.ReadinessNone:
+		v.guest = guestCheck{
+			status: metav1.ConditionTrue, reason: v1.ReasonNotChecked,
+			message: "spec.readiness asks for no check",
+		}
+	case v1.ReadinessSSH, v1.ReadinessTCP:
+		v.guest = checkPort(ctx, r.o.Dialer, v.sbx, v.machine)
+	default:
+		v.guest = checkAgent(v.sbx, v.machine)
+	}
+	r.configureGuest(ctx, p, v)
+}
+
+// configureGuest applies ssh keys and mounts where an agent can. A guest that
+// does not let itself be set up is no reason to stop or to start over: it is
+// told and tried again at the next look.
+func (r *Reconciler) configureGuest(ctx context.Context, p providers.Provider, v *view) {
+	if v.img == nil || v.machine.Agent != providers.AgentConnected {
+		return
+	}
+	cfg := guestConfig(v.sbx, v.img)
+	hash := cfg.Hash()
+	st := &v.sbx.Status
+	if st.GuestConfigHash == hash || (st.GuestConfigHash == "" && cfg.IsEmpty()) {
+		return
+	}
+	if err := p.ConfigureGuest(ctx, v.sbx.UID, cfg); err != nil {
+		v.guest.configErr = err
+		return
+	}
+	st.GuestConfigHash = hash
+}

@@ -1,0 +1,62 @@
+package sandbox
+
+import (
+	"context"
+	"errors"
+
+	"k8s.io/apimachinery/pkg/types"
+	"sigs.k8s.io/controller-runtime/pkg/controller/controllerutil"
+	"sigs.k8s.io/controller-runtime/pkg/reconcile"
+
+	v1 "sandboxd.dev/sandboxd/api/v1"
+	"sandboxd.dev/sandboxd/controller/patch"
+	"sandboxd.dev/sandboxd/providers"
+)
+
+// delete removes the machine and then the finalizer.
+func (r *Reconciler) delete(ctx context.Context, before, sbx *v1.Sandbox) (reconcile.Result, error) {
+	if !controllerutil.ContainsFinalizer(sbx, v1.FinalizerMachine) {
+		return reconcile.Result{}, nil
+	}
+	if err := r.deleteMachine(ctx, sbx); err != nil {
+		deletingStatus(sbx, err, r.o.Clock.Now())
+		if werr := patch.Status(ctx, r.o.Client, before, sbx); werr != nil {
+			return reconcile.Result{}, werr
+		}
+		return r.failed(ctx, sbx, before, err)
+	}
+	controllerutil.RemoveFinalizer(sbx, v1.FinalizerMachine)
+	return reconcile.Result{}, patch.Object(ctx, r.o.Client, before, sbx)
+}
+
+// deleteMachine returns nil once no provider that may have made the machine
+// has any trace of it.
+func (r *Reconciler) deleteMachine(ctx context.Context, sbx *v1.Sandbox) error {
+	candidates := r.o.Providers.All()
+	if sbx.Status.Provider != "" {
+		p, err := r.o.Providers.Get(sbx.Status.Provider)
+		if err != nil {
+			return err
+		}
+		candidates = []providers.Provider{p}
+	}
+	for _, p := range candidates {
+		if err := deleteUntilGone(ctx, p, sbx.UID); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func deleteUntilGone(ctx context.Context, p providers.Provider, id types.UID) error {
+	for range maxSteps {
+		err := p.DeleteMachine(ctx, id)
+		if errors.Is(err, providers.ErrNotFound) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return providers.Errorf(providers.ErrBusy, "machine "+string(id), "still there after it was deleted")
+}

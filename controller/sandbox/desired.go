@@ -1,0 +1,146 @@
+package sandbox
+
+import (
+	"errors"
+	"slices"
+
+	"k8s.io/apimachinery/pkg/api/meta"
+	"k8s.io/apimachinery/pkg/api/resource"
+
+	v1 "sandboxd.dev/sandboxd/api/v1"
+	"sandboxd.dev/sandboxd/hostpath"
+	"sandboxd.dev/sandboxd/providers"
+)
+
+// Defaults of the host, for what neither a sandbox nor its image says.
+type Defaults struct {
+	CPUs   int32
+	Memory resource.Quantity
+}
+
+// desire works out what the spec asks for, given the machine that is there.
+func (r *Reconciler) desire(v *view) (providers.MachineSpec, error) {
+	v.desired = desired{
+		Power:      powerState(v.sbx, v.now),
+		Restart:    v.sbx.Spec.RestartPolicy,
+		ImageReady: v.img != nil && imageReady(v.img),
+	}
+	if revert := v.sbx.Spec.RevertTo; revert != nil {
+		if revert.Snapshot != v1.SnapshotGolden {
+			return providers.MachineSpec{}, providers.Errorf(providers.ErrUnsupported, "sandbox "+v.sbx.Name,
+				"revertTo.snapshot %q is not available: this version reverts to %q only", revert.Snapshot, v1.SnapshotGolden)
+		}
+		v.desired.Revert = revert
+	}
+	if v.sbx.Spec.Lifecycle.IdleTimeout != nil {
+		return providers.MachineSpec{}, providers.Errorf(providers.ErrUnsupported, "sandbox "+v.sbx.Name,
+			"lifecycle.idleTimeout is not available in this version: remove it, or use lifecycle.ttl")
+	}
+	if v.img == nil {
+		if v.machine != nil {
+			// Without the image the defaults are unknown: keep the machine as it is.
+			v.desired.Hashes = v.machine.Hashes
+		}
+		return providers.MachineSpec{}, nil
+	}
+	revision := v.img.Status.Revision
+	if v.machine != nil {
+		revision = v.machine.ImageRevision
+	}
+	spec, err := machineSpec(v.sbx, v.img, revision, r.o.Defaults, r.o.HostPaths.Dir)
+	v.desired.Hashes = spec.Hashes()
+	return spec, err
+}
+
+// machineSpec fills in what a sandbox leaves open. resolve checks a shared
+// folder's path and returns the one to use.
+func machineSpec(sbx *v1.Sandbox, img *v1.GoldenImage, revision string, d Defaults, resolve func(string) (string, error)) (providers.MachineSpec, error) {
+	spec := providers.MachineSpec{
+		ID:          sbx.UID,
+		Namespace:   sbx.Namespace,
+		Name:        sbx.Name,
+		Image:       providers.ImageRef{UID: img.UID, Revision: revision},
+		CPUs:        int(firstSet(sbx.Spec.CPUs, img.Spec.Machine.CPUs, d.CPUs)),
+		MemoryBytes: d.Memory.Value(),
+		Firmware:    firstSet(img.Spec.Machine.Firmware, v1.FirmwareBIOS),
+		OSType:      img.Spec.Machine.OSType,
+		Network:     *sbx.Spec.Network.DeepCopy(),
+		Seed: providers.Seed{
+			Hostname:          firstSet(sbx.Spec.CloudInit.Hostname, sbx.Name),
+			User:              guestUser(img),
+			SSHAuthorizedKeys: slices.Clone(sbx.Spec.CloudInit.SSHAuthorizedKeys),
+			UserData:          sbx.Spec.CloudInit.UserData,
+			NetworkConfig:     sbx.Spec.CloudInit.NetworkConfig,
+		},
+		DiscardOnStop: sbx.Spec.DiscardOnStop,
+	}
+	if q := firstQuantity(sbx.Spec.Memory, img.Spec.Machine.Memory); q != nil {
+		spec.MemoryBytes = q.Value()
+	}
+	if q := sbx.Spec.DiskSize; q != nil {
+		spec.DiskBytes = q.Value()
+	}
+	spec.Network.Mode = firstSet(spec.Network.Mode, v1.NetworkNone)
+	if m := spec.Network.Mode; m == v1.NetworkIntnet || m == v1.NetworkHostOnly {
+		spec.Network.Name = firstSet(spec.Network.Name, "default")
+	}
+	for _, f := range sbx.Spec.SharedFolders {
+		path, err := resolve(f.HostPath)
+		if err != nil {
+			return spec, sharedFolderError(f, err)
+		}
+		f.HostPath = path
+		spec.SharedFolders = append(spec.SharedFolders, f)
+	}
+	return spec, nil
+}
+
+// sharedFolderError gives a refused path a kind: whatever is wrong with it,
+// somebody has to change the manifest or the host.
+func sharedFolderError(f v1.SharedFolder, err error) error {
+	e := providers.Errorf(providers.ErrInvalid, "shared folder "+f.Name, "%w", err)
+	switch {
+	case errors.Is(err, hostpath.ErrForbidden):
+		return e.WithReason(v1.ReasonHostPathForbidden)
+	case errors.Is(err, hostpath.ErrNotFound):
+		return e.WithReason(v1.ReasonHostPathNotFound)
+	default:
+		return e
+	}
+}
+
+// guestConfig is what is set up inside the running guest.
+func guestConfig(sbx *v1.Sandbox, img *v1.GoldenImage) providers.GuestConfig {
+	return providers.GuestConfig{
+		User:              guestUser(img),
+		SSHAuthorizedKeys: sbx.Spec.CloudInit.SSHAuthorizedKeys,
+		Mounts:            sbx.Spec.SharedFolders,
+	}
+}
+
+func guestUser(img *v1.GoldenImage) string { return firstSet(img.Spec.Guest.User, "root") }
+
+// imageReady tells whether new sandboxes can be cloned from the image.
+func imageReady(img *v1.GoldenImage) bool {
+	return img.DeletionTimestamp.IsZero() && img.Status.Revision != "" &&
+		meta.IsStatusConditionTrue(img.Status.Conditions, v1.ConditionReady)
+}
+
+func firstSet[T comparable](values ...T) T {
+	var zero T
+	for _, v := range values {
+		if v != zero {
+			return v
+		}
+	}
+	return zero
+}
+
+func firstQuantity(qs ...*resource.Quantity) *resource.Quantity {
+	for _, q := range qs {
+		if q != nil {
+			return q
+		}
+	}
+	return nil
+}

@@ -1,0 +1,132 @@
+package sandbox
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"strconv"
+	"time"
+
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	v1 "sandboxd.dev/sandboxd/api/v1"
+	"sandboxd.dev/sandboxd/providers"
+)
+
+const (
+	// probeTimeout bounds one look at a guest's port. A guest on the same host
+	// answers within milliseconds or not yet.
+	probeTimeout = 500 * time.Millisecond
+	// probeInterval is how often a port that is not open yet is looked at.
+	probeInterval = time.Second
+	// guestConfigRetry is when a guest that could not be set up is tried again.
+	guestConfigRetry = 10 * time.Second
+	defaultSSHPort   = 22
+)
+
+// Dialer opens connections to guests.
+type Dialer interface {
+	DialContext(ctx context.Context, network, address string) (net.Conn, error)
+}
+
+// checkAgent judges readiness by the guest's agent.
+func checkAgent(sbx *v1.Sandbox, m *providers.Machine) guestCheck {
+	if m.Agent == providers.AgentConnected {
+		return guestCheck{
+			status: metav1.ConditionTrue, reason: v1.ReasonAgentConnected,
+			message: "the guest agent answers",
+		}
+	}
+	if answeredBefore(sbx) {
+		return guestCheck{
+			status: metav1.ConditionUnknown, reason: v1.ReasonAgentUnknown,
+			message: "the guest agent answered before and does not now",
+		}
+	}
+	return guestCheck{
+		status: metav1.ConditionFalse, reason: v1.ReasonWaitingForAgent,
+		message: "waiting for the guest agent, since the start at " + stamp(sbx.Status.StartedAt),
+	}
+}
+
+// answeredBefore tells whether the guest was found ready in its current run.
+func answeredBefore(sbx *v1.Sandbox) bool {
+	c := meta.FindStatusCondition(sbx.Status.Conditions, v1.ConditionGuestReady)
+	if c == nil || (c.Status != metav1.ConditionTrue && c.Reason != v1.ReasonAgentUnknown) {
+		return false
+	}
+	started := sbx.Status.StartedAt
+	return started == nil || !c.LastTransitionTime.Before(started)
+}
+
+// checkPort judges readiness by a port of the guest: that it accepts a
+// connection, and with ssh that a server greets there (RFC 4253, section 4.2).
+func checkPort(ctx context.Context, d Dialer, sbx *v1.Sandbox, m *providers.Machine) guestCheck {
+	waiting := guestCheck{status: metav1.ConditionFalse, reason: v1.ReasonWaitingForProbe}
+	ssh := sbx.Spec.Readiness.Mode == v1.ReadinessSSH
+	port := sbx.Spec.Readiness.Port
+	if ssh {
+		port = firstSet(port, defaultSSHPort)
+	}
+	address := guestAddress(m, port)
+	if address == "" {
+		waiting.message = fmt.Sprintf("waiting for an address of the guest, to check its port %d", port)
+		return waiting
+	}
+	if err := probe(ctx, d, address, ssh); err != nil {
+		waiting.message = fmt.Sprintf("waiting for %s: %v", address, err)
+		return waiting
+	}
+	return guestCheck{
+		status: metav1.ConditionTrue, reason: v1.ReasonProbeSucceeded,
+		message: "port " + strconv.Itoa(int(port)) + " of the guest answers",
+	}
+}
+
+// guestAddress is where the host reaches a port of the guest: through a port
+// forward if there is one, else directly.
+func guestAddress(m *providers.Machine, port int32) string {
+	for _, f := range m.PortForwards {
+		if f.GuestPort == port && f.HostPort != 0 && f.Protocol != v1.ProtocolUDP {
+			return net.JoinHostPort(f.HostAddress, strconv.Itoa(int(f.HostPort)))
+		}
+	}
+	for _, a := range m.Addresses {
+		// What a guest says of itself may point anywhere: only addresses that
+		// the host learned on its own are dialled.
+		if a.Source == v1.AddressFromLease || a.Source == v1.AddressFromNeighbour {
+			return net.JoinHostPort(a.IP, strconv.Itoa(int(port)))
+		}
+	}
+	return ""
+}
+
+func probe(ctx context.Context, d Dialer, address string, ssh bool) error {
+	ctx, cancel := context.WithTimeout(ctx, probeTimeout)
+	defer cancel()
+	conn, err := d.DialContext(ctx, "tcp", address)
+	if err != nil {
+		return fmt.Errorf("no connection yet")
+	}
+	defer conn.Close()
+	if !ssh {
+		return nil
+	}
+	deadline, _ := ctx.Deadline()
+	if err := conn.SetReadDeadline(deadline); err != nil {
+		return err
+	}
+	greeting := make([]byte, len("SSH-"))
+	for n := 0; n < len(greeting); {
+		k, err := conn.Read(greeting[n:])
+		if err != nil {
+			return fmt.Errorf("connected, but no ssh server greets yet")
+		}
+		n += k
+	}
+	if string(greeting) != "SSH-" {
+		return fmt.Errorf("connected, but what answers is not an ssh server")
+	}
+	return nil
+}

@@ -1,0 +1,252 @@
+package sandbox
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"net"
+	"time"
+
+	"github.com/go-logr/logr"
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/utils/clock"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/controller/controllerutil"
+	"sigs.k8s.io/controller-runtime/pkg/reconcile"
+
+	v1 "sandboxd.dev/sandboxd/api/v1"
+	"sandboxd.dev/sandboxd/controller/patch"
+	"sandboxd.dev/sandboxd/hostpath"
+	"sandboxd.dev/sandboxd/providers"
+)
+
+// Recorder records events about objects; satisfied by client-go's
+// tools/events.EventRecorder.
+type Recorder interface {
+	Eventf(regarding, related runtime.Object, eventtype, reason, action, note string, args ...any)
+}
+
+// Options of a Reconciler.
+type Options struct {
+	Client    client.Client
+	Recorder  Recorder
+	Providers *providers.Set
+	HostPaths *hostpath.Policy
+	Defaults  Defaults
+	// Resync is how often a settled sandbox is looked at without being woken.
+	Resync time.Duration
+	// Clock tells the time; nil means the real one.
+	Clock clock.PassiveClock
+	// Dialer reaches guests' ports; nil means a net.Dialer.
+	Dialer Dialer
+}
+
+// Reconciler reconciles Sandboxes. It is safe for concurrent use on different
+// Sandboxes.
+type Reconciler struct {
+	o Options
+}
+
+// New makes a Reconciler.
+func New(o Options) *Reconciler {
+	if o.Clock == nil {
+		o.Clock = clock.RealClock{}
+	}
+	if o.Dialer == nil {
+		o.Dialer = &net.Dialer{}
+	}
+	return &Reconciler{o: o}
+}
+
+// maxSteps bounds the actions of one reconciliation. The longest way, from
+// nothing over a revert to running, takes four.
+const maxSteps = 8
+
+// Reconcile brings one Sandbox a few steps nearer to its spec.
+func (r *Reconciler) Reconcile(ctx context.Context, req reconcile.Request) (reconcile.Result, error) {
+	sbx := &v1.Sandbox{}
+	if err := r.o.Client.Get(ctx, req.NamespacedName, sbx); err != nil {
+		return reconcile.Result{}, client.IgnoreNotFound(err)
+	}
+	result, err := r.reconcile(ctx, sbx)
+	if apierrors.IsConflict(err) {
+		// Somebody else wrote meanwhile; the newer version is on its way to
+		// the cache and wakes us, this is for the case that it came already.
+		return reconcile.Result{RequeueAfter: 10 * time.Millisecond}, nil
+	}
+	return result, err
+}
+
+func (r *Reconciler) reconcile(ctx context.Context, sbx *v1.Sandbox) (reconcile.Result, error) {
+	before := sbx.DeepCopy()
+	if !sbx.DeletionTimestamp.IsZero() {
+		return r.delete(ctx, before, sbx)
+	}
+	if controllerutil.AddFinalizer(sbx, v1.FinalizerMachine) {
+		if err := patch.Object(ctx, r.o.Client, before, sbx); err != nil {
+			return reconcile.Result{}, err
+		}
+		before = sbx.DeepCopy()
+	}
+	now := r.o.Clock.Now()
+	if expired(sbx, now) && sbx.Spec.Lifecycle.OnExpiry != v1.ExpiryStop {
+		r.event(sbx, corev1.EventTypeNormal, "Expired", "Delete", "deleted: its time to live of %s is over", sbx.Spec.Lifecycle.TTL.Duration)
+		return reconcile.Result{}, client.IgnoreNotFound(r.o.Client.Delete(ctx, sbx, client.Preconditions{UID: &sbx.UID}))
+	}
+
+	v := r.advance(ctx, sbx)
+	v.now = r.o.Clock.Now()
+	sbx.Status.ExpiresAt = expiresAt(sbx)
+	updateStatus(v)
+	if err := patch.Status(ctx, r.o.Client, before, sbx); err != nil {
+		return reconcile.Result{}, err
+	}
+	if v.err != nil {
+		return r.failed(ctx, sbx, before, v.err)
+	}
+	return reconcile.Result{RequeueAfter: r.requeueAfter(v)}, nil
+}
+
+// advance observes and acts until there is nothing to do but wait, or an
+// error. What it remembers goes into sbx.Status.
+func (r *Reconciler) advance(ctx context.Context, sbx *v1.Sandbox) view {
+	v := view{sbx: sbx, now: r.o.Clock.Now()}
+	if v.img, v.err = r.image(ctx, sbx.Spec.Image); v.err != nil {
+		return v
+	}
+	name := sbx.Status.Provider
+	if name == "" && v.img != nil {
+		name = r.o.Providers.Resolve(v.img.Spec.Provider)
+	}
+	if name == "" { // no image, and never had a machine
+		v.last = step{action: actWait, why: whyImage}
+		return v
+	}
+	p, err := r.o.Providers.Get(name)
+	if err != nil {
+		v.err = err
+		return v
+	}
+	sbx.Status.Provider = name
+	for range maxSteps {
+		if done := r.step(ctx, p, &v); done {
+			return v
+		}
+	}
+	v.err = fmt.Errorf("sandbox %s/%s: the machine does not become what was asked for within %d steps (last: %s)",
+		sbx.Namespace, sbx.Name, maxSteps, v.last.action)
+	return v
+}
+
+// step observes, decides and acts once. It returns true when there is nothing
+// more to do.
+func (r *Reconciler) step(ctx context.Context, p providers.Provider, v *view) bool {
+	if v.machine, v.err = observe(ctx, p, v.sbx.UID); v.err != nil {
+		return true
+	}
+	v.observed = true
+	spec, err := r.desire(v)
+	if err != nil {
+		v.err = err
+		return true
+	}
+	r.remember(v)
+	v.last = next(v.desired, observedOf(v), v.now)
+	if v.last.action == actWait {
+		r.settle(ctx, p, v)
+		return true
+	}
+	logr.FromContextOrDiscard(ctx).V(1).Info("acting", "action", v.last.action)
+	if v.err = r.act(ctx, p, v, spec); v.err != nil {
+		return true
+	}
+	v.now = r.o.Clock.Now()
+	return v.last.action == actStopGraceful // the guest takes its time
+}
+
+// observe returns nil when there is no machine.
+func observe(ctx context.Context, p providers.Provider, id types.UID) (*providers.Machine, error) {
+	m, err := p.GetMachine(ctx, id)
+	switch {
+	case errors.Is(err, providers.ErrNotFound):
+		return nil, nil
+	case err != nil:
+		return nil, err
+	default:
+		return &m, nil
+	}
+}
+
+// observedOf pairs what was seen with what the status remembers.
+func observedOf(v *view) observed {
+	st := &v.sbx.Status
+	return observed{
+		Machine:       v.machine,
+		StartedAt:     timeOf(st.StartedAt),
+		StoppingSince: timeOf(st.StoppingSince),
+		Restarts:      st.Restarts,
+		Reverted:      st.Revert,
+	}
+}
+
+func (r *Reconciler) image(ctx context.Context, name string) (*v1.GoldenImage, error) {
+	img := &v1.GoldenImage{}
+	err := r.o.Client.Get(ctx, types.NamespacedName{Name: name}, img)
+	if apierrors.IsNotFound(err) {
+		return nil, nil
+	}
+	return img, err
+}
+
+// failed turns the error that ended a reconciliation into its result. Terminal
+// errors wait for a change; the others are tried again with backoff.
+func (r *Reconciler) failed(ctx context.Context, sbx, before *v1.Sandbox, err error) (reconcile.Result, error) {
+	if patch.ReadyChanged(before.Status.Conditions, sbx.Status.Conditions) {
+		r.event(sbx, corev1.EventTypeWarning, providers.ReasonOf(err), "Reconcile", "%s", err.Error())
+	}
+	if providers.IsTerminal(err) {
+		logr.FromContextOrDiscard(ctx).Info("stalled", "reason", providers.ReasonOf(err), "error", err.Error())
+		return reconcile.Result{}, nil
+	}
+	return reconcile.Result{}, err
+}
+
+// requeueAfter is when to look again if nothing wakes us before.
+func (r *Reconciler) requeueAfter(v view) time.Duration {
+	// Spread over half the interval, so that sandboxes made together are not
+	// looked at together for ever.
+	after := r.o.Resync/2 + rand.N(r.o.Resync/2+1)
+	sooner := func(d time.Duration) {
+		if d > 0 {
+			after = min(after, d)
+		}
+	}
+	sooner(v.last.after)
+	if at := v.sbx.Status.ExpiresAt; at != nil && !expired(v.sbx, v.now) {
+		sooner(at.Sub(v.now))
+	}
+	if v.guest.reason == v1.ReasonWaitingForProbe {
+		sooner(probeInterval)
+	}
+	if v.guest.configErr != nil {
+		sooner(guestConfigRetry)
+	}
+	return after
+}
+
+func (r *Reconciler) event(sbx *v1.Sandbox, kind, reason, action, note string, args ...any) {
+	r.o.Recorder.Eventf(sbx, nil, kind, reason, action, note, args...)
+}
+
+// timeOf is the zero time for nil.
+func timeOf(t *metav1.Time) time.Time {
+	if t == nil {
+		return time.Time{}
+	}
+	return t.Time
+}

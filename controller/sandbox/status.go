@@ -1,0 +1,297 @@
+package sandbox
+
+import (
+	"fmt"
+	"time"
+
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	v1 "sandboxd.dev/sandboxd/api/v1"
+	"sandboxd.dev/sandboxd/providers"
+)
+
+// view is everything that a status is derived from.
+type view struct {
+	sbx *v1.Sandbox
+	// img is nil when there is no such image.
+	img *v1.GoldenImage
+	// observed tells whether the machine was looked at; machine is nil when
+	// there was none.
+	observed bool
+	machine  *providers.Machine
+	desired  desired
+	// last is the step that the reconciliation ended with.
+	last  step
+	guest guestCheck
+	// err is what ended the reconciliation, if anything did.
+	err error
+	now time.Time
+}
+
+// guestCheck is the outcome of the readiness check of a running machine.
+type guestCheck struct {
+	status  metav1.ConditionStatus
+	reason  string
+	message string
+	// configErr is why the guest's settings could not be applied.
+	configErr error
+}
+
+// updateStatus derives conditions and phase from a view and puts them, and
+// what was observed of the machine, into the status of v.sbx.
+func updateStatus(v view) {
+	st := &v.sbx.Status
+	st.ObservedGeneration = v.sbx.Generation
+	if v.machine != nil {
+		st.MachineID = string(v.machine.ID)
+		st.ImageRevision = v.machine.ImageRevision
+		st.Accelerator = v.machine.Accelerator
+		st.PortForwards = v.machine.PortForwards
+		st.Addresses = v.machine.Addresses
+	}
+	set := func(c metav1.Condition) {
+		c.ObservedGeneration = v.sbx.Generation
+		c.LastTransitionTime = metav1.NewTime(v.now)
+		meta.SetStatusCondition(&st.Conditions, c)
+	}
+	set(imageCondition(v))
+	// What could not be looked at keeps the conditions of the last look.
+	if v.observed {
+		set(provisionedCondition(v))
+		set(networkCondition(v))
+		set(poweredCondition(v))
+		set(guestCondition(v))
+		setWhileTrue(st, driftedCondition(v), set)
+	}
+	setWhileTrue(st, stalledCondition(v), set)
+	set(readyCondition(v, st))
+	st.Phase = phaseOf(v.sbx)
+}
+
+// deletingStatus says of a sandbox that is being deleted what is in the way.
+func deletingStatus(sbx *v1.Sandbox, err error, now time.Time) {
+	meta.SetStatusCondition(&sbx.Status.Conditions, metav1.Condition{
+		Type: v1.ConditionReady, Status: metav1.ConditionFalse,
+		Reason:             v1.ReasonDeleting,
+		Message:            "the machine is being removed: " + err.Error(),
+		ObservedGeneration: sbx.Generation,
+		LastTransitionTime: metav1.NewTime(now),
+	})
+	sbx.Status.Phase = phaseOf(sbx)
+}
+
+func setWhileTrue(st *v1.SandboxStatus, c metav1.Condition, set func(metav1.Condition)) {
+	if c.Status == metav1.ConditionTrue {
+		set(c)
+		return
+	}
+	meta.RemoveStatusCondition(&st.Conditions, c.Type)
+}
+
+func imageCondition(v view) metav1.Condition {
+	c := metav1.Condition{Type: v1.ConditionImageReady, Status: metav1.ConditionFalse}
+	switch {
+	case v.img == nil:
+		c.Reason = v1.ReasonImageNotFound
+		c.Message = fmt.Sprintf("waiting for GoldenImage %q, which does not exist", v.sbx.Spec.Image)
+	case !imageReady(v.img):
+		c.Reason = v1.ReasonImageNotReady
+		c.Message = fmt.Sprintf("waiting for GoldenImage %q: %s", v.img.Name, readyMessage(v.img))
+	default:
+		c.Status, c.Reason = metav1.ConditionTrue, v1.ReasonImageReady
+		c.Message = fmt.Sprintf("GoldenImage %q is ready", v.img.Name)
+	}
+	return c
+}
+
+// readyMessage says why an image is not ready, without the figures of a
+// progress that nobody is woken for.
+func readyMessage(img *v1.GoldenImage) string {
+	c := meta.FindStatusCondition(img.Status.Conditions, v1.ConditionReady)
+	switch {
+	case c == nil:
+		return "its import has not begun"
+	case c.Reason == v1.ReasonImporting:
+		return "it is being imported"
+	default:
+		return c.Message
+	}
+}
+
+func provisionedCondition(v view) metav1.Condition {
+	c := metav1.Condition{Type: v1.ConditionProvisioned, Status: metav1.ConditionFalse}
+	switch {
+	case v.machine != nil:
+		c.Status, c.Reason = metav1.ConditionTrue, v1.ReasonCreated
+		c.Message = "machine, disk, seed and network exist"
+	case v.err != nil:
+		c.Reason, c.Message = providers.ReasonOf(v.err), v.err.Error()
+	default:
+		c.Reason, c.Message = v1.ReasonCreating, "there is no machine yet"
+	}
+	return c
+}
+
+func networkCondition(v view) metav1.Condition {
+	c := metav1.Condition{Type: v1.ConditionNetworkIsolated, Status: metav1.ConditionFalse, Reason: v1.ReasonNotObserved}
+	switch {
+	case v.machine == nil:
+		c.Status, c.Message = metav1.ConditionUnknown, "there is no machine to look at"
+	case v.machine.Power == providers.PowerOff || v.machine.Power == providers.PowerSaved:
+		c.Status, c.Message = metav1.ConditionUnknown, "the machine is off: its connections are looked at when it starts"
+	case v.machine.Hashes.Network != v.desired.Hashes.Network:
+		c.Message = "the machine is connected as an earlier version of the spec said"
+	case v.machine.Network.Isolated:
+		c.Status, c.Reason = metav1.ConditionTrue, v1.ReasonObserved
+		c.Message = v.machine.Network.Detail
+	default:
+		c.Message = v.machine.Network.Detail
+	}
+	return c
+}
+
+func poweredCondition(v view) metav1.Condition {
+	c := metav1.Condition{Type: v1.ConditionPoweredOn, Status: metav1.ConditionFalse}
+	if v.machine == nil {
+		c.Reason, c.Message = v1.ReasonPoweredOff, "there is no machine yet"
+		return c
+	}
+	switch v.machine.Power {
+	case providers.PowerRunning:
+		c.Status, c.Reason, c.Message = metav1.ConditionTrue, v1.ReasonRunning, "the machine runs"
+		if v.sbx.Status.StoppingSince != nil {
+			c.Reason, c.Message = v1.ReasonStopping, "the guest was asked to shut down at "+stamp(v.sbx.Status.StoppingSince)
+		}
+	case providers.PowerStopping:
+		c.Status, c.Reason, c.Message = metav1.ConditionTrue, v1.ReasonStopping, "the guest is shutting down"
+	case providers.PowerPaused:
+		c.Reason, c.Message = v1.ReasonPaused, "the machine's CPUs are halted"
+	case providers.PowerSaved:
+		c.Reason, c.Message = v1.ReasonSuspended, "memory and devices are saved on disk"
+	default:
+		c.Reason, c.Message = offReason(v)
+	}
+	return c
+}
+
+func offReason(v view) (reason, message string) {
+	if v.desired.Power != v1.PowerRunning {
+		return v1.ReasonStopped, "the machine is off"
+	}
+	switch {
+	case v.last.why == whyExited && v.machine.OffReason == providers.OffShutdown:
+		return v1.ReasonExited, "the guest shut down and spec.restartPolicy leaves it off: set powerState to Stopped and Running again to start it"
+	case v.last.why == whyExited:
+		return v1.ReasonCrashed, fmt.Sprintf("the machine ended by itself (%s) and spec.restartPolicy leaves it off", v.machine.OffReason)
+	case v.last.why == whyCrashLoop:
+		return v1.ReasonCrashed, fmt.Sprintf("the machine ended by itself (%s) after %d restarts: the next one waits until %s",
+			v.machine.OffReason, v.sbx.Status.Restarts, v.now.Add(v.last.after).UTC().Format(time.RFC3339))
+	default:
+		return v1.ReasonStarting, "the machine is about to be started"
+	}
+}
+
+func guestCondition(v view) metav1.Condition {
+	c := metav1.Condition{Type: v1.ConditionGuestReady, Status: metav1.ConditionFalse}
+	if v.machine == nil || v.machine.Power != providers.PowerRunning {
+		c.Reason, c.Message = v1.ReasonPoweredOff, "the machine is not running"
+		return c
+	}
+	c.Status, c.Reason, c.Message = v.guest.status, v.guest.reason, v.guest.message
+	return c
+}
+
+func driftedCondition(v view) metav1.Condition {
+	c := metav1.Condition{Type: v1.ConditionDrifted, Status: metav1.ConditionFalse}
+	if v.machine == nil || v.machine.Power == providers.PowerOff {
+		return c
+	}
+	if v.machine.Hashes.Hardware != v.desired.Hashes.Hardware {
+		c.Status, c.Reason = metav1.ConditionTrue, v1.ReasonRestartRequired
+		c.Message = "cpus, memory, disk or shared folders were changed: stop and start the sandbox for the change to take effect"
+	}
+	return c
+}
+
+func stalledCondition(v view) metav1.Condition {
+	c := metav1.Condition{Type: v1.ConditionStalled, Status: metav1.ConditionFalse}
+	if providers.IsTerminal(v.err) {
+		c.Status, c.Reason, c.Message = metav1.ConditionTrue, providers.ReasonOf(v.err), v.err.Error()
+	}
+	return c
+}
+
+// readyCondition says why the sandbox is not ready, in the order in which the
+// causes lie behind one another.
+func readyCondition(v view, st *v1.SandboxStatus) metav1.Condition {
+	c := metav1.Condition{Type: v1.ConditionReady, Status: metav1.ConditionFalse}
+	because := func(conditionType string) bool {
+		cause := meta.FindStatusCondition(st.Conditions, conditionType)
+		if cause == nil || cause.Status == metav1.ConditionTrue {
+			return false
+		}
+		c.Reason, c.Message = cause.Reason, cause.Message
+		return true
+	}
+	switch {
+	case v.err != nil:
+		c.Reason, c.Message = providers.ReasonOf(v.err), v.err.Error()
+	case v.machine == nil && because(v1.ConditionImageReady):
+	case because(v1.ConditionProvisioned), because(v1.ConditionPoweredOn),
+		because(v1.ConditionNetworkIsolated), because(v1.ConditionGuestReady):
+		if expired(v.sbx, v.now) {
+			c.Reason, c.Message = v1.ReasonExpired, "stopped: its time was up at "+stamp(st.ExpiresAt)
+		}
+	case v.guest.configErr != nil:
+		c.Reason, c.Message = v1.ReasonGuestConfigFailed, v.guest.configErr.Error()
+	default:
+		c.Status, c.Reason, c.Message = metav1.ConditionTrue, v1.ReasonAsSpecified, "the sandbox can be used"
+	}
+	return c
+}
+
+// phaseOf summarizes the conditions. It is for printing only.
+func phaseOf(sbx *v1.Sandbox) v1.SandboxPhase {
+	is := func(t string) bool { return meta.IsStatusConditionTrue(sbx.Status.Conditions, t) }
+	powered := meta.FindStatusCondition(sbx.Status.Conditions, v1.ConditionPoweredOn)
+	reason := ""
+	if powered != nil {
+		reason = powered.Reason
+	}
+	switch {
+	case !sbx.DeletionTimestamp.IsZero():
+		return v1.SandboxTerminating
+	case is(v1.ConditionStalled):
+		return v1.SandboxFailed
+	case reason == v1.ReasonStopping:
+		return v1.SandboxStopping
+	case reason == v1.ReasonSuspended:
+		return v1.SandboxSuspended
+	case reason == v1.ReasonStopped, reason == v1.ReasonExited, reason == v1.ReasonCrashed:
+		return v1.SandboxStopped
+	case is(v1.ConditionPoweredOn) && waitingForGuest(sbx):
+		return v1.SandboxStarting
+	case is(v1.ConditionPoweredOn):
+		return v1.SandboxRunning
+	case is(v1.ConditionProvisioned):
+		return v1.SandboxStarting
+	case is(v1.ConditionImageReady):
+		return v1.SandboxCreating
+	default:
+		return v1.SandboxPending
+	}
+}
+
+// waitingForGuest tells a guest that has not been ready yet from one that was.
+func waitingForGuest(sbx *v1.Sandbox) bool {
+	c := meta.FindStatusCondition(sbx.Status.Conditions, v1.ConditionGuestReady)
+	return c != nil && c.Status == metav1.ConditionFalse
+}
+
+func stamp(t *metav1.Time) string {
+	if t == nil {
+		return "an unknown time"
+	}
+	return t.UTC().Format(time.RFC3339)
+}
