@@ -1,0 +1,237 @@
+package fake
+
+import (
+	"cmp"
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"syscall"
+
+	v1 "sandboxd.dev/sandboxd/api/v1"
+	"sandboxd.dev/sandboxd/providers"
+)
+
+// image is a sealed image. Only what is known of it is kept, not its content.
+type image struct {
+	info      providers.Image
+	agentless bool
+}
+
+func imageObject(name string) string { return fmt.Sprintf("image %q", name) }
+
+func imageKey(i providers.Instance, r ref) string { return "image/" + string(i) + "/" + r.String() }
+
+// ImportImage implements providers.Images.
+func (p *Provider) ImportImage(ctx context.Context, s providers.ImageSpec,
+	progress func(providers.Progress),
+) (got providers.Image, err error) {
+	if progress == nil {
+		progress = func(providers.Progress) {}
+	}
+	err = p.do(ctx, "ImportImage", imageKey(p.instance, s.ImageRef), s.UID, func(v *verb) error {
+		sealed := false
+		err := p.look(ctx, func() error {
+			var img *image
+			if img, sealed = p.folder().images[s.ImageRef]; sealed {
+				got = img.info
+			}
+			return nil
+		})
+		if err != nil || sealed {
+			return err
+		}
+		got, err = p.importImage(v, s, progress)
+		return err
+	})
+	return got, err
+}
+
+func (p *Provider) importImage(v *verb, s providers.ImageSpec, progress func(providers.Progress),
+) (providers.Image, error) {
+	if err := validateImage(s); err != nil {
+		return providers.Image{}, err
+	}
+	err := v.step("stage", func() error { p.folder().staged[s.ImageRef] = true; return nil })
+	if err != nil {
+		return providers.Image{}, err
+	}
+	img, err := p.read(v, s, progress)
+	if err == nil {
+		err = v.step("seal", func() error {
+			img.info.SealedAt = p.w.clock.Now()
+			p.folder().images[s.ImageRef] = img
+			return nil
+		})
+	}
+	// Whatever happened, also to the context, the staged copy is of no use now.
+	p.w.mu.Lock()
+	defer p.w.mu.Unlock()
+	delete(p.folder().staged, s.ImageRef)
+	if err != nil {
+		return providers.Image{}, err
+	}
+	return img.info, nil
+}
+
+func validateImage(s providers.ImageSpec) error {
+	object := imageObject(s.Name)
+	switch {
+	case s.UID == "" || s.Revision == "":
+		return providers.Errorf(providers.ErrInvalid, object, "it has no UID or no revision")
+	case s.Source.Disk == nil:
+		return providers.Errorf(providers.ErrUnsupported, object,
+			"the simulated hypervisor imports disk files only: give it a source.disk")
+	case s.Source.Disk.URL != "":
+		return providers.Errorf(providers.ErrUnsupported, object,
+			"the simulated hypervisor downloads nothing: give the path of a file")
+	case !filepath.IsAbs(s.Source.Disk.Path):
+		return providers.Errorf(providers.ErrInvalid, object,
+			"the path %q of its source is not absolute", s.Source.Disk.Path)
+	case len(s.Provision) > 0:
+		return providers.Errorf(providers.ErrUnsupported, object,
+			"the simulated hypervisor cannot run provision scripts: remove them")
+	}
+	return nil
+}
+
+// read finds out what the source is and takes the time that an import takes.
+func (p *Provider) read(v *verb, s providers.ImageSpec, progress func(providers.Progress)) (*image, error) {
+	d := s.Source.Disk
+	object := imageObject(s.Name)
+	img := &image{info: providers.Image{ImageRef: s.ImageRef}}
+	if src, ok := p.w.source(d.Path); ok {
+		img.agentless = src.Agentless
+		img.info.Digest = "sha256:" + src.SHA256
+		img.info.Format = cmp.Or(src.Format, v1.DiskFormatQCOW2)
+		img.info.VirtualSize = cmp.Or(src.VirtualSize, 1<<30)
+		img.info.ActualSize = img.info.VirtualSize / 16
+		progress(providers.Progress{Stage: "reading", Total: img.info.ActualSize})
+	} else if err := readFile(v.ctx, object, d.Path, &img.info, progress); err != nil {
+		return nil, err
+	}
+	if d.SHA256 != "" && img.info.Digest != "sha256:"+d.SHA256 {
+		return nil, providers.Errorf(providers.ErrInvalid, object,
+			"%s has the digest %s, not sha256:%s: correct the manifest or the file",
+			d.Path, img.info.Digest, d.SHA256).WithReason(providers.ReasonDigestMismatch)
+	}
+	if d.Format != "" && img.info.Format != d.Format {
+		return nil, providers.Errorf(providers.ErrInvalid, object,
+			"%s is a %s file, not %s: correct the manifest", d.Path, img.info.Format, d.Format).
+			WithReason(providers.ReasonFormatMismatch)
+	}
+	return img, p.convert(v, img.info.ActualSize, progress)
+}
+
+// importSlices is in how many parts an import reports its progress.
+const importSlices = 10
+
+func (p *Provider) convert(v *verb, total int64, progress func(providers.Progress)) error {
+	if p.w.latency.Import <= 0 {
+		return v.ctx.Err()
+	}
+	for i := range int64(importSlices) {
+		t := p.w.clock.NewTimer(p.w.latency.Import / importSlices)
+		select {
+		case <-t.C():
+		case <-v.ctx.Done():
+			t.Stop()
+			return v.ctx.Err()
+		}
+		progress(providers.Progress{Stage: "converting", Done: total * (i + 1) / importSlices, Total: total})
+		if err := p.look(v.ctx, func() error { return nil }); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// readFile reads a real file and fills in what it is.
+func readFile(ctx context.Context, object, path string, info *providers.Image,
+	progress func(providers.Progress),
+) error {
+	// Without blocking, because the path may name a pipe.
+	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0)
+	if errors.Is(err, fs.ErrNotExist) {
+		return providers.Errorf(providers.ErrNotFound, object, "%s does not exist on this host", path).
+			WithReason(providers.ReasonSourceNotFound)
+	}
+	if err != nil {
+		return providers.Errorf(providers.ErrInvalid, object, "its source cannot be read: %w", err)
+	}
+	defer f.Close()
+	stat, err := f.Stat()
+	if err != nil || !stat.Mode().IsRegular() {
+		return providers.Errorf(providers.ErrInvalid, object, "%s is not a regular file", path)
+	}
+	info.ActualSize = stat.Size()
+	if err := inspect(object, f, info); err != nil {
+		return err
+	}
+	h := sha256.New()
+	buf := make([]byte, 1<<20)
+	var done int64
+	for {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		n, err := f.Read(buf)
+		h.Write(buf[:n])
+		done += int64(n)
+		progress(providers.Progress{Stage: "reading", Done: done, Total: info.ActualSize})
+		if errors.Is(err, io.EOF) {
+			break
+		}
+		if err != nil {
+			return providers.Errorf(providers.ErrInvalid, object, "its source cannot be read: %w", err)
+		}
+	}
+	info.Digest = "sha256:" + hex.EncodeToString(h.Sum(nil))
+	return nil
+}
+
+// GetImage implements providers.Images.
+func (p *Provider) GetImage(ctx context.Context, r ref) (got providers.Image, err error) {
+	err = p.look(ctx, func() error {
+		img, ok := p.folder().images[r]
+		if !ok {
+			return providers.Errorf(providers.ErrNotFound, "image "+r.String(), "no such image")
+		}
+		got = img.info
+		return nil
+	})
+	return got, err
+}
+
+// DeleteImage implements providers.Images.
+func (p *Provider) DeleteImage(ctx context.Context, r ref) error {
+	return p.do(ctx, "DeleteImage", imageKey(p.instance, r), r.UID, func(v *verb) error {
+		return v.step("remove", func() error { return p.removeImage(r) })
+	})
+}
+
+// removeImage needs the lock.
+func (p *Provider) removeImage(r ref) error {
+	f := p.folder()
+	if f.images[r] == nil && !f.staged[r] {
+		return providers.Errorf(providers.ErrNotFound, "image "+r.String(), "no such image")
+	}
+	clones := 0
+	for _, pt := range f.parts {
+		if pt.disk != nil && pt.disk.image == r {
+			clones++
+		}
+	}
+	if clones > 0 {
+		return providers.Errorf(providers.ErrBusy, "image "+r.String(),
+			"%d machines are cloned from it: delete them first", clones)
+	}
+	delete(f.images, r)
+	delete(f.staged, r)
+	return nil
+}

@@ -1,0 +1,262 @@
+package fake
+
+import (
+	"time"
+
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/utils/clock"
+
+	v1 "sandboxd.dev/sandboxd/api/v1"
+	"sandboxd.dev/sandboxd/providers"
+	"sandboxd.dev/sandboxd/providers/fake/internal/guest"
+)
+
+// machine is a machine as the hypervisor has it. Everything in it is guarded by
+// the world's lock.
+type machine struct {
+	id types.UID
+	// tag says whose it is: an instance, or whatever others put there.
+	tag string
+	// spec and hashes as defined; the running machine has its own.
+	spec          providers.MachineSpec
+	hashes        providers.Hashes
+	runningSpec   providers.MachineSpec
+	runningHashes providers.Hashes
+	forwards      []v1.PortForward // resolved, in the order of the spec
+
+	power     providers.Power
+	offReason providers.OffReason
+	// fault says what is wrong with its network on the host; empty if nothing.
+	fault string
+
+	// system is the guest; nil while the machine is off.
+	system *guest.System
+	timer  clock.Timer // of the boot or the shutdown under way
+	booted bool        // the agent has connected
+	hung   bool        // the agent does not answer
+	deaf   bool        // the guest ignores requests to shut down
+	// link is closed when calls into the guest lose it; nil while nothing can
+	// be reached.
+	link chan struct{}
+}
+
+// parts are what belongs to a machine in the data folder.
+type parts struct {
+	disk  *disk
+	seed  bool
+	saved bool
+	log   *console
+}
+
+type disk struct {
+	image ref
+	*guest.Disk
+}
+
+type ref = providers.ImageRef
+
+func (p *parts) kinds() []providers.ResourceKind {
+	var kinds []providers.ResourceKind
+	if p.disk != nil {
+		kinds = append(kinds, providers.ResourceDisk)
+	}
+	if p.seed {
+		kinds = append(kinds, providers.ResourceSeed)
+	}
+	if p.saved {
+		kinds = append(kinds, providers.ResourceState)
+	}
+	if p.log != nil {
+		kinds = append(kinds, providers.ResourceLog)
+	}
+	return kinds
+}
+
+// parts returns the parts of a machine, made empty; it needs the lock.
+func (f *folder) partsOf(id types.UID) *parts {
+	p, ok := f.parts[id]
+	if !ok {
+		p = &parts{}
+		f.parts[id] = p
+	}
+	return p
+}
+
+// dropPart forgets a part, and the parts once they are empty; it needs the lock.
+func (f *folder) dropPart(id types.UID, kind providers.ResourceKind) {
+	p, ok := f.parts[id]
+	if !ok {
+		return
+	}
+	switch kind {
+	case providers.ResourceDisk:
+		p.disk = nil
+	case providers.ResourceSeed:
+		p.seed = false
+	case providers.ResourceState:
+		p.saved = false
+	case providers.ResourceLog:
+		if p.log != nil {
+			p.log.remove()
+			p.log = nil
+		}
+	}
+	if len(p.kinds()) == 0 {
+		delete(f.parts, id)
+	}
+}
+
+// own returns a machine of the provider's instance, or nil; it needs the lock.
+func (p *Provider) own(id types.UID) *machine {
+	if m := p.w.machines[id]; m != nil && m.tag == string(p.instance) {
+		return m
+	}
+	return nil
+}
+
+// The following methods change a machine's power state. They need the lock.
+
+// powerOn makes the guest, standing still, from the disk and the spec.
+func (w *World) powerOn(m *machine) {
+	pt := w.folder(providers.Instance(m.tag)).partsOf(m.id)
+	if m.spec.DiscardOnStop {
+		pt.disk.Disk = guest.NewDisk(pt.disk.Size())
+	}
+	if pt.log == nil {
+		pt.log = newConsole()
+	}
+	hostname := m.spec.Seed.Hostname
+	if hostname == "" {
+		hostname = m.spec.Name
+	}
+	m.runningSpec, m.runningHashes = m.spec, m.hashes
+	var system *guest.System
+	system = guest.Boot(pt.disk.Disk, guest.Config{
+		InstanceID: string(m.id),
+		Hostname:   hostname,
+		User:       m.spec.Seed.User,
+		Keys:       m.spec.Seed.SSHAuthorizedKeys,
+		CPUs:       m.spec.CPUs,
+		Memory:     m.spec.MemoryBytes,
+		Console:    pt.log,
+		Clock:      w.clock,
+		PowerOff: func() {
+			w.mu.Lock()
+			defer w.mu.Unlock()
+			if m.system == system && m.power == providers.PowerRunning {
+				w.shutDown(m)
+			}
+		},
+	})
+	m.system, m.booted, m.hung = system, false, false
+	pt.log.printf("fake: starting %s/%s\n", m.spec.Namespace, m.spec.Name)
+	w.setPower(m, providers.PowerPaused)
+}
+
+// resume lets the guest run, and boot if it has not.
+func (w *World) resume(m *machine) {
+	w.folder(providers.Instance(m.tag)).dropPart(m.id, providers.ResourceState)
+	m.system.Thaw()
+	w.setPower(m, providers.PowerRunning)
+	if m.booted {
+		w.connect(m)
+		return
+	}
+	w.after(m, w.latency.Boot, func() {
+		w.folder(providers.Instance(m.tag)).partsOf(m.id).log.printf("fake: %s is up\n", m.spec.Name)
+		m.booted = true
+		w.connect(m)
+	})
+}
+
+// connect lets calls reach the guest.
+func (w *World) connect(m *machine) {
+	pt := w.folder(providers.Instance(m.tag)).partsOf(m.id)
+	if m.hung || w.agentless(m, pt) {
+		return
+	}
+	m.link = make(chan struct{})
+	w.emit(providers.Instance(m.tag), providers.EventGuest, m.id)
+}
+
+func (w *World) agentless(m *machine, pt *parts) bool {
+	img := w.folder(providers.Instance(m.tag)).images[pt.disk.image]
+	return img != nil && img.agentless
+}
+
+// disconnect makes the calls into the guest lose it.
+func (w *World) disconnect(m *machine) {
+	if m.link == nil {
+		return
+	}
+	close(m.link)
+	m.link = nil
+	w.emit(providers.Instance(m.tag), providers.EventGuest, m.id)
+}
+
+// freeze makes the guest stand still.
+func (w *World) freeze(m *machine, p providers.Power) {
+	w.disconnect(m)
+	w.stopTimer(m)
+	m.system.Freeze()
+	w.setPower(m, p)
+}
+
+// powerOff ends the guest.
+func (w *World) powerOff(m *machine, reason providers.OffReason) {
+	if m.power == providers.PowerOff {
+		return
+	}
+	w.disconnect(m)
+	w.stopTimer(m)
+	if m.system != nil {
+		m.system.Halt()
+		m.system = nil
+	}
+	w.folder(providers.Instance(m.tag)).dropPart(m.id, providers.ResourceState)
+	m.offReason = reason
+	w.setPower(m, providers.PowerOff)
+}
+
+func (w *World) setPower(m *machine, p providers.Power) {
+	m.power = p
+	w.emit(providers.Instance(m.tag), providers.EventMachine, m.id)
+}
+
+// after runs f under the lock once d has passed, unless the guest has ended or
+// something else was set for it. f runs at once when d is 0.
+func (w *World) after(m *machine, d time.Duration, f func()) {
+	w.stopTimer(m)
+	if d <= 0 {
+		f()
+		return
+	}
+	var t clock.Timer
+	t = w.clock.AfterFunc(d, func() {
+		// Some clocks call this while they are locked.
+		go func() {
+			w.mu.Lock()
+			defer w.mu.Unlock()
+			if m.timer == t {
+				m.timer = nil
+				f()
+			}
+		}()
+	})
+	m.timer = t
+}
+
+func (w *World) stopTimer(m *machine) {
+	if m.timer != nil {
+		m.timer.Stop()
+		m.timer = nil
+	}
+}
+
+// remove takes the definition of a machine away, whatever it does.
+func (w *World) remove(m *machine) {
+	w.powerOff(m, providers.OffDestroyed)
+	delete(w.machines, m.id)
+	w.ports.release(m.id)
+	w.emit(providers.Instance(m.tag), providers.EventMachine, m.id)
+}
