@@ -1,0 +1,222 @@
+package apiserver
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"strings"
+	"time"
+
+	coordinationv1 "k8s.io/api/coordination/v1"
+	corev1 "k8s.io/api/core/v1"
+	eventsv1 "k8s.io/api/events/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/serializer/protobuf"
+	"k8s.io/apimachinery/pkg/util/validation/field"
+	kjson "sigs.k8s.io/json"
+	"sigs.k8s.io/yaml"
+)
+
+const (
+	// maxBody is the largest request body in bytes, as in Kubernetes.
+	maxBody = 3 << 20
+	// bodyTimeout bounds how long a client may take to send a body.
+	bodyTimeout = time.Minute
+)
+
+// readBody reads a bounded body within a bounded time.
+func readBody(w http.ResponseWriter, r *http.Request) ([]byte, error) {
+	control := http.NewResponseController(w)
+	// Not every writer has deadlines (a test's recorder has none); the size is
+	// bounded all the same.
+	_ = control.SetReadDeadline(time.Now().Add(bodyTimeout))
+	defer func() { _ = control.SetReadDeadline(time.Time{}) }()
+	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxBody))
+	if err == nil {
+		return body, nil
+	}
+	var tooLarge *http.MaxBytesError
+	if errors.As(err, &tooLarge) {
+		return nil, err
+	}
+	return nil, apierrors.NewBadRequest(fmt.Sprintf("the body could not be read: %v", err))
+}
+
+// codecs decodes what is not an object of a definition: protobuf bodies of
+// core kinds, and DeleteOptions.
+type codecs struct {
+	protobuf *protobuf.Serializer
+}
+
+func newCodecs() (*codecs, error) {
+	scheme := runtime.NewScheme()
+	for _, add := range []func(*runtime.Scheme) error{
+		corev1.AddToScheme, coordinationv1.AddToScheme, eventsv1.AddToScheme, metav1.AddMetaToScheme,
+	} {
+		if err := add(scheme); err != nil {
+			return nil, err
+		}
+	}
+	metav1.AddToGroupVersion(scheme, corev1.SchemeGroupVersion)
+	return &codecs{protobuf: protobuf.NewSerializer(scheme, scheme)}, nil
+}
+
+// parseBody reads a body of JSON, YAML or protobuf into a tree. problems are
+// what strict decoding finds besides unknown fields: duplicate keys.
+func (c *codecs) parseBody(media string, body []byte) (tree map[string]any, problems []error, err error) {
+	switch media {
+	case mediaJSON:
+		return parseJSON(body)
+	case mediaYAML:
+		return parseYAML(body)
+	case mediaProtobuf:
+		obj, _, err := c.protobuf.Decode(body, nil, nil)
+		if err != nil {
+			return nil, nil, apierrors.NewBadRequest(fmt.Sprintf("the protobuf body cannot be decoded: %v", err))
+		}
+		tree, err := runtime.DefaultUnstructuredConverter.ToUnstructured(obj)
+		if err != nil {
+			return nil, nil, apierrors.NewBadRequest(fmt.Sprintf("the protobuf body cannot be decoded: %v", err))
+		}
+		apiVersion, kind := obj.GetObjectKind().GroupVersionKind().ToAPIVersionAndKind()
+		tree["apiVersion"], tree["kind"] = apiVersion, kind
+		return tree, nil, nil
+	}
+	return nil, nil, unsupportedMedia(media, mediaJSON, mediaYAML, mediaProtobuf)
+}
+
+func parseJSON(body []byte) (map[string]any, []error, error) {
+	var tree map[string]any
+	problems, err := kjson.UnmarshalStrict(body, &tree, kjson.DisallowDuplicateFields)
+	if err != nil {
+		return nil, nil, apierrors.NewBadRequest(fmt.Sprintf("the body is not a JSON object: %v", err))
+	}
+	if tree == nil {
+		return nil, nil, apierrors.NewBadRequest("the body is empty where a JSON object was expected")
+	}
+	return tree, problems, nil
+}
+
+func parseYAML(body []byte) (map[string]any, []error, error) {
+	var problems []error
+	asJSON, err := yaml.YAMLToJSONStrict(body)
+	if err != nil {
+		// The strict reading failed, perhaps for duplicate keys only.
+		problems = append(problems, errors.New(strings.TrimPrefix(firstLine(err), "yaml: ")))
+		if asJSON, err = yaml.YAMLToJSON(body); err != nil {
+			return nil, nil, apierrors.NewBadRequest(fmt.Sprintf("the body is not valid YAML: %s", firstLine(err)))
+		}
+	}
+	if len(asJSON) > maxBody {
+		return nil, nil, apierrors.NewRequestEntityTooLargeError(fmt.Sprintf("the YAML body expands to more than %d bytes", maxBody))
+	}
+	tree, more, err := parseJSON(asJSON)
+	return tree, append(problems, more...), err
+}
+
+// firstLine keeps multi-line messages of parsers to one sentence.
+func firstLine(err error) string {
+	lines := strings.Split(err.Error(), "\n")
+	if len(lines) > 1 && strings.HasSuffix(lines[0], ":") {
+		return lines[0] + " " + strings.TrimSpace(lines[1])
+	}
+	return lines[0]
+}
+
+// readObject reads the object in a request's body, in the resource's own form,
+// pruned to its schema. What strict validation objects to fails the request or
+// becomes warnings, as the options say.
+func (s *Server) readObject(w http.ResponseWriter, rq *request, o options) (*unstructured.Unstructured, error) {
+	media, err := bodyMedia(rq.Request)
+	if err != nil {
+		return nil, err
+	}
+	body, err := readBody(w, rq.Request)
+	if err != nil {
+		return nil, err
+	}
+	tree, problems, err := s.codecs.parseBody(media, body)
+	if err != nil {
+		return nil, err
+	}
+	return admitTree(w, rq.resource, tree, problems, o)
+}
+
+// admitTree makes an object of the resource out of a tree that a client sent.
+func admitTree(w http.ResponseWriter, r *resource, tree map[string]any, problems []error, o options) (*unstructured.Unstructured, error) {
+	if err := checkKind(r, tree); err != nil {
+		return nil, err
+	}
+	unknown, err := r.schema.coerce(tree)
+	if err != nil {
+		var fieldErr *field.Error
+		if errors.As(err, &fieldErr) {
+			return nil, apierrors.NewInvalid(r.gvk.GroupKind(), "", field.ErrorList{fieldErr})
+		}
+		return nil, apierrors.NewBadRequest(err.Error())
+	}
+	for _, path := range unknown {
+		problems = append(problems, fmt.Errorf("unknown field %q", path))
+	}
+	if err := judge(w, problems, o.validation); err != nil {
+		return nil, err
+	}
+	return &unstructured.Unstructured{Object: tree}, nil
+}
+
+// checkKind refuses an object of another kind than the endpoint's.
+func checkKind(r *resource, tree map[string]any) error {
+	apiVersion, kind := r.gvk.ToAPIVersionAndKind()
+	gotVersion, _ := tree["apiVersion"].(string)
+	gotKind, _ := tree["kind"].(string)
+	if gotVersion != apiVersion || gotKind != kind {
+		return apierrors.NewBadRequest(fmt.Sprintf("the body is a %s of %s where a %s of %s was expected",
+			orWord(gotKind, "kindless object"), orWord(gotVersion, "no apiVersion"), kind, apiVersion))
+	}
+	return nil
+}
+
+func orWord(s, otherwise string) string {
+	if s == "" {
+		return otherwise
+	}
+	return s
+}
+
+// judge acts on what strict decoding found.
+func judge(w http.ResponseWriter, problems []error, validation string) error {
+	if len(problems) == 0 {
+		return nil
+	}
+	switch validation {
+	case metav1.FieldValidationStrict:
+		messages := make([]string, 0, len(problems))
+		for _, problem := range problems {
+			messages = append(messages, problem.Error())
+		}
+		return apierrors.NewBadRequest("strict decoding error: " + strings.Join(messages, ", "))
+	case metav1.FieldValidationWarn:
+		for _, problem := range problems {
+			addWarning(w, problem.Error())
+		}
+	}
+	return nil
+}
+
+// maxWarnings bounds the warnings of one response.
+const maxWarnings = 64
+
+// addWarning sends a warning that clients show to their users.
+func addWarning(w http.ResponseWriter, text string) {
+	if len(w.Header().Values("Warning")) >= maxWarnings {
+		return
+	}
+	w.Header().Add("Warning", `299 - "`+warningText.Replace(text)+`"`)
+}
+
+// warningText makes a text fit for a quoted string in a header.
+var warningText = strings.NewReplacer(`\`, `\\`, `"`, `\"`, "\n", " ", "\r", " ")

@@ -1,0 +1,102 @@
+package apiserver
+
+import (
+	"embed"
+	"fmt"
+	"io/fs"
+
+	corev1 "k8s.io/api/core/v1"
+	eventsv1 "k8s.io/api/events/v1"
+	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
+	apivalidation "k8s.io/apimachinery/pkg/api/validation"
+
+	coordinationv1 "k8s.io/api/coordination/v1"
+)
+
+// builtinFiles define the core kinds in the form of CustomResourceDefinitions.
+// Those of the core group have an empty group.
+//
+//go:embed builtin/*.yaml
+var builtinFiles embed.FS
+
+// The store keys of the kinds that the server itself looks after.
+const (
+	namespacesKey  = "namespaces"
+	eventsKey      = "events"
+	eventsViewKey  = "events.events.k8s.io"
+	secretsKey     = "secrets"
+	leasesKey      = "leases.coordination.k8s.io"
+	definitionsKey = "customresourcedefinitions.apiextensions.k8s.io"
+)
+
+// strategies are what the core kinds do beyond their schemas.
+func strategies() map[string]strategy {
+	return map[string]strategy{
+		namespacesKey: {
+			goType:        func() any { return &corev1.Namespace{} },
+			prepare:       prepareNamespace,
+			checkDelete:   checkNamespaceDelete,
+			holds:         namespaceHolds,
+			marked:        namespaceMarked,
+			checkName:     apivalidation.NameIsDNSLabel,
+			unconditional: true,
+			ungenerated:   true,
+		},
+		eventsKey: {
+			goType:        func() any { return &corev1.Event{} },
+			check:         checkEvent,
+			unconditional: true,
+			ungenerated:   true,
+			tableColumns:  eventColumns("involvedObject", "message", "firstTimestamp", "lastTimestamp", "count"),
+		},
+		eventsViewKey: {
+			goType:       func() any { return &eventsv1.Event{} },
+			tableColumns: eventColumns("regarding", "note", "deprecatedFirstTimestamp", "deprecatedLastTimestamp", "deprecatedCount"),
+		},
+		secretsKey: {
+			goType:        func() any { return &corev1.Secret{} },
+			prepare:       prepareSecret,
+			check:         checkSecret,
+			unconditional: true,
+			ungenerated:   true,
+			tableColumns:  secretColumns(),
+		},
+		leasesKey: {
+			goType:      func() any { return &coordinationv1.Lease{} },
+			ungenerated: true,
+		},
+	}
+}
+
+// loadResources compiles the core kinds and the definitions in crds. It returns
+// the definitions of the latter too.
+func loadResources(crds fs.FS) ([]*resource, []*apiextensionsv1.CustomResourceDefinition, error) {
+	builtins, err := readDefinitions(builtinFiles)
+	if err != nil {
+		return nil, nil, err
+	}
+	definitions, err := readDefinitions(crds)
+	if err != nil {
+		return nil, nil, err
+	}
+	var resources []*resource
+	byKey := map[string]*resource{}
+	core := strategies()
+	for i, crd := range append(builtins, definitions...) {
+		r, err := newResource(crd)
+		if err != nil {
+			return nil, nil, err
+		}
+		if byKey[r.key] != nil {
+			return nil, nil, fmt.Errorf("%s is defined twice", crd.Name)
+		}
+		if i < len(builtins) {
+			r.strategy = core[r.key]
+		}
+		byKey[r.key] = r
+		resources = append(resources, r)
+	}
+	byKey[definitionsKey].verbs = readVerbs
+	byKey[eventsViewKey].view = eventView(byKey[eventsKey])
+	return resources, definitions, nil
+}

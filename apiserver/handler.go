@@ -1,0 +1,226 @@
+package apiserver
+
+import (
+	"bufio"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"net/url"
+	"runtime/debug"
+	"strings"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+)
+
+// Handler serves the API. Users of requests are taken from the connection by
+// Serve; behind another server they are system:anonymous.
+func (s *Server) Handler() http.Handler {
+	return http.HandlerFunc(func(raw http.ResponseWriter, r *http.Request) {
+		w := &response{ResponseWriter: raw}
+		defer s.recoverPanic(w, r)
+		if err := s.route(w, r); err != nil {
+			s.fail(w, r, err)
+		}
+	})
+}
+
+// fail answers with an error, if nothing else was answered yet.
+func (s *Server) fail(w *response, r *http.Request, err error) {
+	status := statusOf(err)
+	if status.Code == http.StatusInternalServerError {
+		s.log.Error(err, "A request failed", "method", r.Method, "path", r.URL.Path)
+	}
+	if w.begun {
+		panic(http.ErrAbortHandler) // the client must not take it for whole
+	}
+	writeStatus(w, status)
+}
+
+// recoverPanic turns a panic into an internal error.
+func (s *Server) recoverPanic(w *response, r *http.Request) {
+	cause := recover()
+	if cause == nil {
+		return
+	}
+	if err, ok := cause.(error); ok && errors.Is(err, http.ErrAbortHandler) {
+		panic(http.ErrAbortHandler)
+	}
+	s.log.Error(fmt.Errorf("panic: %v", cause), "A request panicked", "method", r.Method, "path", r.URL.Path, "stack", string(debug.Stack()))
+	if w.begun {
+		panic(http.ErrAbortHandler)
+	}
+	writeStatus(w, statusOf(apierrors.NewInternalError(errors.New("the request made the server panic; its log tells where"))))
+}
+
+// route finds what serves a path.
+func (s *Server) route(w http.ResponseWriter, r *http.Request) error {
+	segments, ok := splitPath(r.URL)
+	if !ok {
+		return pathNotFound()
+	}
+	switch segments[0] {
+	case "api", "apis":
+		groupVersion := 2
+		if segments[0] == "apis" {
+			groupVersion = 3
+		}
+		if len(segments) <= groupVersion {
+			return s.serveDiscovery(w, r, segments)
+		}
+		return s.serveResource(w, r, groupVersionOf(segments), segments[groupVersion:])
+	case "openapi":
+		if len(segments) >= 2 && segments[1] == "v3" {
+			return s.serveOpenAPI(w, r, strings.Join(segments[2:], "/"))
+		}
+	case "version":
+		if len(segments) == 1 {
+			return writeTyped(w, mediaJSON, s.version)
+		}
+	case "healthz", "livez":
+		writeBody(w, http.StatusOK, "text/plain; charset=utf-8", []byte("ok"))
+		return nil
+	case "readyz":
+		return s.serveReady(w)
+	}
+	return pathNotFound()
+}
+
+// serveReady tells whether requests can be answered: the store must be open.
+func (s *Server) serveReady(w http.ResponseWriter) error {
+	if s.store.Revision() == 0 {
+		return apierrors.NewServiceUnavailable("the store is not ready")
+	}
+	writeBody(w, http.StatusOK, "text/plain; charset=utf-8", []byte("ok"))
+	return nil
+}
+
+// splitPath splits a path into its decoded segments. A slash at the end is
+// ignored.
+func splitPath(u *url.URL) ([]string, bool) {
+	escaped := strings.Trim(u.EscapedPath(), "/")
+	segments := strings.Split(escaped, "/")
+	for i, segment := range segments {
+		decoded, err := url.PathUnescape(segment)
+		if err != nil {
+			return nil, false
+		}
+		segments[i] = decoded
+	}
+	return segments, true
+}
+
+// serveResource serves a request for objects.
+func (s *Server) serveResource(w http.ResponseWriter, r *http.Request, gv schema.GroupVersion, segments []string) error {
+	t, ok := parseTarget(gv, segments)
+	if !ok {
+		return pathNotFound()
+	}
+	res := s.registry.byResource[gv.WithResource(t.resource)]
+	if res == nil || (t.namespace != "" && !res.namespaced) {
+		return pathNotFound()
+	}
+	if res.namespaced && t.namespace == "" && t.name != "" {
+		return pathNotFound() // a name alone does not say which
+	}
+	query, err := url.ParseQuery(r.URL.RawQuery)
+	if err != nil {
+		return apierrors.NewBadRequest(fmt.Sprintf("the query cannot be parsed: %v", err))
+	}
+	rq := &request{
+		Request: r, resource: res, namespace: t.namespace, name: t.name, subresource: t.subresource,
+		query: query, user: UserFrom(r.Context()),
+	}
+	if t.subresource != "" && !(t.subresource == "status" && res.status) {
+		for _, sub := range s.subresources[res.groupResource()] {
+			if sub.Name == t.subresource {
+				return s.serveSubresource(w, rq, sub)
+			}
+		}
+		return pathNotFound()
+	}
+	if rq.accept, err = negotiate(r.Header.Get("Accept")); err != nil {
+		return err
+	}
+	return s.serveVerb(w, rq)
+}
+
+// serveVerb finds out what a request wants done, and does it.
+func (s *Server) serveVerb(w http.ResponseWriter, rq *request) error {
+	watching, err := queryBool(rq.query, "watch")
+	if err != nil {
+		return err
+	}
+	one := rq.name != ""
+	var verb string
+	var serve func(http.ResponseWriter, *request) error
+	switch {
+	case rq.Method == http.MethodGet && one:
+		verb, serve = "get", s.get
+	case rq.Method == http.MethodGet && watching:
+		verb, serve = "watch", s.watch
+	case rq.Method == http.MethodGet:
+		verb, serve = "list", s.list
+	case rq.Method == http.MethodPost && !one && (rq.namespace != "" || !rq.resource.namespaced):
+		verb, serve = "create", s.create
+	case rq.Method == http.MethodPut && one:
+		verb, serve = "update", s.update
+	case rq.Method == http.MethodPatch && one:
+		verb, serve = "patch", s.patch
+	case rq.Method == http.MethodDelete && one && rq.subresource == "":
+		verb, serve = "delete", s.delete
+	case rq.Method == http.MethodDelete && !one && (rq.namespace != "" || !rq.resource.namespaced):
+		verb, serve = "deletecollection", s.deleteCollection
+	}
+	if serve == nil || !rq.resource.allows(verb) {
+		return methodNotAllowed(rq.Method, rq.URL.Path)
+	}
+	return serve(w, rq)
+}
+
+// writeTyped sends a value of a discovery type.
+func writeTyped(w http.ResponseWriter, media string, value any) error {
+	raw, err := json.Marshal(value)
+	if err != nil {
+		return err
+	}
+	writeBody(w, http.StatusOK, media, append(raw, '\n'))
+	return nil
+}
+
+// response remembers whether an answer was begun. It can stream and be taken
+// over like the one it wraps.
+type response struct {
+	http.ResponseWriter
+	begun bool
+}
+
+func (w *response) WriteHeader(code int) {
+	w.begun = true
+	w.ResponseWriter.WriteHeader(code)
+}
+
+func (w *response) Write(b []byte) (int, error) {
+	w.begun = true
+	return w.ResponseWriter.Write(b)
+}
+
+// Flush sends what is buffered.
+func (w *response) Flush() { _ = w.FlushError() }
+
+// FlushError sends what is buffered and tells whether that worked.
+func (w *response) FlushError() error {
+	w.begun = true
+	return http.NewResponseController(w.ResponseWriter).Flush()
+}
+
+// Hijack takes the connection over.
+func (w *response) Hijack() (net.Conn, *bufio.ReadWriter, error) {
+	w.begun = true
+	return http.NewResponseController(w.ResponseWriter).Hijack()
+}
+
+// Unwrap gives http.ResponseController the writer with its deadlines.
+func (w *response) Unwrap() http.ResponseWriter { return w.ResponseWriter }

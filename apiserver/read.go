@@ -1,0 +1,101 @@
+package apiserver
+
+import (
+	"fmt"
+	"net/http"
+	"net/url"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+)
+
+// get answers with one object. Whatever resourceVersion the client is content
+// with, it gets the newest; one that was never reached is refused.
+func (s *Server) get(w http.ResponseWriter, rq *request) error {
+	if err := s.checkReached(rq.query.Get("resourceVersion")); err != nil {
+		return err
+	}
+	entry, err := s.store.Get(rq.Context(), rq.key())
+	if err != nil {
+		return storeError(err, rq.resource.groupResource(), rq.name)
+	}
+	return s.writeEntry(w, rq, http.StatusOK, entry.Value, entry.Revision)
+}
+
+// list answers with the newest snapshot of a collection. It is never cut into
+// pages: limit is allowed to be ignored.
+func (s *Server) list(w http.ResponseWriter, rq *request) error {
+	if err := s.checkListVersion(rq.query); err != nil {
+		return err
+	}
+	sel, err := newSelector(rq.resource, rq.namespace, rq.query)
+	if err != nil {
+		return err
+	}
+	entries, revision, err := s.selectEntries(rq, sel)
+	if err != nil {
+		return err
+	}
+	return s.writeList(w, rq, entries, revision)
+}
+
+// selectEntries reads one snapshot and picks from it.
+func (s *Server) selectEntries(rq *request, sel *selector) ([]selected, int64, error) {
+	snapshot, err := s.store.List(rq.Context(), rq.resource.base().key, rq.namespace)
+	if err != nil {
+		return nil, 0, storeError(err, rq.resource.groupResource(), "")
+	}
+	entries := make([]selected, 0, len(snapshot.Entries))
+	for _, e := range snapshot.Entries {
+		ok, u, err := sel.matches(e.Key, e.Value, e.Revision)
+		if err != nil {
+			return nil, 0, fmt.Errorf("%s: %w", e.Key, err)
+		}
+		if ok {
+			entries = append(entries, selected{Entry: e, object: u})
+		}
+	}
+	return entries, snapshot.Revision, nil
+}
+
+// checkReached refuses a resource version that the store has not reached.
+func (s *Server) checkReached(text string) error {
+	wanted, err := queryRevision(text)
+	if err != nil {
+		return err
+	}
+	if current := s.store.Revision(); wanted > current {
+		return futureError(wanted, current)
+	}
+	return nil
+}
+
+// checkListVersion checks which version of a collection a client asks for. Only
+// the newest can be had.
+func (s *Server) checkListVersion(query url.Values) error {
+	text := query.Get("resourceVersion")
+	if query.Get("continue") != "" {
+		// No list of this server ends with a continue token.
+		return apierrors.NewResourceExpired("the continue token is not of this server: list again from the start")
+	}
+	if err := s.checkReached(text); err != nil {
+		return err
+	}
+	switch match := query.Get("resourceVersionMatch"); metav1.ResourceVersionMatch(match) {
+	case "":
+	case metav1.ResourceVersionMatchNotOlderThan, metav1.ResourceVersionMatchExact:
+		if text == "" {
+			return apierrors.NewBadRequest("resourceVersionMatch is forbidden unless resourceVersion is provided")
+		}
+		wanted, err := queryRevision(text)
+		if err != nil {
+			return err
+		}
+		if metav1.ResourceVersionMatch(match) == metav1.ResourceVersionMatchExact && wanted != s.store.Revision() {
+			return expiredError(wanted)
+		}
+	default:
+		return apierrors.NewBadRequest(fmt.Sprintf("resourceVersionMatch %q is not one of Exact and NotOlderThan", match))
+	}
+	return nil
+}
