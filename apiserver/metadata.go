@@ -126,7 +126,7 @@ func (r *resource) prepareUpdate(u, old *unstructured.Unstructured) {
 	if r.prepare != nil {
 		r.prepare(u.Object, old.Object)
 	}
-	if !r.ungenerated && !sameExcept(u.Object, old.Object, "metadata") {
+	if !r.ungenerated && len(changedParts(u.Object, old.Object)) > 0 {
 		meta["generation"] = old.GetGeneration() + 1
 	}
 }
@@ -153,7 +153,7 @@ func sameExcept(a, b map[string]any, except string) bool {
 // unchanged tells whether storing u instead of old would change nothing but
 // the times at which fields were written.
 func unchanged(u, old *unstructured.Unstructured) bool {
-	return sameExcept(u.Object, old.Object, "metadata") &&
+	return len(changedParts(u.Object, old.Object)) == 0 &&
 		sameExcept(metadataOf(u.Object), metadataOf(old.Object), "managedFields") &&
 		sameOwners(metadataOf(u.Object)["managedFields"], metadataOf(old.Object)["managedFields"])
 }

@@ -59,6 +59,36 @@ func newOwners(types managedfields.TypeConverter, r *resource, subresource strin
 	return m, nil
 }
 
+// track records in u that manager owns what differs between old and u. Only
+// the parts that differ are looked at, so that a change of the status costs
+// nothing for the spec.
+func track(owners *managedfields.FieldManager, u, old *unstructured.Unstructured, manager string) {
+	before := &unstructured.Unstructured{Object: map[string]any{"apiVersion": old.GetAPIVersion(), "kind": old.GetKind()}}
+	after := &unstructured.Unstructured{Object: map[string]any{"apiVersion": u.GetAPIVersion(), "kind": u.GetKind()}}
+	if meta, ok := old.Object["metadata"]; ok {
+		before.Object["metadata"] = meta
+	}
+	meta := metadataOf(u.Object)
+	after.Object["metadata"] = meta
+	for _, part := range changedParts(u.Object, old.Object) {
+		if v, ok := old.Object[part]; ok {
+			before.Object[part] = v
+		}
+		if v, ok := u.Object[part]; ok {
+			after.Object[part] = v
+		}
+	}
+	tracked, ok := owners.UpdateNoErrors(before, after, manager).(*unstructured.Unstructured)
+	if !ok {
+		return // it is made of what went in
+	}
+	if fields, ok := metadataOf(tracked.Object)["managedFields"]; ok {
+		meta["managedFields"] = fields
+	} else {
+		delete(meta, "managedFields")
+	}
+}
+
 // oneVersion is the converter between the versions of a kind that has one.
 type oneVersion struct{}
 

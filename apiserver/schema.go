@@ -3,6 +3,7 @@ package apiserver
 import (
 	"context"
 	"fmt"
+	"reflect"
 
 	"k8s.io/apiextensions-apiserver/pkg/apis/apiextensions"
 	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
@@ -24,6 +25,7 @@ import (
 type engine struct {
 	structural *schema.Structural
 	validator  validation.SchemaValidator
+	status     validation.SchemaValidator // of the status alone; nil without one
 	rules      *cel.Validator // nil when the schema has no rules
 }
 
@@ -49,71 +51,113 @@ func newEngine(v1 *apiextensionsv1.JSONSchemaProps) (*engine, error) {
 	if err != nil {
 		return nil, fmt.Errorf("schema cannot be compiled: %w", err)
 	}
-	return &engine{
+	e := &engine{
 		structural: structural,
 		validator:  validator,
 		rules:      cel.NewValidator(structural, true, celconfig.PerCallLimit),
-	}, nil
+	}
+	if status, ok := props.Properties["status"]; ok {
+		if e.status, _, err = validation.NewSchemaValidator(&status); err != nil {
+			return nil, fmt.Errorf("schema cannot be compiled: %w", err)
+		}
+	}
+	return e, nil
 }
 
 // coerce brings an object that a client sent into the shape of the schema. It
 // drops what the schema does not know, whose paths it returns, and fails when
 // the metadata is malformed.
 func (e *engine) coerce(obj map[string]any) (unknown []string, err error) {
-	meta, found, unknown, err := objectmeta.GetObjectMetaWithOptions(obj, objectmeta.ObjectMetaOptions{ReturnUnknownFieldPaths: true})
-	if err != nil {
-		return nil, fmt.Errorf("metadata is malformed: %w", err)
+	if unknown, err = coerceMetadata(obj); err != nil {
+		return nil, err
 	}
 	unknown = append(unknown, pruning.PruneWithOptions(obj, e.structural, true, schema.UnknownFieldPathOptions{TrackUnknownFieldPaths: true})...)
 	defaulting.PruneNonNullableNullsWithoutDefaults(obj, e.structural)
-	if fieldErr, paths := objectmeta.CoerceWithOptions(nil, obj, e.structural, false, objectmeta.CoerceOptions{ReturnUnknownFieldPaths: true}); fieldErr != nil {
+	fieldErr, paths := objectmeta.CoerceWithOptions(nil, obj, e.structural, false, objectmeta.CoerceOptions{ReturnUnknownFieldPaths: true})
+	if fieldErr != nil {
 		return nil, fieldErr
-	} else {
-		unknown = append(unknown, paths...)
 	}
-	if !found {
-		obj["metadata"] = map[string]any{}
-		return unknown, nil
-	}
-	if err := objectmeta.SetObjectMeta(obj, meta); err != nil {
-		return nil, fmt.Errorf("metadata is malformed: %w", err)
-	}
-	// A missing timestamp is rendered as null.
-	if m, ok := obj["metadata"].(map[string]any); ok && m["creationTimestamp"] == nil {
-		delete(m, "creationTimestamp")
-	}
-	return unknown, nil
+	return append(unknown, paths...), nil
 }
 
 // applyDefaults fills in the schema's defaults.
 func (e *engine) applyDefaults(obj map[string]any) { defaulting.Default(obj, e.structural) }
 
 // validate checks an object against the schema and its rules. old is nil for a
-// create; on an update what was already wrong and did not change is accepted.
+// create. On an update only what changed can be wrong: a value that an earlier
+// schema allowed and that stays as it is does no harm.
 func (e *engine) validate(ctx context.Context, obj, old map[string]any) field.ErrorList {
-	var errs field.ErrorList
-	var ruleOptions []cel.Option
 	if old == nil {
-		errs = validation.ValidateCustomResource(nil, obj, e.validator)
-	} else {
-		correlated := common.NewCorrelatedObject(obj, old, &model.Structural{Structural: e.structural})
-		errs = validation.ValidateCustomResourceUpdate(nil, obj, old, e.validator, validation.WithRatcheting(correlated))
-		ruleOptions = append(ruleOptions, cel.WithRatcheting(correlated))
+		return e.check(ctx, obj, nil, nil)
 	}
+	changed := changedParts(obj, old)
+	if len(changed) == 0 {
+		return nil // metadata is not the schema's
+	}
+	// Nearly always all is well. Only else is it worth to find out what was
+	// wrong before.
+	if len(e.check(ctx, obj, old, changed)) == 0 {
+		return nil
+	}
+	return e.checkRatcheting(ctx, obj, old)
+}
+
+// check validates the changed parts of an object; all of them when changed is
+// nil. Rules are checked as a whole: they may relate parts.
+func (e *engine) check(ctx context.Context, obj, old map[string]any, changed []string) field.ErrorList {
+	var errs field.ErrorList
+	if e.status != nil && len(changed) == 1 && changed[0] == "status" {
+		if status, ok := obj["status"]; ok {
+			errs = validation.ValidateCustomResource(field.NewPath("status"), status, e.status)
+		}
+	} else {
+		errs = validation.ValidateCustomResource(nil, obj, e.validator)
+		errs = append(errs, objectmeta.Validate(ctx, nil, obj, e.structural, false)...)
+	}
+	errs = append(errs, listtype.ValidateListSetsAndMaps(nil, e.structural, obj)...)
+	return append(errs, e.checkRules(ctx, obj, old, errs)...)
+}
+
+// checkRatcheting validates an update and accepts what was wrong before and did
+// not change.
+func (e *engine) checkRatcheting(ctx context.Context, obj, old map[string]any) field.ErrorList {
+	correlated := common.NewCorrelatedObject(obj, old, &model.Structural{Structural: e.structural})
+	errs := validation.ValidateCustomResourceUpdate(nil, obj, old, e.validator, validation.WithRatcheting(correlated))
 	errs = append(errs, objectmeta.Validate(ctx, nil, obj, e.structural, false)...)
-	if old == nil || len(listtype.ValidateListSetsAndMaps(nil, e.structural, old)) == 0 {
+	if len(listtype.ValidateListSetsAndMaps(nil, e.structural, old)) == 0 {
 		errs = append(errs, listtype.ValidateListSetsAndMaps(nil, e.structural, obj)...)
 	}
-	// Rules may assume values of the right type and size.
-	if e.rules == nil || blocksRules(errs) {
-		return errs
+	return append(errs, e.checkRules(ctx, obj, old, errs, cel.WithRatcheting(correlated))...)
+}
+
+// checkRules evaluates the rules, unless errors found before make that
+// pointless: rules may assume values of the right type and size.
+func (e *engine) checkRules(ctx context.Context, obj, old map[string]any, found field.ErrorList, o ...cel.Option) field.ErrorList {
+	if e.rules == nil || blocksRules(found) {
+		return nil
 	}
 	var before any
 	if old != nil {
 		before = old
 	}
-	ruleErrs, _ := e.rules.Validate(ctx, nil, e.structural, obj, before, celconfig.RuntimeCELCostBudget, ruleOptions...)
-	return append(errs, ruleErrs...)
+	errs, _ := e.rules.Validate(ctx, nil, e.structural, obj, before, celconfig.RuntimeCELCostBudget, o...)
+	return errs
+}
+
+// changedParts names the members, but for the metadata, that differ.
+func changedParts(obj, old map[string]any) []string {
+	var changed []string
+	for k, v := range obj {
+		if before, ok := old[k]; k != "metadata" && (!ok || !reflect.DeepEqual(v, before)) {
+			changed = append(changed, k)
+		}
+	}
+	for k := range old {
+		if _, ok := obj[k]; !ok && k != "metadata" {
+			changed = append(changed, k)
+		}
+	}
+	return changed
 }
 
 // blocksRules tells whether errors make the evaluation of rules pointless.

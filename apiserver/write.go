@@ -62,11 +62,7 @@ func (s *Server) insert(rq *request, u *unstructured.Unstructured, o options, ma
 	r.schema.applyDefaults(u.Object)
 	if manager != "" {
 		empty := &unstructured.Unstructured{Object: map[string]any{"apiVersion": u.GetAPIVersion(), "kind": u.GetKind()}}
-		tracked, ok := r.owners.UpdateNoErrors(empty, u, manager).(*unstructured.Unstructured)
-		if !ok {
-			return nil, 0, fmt.Errorf("%s %q lost its form while its owners were tracked", r.gvk.Kind, u.GetName())
-		}
-		u = tracked
+		track(r.owners, u, empty, manager)
 	}
 	if err := r.validate(rq.Context(), u, nil); err != nil {
 		return nil, 0, err
@@ -191,11 +187,7 @@ func (s *Server) modifyOnce(rq *request, o options, entry store.Entry, change fu
 	}
 	r.schema.applyDefaults(u.Object)
 	if manager != "" {
-		tracked, ok := owners.UpdateNoErrors(old, u, manager).(*unstructured.Unstructured)
-		if !ok {
-			return nil, 0, fmt.Errorf("%s %q lost its form while its owners were tracked", r.gvk.Kind, rq.name)
-		}
-		u = tracked
+		track(owners, u, old, manager)
 	}
 	if unchanged(u, old) {
 		return entry.Value, entry.Revision, nil
