@@ -80,8 +80,19 @@ const (
 	ReasonSourceNotFound = "SourceNotFound"
 )
 
+// MaxCheckedDigest is the greatest size of a file whose digest CheckSource
+// computes, in bytes: one second or two of reading.
+const MaxCheckedDigest = 1 << 30
+
 // Images keeps golden images. A sealed image never changes.
 type Images interface {
+	// CheckSource looks for what is wrong with a source, as far as a few
+	// seconds tell: whether it is there and of the stated format, whether it
+	// refers to other files, and its digest when the file has at most
+	// MaxCheckedDigest bytes. It changes nothing. Its errors are those of
+	// ImportImage, which makes the same checks itself; nil promises nothing.
+	CheckSource(ctx context.Context, spec ImageSpec) error
+
 	// ImportImage reads the source, verifies it, converts it to the
 	// provider's own format and seals it. It returns at once when the revision
 	// is sealed already. It may take minutes; progress may be nil, and is

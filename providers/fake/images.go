@@ -112,20 +112,55 @@ func (p *Provider) read(v *verb, s providers.ImageSpec, progress func(providers.
 		img.info.VirtualSize = cmp.Or(src.VirtualSize, 1<<30)
 		img.info.ActualSize = img.info.VirtualSize / 16
 		progress(providers.Progress{Stage: "reading", Total: img.info.ActualSize})
-	} else if err := readFile(v.ctx, object, d.Path, &img.info, progress); err != nil {
+	} else if err := readFile(v.ctx, object, d.Path, true, &img.info, progress); err != nil {
 		return nil, err
 	}
-	if d.SHA256 != "" && img.info.Digest != "sha256:"+d.SHA256 {
-		return nil, providers.Errorf(providers.ErrInvalid, object,
-			"%s has the digest %s, not sha256:%s: correct the manifest or the file",
-			d.Path, img.info.Digest, d.SHA256).WithReason(providers.ReasonDigestMismatch)
-	}
-	if d.Format != "" && img.info.Format != d.Format {
-		return nil, providers.Errorf(providers.ErrInvalid, object,
-			"%s is a %s file, not %s: correct the manifest", d.Path, img.info.Format, d.Format).
-			WithReason(providers.ReasonFormatMismatch)
+	if err := compare(object, d, img.info); err != nil {
+		return nil, err
 	}
 	return img, p.convert(v, img.info.ActualSize, progress)
+}
+
+// compare refuses a source that is not what the manifest says. A digest that is
+// not known is not compared.
+func compare(object string, d *v1.DiskSource, info providers.Image) error {
+	if d.SHA256 != "" && info.Digest != "" && info.Digest != "sha256:"+d.SHA256 {
+		return providers.Errorf(providers.ErrInvalid, object,
+			"%s has the digest %s, not sha256:%s: correct the manifest or the file",
+			d.Path, info.Digest, d.SHA256).WithReason(providers.ReasonDigestMismatch)
+	}
+	if d.Format != "" && info.Format != d.Format {
+		return providers.Errorf(providers.ErrInvalid, object,
+			"%s is a %s file, not %s: correct the manifest", d.Path, info.Format, d.Format).
+			WithReason(providers.ReasonFormatMismatch)
+	}
+	return nil
+}
+
+// CheckSource implements providers.Images. It reads real files as ImportImage
+// does; those that exist in the simulation only have nothing to look at.
+func (p *Provider) CheckSource(ctx context.Context, s providers.ImageSpec) error {
+	if err := p.look(ctx, func() error { return nil }); err != nil {
+		return err
+	}
+	if err := validateImage(s); err != nil {
+		return err
+	}
+	d, object := s.Source.Disk, imageObject(s.Name)
+	if src, ok := p.w.source(d.Path); ok {
+		return compare(object, d, providers.Image{
+			Digest: "sha256:" + src.SHA256, Format: cmp.Or(src.Format, v1.DiskFormatQCOW2),
+		})
+	}
+	var info providers.Image
+	digest := d.SHA256 != ""
+	if stat, err := os.Stat(d.Path); err == nil && stat.Size() > providers.MaxCheckedDigest {
+		digest = false
+	}
+	if err := readFile(ctx, object, d.Path, digest, &info, func(providers.Progress) {}); err != nil {
+		return err
+	}
+	return compare(object, d, info)
 }
 
 // importSlices is in how many parts an import reports its progress.
@@ -151,8 +186,9 @@ func (p *Provider) convert(v *verb, total int64, progress func(providers.Progres
 	return nil
 }
 
-// readFile reads a real file and fills in what it is.
-func readFile(ctx context.Context, object, path string, info *providers.Image,
+// readFile looks at a real file and fills in what it is, with its digest if
+// that is wanted.
+func readFile(ctx context.Context, object, path string, digest bool, info *providers.Image,
 	progress func(providers.Progress),
 ) error {
 	// Without blocking, because the path may name a pipe.
@@ -170,7 +206,7 @@ func readFile(ctx context.Context, object, path string, info *providers.Image,
 		return providers.Errorf(providers.ErrInvalid, object, "%s is not a regular file", path)
 	}
 	info.ActualSize = stat.Size()
-	if err := inspect(object, f, info); err != nil {
+	if err := inspect(object, f, info); err != nil || !digest {
 		return err
 	}
 	h := sha256.New()

@@ -105,6 +105,12 @@ func (p *provider) Probe(ctx context.Context) (providers.Info, error) {
 	return call(ctx, p, "Probe", "", p.p.Probe)
 }
 
+func (p *provider) CheckSource(ctx context.Context, spec providers.ImageSpec) error {
+	return do(ctx, p, "CheckSource", spec.String(), func(ctx context.Context) error {
+		return p.p.CheckSource(ctx, spec)
+	})
+}
+
 func (p *provider) ImportImage(ctx context.Context, spec providers.ImageSpec,
 	progress func(providers.Progress),
 ) (providers.Image, error) {
