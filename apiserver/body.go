@@ -143,15 +143,16 @@ func (s *Server) readObject(w http.ResponseWriter, rq *request, o options) (*uns
 	if err != nil {
 		return nil, err
 	}
-	return admitTree(w, rq.resource, tree, problems, o)
+	return admitTree(w, rq.resource, tree, nil, problems, o)
 }
 
 // admitTree makes an object of the resource out of a tree that a client sent.
-func admitTree(w http.ResponseWriter, r *resource, tree map[string]any, problems []error, o options) (*unstructured.Unstructured, error) {
+// known is metadata that is known to be well-formed, or nil.
+func admitTree(w http.ResponseWriter, r *resource, tree, known map[string]any, problems []error, o options) (*unstructured.Unstructured, error) {
 	if err := checkKind(r, tree); err != nil {
 		return nil, err
 	}
-	unknown, err := r.schema.coerce(tree)
+	unknown, err := r.schema.coerce(tree, known)
 	if err != nil {
 		var fieldErr *field.Error
 		if errors.As(err, &fieldErr) {

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"reflect"
 	"sort"
 	"time"
 
@@ -15,8 +16,9 @@ import (
 // coerceMetadata checks the types in an object's metadata and drops what
 // metadata does not have, whose paths it returns. It is what decoding into
 // metav1.ObjectMeta and back would do, without doing so for the members that
-// every object has.
-func coerceMetadata(obj map[string]any) (unknown []string, err error) {
+// every object has. Members that are as in known, which may be nil, were
+// checked before.
+func coerceMetadata(obj, known map[string]any) (unknown []string, err error) {
 	if obj["metadata"] == nil {
 		obj["metadata"] = map[string]any{}
 		return nil, nil
@@ -26,9 +28,12 @@ func coerceMetadata(obj map[string]any) (unknown []string, err error) {
 		return nil, errors.New("metadata is malformed: it is no object")
 	}
 	for name, value := range meta {
-		coerce, known := metadataFields[name]
+		if before, ok := known[name]; ok && reflect.DeepEqual(value, before) {
+			continue
+		}
+		coerce, ok := metadataFields[name]
 		switch {
-		case !known:
+		case !ok:
 			unknown = append(unknown, "metadata."+name)
 			delete(meta, name)
 			continue

@@ -60,7 +60,7 @@ func (s *Server) patch(w http.ResponseWriter, rq *request) error {
 		if err != nil {
 			return nil, err
 		}
-		u, err := admitTree(w, rq.resource, tree, problems, o)
+		u, err := admitTree(w, rq.resource, tree, metadataOf(old.Object), problems, o)
 		if err != nil {
 			return nil, err
 		}
@@ -225,7 +225,7 @@ func readApplied(w http.ResponseWriter, rq *request, o options, body []byte) (*u
 	if meta["managedFields"] != nil {
 		return nil, apierrors.NewBadRequest("metadata.managedFields must be nil")
 	}
-	u, err := admitTree(w, rq.resource, tree, problems, o)
+	u, err := admitTree(w, rq.resource, tree, nil, problems, o)
 	if err != nil {
 		return nil, err
 	}

@@ -66,9 +66,9 @@ func newEngine(v1 *apiextensionsv1.JSONSchemaProps) (*engine, error) {
 
 // coerce brings an object that a client sent into the shape of the schema. It
 // drops what the schema does not know, whose paths it returns, and fails when
-// the metadata is malformed.
-func (e *engine) coerce(obj map[string]any) (unknown []string, err error) {
-	if unknown, err = coerceMetadata(obj); err != nil {
+// the metadata is malformed. known is metadata that was coerced before, or nil.
+func (e *engine) coerce(obj, known map[string]any) (unknown []string, err error) {
+	if unknown, err = coerceMetadata(obj, known); err != nil {
 		return nil, err
 	}
 	unknown = append(unknown, pruning.PruneWithOptions(obj, e.structural, true, schema.UnknownFieldPathOptions{TrackUnknownFieldPaths: true})...)
