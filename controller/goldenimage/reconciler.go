@@ -61,7 +61,8 @@ type Options struct {
 // Reconciler reconciles GoldenImages. It is safe for concurrent use on
 // different images.
 type Reconciler struct {
-	o Options
+	o      Options
+	writer *patch.Writer
 }
 
 // New makes a Reconciler.
@@ -69,8 +70,11 @@ func New(o Options) *Reconciler {
 	if o.Clock == nil {
 		o.Clock = clock.RealClock{}
 	}
-	return &Reconciler{o: o}
+	return &Reconciler{o: o, writer: patch.NewWriter(o.Client)}
 }
+
+// cacheLag is when to look again for a write that the cache does not have yet.
+const cacheLag = 10 * time.Millisecond
 
 // progressInterval is how often the progress of an import is shown.
 const progressInterval = 2 * time.Second
@@ -95,9 +99,12 @@ func (r *Reconciler) Reconcile(ctx context.Context, req reconcile.Request) (reco
 	if err := r.o.Client.Get(ctx, req.NamespacedName, img); err != nil {
 		return reconcile.Result{}, client.IgnoreNotFound(err)
 	}
+	if r.writer.Stale(img) {
+		return reconcile.Result{RequeueAfter: cacheLag}, nil
+	}
 	result, err := r.reconcile(ctx, img)
-	if apierrors.IsConflict(err) {
-		return reconcile.Result{RequeueAfter: 10 * time.Millisecond}, nil
+	if apierrors.IsConflict(err) { // somebody else wrote meanwhile
+		return reconcile.Result{RequeueAfter: cacheLag}, nil
 	}
 	return result, err
 }
@@ -109,7 +116,7 @@ func (r *Reconciler) reconcile(ctx context.Context, img *v1.GoldenImage) (reconc
 		return reconcile.Result{}, nil
 	}
 	if !deleting && controllerutil.AddFinalizer(img, v1.FinalizerImage) {
-		if err := patch.Object(ctx, r.o.Client, before, img); err != nil {
+		if err := r.writer.Object(ctx, before, img); err != nil {
 			return reconcile.Result{}, err
 		}
 		before = img.DeepCopy()
@@ -127,13 +134,13 @@ func (r *Reconciler) reconcile(ctx context.Context, img *v1.GoldenImage) (reconc
 			done, err := r.remove(ctx, s)
 			if done {
 				controllerutil.RemoveFinalizer(img, v1.FinalizerImage)
-				return reconcile.Result{}, patch.Object(ctx, r.o.Client, before, img)
+				return reconcile.Result{}, r.writer.Object(ctx, before, img)
 			}
 			s.err = err
 		}
 	}
 	updateStatus(s)
-	if err := patch.Status(ctx, r.o.Client, before, img); err != nil {
+	if err := r.writer.Status(ctx, before, img); err != nil {
 		return reconcile.Result{}, err
 	}
 	return r.result(ctx, s, before)
@@ -313,5 +320,9 @@ func RequestFor(k Key) reconcile.Request {
 
 // usedBy says who uses an image, for a message.
 func usedBy(sandboxes []v1.Sandbox) string {
-	return fmt.Sprintf("%d sandboxes (%s)", len(sandboxes), strings.Join(users(sandboxes), ", "))
+	noun := "sandboxes"
+	if len(sandboxes) == 1 {
+		noun = "sandbox"
+	}
+	return fmt.Sprintf("%d %s (%s)", len(sandboxes), noun, strings.Join(users(sandboxes), ", "))
 }

@@ -108,6 +108,22 @@ func (r *Reconciler) eventMade(v *view) {
 	r.event(v.sbx, corev1.EventTypeWarning, "Recreated", "Ensure", "machine %s had disappeared: made it again from image %s", v.sbx.UID, v.img.Name)
 }
 
+// isolate powers a machine off that is on a network which the spec does not
+// name any more, when something else in the spec keeps it from being mended.
+func (r *Reconciler) isolate(ctx context.Context, p providers.Provider, v *view) {
+	m := v.machine
+	if m == nil || m.Power == providers.PowerOff || m.Hashes.Network == v.desired.Hashes.Network {
+		return
+	}
+	if err := p.Stop(ctx, v.sbx.UID, providers.StopForce); err != nil {
+		v.err = err // not terminal, or not for long: tried again
+		return
+	}
+	v.sbx.Status.StartedAt, v.sbx.Status.StoppingSince = nil, nil
+	r.event(v.sbx, corev1.EventTypeWarning, "NetworkChanged", "Stop", "powered off: it is on a network that the spec does not name any more")
+	v.machine, v.observed = nil, false // seen again at the next look
+}
+
 // settle looks inside a machine that runs as asked, and sets up its guest.
 func (r *Reconciler) settle(ctx context.Context, p providers.Provider, v *view) {
 	if v.machine == nil || v.machine.Power != providers.PowerRunning {

@@ -9,7 +9,6 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 
 	v1 "sandboxd.dev/sandboxd/api/v1"
-	"sandboxd.dev/sandboxd/controller/patch"
 	"sandboxd.dev/sandboxd/providers"
 )
 
@@ -20,13 +19,13 @@ func (r *Reconciler) delete(ctx context.Context, before, sbx *v1.Sandbox) (recon
 	}
 	if err := r.deleteMachine(ctx, sbx); err != nil {
 		deletingStatus(sbx, err, r.o.Clock.Now())
-		if werr := patch.Status(ctx, r.o.Client, before, sbx); werr != nil {
+		if werr := r.writer.Status(ctx, before, sbx); werr != nil {
 			return reconcile.Result{}, werr
 		}
 		return r.failed(ctx, sbx, before, err)
 	}
 	controllerutil.RemoveFinalizer(sbx, v1.FinalizerMachine)
-	return reconcile.Result{}, patch.Object(ctx, r.o.Client, before, sbx)
+	return reconcile.Result{}, r.writer.Object(ctx, before, sbx)
 }
 
 // deleteMachine returns nil once no provider that may have made the machine

@@ -2,6 +2,7 @@ package sandbox
 
 import (
 	"errors"
+	"fmt"
 	"slices"
 
 	"k8s.io/apimachinery/pkg/api/meta"
@@ -19,22 +20,12 @@ type Defaults struct {
 }
 
 // desire works out what the spec asks for, given the machine that is there.
+// Whatever the error, v.desired says which network the spec names.
 func (r *Reconciler) desire(v *view) (providers.MachineSpec, error) {
 	v.desired = desired{
 		Power:      powerState(v.sbx, v.now),
 		Restart:    v.sbx.Spec.RestartPolicy,
 		ImageReady: v.img != nil && imageReady(v.img),
-	}
-	if revert := v.sbx.Spec.RevertTo; revert != nil {
-		if revert.Snapshot != v1.SnapshotGolden {
-			return providers.MachineSpec{}, providers.Errorf(providers.ErrUnsupported, "sandbox "+v.sbx.Name,
-				"revertTo.snapshot %q is not available: this version reverts to %q only", revert.Snapshot, v1.SnapshotGolden)
-		}
-		v.desired.Revert = revert
-	}
-	if v.sbx.Spec.Lifecycle.IdleTimeout != nil {
-		return providers.MachineSpec{}, providers.Errorf(providers.ErrUnsupported, "sandbox "+v.sbx.Name,
-			"lifecycle.idleTimeout is not available in this version: remove it, or use lifecycle.ttl")
 	}
 	if v.img == nil {
 		if v.machine != nil {
@@ -49,7 +40,25 @@ func (r *Reconciler) desire(v *view) (providers.MachineSpec, error) {
 	}
 	spec, err := machineSpec(v.sbx, v.img, revision, r.o.Defaults, r.o.HostPaths.Dir)
 	v.desired.Hashes = spec.Hashes()
+	v.desired.Revert = v.sbx.Spec.RevertTo
+	if err == nil {
+		err = unsupported(v.sbx)
+	}
 	return spec, err
+}
+
+// unsupported refuses what this version's schema has but its controller has not.
+func unsupported(sbx *v1.Sandbox) error {
+	object := fmt.Sprintf("sandbox %s/%s", sbx.Namespace, sbx.Name)
+	if revert := sbx.Spec.RevertTo; revert != nil && revert.Snapshot != v1.SnapshotGolden {
+		return providers.Errorf(providers.ErrUnsupported, object,
+			"revertTo.snapshot %q is not available: this version reverts to %q only", revert.Snapshot, v1.SnapshotGolden)
+	}
+	if sbx.Spec.Lifecycle.IdleTimeout != nil {
+		return providers.Errorf(providers.ErrUnsupported, object,
+			"lifecycle.idleTimeout is not available in this version: remove it, or use lifecycle.ttl")
+	}
+	return nil
 }
 
 // machineSpec fills in what a sandbox leaves open. resolve checks a shared

@@ -49,7 +49,8 @@ type Options struct {
 // Reconciler reconciles Sandboxes. It is safe for concurrent use on different
 // Sandboxes.
 type Reconciler struct {
-	o Options
+	o      Options
+	writer *patch.Writer
 }
 
 // New makes a Reconciler.
@@ -60,8 +61,11 @@ func New(o Options) *Reconciler {
 	if o.Dialer == nil {
 		o.Dialer = &net.Dialer{}
 	}
-	return &Reconciler{o: o}
+	return &Reconciler{o: o, writer: patch.NewWriter(o.Client)}
 }
+
+// cacheLag is when to look again for a write that the cache does not have yet.
+const cacheLag = 10 * time.Millisecond
 
 // maxSteps bounds the actions of one reconciliation. The longest way, from
 // nothing over a revert to running, takes four.
@@ -73,11 +77,12 @@ func (r *Reconciler) Reconcile(ctx context.Context, req reconcile.Request) (reco
 	if err := r.o.Client.Get(ctx, req.NamespacedName, sbx); err != nil {
 		return reconcile.Result{}, client.IgnoreNotFound(err)
 	}
+	if r.writer.Stale(sbx) {
+		return reconcile.Result{RequeueAfter: cacheLag}, nil
+	}
 	result, err := r.reconcile(ctx, sbx)
-	if apierrors.IsConflict(err) {
-		// Somebody else wrote meanwhile; the newer version is on its way to
-		// the cache and wakes us, this is for the case that it came already.
-		return reconcile.Result{RequeueAfter: 10 * time.Millisecond}, nil
+	if apierrors.IsConflict(err) { // somebody else wrote meanwhile
+		return reconcile.Result{RequeueAfter: cacheLag}, nil
 	}
 	return result, err
 }
@@ -88,7 +93,7 @@ func (r *Reconciler) reconcile(ctx context.Context, sbx *v1.Sandbox) (reconcile.
 		return r.delete(ctx, before, sbx)
 	}
 	if controllerutil.AddFinalizer(sbx, v1.FinalizerMachine) {
-		if err := patch.Object(ctx, r.o.Client, before, sbx); err != nil {
+		if err := r.writer.Object(ctx, before, sbx); err != nil {
 			return reconcile.Result{}, err
 		}
 		before = sbx.DeepCopy()
@@ -103,7 +108,7 @@ func (r *Reconciler) reconcile(ctx context.Context, sbx *v1.Sandbox) (reconcile.
 	v.now = r.o.Clock.Now()
 	sbx.Status.ExpiresAt = expiresAt(sbx)
 	updateStatus(v)
-	if err := patch.Status(ctx, r.o.Client, before, sbx); err != nil {
+	if err := r.writer.Status(ctx, before, sbx); err != nil {
 		return reconcile.Result{}, err
 	}
 	if v.err != nil {
@@ -151,11 +156,12 @@ func (r *Reconciler) step(ctx context.Context, p providers.Provider, v *view) bo
 	}
 	v.observed = true
 	spec, err := r.desire(v)
+	r.remember(v)
 	if err != nil {
 		v.err = err
+		r.isolate(ctx, p, v)
 		return true
 	}
-	r.remember(v)
 	v.last = next(v.desired, observedOf(v), v.now)
 	if v.last.action == actWait {
 		r.settle(ctx, p, v)

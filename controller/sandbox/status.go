@@ -198,6 +198,10 @@ func guestCondition(v view) metav1.Condition {
 		c.Reason, c.Message = v1.ReasonPoweredOff, "the machine is not running"
 		return c
 	}
+	if v.guest.status == "" { // an error came before the look inside
+		c.Status, c.Reason, c.Message = metav1.ConditionUnknown, v1.ReasonNotObserved, "the guest was not looked at"
+		return c
+	}
 	c.Status, c.Reason, c.Message = v.guest.status, v.guest.reason, v.guest.message
 	return c
 }
