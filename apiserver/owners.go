@@ -61,8 +61,8 @@ func newOwners(types managedfields.TypeConverter, r *resource, subresource strin
 
 // track records in u that manager owns what differs between old and u. Only
 // the parts that differ are looked at, so that a change of the status costs
-// nothing for the spec.
-func track(owners *managedfields.FieldManager, u, old *unstructured.Unstructured, manager string) {
+// nothing for the spec. u must be valid.
+func track(owners *managedfields.FieldManager, u, old *unstructured.Unstructured, manager string) error {
 	before := &unstructured.Unstructured{Object: map[string]any{"apiVersion": old.GetAPIVersion(), "kind": old.GetKind()}}
 	after := &unstructured.Unstructured{Object: map[string]any{"apiVersion": u.GetAPIVersion(), "kind": u.GetKind()}}
 	if meta, ok := old.Object["metadata"]; ok {
@@ -78,15 +78,20 @@ func track(owners *managedfields.FieldManager, u, old *unstructured.Unstructured
 			after.Object[part] = v
 		}
 	}
-	tracked, ok := owners.UpdateNoErrors(before, after, manager).(*unstructured.Unstructured)
-	if !ok {
-		return // it is made of what went in
+	tracked, err := owners.Update(before, after, manager)
+	if err != nil {
+		return fmt.Errorf("%s %q: field owners cannot be tracked: %w", u.GetKind(), u.GetName(), err)
 	}
-	if fields, ok := metadataOf(tracked.Object)["managedFields"]; ok {
+	accessor, ok := tracked.(*unstructured.Unstructured)
+	if !ok {
+		return fmt.Errorf("%s %q: field owners cannot be tracked in a %T", u.GetKind(), u.GetName(), tracked)
+	}
+	if fields, ok := metadataOf(accessor.Object)["managedFields"]; ok {
 		meta["managedFields"] = fields
 	} else {
 		delete(meta, "managedFields")
 	}
+	return nil
 }
 
 // oneVersion is the converter between the versions of a kind that has one.

@@ -60,12 +60,14 @@ func (s *Server) insert(rq *request, u *unstructured.Unstructured, o options, ma
 	}
 	r.prepareCreate(u, s.clock.Now())
 	r.schema.applyDefaults(u.Object)
-	if manager != "" {
-		empty := &unstructured.Unstructured{Object: map[string]any{"apiVersion": u.GetAPIVersion(), "kind": u.GetKind()}}
-		track(r.owners, u, empty, manager)
-	}
 	if err := r.validate(rq.Context(), u, nil); err != nil {
 		return nil, 0, err
+	}
+	if manager != "" {
+		empty := &unstructured.Unstructured{Object: map[string]any{"apiVersion": u.GetAPIVersion(), "kind": u.GetKind()}}
+		if err := track(r.owners, u, empty, manager); err != nil {
+			return nil, 0, err
+		}
 	}
 	if err := s.admit(rq.Context(), Attributes{
 		Operation: Create, Resource: r.gvr, Namespace: u.GetNamespace(), Name: u.GetName(),
@@ -186,14 +188,16 @@ func (s *Server) modifyOnce(rq *request, o options, entry store.Entry, change fu
 		r.prepareUpdate(u, old)
 	}
 	r.schema.applyDefaults(u.Object)
+	if err := r.validate(rq.Context(), u, old); err != nil {
+		return nil, 0, err
+	}
 	if manager != "" {
-		track(owners, u, old, manager)
+		if err := track(owners, u, old, manager); err != nil {
+			return nil, 0, err
+		}
 	}
 	if unchanged(u, old) {
 		return entry.Value, entry.Revision, nil
-	}
-	if err := r.validate(rq.Context(), u, old); err != nil {
-		return nil, 0, err
 	}
 	if err := s.admit(rq.Context(), Attributes{
 		Operation: Update, Resource: r.gvr, Subresource: rq.subresource, Namespace: rq.namespace, Name: rq.name,

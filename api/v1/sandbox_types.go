@@ -138,7 +138,7 @@ type SandboxSpec struct {
 	// machine restarts it, so that it never runs on a network that the
 	// manifest does not name.
 	// +optional
-	// +kubebuilder:default={}
+	// +kubebuilder:default={mode: none}
 	Network Network `json:"network,omitempty"`
 
 	// sharedFolders are host directories offered to the guest.
@@ -163,7 +163,7 @@ type SandboxSpec struct {
 
 	// readiness says when the guest counts as ready.
 	// +optional
-	// +kubebuilder:default={}
+	// +kubebuilder:default={mode: agent}
 	Readiness Readiness `json:"readiness,omitempty"`
 
 	// revertTo puts the machine's disk back to a saved state, in place.
@@ -370,6 +370,7 @@ type SandboxStatus struct {
 	// +optional
 	// +listType=map
 	// +listMapKey=name
+	// +kubebuilder:validation:MaxItems=32
 	PortForwards []PortForward `json:"portForwards,omitempty"`
 	// startedAt is when the machine was last seen to have been started.
 	// +optional
