@@ -1,0 +1,165 @@
+package kvm
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"sandboxd.dev/sandboxd/providers"
+	"sandboxd.dev/sandboxd/providers/kvm/internal/qemuimg"
+)
+
+// sealed is the sidecar of a sealed image.
+type sealed struct {
+	Instance providers.Instance `json:"instance"`
+	Name     string             `json:"name"`
+	Image    providers.Image    `json:"image"`
+}
+
+func imageObject(ref providers.ImageRef) string { return "image " + ref.String() }
+
+// GetImage implements providers.Images.
+func (p *Provider) GetImage(ctx context.Context, ref providers.ImageRef) (providers.Image, error) {
+	if err := p.ready(ctx); err != nil {
+		return providers.Image{}, err
+	}
+	if err := checkRef(ref); err != nil {
+		return providers.Image{}, err
+	}
+	return p.readImage(ref)
+}
+
+// readImage returns a sealed image. A sidecar without its image, or one that
+// is damaged, seals nothing.
+func (p *Provider) readImage(ref providers.ImageRef) (providers.Image, error) {
+	object := imageObject(ref)
+	b, err := os.ReadFile(p.data.sidecar(ref))
+	if errors.Is(err, fs.ErrNotExist) {
+		return providers.Image{}, providers.Errorf(providers.ErrNotFound, object, "it was not imported")
+	}
+	if err != nil {
+		return providers.Image{}, p.fileError(object, err)
+	}
+	var s sealed
+	if err := json.Unmarshal(b, &s); err != nil || s.Image.ImageRef != ref || s.Instance != p.opts.Instance {
+		return providers.Image{}, providers.Errorf(providers.ErrNotFound, object, "its seal %s is damaged", p.data.sidecar(ref))
+	}
+	info, err := os.Lstat(p.data.image(ref))
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return providers.Image{}, providers.Errorf(providers.ErrNotFound, object, "its file %s is gone", p.data.image(ref))
+	case err != nil:
+		return providers.Image{}, p.fileError(object, err)
+	case !info.Mode().IsRegular():
+		return providers.Image{}, providers.Errorf(providers.ErrNotFound, object, "%s is not a file", p.data.image(ref))
+	}
+	return s.Image, nil
+}
+
+// DeleteImage implements providers.Images.
+func (p *Provider) DeleteImage(ctx context.Context, ref providers.ImageRef) error {
+	if err := p.ready(ctx); err != nil {
+		return err
+	}
+	if err := checkRef(ref); err != nil {
+		return err
+	}
+	unlock, err := p.locks.lock(ctx, imageObject(ref))
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	users, err := p.disksOn(p.data.image(ref))
+	if err != nil {
+		return p.fileError(imageObject(ref), err)
+	}
+	if len(users) > 0 {
+		return providers.Errorf(providers.ErrBusy, imageObject(ref), "the disks of %d machines depend on it, such as %s", len(users), users[0])
+	}
+	found := false
+	for _, path := range []string{p.data.sidecar(ref), p.data.image(ref), p.data.staging(ref)} {
+		if !exists(path) {
+			continue
+		}
+		found = true
+		if err := os.RemoveAll(path); err != nil {
+			return p.fileError(imageObject(ref), err)
+		}
+	}
+	_ = os.Remove(p.data.imageDir(ref.UID)) // the last revision takes the folder along
+	if !found {
+		return providers.Errorf(providers.ErrNotFound, imageObject(ref), "it does not exist")
+	}
+	return nil
+}
+
+// disksOn lists the disks that lie on an image file. The disks themselves are
+// asked: they exist before a machine does and may outlive it.
+func (p *Provider) disksOn(base string) ([]string, error) {
+	disks, err := filepath.Glob(filepath.Join(p.data.machines(), "*", "*.qcow2*"))
+	if err != nil {
+		return nil, err
+	}
+	var users []string
+	for _, d := range disks {
+		h, err := readDisk(d)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err == nil && h.Backing == base {
+			users = append(users, filepath.Base(filepath.Dir(d)))
+		}
+	}
+	return users, nil
+}
+
+// readDisk reads the header of a machine's disk.
+func readDisk(path string) (qemuimg.Header, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return qemuimg.Header{}, err
+	}
+	defer func() { _ = f.Close() }()
+	return qemuimg.ReadOverlay(f)
+}
+
+// seal makes an image file final: nobody may write to it, its content is on
+// disk, and the sidecar that says so comes last.
+func (p *Provider) seal(spec providers.ImageSpec, from string, img providers.Image) (providers.Image, error) {
+	to := p.data.image(spec.ImageRef)
+	if err := syncFile(from); err != nil {
+		return providers.Image{}, err
+	}
+	if err := os.Chmod(from, 0o444); err != nil {
+		return providers.Image{}, err
+	}
+	info, err := os.Stat(from)
+	if err != nil {
+		return providers.Image{}, err
+	}
+	img.ActualSize = allocated(info)
+	b, err := json.MarshalIndent(sealed{p.opts.Instance, spec.Name, img}, "", "  ")
+	if err != nil {
+		return providers.Image{}, err
+	}
+	if err := os.Rename(from, to); err != nil {
+		return providers.Image{}, err
+	}
+	if err := syncDir(filepath.Dir(to)); err != nil {
+		return providers.Image{}, err
+	}
+	if err := writeFile(p.data.sidecar(spec.ImageRef), append(b, '\n'), 0o444); err != nil {
+		return providers.Image{}, err
+	}
+	return img, syncDir(p.data.images())
+}
+
+// isTemporary tells whether a file name is that of a replacement which was not
+// put in place.
+func isTemporary(name string) bool {
+	return strings.HasPrefix(name, ".") || strings.HasSuffix(name, ".new")
+}

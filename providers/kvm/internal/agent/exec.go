@@ -1,0 +1,385 @@
+package agent
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"path"
+	"regexp"
+	"strconv"
+	"strings"
+	"time"
+
+	"sandboxd.dev/sandboxd/providers"
+)
+
+// Sizes, in bytes.
+const (
+	// inlineMax is what travels in one message with its command or its
+	// result; longer things go by files.
+	inlineMax = 48 << 10
+	// chunk of a file in one message. The agent works on one message at a
+	// time, and base64 in JSON makes it a third longer.
+	chunk = 256 << 10
+)
+
+const (
+	// tailAfter is when output is read of a command that has not ended yet.
+	tailAfter = 200 * time.Millisecond
+	// silence is how long an agent may fail to answer while a command runs.
+	silence = 45 * time.Second
+	// afterwards bounds killing and cleaning up once the caller is gone.
+	afterwards = 30 * time.Second
+)
+
+// killedCode is the exit code of a command that was killed.
+const killedCode = 128 + 9
+
+// Errors of starting a command.
+var (
+	// ErrNoProgram: the guest has no such program.
+	ErrNoProgram = errors.New("no such program")
+	// ErrBadRequest: what was asked for is wrong.
+	ErrBadRequest = errors.New("bad request")
+)
+
+var (
+	envPattern  = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]*=`)
+	userPattern = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_.-]{0,63}$`)
+)
+
+// check refuses what cannot be passed to a guest.
+func check(req providers.ExecRequest) error {
+	if len(req.Command) == 0 || req.Command[0] == "" {
+		return fmt.Errorf("%w: the command is empty", ErrBadRequest)
+	}
+	size := 0
+	for _, s := range append(append([]string{req.Dir}, req.Command...), req.Env...) {
+		if strings.ContainsRune(s, 0) {
+			return fmt.Errorf("%w: an argument contains a NUL byte", ErrBadRequest)
+		}
+		size += len(s) + 1
+	}
+	for _, e := range req.Env {
+		if !envPattern.MatchString(e) {
+			return fmt.Errorf("%w: %.50q is not of the form NAME=value", ErrBadRequest, e)
+		}
+	}
+	switch {
+	case size > 128<<10: // Linux's limit for a single argument
+		return fmt.Errorf("%w: command and environment are longer than 128 KiB", ErrBadRequest)
+	case req.User != "" && !userPattern.MatchString(req.User):
+		return fmt.Errorf("%w: %q is not a user name", ErrBadRequest, req.User)
+	case req.Dir != "" && !path.IsAbs(req.Dir):
+		return fmt.Errorf("%w: the directory %q is not absolute", ErrBadRequest, req.Dir)
+	case req.MaxOutput < 0 || req.Timeout < 0:
+		return fmt.Errorf("%w: a limit is negative", ErrBadRequest)
+	}
+	return nil
+}
+
+// run is one command under way.
+type run struct {
+	c       *Client
+	dir     string // private directory in the guest
+	pid     int64  // of run.sh
+	started time.Time
+	streams [2]*stream
+}
+
+// Exec runs a command; see providers.Guests. The kinds of errors are the
+// caller's to add: ErrNoProgram, ErrBadRequest, ErrRefused, a context's, or
+// the transport's.
+func (c *Client) Exec(ctx context.Context, req providers.ExecRequest) (providers.ExecResult, error) {
+	if err := check(req); err != nil {
+		return providers.ExecResult{}, err
+	}
+	limit := req.MaxOutput
+	if limit == 0 {
+		limit = providers.DefaultMaxOutput
+	}
+	r := &run{c: c, dir: "/tmp/.sandboxd-" + token()}
+	r.streams[0] = &stream{c: c, path: r.dir + "/out", w: req.Stdout, limit: limit}
+	r.streams[1] = &stream{c: c, path: r.dir + "/err", w: req.Stderr, limit: limit}
+
+	if err := r.start(ctx, req); err != nil {
+		return providers.ExecResult{}, err
+	}
+	if req.Timeout > 0 {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeoutCause(ctx, req.Timeout, errTimeUp)
+		defer cancel()
+	}
+	code, err := r.follow(ctx)
+	if err != nil && ctx.Err() != nil {
+		return r.abandon(ctx)
+	}
+	return providers.ExecResult{ExitCode: code, Truncated: r.truncated()}, err
+}
+
+var errTimeUp = errors.New("the command's time is up")
+
+// token names a temporary file so that nobody in the guest can guess it.
+func token() string {
+	b := make([]byte, 16)
+	_, _ = rand.Read(b) // never fails
+	return hex.EncodeToString(b)
+}
+
+// start hands over the input and starts the command.
+func (r *run) start(ctx context.Context, req providers.ExecRequest) error {
+	mode := "none"
+	var inline []byte
+	if req.Stdin != nil {
+		head := make([]byte, inlineMax)
+		n, err := io.ReadFull(req.Stdin, head)
+		switch {
+		case errors.Is(err, io.EOF):
+		case errors.Is(err, io.ErrUnexpectedEOF):
+			mode, inline = "inline", head[:n]
+		case err != nil:
+			return fmt.Errorf("%w: standard input: %w", ErrCaller, err)
+		default:
+			mode = "file"
+			if err := r.upload(ctx, head, req.Stdin); err != nil {
+				r.clean(ctx)
+				return err
+			}
+		}
+	}
+	args := []string{
+		"-c", runScript, "sandboxd", r.dir, req.User, req.Dir, mode, strconv.Itoa(inlineMax), innerScript,
+		strconv.Itoa(len(req.Env)),
+	}
+	args = append(append(args, req.Env...), req.Command...)
+	pid, err := r.c.start(ctx, shellPath, args, inline)
+	if err != nil {
+		if mode == "file" || ctx.Err() != nil {
+			r.clean(ctx)
+		}
+		return noShell(err)
+	}
+	r.pid, r.started = pid, time.Now()
+	return nil
+}
+
+// upload writes the command's input to a file of its directory.
+func (r *run) upload(ctx context.Context, head []byte, rest io.Reader) error {
+	out, err := r.c.shell(ctx, `umask 077; mkdir "$1" && : >"$1/in" && echo ok`, nil, r.dir)
+	if err != nil {
+		return err
+	}
+	if line, _ := cutLine(out); line != "ok" {
+		return fmt.Errorf("%w: the guest cannot make a directory in /tmp", ErrRefused)
+	}
+	return r.c.fill(ctx, r.dir+"/in", io.MultiReader(strings.NewReader(string(head)), rest))
+}
+
+// fill writes an existing file, in constant memory.
+func (c *Client) fill(ctx context.Context, path string, from io.Reader) error {
+	handle, err := c.open(ctx, path, "w")
+	if err != nil {
+		return err
+	}
+	err = c.copyIn(ctx, handle, from)
+	return errors.Join(err, c.close(context.WithoutCancel(ctx), handle))
+}
+
+func (c *Client) copyIn(ctx context.Context, handle int64, from io.Reader) error {
+	buf := make([]byte, chunk)
+	for {
+		n, err := io.ReadFull(from, buf)
+		if n > 0 {
+			if err := c.write(ctx, handle, buf[:n]); err != nil {
+				return err
+			}
+		}
+		switch {
+		case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
+			return nil
+		case err != nil:
+			return fmt.Errorf("%w: input: %w", ErrCaller, err)
+		}
+	}
+}
+
+// follow waits for the command's end and passes its output on.
+func (r *run) follow(ctx context.Context) (int, error) {
+	var p pace
+	heard := time.Now()
+	for {
+		s, err := r.c.status(ctx, r.pid)
+		switch {
+		case err == nil && s.Exited:
+			return r.finish(ctx, s)
+		case err == nil:
+			heard = time.Now()
+			if time.Since(r.started) > tailAfter {
+				if err := r.tail(ctx); err != nil && !isSilence(err) {
+					return 0, err
+				}
+			}
+		case ctx.Err() != nil:
+			return 0, err
+		case errors.Is(err, ErrRefused):
+			return 0, fmt.Errorf("the command is lost, because the guest or its agent has restarted: %w", err)
+		case time.Since(heard) > silence:
+			return 0, err
+		}
+		if err := p.pause(ctx); err != nil {
+			return 0, err
+		}
+	}
+}
+
+// isSilence tells whether the transport failed, as opposed to the guest's
+// answer or the caller's writer.
+func isSilence(err error) bool { return providers.KindOf(err) == providers.ErrUnavailable }
+
+// report is run.sh's.
+type report struct {
+	refused    string
+	code       int
+	sizes      [2]int64
+	inline     bool
+	out, stdER []byte
+}
+
+func parseReport(s status) (report, error) {
+	line, rest := cutLine(s.Out)
+	f := strings.Fields(line)
+	if len(f) == 2 && f[0] == "refused" {
+		return report{refused: f[1]}, nil
+	}
+	bad := fmt.Errorf("the guest's report on the command is not understood: %q", Printable(line))
+	if len(f) != 5 || f[0] != "done" || (f[4] != "inline" && f[4] != "files") {
+		return report{}, bad
+	}
+	code, err := strconv.ParseUint(f[1], 10, 8)
+	if err != nil {
+		return report{}, bad
+	}
+	r := report{code: int(code), inline: f[4] == "inline", out: rest, stdER: s.Err}
+	for i := range r.sizes {
+		n, err := strconv.ParseUint(f[2+i], 10, 62)
+		if err != nil {
+			return report{}, bad
+		}
+		r.sizes[i] = int64(n)
+	}
+	return r, nil
+}
+
+// finish passes on the rest of the output and returns the exit code.
+func (r *run) finish(ctx context.Context, s status) (int, error) {
+	if s.Signal != nil && len(s.Out) == 0 { // somebody in the guest killed run.sh itself
+		err := r.drain(ctx)
+		r.clean(ctx)
+		return 128 + *s.Signal, err
+	}
+	rep, err := parseReport(s)
+	if err != nil {
+		r.clean(ctx)
+		return 0, err
+	}
+	if rep.refused != "" {
+		return 0, refusal(rep.refused)
+	}
+	if !rep.inline {
+		err := r.drain(ctx)
+		r.clean(ctx)
+		return rep.code, err
+	}
+	// The script has removed the directory: what was not read yet is here.
+	for i, data := range [][]byte{rep.out, rep.stdER} {
+		st := r.streams[i]
+		if int64(len(data)) != rep.sizes[i] {
+			err = errors.Join(err, fmt.Errorf("the guest says the command wrote %d bytes and sent %d", rep.sizes[i], len(data)))
+			continue
+		}
+		err = errors.Join(err, st.deliver(data[min(st.read, int64(len(data))):]), st.close(ctx))
+	}
+	return rep.code, err
+}
+
+// refusal words why run.sh did not start the command.
+func refusal(word string) error {
+	switch word {
+	case "missing":
+		return fmt.Errorf("%w in the guest", ErrNoProgram)
+	case "denied":
+		return fmt.Errorf("%w: the program is not executable", ErrBadRequest)
+	case "directory":
+		return fmt.Errorf("%w: the guest has no such directory to run in", ErrBadRequest)
+	case "user":
+		return fmt.Errorf("%w: the guest has no such user", ErrBadRequest)
+	case "temp":
+		return fmt.Errorf("%w: it cannot write to the guest's /tmp, where output is kept; is the disk full?", ErrRefused)
+	default:
+		return fmt.Errorf("the guest's report on the command is not understood: %q", Printable(word))
+	}
+}
+
+// tail reads what is there of both streams.
+func (r *run) tail(ctx context.Context) error {
+	for _, s := range r.streams {
+		if err := s.tail(ctx); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// drain reads both streams to their end and closes them.
+func (r *run) drain(ctx context.Context) error {
+	var errs []error
+	for _, s := range r.streams {
+		if !s.dropped {
+			err := s.ensureOpen(ctx)
+			if err == nil {
+				err = s.rest(ctx)
+			}
+			errs = append(errs, err)
+		}
+		errs = append(errs, s.close(ctx))
+	}
+	return errors.Join(errs...)
+}
+
+// abandon kills the command because its time is up or its caller is gone. The
+// output so far is delivered to a caller who still waits.
+func (r *run) abandon(ctx context.Context) (providers.ExecResult, error) {
+	late, cancel := context.WithTimeout(context.WithoutCancel(ctx), afterwards)
+	defer cancel()
+	out, err := r.c.shell(late, killScript, nil, r.dir, strconv.FormatInt(r.pid, 10))
+	timeUp := errors.Is(context.Cause(ctx), errTimeUp)
+	if timeUp {
+		err = errors.Join(err, r.drain(late))
+	}
+	r.clean(late)
+	if !timeUp {
+		return providers.ExecResult{}, ctx.Err()
+	}
+	if err != nil {
+		return providers.ExecResult{}, fmt.Errorf("the command's time was up and it could not be killed: %w", err)
+	}
+	if line, _ := cutLine(out); line != "gone" {
+		return providers.ExecResult{}, fmt.Errorf("%w: the command's time was up and it does not die", ErrRefused)
+	}
+	return providers.ExecResult{ExitCode: killedCode, TimedOut: true, Truncated: r.truncated()}, nil
+}
+
+// clean removes the command's directory, as far as the guest still answers.
+func (r *run) clean(ctx context.Context) {
+	late, cancel := context.WithTimeout(context.WithoutCancel(ctx), afterwards)
+	defer cancel()
+	for _, s := range r.streams {
+		_ = s.close(late)
+	}
+	_, _ = r.c.shell(late, `rm -rf "$1"`, nil, r.dir)
+}
+
+func (r *run) truncated() bool { return r.streams[0].dropped || r.streams[1].dropped }

@@ -1,0 +1,339 @@
+// Package domain turns machines into libvirt domains and back. It is pure:
+// text in, text out.
+//
+//	providers.MachineSpec ──Build──▶ domain XML ──libvirt──▶ live XML ──Parse──▶ Live
+//
+// A domain has the machine's ID as its UUID and a Record in its metadata. It
+// has the devices a sandbox needs and no others: virtio disk, seed, network,
+// entropy and agent channel, and a serial console that goes to a file. There is
+// no USB, no sound, no display, no memory balloon.
+package domain
+
+import (
+	"fmt"
+
+	"k8s.io/apimachinery/pkg/types"
+	"libvirt.org/go/libvirtxml"
+
+	v1 "sandboxd.dev/sandboxd/api/v1"
+	"sandboxd.dev/sandboxd/providers"
+	"sandboxd.dev/sandboxd/providers/kvm/internal/identity"
+)
+
+// AgentChannel is the name under which QEMU's guest agent looks for its
+// channel.
+const AgentChannel = "org.qemu.guest_agent.0"
+
+// Accelerators, as Machine.Accelerator names them.
+const (
+	KVM = "kvm"
+	TCG = "tcg"
+)
+
+// tcgCacheMiB bounds the memory that software emulation of one machine takes
+// for translated code. QEMU's own default is up to 1 GiB.
+const tcgCacheMiB = 128
+
+// Spec is a machine with everything about it decided.
+type Spec struct {
+	providers.MachineSpec
+	Record Record
+	// Accelerator is KVM or TCG.
+	Accelerator string
+	// Disk is the machine's overlay, Base the image it lies on, Seed the
+	// seed, Console the file of the serial console: absolute paths.
+	Disk, Base, Seed, Console string
+	// LinkIsBridge: with mode bridged, the named link is a bridge; otherwise
+	// the machine gets a macvtap on it.
+	LinkIsBridge bool
+}
+
+// Build renders the domain.
+func Build(s Spec) (string, error) {
+	record, err := s.Record.Element(false)
+	if err != nil {
+		return "", err
+	}
+	d := libvirtxml.Domain{
+		Type:          "kvm",
+		Name:          identity.DomainName(s.Namespace, s.Name, s.ID),
+		UUID:          string(s.ID),
+		Title:         s.Namespace + "/" + s.Name,
+		Description:   "Made by sandboxd. Change the Sandbox, not this machine.",
+		Metadata:      &libvirtxml.DomainMetadata{XML: record},
+		Memory:        &libvirtxml.DomainMemory{Value: uint(s.MemoryBytes >> 10), Unit: "KiB"},
+		VCPU:          &libvirtxml.DomainVCPU{Value: uint(s.CPUs)},
+		OS:            firmware(s.Firmware),
+		Features:      &libvirtxml.DomainFeatureList{ACPI: &libvirtxml.DomainFeature{}, APIC: &libvirtxml.DomainFeatureAPIC{}},
+		CPU:           &libvirtxml.DomainCPU{Mode: "host-passthrough"},
+		Clock:         &libvirtxml.DomainClock{Offset: "utc"},
+		OnPoweroff:    "destroy",
+		OnReboot:      "restart",
+		OnCrash:       "destroy",
+		CurrentMemory: nil,
+		PM: &libvirtxml.DomainPM{
+			SuspendToMem:  &libvirtxml.DomainPMPolicy{Enabled: "no"},
+			SuspendToDisk: &libvirtxml.DomainPMPolicy{Enabled: "no"},
+		},
+		Devices: devices(s),
+	}
+	if s.Accelerator == TCG {
+		d.Type = "qemu"
+		d.CPU = emulatedCPU()
+		d.Features.TCG = &libvirtxml.DomainFeatureTCG{TBCache: &libvirtxml.DomainFeatureTCGTBCache{Unit: "MiB", Size: tcgCacheMiB}}
+	}
+	return d.Marshal()
+}
+
+// emulatedCPU is the CPU of machines without acceleration: a small one, since
+// every feature that a guest uses must be emulated, with the instruction that
+// feeds a kernel's random generator, without which boot waits for entropy.
+func emulatedCPU() *libvirtxml.DomainCPU {
+	return &libvirtxml.DomainCPU{
+		Mode: "custom", Match: "exact", Check: "none",
+		Model:    &libvirtxml.DomainCPUModel{Fallback: "allow", Value: "qemu64"},
+		Features: []libvirtxml.DomainCPUFeature{{Policy: "require", Name: "rdrand"}},
+	}
+}
+
+func firmware(f v1.Firmware) *libvirtxml.DomainOS {
+	os := &libvirtxml.DomainOS{
+		Type:        &libvirtxml.DomainOSType{Arch: "x86_64", Machine: "pc", Type: "hvm"},
+		BootDevices: []libvirtxml.DomainBootDevice{{Dev: "hd"}},
+	}
+	if f == v1.FirmwareEFI {
+		os.Type.Machine, os.Firmware = "q35", "efi"
+	}
+	return os
+}
+
+func devices(s Spec) *libvirtxml.DomainDeviceList {
+	console := &libvirtxml.DomainChardevSource{File: &libvirtxml.DomainChardevSourceFile{Path: s.Console, Append: "on"}}
+	port := uint(0)
+	list := &libvirtxml.DomainDeviceList{
+		Disks:       []libvirtxml.DomainDisk{overlay(s), seed(s)},
+		Controllers: []libvirtxml.DomainController{{Type: "usb", Model: "none"}},
+		Serials:     []libvirtxml.DomainSerial{{Source: console, Target: &libvirtxml.DomainSerialTarget{Port: &port}}},
+		Consoles:    []libvirtxml.DomainConsole{{Source: console, Target: &libvirtxml.DomainConsoleTarget{Type: "serial", Port: &port}}},
+		Channels: []libvirtxml.DomainChannel{{
+			Source: &libvirtxml.DomainChardevSource{UNIX: &libvirtxml.DomainChardevSourceUNIX{Mode: "bind"}},
+			Target: &libvirtxml.DomainChannelTarget{VirtIO: &libvirtxml.DomainChannelTargetVirtIO{Name: AgentChannel}},
+		}},
+		MemBalloon: &libvirtxml.DomainMemBalloon{Model: "none"},
+		RNGs: []libvirtxml.DomainRNG{{
+			Model:   "virtio",
+			Backend: &libvirtxml.DomainRNGBackend{Random: &libvirtxml.DomainRNGBackendRandom{Device: "/dev/urandom"}},
+		}},
+	}
+	if i := nic(s); i != nil {
+		list.Interfaces = []libvirtxml.DomainInterface{*i}
+	}
+	for _, f := range s.SharedFolders {
+		list.Filesystems = append(list.Filesystems, share(f))
+	}
+	return list
+}
+
+// overlay is the machine's disk. Its content is thrown away with the machine
+// and lost anyway if the host fails, so the guest's flushes need not reach the
+// host's disk (cache unsafe). The chain is given in full, so that libvirt
+// takes no file's word for what lies below, and the image is not relabelled:
+// QEMU may read it, and must never own it.
+func overlay(s Spec) libvirtxml.DomainDisk {
+	return libvirtxml.DomainDisk{
+		Device: "disk",
+		Driver: &libvirtxml.DomainDiskDriver{Name: "qemu", Type: "qcow2", Cache: "unsafe", Discard: "unmap"},
+		Source: &libvirtxml.DomainDiskSource{File: &libvirtxml.DomainDiskSourceFile{File: s.Disk}},
+		BackingStore: &libvirtxml.DomainDiskBackingStore{
+			Format: &libvirtxml.DomainDiskFormat{Type: "qcow2"},
+			Source: &libvirtxml.DomainDiskSource{File: &libvirtxml.DomainDiskSourceFile{
+				File:     s.Base,
+				SecLabel: []libvirtxml.DomainDeviceSecLabel{{Model: "dac", Relabel: "no"}},
+			}},
+			BackingStore: &libvirtxml.DomainDiskBackingStore{},
+		},
+		Target: &libvirtxml.DomainDiskTarget{Dev: "vda", Bus: "virtio"},
+		Serial: "root",
+	}
+}
+
+func seed(s Spec) libvirtxml.DomainDisk {
+	return libvirtxml.DomainDisk{
+		Device:   "disk",
+		Driver:   &libvirtxml.DomainDiskDriver{Name: "qemu", Type: "raw"},
+		Source:   &libvirtxml.DomainDiskSource{File: &libvirtxml.DomainDiskSourceFile{File: s.Seed}},
+		Target:   &libvirtxml.DomainDiskTarget{Dev: "vdb", Bus: "virtio"},
+		ReadOnly: &libvirtxml.DomainDiskReadOnly{},
+		Serial:   "cidata",
+	}
+}
+
+func nic(s Spec) *libvirtxml.DomainInterface {
+	i := &libvirtxml.DomainInterface{
+		MAC:   &libvirtxml.DomainInterfaceMAC{Address: providers.MACAddress(s.ID, 0)},
+		Model: &libvirtxml.DomainInterfaceModel{Type: "virtio"},
+		ROM:   &libvirtxml.DomainROM{Enabled: "no"},
+	}
+	tap := &libvirtxml.DomainInterfaceTarget{Dev: identity.Tap(s.Record.Instance, s.Network.Mode, s.ID)}
+	switch s.Network.Mode {
+	case v1.NetworkIntnet, v1.NetworkHostOnly, v1.NetworkNAT:
+		n, _ := identity.NetworkOf(s.Record.Instance, s.Namespace, s.Network)
+		i.Source = &libvirtxml.DomainInterfaceSource{Network: &libvirtxml.DomainInterfaceSourceNetwork{Network: n.LibvirtName()}}
+		i.Target = tap
+		if s.Network.Mode != v1.NetworkIntnet {
+			i.PortOptions = &libvirtxml.DomainInterfacePortOptions{Isolated: "yes"}
+		}
+	case v1.NetworkBridged:
+		if s.LinkIsBridge {
+			i.Source = &libvirtxml.DomainInterfaceSource{Bridge: &libvirtxml.DomainInterfaceSourceBridge{Bridge: s.Network.Bridge}}
+			i.Target = tap
+		} else {
+			i.Source = &libvirtxml.DomainInterfaceSource{Direct: &libvirtxml.DomainInterfaceSourceDirect{Dev: s.Network.Bridge, Mode: "bridge"}}
+		}
+	default:
+		return nil
+	}
+	return i
+}
+
+// share offers a host directory over 9p. Guest ownership, modes and symlinks
+// are kept in attributes (mapped), so that nothing a guest makes is special on
+// the host.
+func share(f v1.SharedFolder) libvirtxml.DomainFilesystem {
+	fs := libvirtxml.DomainFilesystem{
+		AccessMode: "mapped",
+		Driver:     &libvirtxml.DomainFilesystemDriver{Type: "path"},
+		Source:     &libvirtxml.DomainFilesystemSource{Mount: &libvirtxml.DomainFilesystemSourceMount{Dir: f.HostPath}},
+		Target:     &libvirtxml.DomainFilesystemTarget{Dir: f.Name},
+	}
+	if f.IsReadOnly() {
+		fs.ReadOnly = &libvirtxml.DomainFilesystemReadOnly{}
+	}
+	return fs
+}
+
+// Interface is a machine's network interface as libvirt shows it.
+type Interface struct {
+	// Kind is network, bridge, direct, or libvirt's word for any other.
+	Kind string
+	MAC  string
+	// Network and Bridge it is attached to, and Tap, its end on the host.
+	Network, Bridge, Tap string
+	// Isolated: its port is kept apart from the others of its bridge.
+	Isolated bool
+}
+
+// Live is what a domain's XML says.
+type Live struct {
+	Record      Record
+	Accelerator string
+	Interfaces  []Interface
+	// Extra names devices that reach outside the machine and that we never
+	// give one.
+	Extra []string
+	// AgentConnected: something in the guest holds the agent channel open.
+	AgentConnected bool
+	// Shares are the tags of the shared folders.
+	Shares map[string]bool
+	// Disk and Base as Build's.
+	Disk, Base string
+	// ID the domain has while it is active, new at each start.
+	ID int
+}
+
+// Parse reads a domain's XML. ErrNoRecord and ErrBadRecord mean that it is not
+// ours.
+func Parse(text string) (Live, error) {
+	var d libvirtxml.Domain
+	if err := d.Unmarshal(text); err != nil {
+		return Live{}, fmt.Errorf("domain XML: %w", err)
+	}
+	if d.Metadata == nil {
+		return Live{}, ErrNoRecord
+	}
+	record, err := ReadRecord(d.Metadata.XML)
+	if err != nil {
+		return Live{}, err
+	}
+	if record.Owner != types.UID(d.UUID) {
+		return Live{}, fmt.Errorf("%w: it names machine %s", ErrBadRecord, record.Owner)
+	}
+	l := Live{Record: record, Accelerator: TCG, Shares: map[string]bool{}}
+	if d.Type == "kvm" {
+		l.Accelerator = KVM
+	}
+	if d.ID != nil {
+		l.ID = *d.ID
+	}
+	if d.QEMUCommandline != nil {
+		l.Extra = append(l.Extra, "arguments of its own to QEMU")
+	}
+	if d.Devices != nil {
+		l.readDevices(d.Devices)
+	}
+	return l, nil
+}
+
+func (l *Live) readDevices(v *libvirtxml.DomainDeviceList) {
+	for _, i := range v.Interfaces {
+		l.Interfaces = append(l.Interfaces, readInterface(i))
+	}
+	for _, c := range v.Channels {
+		if c.Target != nil && c.Target.VirtIO != nil && c.Target.VirtIO.Name == AgentChannel {
+			l.AgentConnected = c.Target.VirtIO.State == "connected"
+		}
+	}
+	for _, f := range v.Filesystems {
+		if f.Target != nil {
+			l.Shares[f.Target.Dir] = true
+		}
+	}
+	for _, d := range v.Disks {
+		if d.Target == nil || d.Target.Dev != "vda" {
+			continue
+		}
+		l.Disk = filePath(d.Source)
+		if d.BackingStore != nil {
+			l.Base = filePath(d.BackingStore.Source)
+		}
+	}
+	if len(v.Hostdevs) > 0 {
+		l.Extra = append(l.Extra, "a device of the host")
+	}
+	if v.VSock != nil {
+		l.Extra = append(l.Extra, "a vsock device")
+	}
+	if len(v.RedirDevs) > 0 {
+		l.Extra = append(l.Extra, "a redirected USB device")
+	}
+}
+
+func filePath(s *libvirtxml.DomainDiskSource) string {
+	if s == nil || s.File == nil {
+		return ""
+	}
+	return s.File.File
+}
+
+func readInterface(i libvirtxml.DomainInterface) Interface {
+	out := Interface{Kind: "other"}
+	if i.MAC != nil {
+		out.MAC = i.MAC.Address
+	}
+	if i.Target != nil {
+		out.Tap = i.Target.Dev
+	}
+	out.Isolated = i.PortOptions != nil && i.PortOptions.Isolated == "yes"
+	if i.Source == nil {
+		return out
+	}
+	switch {
+	case i.Source.Network != nil:
+		out.Kind, out.Network, out.Bridge = "network", i.Source.Network.Network, i.Source.Network.Bridge
+	case i.Source.Bridge != nil:
+		out.Kind, out.Bridge = "bridge", i.Source.Bridge.Bridge
+	case i.Source.Direct != nil:
+		out.Kind, out.Bridge = "direct", i.Source.Direct.Dev
+	}
+	return out
+}

@@ -1,0 +1,252 @@
+// Package forward leads ports of the host to ports of guests.
+//
+//	client ──▶ hostAddress:hostPort ──(this process)──▶ guestAddress:guestPort
+//
+// It is a proxy in user space: it needs no rules in the host's firewall, works
+// for connections from the host itself, and a guest sees only the gateway's
+// address. A port is held from the moment it is reserved until it is released;
+// while its guest has no address or does not answer, connections are closed at
+// once. Only the ports and no connection survive the process.
+package forward
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"strconv"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/go-logr/logr"
+
+	v1 "sandboxd.dev/sandboxd/api/v1"
+	"sandboxd.dev/sandboxd/providers"
+)
+
+const (
+	// maxConnections bounds what one port serves at a time.
+	maxConnections = 256
+	// dialTimeout bounds the wait for a guest.
+	dialTimeout = 5 * time.Second
+	// udpIdle ends a UDP association that nobody uses.
+	udpIdle = 60 * time.Second
+)
+
+// Set is the forwards of all machines. Its methods may be called from many
+// goroutines.
+type Set struct {
+	log logr.Logger
+
+	mu     sync.Mutex
+	owners map[string]*owner
+	closed bool
+}
+
+type owner struct {
+	ports  map[string]*port // by the forward's name
+	target netip.Addr       // invalid while the guest has none
+}
+
+// NewSet makes an empty Set.
+func NewSet(log logr.Logger) *Set { return &Set{log: log, owners: map[string]*owner{}} }
+
+// Reserve makes an owner's forwards what is wanted and returns them with their
+// real host ports. have are those it had before: a forward that did not change
+// keeps its port, also one that was chosen. If a port cannot be had, nothing
+// changes.
+func (s *Set) Reserve(id string, want, have []v1.PortForward) ([]v1.PortForward, error) {
+	resolved, stale, err := s.reserve(id, want, have)
+	for _, p := range stale { // without the lock, which their connections take
+		p.close()
+	}
+	return resolved, err
+}
+
+// reserve does it and returns the ports that are to be closed.
+func (s *Set) reserve(id string, want, have []v1.PortForward) (resolved []v1.PortForward, stale []*port, err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed {
+		return nil, nil, providers.Errorf(providers.ErrUnavailable, "machine "+id, "its port forwards were closed, because sandboxd is stopping")
+	}
+	o := s.owners[id]
+	if o == nil {
+		o = &owner{ports: map[string]*port{}}
+	}
+	next := map[string]*port{}
+	var opened []*port
+	for _, f := range want {
+		f = settle(f, have)
+		p := o.ports[f.Name]
+		if p == nil || !p.serves(f) {
+			if p, err = s.open(id, f); err != nil {
+				return nil, opened, err
+			}
+			opened = append(opened, p)
+		}
+		f.HostPort = p.number()
+		p.spec = f
+		next[f.Name] = p
+		resolved = append(resolved, f)
+	}
+	for name, p := range o.ports {
+		if next[name] != p {
+			stale = append(stale, p)
+		}
+	}
+	o.ports = next
+	if len(next) > 0 {
+		s.owners[id] = o
+	} else {
+		delete(s.owners, id)
+	}
+	return resolved, stale, nil
+}
+
+// settle fills in defaults, and the port that a forward had before if it asks
+// for any.
+func settle(f v1.PortForward, have []v1.PortForward) v1.PortForward {
+	if f.Protocol == "" {
+		f.Protocol = v1.ProtocolTCP
+	}
+	if f.HostAddress == "" {
+		f.HostAddress = "127.0.0.1"
+	}
+	for _, h := range have {
+		if f.HostPort == 0 && h.Name == f.Name && h.Protocol == f.Protocol && h.HostAddress == f.HostAddress {
+			f.HostPort = h.HostPort
+		}
+	}
+	return f
+}
+
+// Holds tells whether exactly these resolved forwards are open.
+func (s *Set) Holds(id string, resolved []v1.PortForward) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	o := s.owners[id]
+	if o == nil {
+		return len(resolved) == 0
+	}
+	if len(o.ports) != len(resolved) {
+		return false
+	}
+	for _, f := range resolved {
+		if p := o.ports[f.Name]; p == nil || p.spec != f {
+			return false
+		}
+	}
+	return true
+}
+
+// SetTarget says where an owner's guest is; the zero address that it is
+// nowhere.
+func (s *Set) SetTarget(id string, a netip.Addr) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if o := s.owners[id]; o != nil {
+		o.target = a
+	}
+}
+
+func (s *Set) target(id string) netip.Addr {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if o := s.owners[id]; o != nil {
+		return o.target
+	}
+	return netip.Addr{}
+}
+
+// Release closes an owner's ports and connections.
+func (s *Set) Release(id string) {
+	s.mu.Lock()
+	o := s.owners[id]
+	delete(s.owners, id)
+	s.mu.Unlock()
+	if o != nil {
+		for _, p := range o.ports {
+			p.close()
+		}
+	}
+}
+
+// Close releases everything.
+func (s *Set) Close() {
+	s.mu.Lock()
+	owners := s.owners
+	s.owners, s.closed = map[string]*owner{}, true
+	s.mu.Unlock()
+	for _, o := range owners {
+		for _, p := range o.ports {
+			p.close()
+		}
+	}
+}
+
+// port is one open host port.
+type port struct {
+	spec  v1.PortForward
+	serve interface {
+		Addr() net.Addr
+		Close()
+	}
+}
+
+func (p *port) serves(f v1.PortForward) bool {
+	return p.spec.Protocol == f.Protocol && p.spec.HostAddress == f.HostAddress && p.spec.GuestPort == f.GuestPort &&
+		(f.HostPort == 0 || f.HostPort == p.number())
+}
+
+func (p *port) number() int32 {
+	switch a := p.serve.Addr().(type) {
+	case *net.TCPAddr:
+		return int32(a.Port)
+	case *net.UDPAddr:
+		return int32(a.Port)
+	}
+	return 0
+}
+
+func (p *port) close() { p.serve.Close() }
+
+// open opens a host port.
+func (s *Set) open(id string, f v1.PortForward) (*port, error) {
+	dest := func() (string, bool) {
+		a := s.target(id)
+		return net.JoinHostPort(a.String(), strconv.Itoa(int(f.GuestPort))), a.IsValid()
+	}
+	at := net.JoinHostPort(f.HostAddress, strconv.Itoa(int(f.HostPort)))
+	p := &port{spec: f}
+	var err error
+	if f.Protocol == v1.ProtocolUDP {
+		p.serve, err = listenUDP(at, dest)
+	} else {
+		p.serve, err = listenTCP(at, dest)
+	}
+	if err != nil {
+		return nil, portError(id, f, err)
+	}
+	return p, nil
+}
+
+func portError(id string, f v1.PortForward, err error) error {
+	object := "machine " + id
+	what := fmt.Sprintf("port forward %q: %s port %d of %s", f.Name, f.Protocol, f.HostPort, f.HostAddress)
+	switch {
+	case errors.Is(err, syscall.EADDRINUSE) && f.HostPort == 0:
+		return providers.Errorf(providers.ErrCapacity, object, "port forward %q: no %s port of %s is free", f.Name, f.Protocol, f.HostAddress)
+	case errors.Is(err, syscall.EADDRINUSE):
+		return providers.Errorf(providers.ErrBusy, object, "%s is taken: free it, or let hostPort be 0 to get a free one", what)
+	case errors.Is(err, syscall.EADDRNOTAVAIL):
+		return providers.Errorf(providers.ErrInvalid, object, "%s: the host does not have that address", what)
+	case errors.Is(err, syscall.EACCES):
+		return providers.Errorf(providers.ErrInvalid, object, "%s: sandboxd may not listen on ports below 1024 without root", what)
+	case errors.Is(err, syscall.EMFILE), errors.Is(err, syscall.ENFILE), errors.Is(err, syscall.ENOBUFS):
+		return providers.Errorf(providers.ErrCapacity, object, "%s: %w", what, err)
+	default:
+		return providers.Errorf(providers.ErrInvalid, object, "%s cannot be opened: %w", what, err)
+	}
+}

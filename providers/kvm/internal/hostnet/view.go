@@ -1,0 +1,193 @@
+// Package hostnet looks at the host's links and addresses, as the kernel has
+// them in the process's network namespace.
+package hostnet
+
+import (
+	"encoding/binary"
+	"net/netip"
+	"os"
+	"path/filepath"
+
+	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netlink/nl"
+	"golang.org/x/sys/unix"
+)
+
+// Link is a network interface of the host.
+type Link struct {
+	Name  string
+	Index int
+	// Kind is the kernel's word, such as bridge, tun or macvtap; empty for
+	// hardware.
+	Kind string
+	// Master is the index of the bridge that it is a port of, or 0.
+	Master int
+	// Isolated: a bridge port that reaches no other isolated port.
+	Isolated bool
+	Up       bool
+}
+
+// View is the links and addresses at one moment.
+type View struct {
+	Links     map[string]Link
+	Addresses map[int][]netip.Prefix // by the link's index
+}
+
+// Look takes a View.
+func Look() (View, error) {
+	v := View{Links: map[string]Link{}, Addresses: map[int][]netip.Prefix{}}
+	links, err := netlink.LinkList()
+	if err != nil {
+		return v, err
+	}
+	isolated, err := isolatedPorts()
+	if err != nil {
+		return v, err
+	}
+	for _, l := range links {
+		a := l.Attrs()
+		kind := l.Type()
+		if kind == "device" {
+			kind = ""
+		}
+		v.Links[a.Name] = Link{
+			Name: a.Name, Index: a.Index, Kind: kind, Master: a.MasterIndex,
+			Isolated: isolated[a.Index], Up: a.RawFlags&unix.IFF_UP != 0,
+		}
+	}
+	addrs, err := netlink.AddrList(nil, netlink.FAMILY_ALL)
+	if err != nil {
+		return v, err
+	}
+	for _, a := range addrs {
+		if p, ok := prefixOf(a.IP, a.Mask); ok {
+			v.Addresses[a.LinkIndex] = append(v.Addresses[a.LinkIndex], p)
+		}
+	}
+	return v, nil
+}
+
+// Ports lists the ports of a bridge.
+func (v View) Ports(bridge Link) []Link {
+	var ports []Link
+	for _, l := range v.Links {
+		if l.Master == bridge.Index {
+			ports = append(ports, l)
+		}
+	}
+	return ports
+}
+
+// isolatedPorts asks for all bridge ports in one go, because asking for one
+// makes the kernel list all.
+func isolatedPorts() (map[int]bool, error) {
+	req := nl.NewNetlinkRequest(unix.RTM_GETLINK, unix.NLM_F_DUMP)
+	req.AddData(nl.NewIfInfomsg(unix.AF_BRIDGE))
+	msgs, err := req.Execute(unix.NETLINK_ROUTE, 0)
+	if err != nil {
+		return nil, err
+	}
+	isolated := map[int]bool{}
+	for _, m := range msgs {
+		if len(m) < unix.SizeofIfInfomsg {
+			continue
+		}
+		attrs, err := nl.ParseRouteAttr(m[unix.SizeofIfInfomsg:])
+		if err != nil {
+			return nil, err
+		}
+		for _, a := range attrs {
+			if a.Attr.Type != unix.IFLA_PROTINFO|unix.NLA_F_NESTED {
+				continue
+			}
+			port, err := nl.ParseRouteAttr(a.Value)
+			if err != nil {
+				return nil, err
+			}
+			for _, p := range port {
+				if p.Attr.Type == nl.IFLA_BRPORT_ISOLATED && len(p.Value) > 0 && p.Value[0] == 1 {
+					isolated[int(int32(binary.NativeEndian.Uint32(m[4:8])))] = true
+				}
+			}
+		}
+	}
+	return isolated, nil
+}
+
+func prefixOf(ip, mask []byte) (netip.Prefix, bool) {
+	addr, ok := netip.AddrFromSlice(ip)
+	if !ok {
+		return netip.Prefix{}, false
+	}
+	bits := 0
+	for _, b := range mask {
+		for ; b&0x80 != 0; b <<= 1 {
+			bits++
+		}
+	}
+	addr = addr.Unmap()
+	return netip.PrefixFrom(addr, min(bits, addr.BitLen())), true
+}
+
+// UsedSubnets lists what the host's addresses and routes take up, default
+// routes excepted.
+func UsedSubnets() ([]netip.Prefix, error) {
+	v, err := Look()
+	if err != nil {
+		return nil, err
+	}
+	var used []netip.Prefix
+	for _, list := range v.Addresses {
+		for _, p := range list {
+			used = append(used, p.Masked())
+		}
+	}
+	routes, err := netlink.RouteListFiltered(netlink.FAMILY_V4, &netlink.Route{Table: unix.RT_TABLE_UNSPEC}, netlink.RT_FILTER_TABLE)
+	if err != nil {
+		return nil, err
+	}
+	for _, r := range routes {
+		if r.Dst == nil {
+			continue
+		}
+		if p, ok := prefixOf(r.Dst.IP, r.Dst.Mask); ok && p.Bits() > 0 {
+			used = append(used, p.Masked())
+		}
+	}
+	return used, nil
+}
+
+// Neighbours lists the IP addresses that the host has seen a MAC address use.
+func Neighbours(mac string) ([]netip.Addr, error) {
+	list, err := netlink.NeighList(0, netlink.FAMILY_ALL)
+	if err != nil {
+		return nil, err
+	}
+	var out []netip.Addr
+	for _, n := range list {
+		if n.HardwareAddr.String() != mac || n.State&(netlink.NUD_FAILED|netlink.NUD_INCOMPLETE|netlink.NUD_NOARP) != 0 {
+			continue
+		}
+		if a, ok := netip.AddrFromSlice(n.IP); ok {
+			out = append(out, a.Unmap())
+		}
+	}
+	return out, nil
+}
+
+// arpIgnore is the kernel's setting of which addresses a link answers ARP for.
+func arpIgnore(link string) string {
+	return filepath.Join("/proc/sys/net/ipv4/conf", link, "arp_ignore")
+}
+
+// AnswerOwnAddressOnly makes a link answer ARP for its own addresses only, and
+// not for those of the host's other links.
+func AnswerOwnAddressOnly(link string) error {
+	return os.WriteFile(arpIgnore(link), []byte("1"), 0o644)
+}
+
+// AnswersOwnAddressOnly tells whether it does.
+func AnswersOwnAddressOnly(link string) bool {
+	b, err := os.ReadFile(arpIgnore(link))
+	return err == nil && len(b) > 0 && b[0] == '1'
+}

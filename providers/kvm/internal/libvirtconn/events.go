@@ -1,0 +1,115 @@
+package libvirtconn
+
+import (
+	"context"
+	"sync"
+	"time"
+
+	"github.com/digitalocean/go-libvirt"
+	"github.com/google/uuid"
+)
+
+// heartbeat is how often the event connection is asked for a sign of life: a
+// daemon that hangs would otherwise look like one where nothing happens.
+const heartbeat = 30 * time.Second
+
+// Event is a change that libvirt reported.
+type Event struct {
+	// ID is the domain's UUID.
+	ID string
+	// Agent: its agent connected or disconnected; otherwise its own state or
+	// existence changed.
+	Agent bool
+}
+
+// Watch delivers events until the context ends or the client is closed. It
+// keeps trying to reach the daemon. connected is called each time a
+// subscription begins, because events before it are lost. The functions are
+// called from one goroutine at a time.
+func (c *Client) Watch(ctx context.Context, connected func(), event func(Event)) {
+	for ctx.Err() == nil && !c.isClosed() {
+		if s, err := c.events.session(ctx); err == nil {
+			c.watch(ctx, s, connected, event)
+			continue
+		}
+		pause := time.NewTimer(max(c.outage.wait(), 10*time.Millisecond))
+		select {
+		case <-pause.C:
+		case <-ctx.Done():
+		case <-c.closed:
+		}
+		pause.Stop()
+	}
+}
+
+// watch subscribes on one connection and returns when it is over. The
+// subscriptions are never cancelled but die with their connection:
+// go-libvirt's own way of cancelling can block its reader for ever when an
+// event arrives in between.
+func (c *Client) watch(ctx context.Context, s *session, connected func(), event func(Event)) {
+	defer s.kill()
+	stop := context.AfterFunc(ctx, s.kill)
+	defer stop()
+
+	hang := time.AfterFunc(Quick, s.kill)
+	lifecycle, err := s.lib.SubscribeEvents(context.Background(), libvirt.DomainEventIDLifecycle, libvirt.OptDomain{})
+	if err != nil {
+		hang.Stop()
+		return
+	}
+	agent, err := s.lib.SubscribeEvents(context.Background(), libvirt.DomainEventIDAgentLifecycle, libvirt.OptDomain{})
+	if err != nil {
+		hang.Stop()
+		s.kill()
+		drain(lifecycle)
+		return
+	}
+	hang.Stop()
+	connected()
+	var reading sync.WaitGroup
+	reading.Go(func() { c.beat(s) })
+	for lifecycle != nil || agent != nil {
+		select {
+		case e, ok := <-lifecycle:
+			if !ok {
+				lifecycle = nil
+			} else if m, ok := e.(*libvirt.DomainEventCallbackLifecycleMsg); ok {
+				event(Event{ID: uuid.UUID(m.Msg.Dom.UUID).String()})
+			}
+		case e, ok := <-agent:
+			if !ok {
+				agent = nil
+			} else if m, ok := e.(*libvirt.DomainEventCallbackAgentLifecycleMsg); ok {
+				event(Event{ID: uuid.UUID(m.Dom.UUID).String(), Agent: true})
+			}
+		}
+	}
+	s.kill()
+	reading.Wait()
+}
+
+// beat asks for a sign of life until the connection is over, and ends it when
+// there is none.
+func (c *Client) beat(s *session) {
+	tick := time.NewTicker(heartbeat)
+	defer tick.Stop()
+	for {
+		select {
+		case <-tick.C:
+		case <-s.conn.dead:
+			return
+		}
+		hang := time.AfterFunc(Quick, s.kill)
+		_, err := s.lib.ConnectGetLibVersion()
+		hang.Stop()
+		if err != nil {
+			s.kill()
+			return
+		}
+	}
+}
+
+func drain(events <-chan interface{}) {
+	for range events { //nolint:revive // emptied so that its sender ends
+	}
+}

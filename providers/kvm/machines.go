@@ -1,0 +1,278 @@
+package kvm
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"os"
+
+	"github.com/digitalocean/go-libvirt"
+	"github.com/google/uuid"
+	"k8s.io/apimachinery/pkg/types"
+
+	v1 "sandboxd.dev/sandboxd/api/v1"
+	"sandboxd.dev/sandboxd/guest/cloudinit"
+	"sandboxd.dev/sandboxd/providers"
+	"sandboxd.dev/sandboxd/providers/kvm/internal/domain"
+	"sandboxd.dev/sandboxd/providers/kvm/internal/identity"
+	"sandboxd.dev/sandboxd/providers/kvm/internal/libvirtconn"
+	"sandboxd.dev/sandboxd/providers/kvm/internal/qemuimg"
+)
+
+// EnsureMachine implements providers.Machines.
+func (p *Provider) EnsureMachine(ctx context.Context, spec providers.MachineSpec) error {
+	if err := p.ready(ctx); err != nil {
+		return err
+	}
+	if err := validate(spec); err != nil {
+		return err
+	}
+	unlock, err := p.locks.lock(ctx, machineObject(spec.ID))
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	was, err := p.look(ctx, spec.ID)
+	switch {
+	case errors.Is(err, errForeign):
+		return providers.Errorf(providers.ErrAlreadyExists, machineObject(spec.ID), "libvirt has a machine of that UUID which is not ours: it is left alone")
+	case err != nil && !errors.Is(err, providers.ErrNotFound):
+		return err
+	case err == nil && was.power != providers.PowerOff:
+		return p.changeForwards(ctx, spec, was)
+	}
+	return p.make(ctx, spec, was)
+}
+
+// make makes a machine that is off, or does not exist, what the spec says.
+// Everything it makes is found again under names that follow from the spec, so
+// it may be stopped anywhere and repeated.
+func (p *Provider) make(ctx context.Context, spec providers.MachineSpec, was machine) error {
+	object := machineObject(spec.ID)
+	f, err := p.facts(ctx)
+	if err != nil {
+		return err
+	}
+	isBridge, err := p.checkHost(ctx, spec, f)
+	if err != nil {
+		return err
+	}
+	if err := mkdir(p.data.machineDir(spec.ID), dirMode); err != nil {
+		return p.fileError(object, err)
+	}
+	image, err := p.ensureDisk(ctx, spec)
+	if err != nil {
+		return err
+	}
+	if err := p.writeSeed(spec); err != nil {
+		return p.fileError(object, err)
+	}
+	if err := p.ensureNetwork(ctx, spec, was); err != nil {
+		return err
+	}
+	forwards, err := p.fwd.Reserve(string(spec.ID), spec.Network.PortForwards, was.record.Network.PortForwards)
+	if err != nil {
+		return err
+	}
+	record := domain.Record{
+		Instance: p.opts.Instance, Owner: spec.ID, Namespace: spec.Namespace, Name: spec.Name,
+		Image: image, Hashes: spec.Hashes(), Network: spec.Network, DiscardOnStop: spec.DiscardOnStop,
+	}
+	record.Network.PortForwards = forwards
+	text, err := domain.Build(domain.Spec{
+		MachineSpec: spec, Record: record, Accelerator: f.accelerator, LinkIsBridge: isBridge,
+		Disk: p.data.disk(spec.ID), Base: p.data.image(image), Seed: p.data.seed(spec.ID), Console: p.data.console(spec.ID),
+	})
+	if err != nil {
+		return providers.Errorf(providers.ErrInvalid, object, "%w", err)
+	}
+	return p.define(ctx, spec, text)
+}
+
+// define defines the domain, in place of the one it may have been before.
+func (p *Provider) define(ctx context.Context, spec providers.MachineSpec, text string) error {
+	object := machineObject(spec.ID)
+	err := libvirtconn.Do(ctx, p.conn.Lifecycle(), object, libvirtconn.Slow, func(l *libvirt.Libvirt) error {
+		_, err := l.DomainDefineXMLFlags(text, 0)
+		return err
+	})
+	if err == nil || ctx.Err() != nil {
+		return err
+	}
+	name := identity.DomainName(spec.Namespace, spec.Name, spec.ID)
+	other, lookupErr := libvirtconn.Get(ctx, p.conn.Lifecycle(), object, libvirtconn.Quick, func(l *libvirt.Libvirt) (libvirt.Domain, error) {
+		return l.DomainLookupByName(name)
+	})
+	if lookupErr == nil && uuid.UUID(other.UUID).String() != string(spec.ID) {
+		return providers.Errorf(providers.ErrAlreadyExists, object, "libvirt has another machine named %s: it is left alone", name)
+	}
+	return err
+}
+
+// ensureDisk makes the machine's disk, or keeps the one it has, and returns the
+// image that it lies on.
+func (p *Provider) ensureDisk(ctx context.Context, spec providers.MachineSpec) (providers.ImageRef, error) {
+	object, path := machineObject(spec.ID), p.data.disk(spec.ID)
+	if !exists(path) {
+		return spec.Image, p.cloneImage(ctx, spec.ID, spec.Image, spec.DiskBytes, false)
+	}
+	h, image, err := p.ownDisk(spec.ID)
+	if err != nil {
+		return image, err
+	}
+	img, err := p.readImage(image)
+	if err != nil {
+		return image, err
+	}
+	if spec.DiskBytes != 0 && spec.DiskBytes < img.VirtualSize {
+		return image, tooSmall(object, spec.DiskBytes, img)
+	}
+	if spec.DiskBytes > h.VirtualSize {
+		if err := p.img.Resize(ctx, path, p.data.image(image), roundUp(spec.DiskBytes)); err != nil {
+			return image, p.fileError(object, err)
+		}
+	}
+	return image, nil
+}
+
+// ownDisk reads a machine's disk and finds the image that it lies on. The
+// header is not believed but checked: a guest that got hold of QEMU could have
+// written another.
+func (p *Provider) ownDisk(id types.UID) (qemuimg.Header, providers.ImageRef, error) {
+	object := machineObject(id)
+	h, err := readDisk(p.data.disk(id))
+	if errors.Is(err, os.ErrNotExist) {
+		return h, providers.ImageRef{}, providers.Errorf(providers.ErrNotFound, object, "its disk is gone: ensure the machine again")
+	}
+	if err != nil {
+		return h, providers.ImageRef{}, providers.Errorf(providers.ErrInvalid, object, "its disk %s cannot be read: %w; delete the sandbox", p.data.disk(id), err)
+	}
+	ref, ok := p.data.refOf(h.Backing)
+	if !ok {
+		return h, ref, providers.Errorf(providers.ErrInvalid, object, "its disk lies on %q, which is not an image of ours: delete the sandbox", h.Backing)
+	}
+	return h, ref, nil
+}
+
+// cloneImage makes a fresh disk on an image. size 0 means the image's; with
+// replace, a disk that is there is replaced.
+func (p *Provider) cloneImage(ctx context.Context, id types.UID, image providers.ImageRef, size int64, replace bool) error {
+	object, path := machineObject(id), p.data.disk(id)
+	if err := checkRef(image); err != nil {
+		return err
+	}
+	unlock, err := p.locks.share(ctx, imageObject(image))
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	img, err := p.readImage(image)
+	if err != nil {
+		return err
+	}
+	if size != 0 && size < img.VirtualSize {
+		return tooSmall(object, size, img)
+	}
+	next := path + ".new"
+	if err := os.RemoveAll(next); err != nil {
+		return p.fileError(object, err)
+	}
+	if err := p.img.CreateOverlay(ctx, next, p.data.image(image), roundUp(max(size, img.VirtualSize))); err != nil {
+		_ = os.Remove(next)
+		return p.fileError(object, err)
+	}
+	if !replace && exists(path) {
+		return os.Remove(next)
+	}
+	return p.fileError(object, os.Rename(next, path))
+}
+
+// tooSmall words a disk smaller than its image.
+func tooSmall(object string, want int64, img providers.Image) error {
+	return providers.Errorf(providers.ErrInvalid, object, "a disk of %d bytes is smaller than its image of %d bytes", want, img.VirtualSize)
+}
+
+// roundUp rounds to the sectors that a disk consists of.
+func roundUp(size int64) int64 { return (size + 511) &^ 511 }
+
+// writeSeed writes the seed unless it is there already. Once a machine has run,
+// libvirt has given the file to QEMU's user; a new one begins as root's.
+func (p *Provider) writeSeed(spec providers.MachineSpec) error {
+	d := cloudinit.Data{
+		InstanceID: string(spec.ID), Hostname: spec.Seed.Hostname, User: spec.Seed.User,
+		SSHAuthorizedKeys: spec.Seed.SSHAuthorizedKeys, UserData: spec.Seed.UserData, NetworkConfig: spec.Seed.NetworkConfig,
+	}
+	if d.Hostname == "" {
+		d.Hostname = spec.Name
+	}
+	if spec.Network.Mode != v1.NetworkNone {
+		d.MACAddress = providers.MACAddress(spec.ID, 0)
+	}
+	var want bytes.Buffer
+	if err := cloudinit.Write(&want, d); err != nil {
+		return providers.Errorf(providers.ErrInvalid, machineObject(spec.ID), "its cloud-init seed cannot be written: %w", err)
+	}
+	path := p.data.seed(spec.ID)
+	if have, err := os.ReadFile(path); err == nil && bytes.Equal(have, want.Bytes()) {
+		return nil
+	}
+	return writeFile(path, want.Bytes(), fileMode)
+}
+
+// ensureNetwork joins the network that the spec wants and leaves the one that
+// the machine had before.
+func (p *Provider) ensureNetwork(ctx context.Context, spec providers.MachineSpec, was machine) error {
+	want, needs := identity.NetworkOf(p.opts.Instance, spec.Namespace, spec.Network)
+	if had, ok := identity.NetworkOf(p.opts.Instance, was.record.Namespace, was.record.Network); ok && had != want {
+		if err := p.leaveNetwork(ctx, spec.ID, had); err != nil {
+			return err
+		}
+	}
+	if !needs {
+		return nil
+	}
+	return p.joinNetwork(ctx, spec.ID, want)
+}
+
+// changeForwards changes the port forwards of a machine that is not off, and
+// its record.
+func (p *Provider) changeForwards(ctx context.Context, spec providers.MachineSpec, was machine) error {
+	record := was.record
+	want := spec.Network.PortForwards
+	if record.Network.Mode != v1.NetworkNAT {
+		want = nil // the machine is on another network until it is off
+	}
+	forwards, err := p.fwd.Reserve(string(spec.ID), want, record.Network.PortForwards)
+	if err != nil {
+		return err
+	}
+	record.Network.PortForwards = forwards
+	record.Hashes.Forwards = spec.Hashes().Forwards
+	if err := p.setRecord(ctx, spec.ID, record, was.power); err != nil {
+		return err
+	}
+	p.aimForwards(ctx, spec.ID, record)
+	return nil
+}
+
+// setRecord changes a machine's record, in what is defined and in what runs.
+func (p *Provider) setRecord(ctx context.Context, id types.UID, record domain.Record, power providers.Power) error {
+	text, err := record.Element(true)
+	if err != nil {
+		return providers.Errorf(providers.ErrInvalid, machineObject(id), "%w", err)
+	}
+	flags := libvirt.DomainAffectConfig
+	if power != providers.PowerOff && power != providers.PowerSaved {
+		flags |= libvirt.DomainAffectLive
+	}
+	return libvirtconn.Do(ctx, p.conn.Lifecycle(), machineObject(id), libvirtconn.Quick, func(l *libvirt.Libvirt) error {
+		return l.DomainSetMetadata(libvirtDomain(id), int32(libvirt.DomainMetadataElement),
+			libvirt.OptString{text}, libvirt.OptString{domain.Prefix}, libvirt.OptString{domain.Namespace}, flags)
+	})
+}
+
+// libvirtDomain refers to a domain by its UUID, which is how libvirt finds it.
+func libvirtDomain(id types.UID) libvirt.Domain {
+	u, _ := uuid.Parse(string(id)) // checked where it came in
+	return libvirt.Domain{Name: string(id), UUID: libvirt.UUID(u), ID: -1}
+}

@@ -1,0 +1,182 @@
+package kvm
+
+import (
+	"context"
+	"errors"
+	"path/filepath"
+
+	"github.com/digitalocean/go-libvirt"
+	"k8s.io/apimachinery/pkg/types"
+
+	v1 "sandboxd.dev/sandboxd/api/v1"
+	"sandboxd.dev/sandboxd/providers"
+	"sandboxd.dev/sandboxd/providers/kvm/internal/domain"
+	"sandboxd.dev/sandboxd/providers/kvm/internal/identity"
+	"sandboxd.dev/sandboxd/providers/kvm/internal/libvirtconn"
+)
+
+// errForeign: libvirt has a domain of that UUID, and it is not ours.
+var errForeign = errors.New("made by somebody else")
+
+// machine is what libvirt says of a machine.
+type machine struct {
+	id     types.UID
+	power  providers.Power
+	off    providers.OffReason
+	record domain.Record
+	live   domain.Live
+}
+
+// on tells whether the machine's process exists.
+func (m machine) on() bool {
+	return m.power == providers.PowerRunning || m.power == providers.PowerPaused || m.power == providers.PowerStopping
+}
+
+// look asks libvirt about a machine. A domain that is not ours is errForeign,
+// which is also ErrNotFound.
+func (p *Provider) look(ctx context.Context, id types.UID) (machine, error) {
+	object := machineObject(id)
+	if !isUUID(id) {
+		return machine{}, providers.Errorf(providers.ErrNotFound, object, "the ID is not a UUID, so there is no such machine")
+	}
+	type raw struct {
+		xml           string
+		state, reason int32
+		saved         bool
+	}
+	r, err := libvirtconn.Get(ctx, p.conn.Lifecycle(), object, libvirtconn.Quick, func(l *libvirt.Libvirt) (r raw, err error) {
+		dom := libvirtDomain(id)
+		if r.xml, err = l.DomainGetXMLDesc(dom, 0); err != nil {
+			return r, err
+		}
+		if r.state, r.reason, err = l.DomainGetState(dom, 0); err != nil {
+			return r, err
+		}
+		if libvirt.DomainState(r.state) == libvirt.DomainShutoff {
+			var has int32
+			has, err = l.DomainHasManagedSaveImage(dom, 0)
+			r.saved = has == 1
+		}
+		return r, err
+	})
+	if err != nil {
+		return machine{}, err
+	}
+	live, err := domain.Parse(r.xml)
+	if err != nil || live.Record.Instance != p.opts.Instance {
+		return machine{}, providers.Errorf(providers.ErrNotFound, object, "libvirt's machine of that UUID was %w", errForeign)
+	}
+	m := machine{id: id, record: live.Record, live: live}
+	m.power, m.off = power(libvirt.DomainState(r.state), r.reason, r.saved)
+	if m.power == providers.PowerOff && m.off == providers.OffUnknown && !p.everStarted(id) {
+		m.off = providers.OffNeverStarted
+	}
+	return m, nil
+}
+
+// everStarted tells whether a machine was ever started: only then does it have
+// a console log.
+func (p *Provider) everStarted(id types.UID) bool {
+	logs, _ := filepath.Glob(p.data.console(id) + "*") // the pattern is well formed
+	return len(logs) > 0
+}
+
+// power translates libvirt's state of a domain.
+func power(state libvirt.DomainState, reason int32, saved bool) (providers.Power, providers.OffReason) {
+	switch state {
+	case libvirt.DomainRunning, libvirt.DomainBlocked:
+		return providers.PowerRunning, ""
+	case libvirt.DomainPaused:
+		if libvirt.DomainPausedReason(reason) == libvirt.DomainPausedShuttingDown {
+			return providers.PowerStopping, ""
+		}
+		return providers.PowerPaused, ""
+	case libvirt.DomainPmsuspended:
+		return providers.PowerPaused, ""
+	case libvirt.DomainShutdown:
+		return providers.PowerStopping, ""
+	case libvirt.DomainCrashed:
+		return providers.PowerOff, providers.OffCrashed
+	}
+	if saved {
+		return providers.PowerSaved, ""
+	}
+	switch libvirt.DomainShutoffReason(reason) {
+	case libvirt.DomainShutoffShutdown:
+		return providers.PowerOff, providers.OffShutdown
+	case libvirt.DomainShutoffDestroyed, libvirt.DomainShutoffSaved: // a saved state that was discarded
+		return providers.PowerOff, providers.OffDestroyed
+	case libvirt.DomainShutoffCrashed, libvirt.DomainShutoffFailed, libvirt.DomainShutoffDaemon:
+		return providers.PowerOff, providers.OffCrashed
+	default:
+		return providers.PowerOff, providers.OffUnknown
+	}
+}
+
+// GetMachine implements providers.Machines.
+func (p *Provider) GetMachine(ctx context.Context, id types.UID) (providers.Machine, error) {
+	if err := p.ready(ctx); err != nil {
+		return providers.Machine{}, err
+	}
+	m, err := p.look(ctx, id)
+	if err != nil {
+		return providers.Machine{}, err
+	}
+	out := providers.Machine{
+		ID: id, Power: m.power, OffReason: m.off, Hashes: m.record.Hashes,
+		ImageRevision: m.record.Image.Revision, PortForwards: m.record.Network.PortForwards,
+		Accelerator: m.live.Accelerator, Agent: providers.AgentDisconnected,
+	}
+	if !p.keepForwards(ctx, m) {
+		// What the record says is not in effect: whoever compares hashes will
+		// ensure the machine again and is told why that fails.
+		out.PortForwards, out.Hashes.Forwards = nil, ""
+	}
+	if out.Network, err = p.observeNetwork(ctx, m, false); err != nil {
+		return providers.Machine{}, err
+	}
+	if m.power == providers.PowerRunning {
+		g := p.guestState(ctx, m)
+		out.Agent = g.agent
+		out.Addresses = p.addresses(ctx, m, g)
+	}
+	return out, nil
+}
+
+// keepForwards opens the forwards that a machine ought to have, after a restart
+// of the daemon. It tells whether they are open.
+func (p *Provider) keepForwards(ctx context.Context, m machine) bool {
+	want := m.record.Network.PortForwards
+	if !p.fwd.Holds(string(m.id), want) {
+		unlock, err := p.locks.lock(ctx, machineObject(m.id))
+		if err != nil {
+			return false
+		}
+		defer unlock()
+		now, err := p.look(ctx, m.id) // it may have been changed or deleted meanwhile
+		if err != nil {
+			return false
+		}
+		if _, err := p.fwd.Reserve(string(m.id), now.record.Network.PortForwards, nil); err != nil {
+			p.log.Info("port forwards cannot be opened again", "machine", m.id, "error", err.Error())
+			return false
+		}
+	}
+	if len(want) > 0 && m.on() {
+		p.aimForwards(ctx, m.id, m.record)
+	}
+	return true
+}
+
+// aimForwards tells the forwards where the guest is.
+func (p *Provider) aimForwards(ctx context.Context, id types.UID, record domain.Record) {
+	n, ok := identity.NetworkOf(p.opts.Instance, record.Namespace, record.Network)
+	if !ok || n.Mode != v1.NetworkNAT || len(record.Network.PortForwards) == 0 {
+		return
+	}
+	if x, err := p.view.networks.get(ctx, n, false); err == nil {
+		if a, ok := reservation(x, mac(id).String()); ok {
+			p.fwd.SetTarget(string(id), a)
+		}
+	}
+}

@@ -1,0 +1,323 @@
+package kvm
+
+import (
+	"context"
+	"errors"
+	"io/fs"
+	"os"
+	"time"
+
+	"github.com/digitalocean/go-libvirt"
+	"k8s.io/apimachinery/pkg/types"
+
+	v1 "sandboxd.dev/sandboxd/api/v1"
+	"sandboxd.dev/sandboxd/providers"
+	"sandboxd.dev/sandboxd/providers/kvm/internal/identity"
+	"sandboxd.dev/sandboxd/providers/kvm/internal/libvirtconn"
+)
+
+// clockTimeout bounds the setting of a resumed guest's clock.
+const clockTimeout = 30 * time.Second
+
+// withMachine does something with a machine that exists, and nothing else at
+// the same time.
+func (p *Provider) withMachine(ctx context.Context, id types.UID, do func(machine) error) error {
+	if err := p.ready(ctx); err != nil {
+		return err
+	}
+	unlock, err := p.locks.lock(ctx, machineObject(id))
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	m, err := p.look(ctx, id)
+	if err != nil {
+		return err
+	}
+	return do(m)
+}
+
+// call makes a call about a machine.
+func (p *Provider) call(ctx context.Context, id types.UID, limit time.Duration, do func(*libvirt.Libvirt, libvirt.Domain) error) error {
+	return libvirtconn.Do(ctx, p.conn.Lifecycle(), machineObject(id), limit, func(l *libvirt.Libvirt) error {
+		return do(l, libvirtDomain(id))
+	})
+}
+
+// Start implements providers.Machines.
+func (p *Provider) Start(ctx context.Context, id types.UID) error {
+	return p.withMachine(ctx, id, func(m machine) error {
+		switch m.power {
+		case providers.PowerRunning:
+			return nil
+		case providers.PowerStopping:
+			return providers.Errorf(providers.ErrBusy, machineObject(id), "the guest is shutting down: start it once it is off")
+		case providers.PowerPaused:
+		default:
+			if err := p.powerOn(ctx, m); err != nil {
+				return err
+			}
+		}
+		return p.release(ctx, m)
+	})
+}
+
+// powerOn makes a machine that is off or saved a paused one.
+func (p *Provider) powerOn(ctx context.Context, m machine) error {
+	_, image, err := p.ownDisk(m.id)
+	if err != nil {
+		return err
+	}
+	if m.record.DiscardOnStop && m.power == providers.PowerOff {
+		if err := p.refreshDisk(ctx, m); err != nil {
+			return err
+		}
+	}
+	if _, err := p.readImage(image); err != nil {
+		return err
+	}
+	if n, ok := identity.NetworkOf(p.opts.Instance, m.record.Namespace, m.record.Network); ok {
+		if err := p.joinNetwork(ctx, m.id, n); err != nil {
+			return err
+		}
+	}
+	err = p.call(ctx, m.id, libvirtconn.Slow, func(l *libvirt.Libvirt, d libvirt.Domain) error {
+		_, err := l.DomainCreateWithFlags(d, uint32(libvirt.DomainStartPaused))
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	if m.power == providers.PowerSaved {
+		// The saved state brings the record of its time along, and forwards may
+		// have changed since.
+		return p.setRecord(ctx, m.id, m.record, providers.PowerPaused)
+	}
+	return nil
+}
+
+// release lets a paused machine run, if its network was seen to be isolated.
+func (p *Provider) release(ctx context.Context, was machine) error {
+	id := was.id
+	m, err := p.look(ctx, id)
+	if err != nil {
+		return err
+	}
+	seen, err := p.observeNetwork(ctx, m, true)
+	if err != nil {
+		return err
+	}
+	if !seen.Isolated {
+		err := p.call(context.WithoutCancel(ctx), id, libvirtconn.Slow, func(l *libvirt.Libvirt, d libvirt.Domain) error {
+			return l.DomainDestroyFlags(d, 0)
+		})
+		if err != nil && !errors.Is(err, providers.ErrBusy) {
+			return err
+		}
+		return providers.Errorf(providers.ErrUnavailable, machineObject(id),
+			"it was powered off before it ran, because its network is not as defined: %s", seen.Detail).WithReason(v1.ReasonNotObserved)
+	}
+	if err := p.call(ctx, id, libvirtconn.Slow, (*libvirt.Libvirt).DomainResume); err != nil {
+		return err
+	}
+	p.guest.forget(id)
+	p.aimForwards(ctx, id, m.record)
+	p.log.V(1).Info("machine runs", "machine", id, "network", seen.Detail)
+	if was.power == providers.PowerSaved {
+		p.later(clockTimeout, func(ctx context.Context) { p.setClock(ctx, id) })
+	}
+	return nil
+}
+
+// setClock sets the clock of a guest that slept. A guest without an agent has
+// to help itself.
+func (p *Provider) setClock(ctx context.Context, id types.UID) {
+	if err := p.agentOf(id).SetTime(ctx, time.Now()); err != nil {
+		p.log.V(1).Info("clock of a resumed guest not set", "machine", id, "error", err.Error())
+	}
+}
+
+// Stop implements providers.Machines.
+func (p *Provider) Stop(ctx context.Context, id types.UID, mode providers.StopMode) error {
+	return p.withMachine(ctx, id, func(m machine) error {
+		if mode == providers.StopForce {
+			return p.powerOff(ctx, m)
+		}
+		switch m.power {
+		case providers.PowerOff, providers.PowerStopping:
+			return nil
+		case providers.PowerPaused, providers.PowerSaved:
+			return providers.Errorf(providers.ErrBusy, machineObject(id), "it is %s: no guest runs that could be asked to shut down", m.power)
+		}
+		err := p.call(ctx, id, libvirtconn.Slow, func(l *libvirt.Libvirt, d libvirt.Domain) error {
+			return l.DomainShutdownFlags(d, libvirt.DomainShutdownAcpiPowerBtn)
+		})
+		if errors.Is(err, providers.ErrBusy) {
+			return p.unlessOff(ctx, id, err)
+		}
+		return err
+	})
+}
+
+// powerOff takes the power away and discards a saved state.
+func (p *Provider) powerOff(ctx context.Context, m machine) error {
+	switch m.power {
+	case providers.PowerOff:
+		return nil
+	case providers.PowerSaved:
+		return p.call(ctx, m.id, libvirtconn.Slow, func(l *libvirt.Libvirt, d libvirt.Domain) error {
+			return l.DomainManagedSaveRemove(d, 0)
+		})
+	}
+	err := p.call(ctx, m.id, libvirtconn.Slow, func(l *libvirt.Libvirt, d libvirt.Domain) error {
+		return l.DomainDestroyFlags(d, 0)
+	})
+	if errors.Is(err, providers.ErrBusy) {
+		return p.unlessOff(ctx, m.id, err)
+	}
+	return err
+}
+
+// unlessOff drops an error of a machine that turned out to be off meanwhile.
+func (p *Provider) unlessOff(ctx context.Context, id types.UID, err error) error {
+	if m, lookErr := p.look(ctx, id); lookErr == nil && m.power == providers.PowerOff {
+		return nil
+	}
+	return err
+}
+
+// Suspend implements providers.Machines.
+func (p *Provider) Suspend(ctx context.Context, id types.UID) error {
+	return p.withMachine(ctx, id, func(m machine) error {
+		switch m.power {
+		case providers.PowerSaved:
+			return nil
+		case providers.PowerOff, providers.PowerStopping:
+			return providers.Errorf(providers.ErrBusy, machineObject(id), "it is %s: only a machine that is on can be suspended", m.power)
+		}
+		// Saved as paused: whoever restores it, its CPUs do not run unseen.
+		err := p.call(ctx, id, libvirtconn.Save, func(l *libvirt.Libvirt, d libvirt.Domain) error {
+			return l.DomainManagedSave(d, uint32(libvirt.DomainSavePaused))
+		})
+		if err == nil || ctx.Err() != nil || len(m.live.Shares) == 0 || libvirtconn.Code(err) == libvirt.ErrOk {
+			return err
+		}
+		if now, lookErr := p.look(ctx, id); lookErr != nil || now.power != m.power {
+			return err
+		}
+		return providers.Errorf(providers.ErrUnsupported, machineObject(id),
+			"it has shared folders mounted, whose state cannot be saved: unmount them in the guest, or stop the machine (%w)", errors.Unwrap(errors.Unwrap(err)))
+	})
+}
+
+// Reset implements providers.Machines.
+func (p *Provider) Reset(ctx context.Context, id types.UID) error {
+	return p.withMachine(ctx, id, func(m machine) error {
+		if m.power != providers.PowerOff {
+			return providers.Errorf(providers.ErrBusy, machineObject(id), "it is %s: only the disk of a machine that is off can be replaced", m.power)
+		}
+		return p.refreshDisk(ctx, m)
+	})
+}
+
+// refreshDisk replaces a machine's disk by a fresh clone of the same image and
+// size.
+func (p *Provider) refreshDisk(ctx context.Context, m machine) error {
+	h, image, err := p.ownDisk(m.id)
+	if errors.Is(err, providers.ErrNotFound) {
+		return p.cloneImage(ctx, m.id, m.record.Image, 0, true)
+	}
+	if err != nil {
+		return err
+	}
+	return p.cloneImage(ctx, m.id, image, h.VirtualSize, true)
+}
+
+// DeleteMachine implements providers.Machines.
+func (p *Provider) DeleteMachine(ctx context.Context, id types.UID) error {
+	if err := p.ready(ctx); err != nil {
+		return err
+	}
+	unlock, err := p.locks.lock(ctx, machineObject(id))
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	m, err := p.look(ctx, id)
+	switch {
+	case err == nil:
+		if err := p.undefine(ctx, m); err != nil {
+			return err
+		}
+	case !errors.Is(err, providers.ErrNotFound):
+		return err
+	}
+	found := err == nil
+	p.fwd.Release(string(id))
+	p.guest.forget(id)
+	if !isUUID(id) {
+		return err
+	}
+	if err := p.leaveAnyNetwork(ctx, id, m); err != nil {
+		return err
+	}
+	dir := p.data.machineDir(id)
+	if _, statErr := os.Lstat(dir); statErr == nil {
+		found = true
+	} else if !errors.Is(statErr, fs.ErrNotExist) {
+		return p.fileError(machineObject(id), statErr)
+	}
+	if err := os.RemoveAll(dir); err != nil {
+		return p.fileError(machineObject(id), err)
+	}
+	if !found {
+		return providers.Errorf(providers.ErrNotFound, machineObject(id), "it does not exist")
+	}
+	return nil
+}
+
+// undefine removes a domain with what libvirt keeps for it.
+func (p *Provider) undefine(ctx context.Context, m machine) error {
+	if m.on() {
+		if err := p.powerOff(ctx, m); err != nil && !errors.Is(err, providers.ErrNotFound) {
+			return err
+		}
+	}
+	err := p.call(ctx, m.id, libvirtconn.Slow, func(l *libvirt.Libvirt, d libvirt.Domain) error {
+		return l.DomainUndefineFlags(d, libvirt.DomainUndefineManagedSave|libvirt.DomainUndefineSnapshotsMetadata|
+			libvirt.DomainUndefineCheckpointsMetadata|libvirt.DomainUndefineNvram)
+	})
+	if errors.Is(err, providers.ErrNotFound) {
+		return nil // a transient domain goes when it ends
+	}
+	return err
+}
+
+// leaveAnyNetwork takes a machine out of the network that its record or its
+// folder names.
+func (p *Provider) leaveAnyNetwork(ctx context.Context, id types.UID, m machine) error {
+	if n, ok := identity.NetworkOf(p.opts.Instance, m.record.Namespace, m.record.Network); ok {
+		if err := p.leaveNetwork(ctx, id, n); err != nil {
+			return err
+		}
+	}
+	ref, err := os.ReadFile(p.data.networkRef(id))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return p.fileError(machineObject(id), err)
+	}
+	n, ok, err := p.networkByUUID(ctx, string(ref))
+	if err != nil {
+		return err
+	}
+	if ok {
+		return p.leaveNetwork(ctx, id, n)
+	}
+	// No such network is there (any more), so nothing but the rules may be left.
+	if err := os.Remove(p.data.networkRef(id)); err != nil {
+		return p.fileError(machineObject(id), err)
+	}
+	return p.dropFirewall(ctx)
+}

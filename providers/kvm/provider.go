@@ -1,0 +1,259 @@
+package kvm
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"github.com/digitalocean/go-libvirt"
+	"github.com/go-logr/logr"
+	"k8s.io/apimachinery/pkg/types"
+
+	v1 "sandboxd.dev/sandboxd/api/v1"
+	"sandboxd.dev/sandboxd/providers"
+	"sandboxd.dev/sandboxd/providers/kvm/internal/accel"
+	"sandboxd.dev/sandboxd/providers/kvm/internal/firewall"
+	"sandboxd.dev/sandboxd/providers/kvm/internal/forward"
+	"sandboxd.dev/sandboxd/providers/kvm/internal/libvirtconn"
+	"sandboxd.dev/sandboxd/providers/kvm/internal/qemuimg"
+)
+
+// Accelerator choices of Options.
+const (
+	// AcceleratorAuto uses KVM if a probe that runs instructions succeeds.
+	AcceleratorAuto = "auto"
+	// AcceleratorKVM uses KVM, whatever the probe says.
+	AcceleratorKVM = "kvm"
+	// AcceleratorTCG emulates.
+	AcceleratorTCG = "tcg"
+)
+
+// Options of a Provider. Instance and DataDir are required.
+type Options struct {
+	// Instance that everything made is tagged with.
+	Instance providers.Instance
+	// DataDir holds images and machines; absolute, of this instance alone. The
+	// user that QEMU runs as must be able to pass through its parents.
+	DataDir string
+	// URI of libvirt's driver; default qemu:///system.
+	URI string
+	// Socket of libvirt's daemon; default /var/run/libvirt/libvirt-sock.
+	Socket string
+	// Accelerator: auto (the default), kvm or tcg.
+	Accelerator string
+	// SubnetPool that the subnets of hostonly and nat networks are taken from,
+	// an IPv4 prefix of at most /20; default 10.208.0.0/12.
+	SubnetPool netip.Prefix
+	// MaxImageBytes bounds the virtual size of an image; default 2 TiB.
+	MaxImageBytes int64
+	// QemuImg is the qemu-img program; default qemu-img.
+	QemuImg string
+	// Logger gets changes of state; default none.
+	Logger logr.Logger
+}
+
+// Defaults of Options.
+const (
+	DefaultURI           = "qemu:///system"
+	DefaultSocket        = "/var/run/libvirt/libvirt-sock"
+	DefaultMaxImageBytes = 2 << 40
+)
+
+// DefaultSubnetPool is the default of Options.SubnetPool: a part of the private
+// range 10.0.0.0/8 (RFC 1918) that libvirt, Docker and Podman leave alone.
+var DefaultSubnetPool = netip.MustParsePrefix("10.208.0.0/12")
+
+// smallestPool is the longest prefix a subnet pool may have: that of one nat
+// network.
+const smallestPool = natBits
+
+func (o Options) withDefaults() (Options, error) {
+	set := func(field *string, value string) {
+		if *field == "" {
+			*field = value
+		}
+	}
+	set(&o.URI, DefaultURI)
+	set(&o.Socket, DefaultSocket)
+	set(&o.Accelerator, AcceleratorAuto)
+	set(&o.QemuImg, "qemu-img")
+	if o.MaxImageBytes == 0 {
+		o.MaxImageBytes = DefaultMaxImageBytes
+	}
+	if !o.SubnetPool.IsValid() {
+		o.SubnetPool = DefaultSubnetPool
+	}
+	if o.Logger.GetSink() == nil {
+		o.Logger = logr.Discard()
+	}
+	invalid := func(format string, args ...any) (Options, error) {
+		return o, providers.Errorf(providers.ErrInvalid, "kvm provider", format, args...)
+	}
+	switch {
+	case o.Instance == "":
+		return invalid("the instance ID is empty")
+	case !filepath.IsAbs(o.DataDir):
+		return invalid("the data folder %q is not an absolute path", o.DataDir)
+	case o.Accelerator != AcceleratorAuto && o.Accelerator != AcceleratorKVM && o.Accelerator != AcceleratorTCG:
+		return invalid("accelerator %q is not one of auto, kvm and tcg", o.Accelerator)
+	case !o.SubnetPool.Addr().Is4() || o.SubnetPool.Bits() > smallestPool:
+		return invalid("the subnet pool %s is not an IPv4 prefix of at most /%d", o.SubnetPool, smallestPool)
+	}
+	o.SubnetPool = o.SubnetPool.Masked()
+	o.DataDir = filepath.Clean(o.DataDir)
+	return o, nil
+}
+
+// Provider is the kvm provider. It implements providers.Provider.
+type Provider struct {
+	opts  Options
+	log   logr.Logger
+	data  layout
+	conn  *libvirtconn.Client
+	img   qemuimg.Tool
+	locks *locks
+	fw    *firewall.Firewall
+	fwd   *forward.Set
+	view  *hostView
+	guest *guestStates
+	host  *hostFacts
+
+	life context.Context // ends with Close
+	end  context.CancelFunc
+	work sync.WaitGroup // what outlives a call
+}
+
+var _ providers.Provider = (*Provider)(nil)
+
+// New makes a Provider. It claims the data folder, and is ErrInvalid when that
+// belongs to another instance; libvirt need not be up yet.
+func New(o Options) (*Provider, error) {
+	o, err := o.withDefaults()
+	if err != nil {
+		return nil, err
+	}
+	p := &Provider{
+		opts:  o,
+		log:   o.Logger,
+		data:  layout{root: o.DataDir},
+		conn:  libvirtconn.New(libvirtconn.Options{URI: o.URI, Socket: o.Socket, Logger: o.Logger}),
+		img:   qemuimg.New(o.QemuImg),
+		locks: newLocks(),
+		fw:    firewall.New(o.Instance),
+		fwd:   forward.NewSet(o.Logger),
+		guest: newGuestStates(),
+		host:  &hostFacts{choice: o.Accelerator, probe: accel.Probe},
+	}
+	p.view = newHostView(p)
+	p.life, p.end = context.WithCancel(context.Background())
+	if err := p.data.claim(o.Instance); err != nil {
+		return nil, providers.Errorf(providers.ErrInvalid, "data folder "+o.DataDir, "%w", err)
+	}
+	return p, nil
+}
+
+// Name implements providers.Provider.
+func (p *Provider) Name() v1.ProviderName { return v1.ProviderKVM }
+
+// Close implements providers.Provider.
+func (p *Provider) Close() error {
+	p.end()
+	p.conn.Close()
+	p.fwd.Close()
+	p.work.Wait()
+	return nil
+}
+
+// ready refuses a call whose context has ended or that comes after Close.
+func (p *Provider) ready(ctx context.Context) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	if p.life.Err() != nil {
+		return providers.Errorf(providers.ErrUnavailable, "kvm provider", "it was closed, because sandboxd is stopping")
+	}
+	return nil
+}
+
+// Probe implements providers.Provider.
+func (p *Provider) Probe(ctx context.Context) (providers.Info, error) {
+	if err := p.ready(ctx); err != nil {
+		return providers.Info{}, err
+	}
+	const object = "libvirt"
+	lib, err := libvirtconn.Get(ctx, p.conn.Lifecycle(), object, libvirtconn.Quick, (*libvirt.Libvirt).ConnectGetLibVersion)
+	if err != nil {
+		return providers.Info{}, err
+	}
+	hv, err := libvirtconn.Get(ctx, p.conn.Lifecycle(), object, libvirtconn.Quick, (*libvirt.Libvirt).ConnectGetVersion)
+	if err != nil {
+		return providers.Info{}, err
+	}
+	info := providers.Info{Version: fmt.Sprintf("libvirt %s, QEMU %s", version(lib), version(hv))}
+	facts, err := p.facts(ctx)
+	if err != nil {
+		return providers.Info{}, err
+	}
+	info.Accelerator, info.Notes = facts.accelerator, facts.notes
+	return info, nil
+}
+
+// version formats a version as libvirt encodes it.
+func version(v uint64) string {
+	return fmt.Sprintf("%d.%d.%d", v/1_000_000, v/1000%1000, v%1000)
+}
+
+// Events implements providers.Provider.
+func (p *Provider) Events(ctx context.Context) <-chan providers.Event {
+	out := make(chan providers.Event, 64)
+	ctx, stop := context.WithCancel(ctx)
+	unlink := context.AfterFunc(p.life, stop)
+	send := func(e providers.Event) {
+		select {
+		case out <- e:
+		case <-ctx.Done():
+		}
+	}
+	p.work.Go(func() {
+		defer close(out)
+		defer unlink()
+		defer stop()
+		p.conn.Watch(ctx,
+			func() {
+				p.guest.forgetAll()
+				send(providers.Event{Type: providers.EventResync})
+			},
+			func(e libvirtconn.Event) {
+				id := types.UID(e.ID)
+				if !exists(p.data.machineDir(id)) { // not ours, or gone
+					return
+				}
+				p.guest.forget(id)
+				if e.Agent {
+					send(providers.Event{Type: providers.EventGuest, ID: id})
+				} else {
+					send(providers.Event{Type: providers.EventMachine, ID: id})
+				}
+			})
+	})
+	return out
+}
+
+// later does something that a call need not wait for. It ends with the
+// provider.
+func (p *Provider) later(limit time.Duration, do func(context.Context)) {
+	if p.life.Err() != nil {
+		return
+	}
+	p.work.Go(func() {
+		ctx, cancel := context.WithTimeout(p.life, limit)
+		defer cancel()
+		do(ctx)
+	})
+}
+
+// machineObject is what messages call a machine.
+func machineObject(id types.UID) string { return "machine " + string(id) }
