@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"reflect"
+	"strings"
 
 	"k8s.io/apiextensions-apiserver/pkg/apis/apiextensions"
 	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
@@ -130,10 +131,10 @@ func (e *engine) checkRatcheting(ctx context.Context, obj, old map[string]any) f
 	return append(errs, e.checkRules(ctx, obj, old, errs, cel.WithRatcheting(correlated))...)
 }
 
-// checkRules evaluates the rules, unless errors found before make that
-// pointless: rules may assume values of the right type and size.
+// checkRules evaluates the rules, unless there are errors already: rules assume
+// values of the right form.
 func (e *engine) checkRules(ctx context.Context, obj, old map[string]any, found field.ErrorList, o ...cel.Option) field.ErrorList {
-	if e.rules == nil || blocksRules(found) {
+	if e.rules == nil || len(found) > 0 {
 		return nil
 	}
 	var before any
@@ -160,14 +161,18 @@ func changedParts(obj, old map[string]any) []string {
 	return changed
 }
 
-// blocksRules tells whether errors make the evaluation of rules pointless.
-func blocksRules(errs field.ErrorList) bool {
+// quantityPattern is what the schemas of quantities have in common.
+const quantityPattern = `(([KMGTPE]i)|[numkMGTPE]|`
+
+// readable rewords errors that would show people how they were found.
+func readable(errs field.ErrorList, root string) field.ErrorList {
 	for _, err := range errs {
-		switch err.Type {
-		case field.ErrorTypeNotSupported, field.ErrorTypeRequired, field.ErrorTypeTooLong,
-			field.ErrorTypeTooMany, field.ErrorTypeTypeInvalid:
-			return true
+		if err.Field == "<nil>" || err.Field == "" {
+			err.Field = root
+		}
+		if err.Type == field.ErrorTypeInvalid && strings.Contains(err.Detail, quantityPattern) {
+			err.Detail = "must be a quantity, such as 512Mi or 10G"
 		}
 	}
-	return false
+	return errs
 }

@@ -279,5 +279,5 @@ func (r *resource) validate(ctx context.Context, u, old *unstructured.Unstructur
 	if len(errs) == 0 {
 		return nil
 	}
-	return apierrors.NewInvalid(r.gvk.GroupKind(), u.GetName(), errs)
+	return apierrors.NewInvalid(r.gvk.GroupKind(), u.GetName(), readable(errs, r.singular))
 }
