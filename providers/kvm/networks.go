@@ -151,15 +151,14 @@ func (p *Provider) planNetwork(ctx context.Context, n identity.Network) (libvirt
 
 // networkXML renders a network.
 //
-// Guests of hostonly and nat networks are kept apart by isolated ports, and
-// libvirt keeps the bridge's table of MAC addresses, so that no guest can draw
-// another's frames. dnsmasq offers leases to known machines only, does not
+// Guests of hostonly and nat networks are kept apart by isolated ports; that
+// none takes another's address, the firewall sees to. dnsmasq offers leases to known machines only, does not
 // ping before it offers one (which takes seconds), and tells guests nothing of
 // the host's /etc/hosts or of each other's names.
 func networkXML(n identity.Network, subnet netip.Prefix) libvirtxml.Network {
 	x := libvirtxml.Network{
 		Name: n.LibvirtName(), UUID: n.UUID(), IPv6: "no",
-		Bridge: &libvirtxml.NetworkBridge{Name: n.Bridge(), STP: "off", Delay: "0", MACTableManager: "libvirt"},
+		Bridge: &libvirtxml.NetworkBridge{Name: n.Bridge(), STP: "off", Delay: "0"},
 	}
 	if n.Mode == v1.NetworkIntnet {
 		return x

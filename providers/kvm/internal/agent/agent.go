@@ -61,6 +61,9 @@ func (c *Client) call(ctx context.Context, name string, args, out any) error {
 	if err != nil {
 		return err
 	}
+	if len(command) > maxMessage {
+		return fmt.Errorf("%w: it is longer than the guest agent takes in one message (%d KiB)", ErrBadRequest, maxMessage>>10)
+	}
 	reply, err := c.send(ctx, string(command))
 	if err != nil {
 		return err

@@ -21,9 +21,14 @@ const (
 	// inlineMax is what travels in one message with its command or its
 	// result; longer things go by files.
 	inlineMax = 48 << 10
-	// chunk of a file in one message. The agent works on one message at a
-	// time, and base64 in JSON makes it a third longer.
-	chunk = 256 << 10
+	// chunk of a file in one message. Measured with QEMU 7.2 under TCG: larger
+	// ones are no faster (64 KiB: write 2.5 MB/s, read 9 MB/s), and from 128 KiB
+	// on the agent's reading of its channel stalls.
+	chunk = 64 << 10
+	// maxArguments bounds a command with its environment. More goes by a file.
+	maxArguments = 48 << 10
+	// maxMessage bounds a command to the agent, for the same reason.
+	maxMessage = 160 << 10
 )
 
 const (
@@ -69,8 +74,8 @@ func check(req providers.ExecRequest) error {
 		}
 	}
 	switch {
-	case size > 128<<10: // Linux's limit for a single argument
-		return fmt.Errorf("%w: command and environment are longer than 128 KiB", ErrBadRequest)
+	case size > maxArguments:
+		return fmt.Errorf("%w: command and environment are longer than %d KiB", ErrBadRequest, maxArguments>>10)
 	case req.User != "" && !userPattern.MatchString(req.User):
 		return fmt.Errorf("%w: %q is not a user name", ErrBadRequest, req.User)
 	case req.Dir != "" && !path.IsAbs(req.Dir):
