@@ -69,9 +69,10 @@ type ConsoleOptions struct {
 
 // GuestConfig is what is set up inside a running guest.
 type GuestConfig struct {
-	// User whose keys are set.
+	// User whose keys are set; empty leaves all keys alone.
 	User string
-	// SSHAuthorizedKeys replace those of the user.
+	// SSHAuthorizedKeys replace those of the user; none removes them all. A key
+	// is one line.
 	SSHAuthorizedKeys []string
 	// Mounts of shared folders.
 	Mounts []v1.SharedFolder

@@ -11,9 +11,9 @@ import (
 
 // ImageRef names one sealed revision of a GoldenImage.
 type ImageRef struct {
-	// UID of the GoldenImage.
+	// UID of the GoldenImage, a UUID.
 	UID types.UID `json:"uid"`
-	// Revision as made by RevisionOf.
+	// Revision as made by RevisionOf: letters and digits.
 	Revision string `json:"revision"`
 }
 

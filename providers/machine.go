@@ -137,7 +137,8 @@ const (
 // NetworkObservation is what was seen of a machine's connections on the host.
 type NetworkObservation struct {
 	// Isolated is true only when every connection of the machine was looked at
-	// and is what the spec allows, with the known leaks closed.
+	// and is what the spec allows, with the known leaks closed. There is nothing
+	// to look at while the machine is off.
 	Isolated bool
 	// Detail is one sentence: what was seen, or what is wrong.
 	Detail string

@@ -87,25 +87,25 @@ func (p *Provider) WriteFile(ctx context.Context, id types.UID, name string, mod
 	}
 	if mode&^0o777 != 0 {
 		return providers.Errorf(providers.ErrInvalid, machineObject(id),
-			"mode %#o of %s has more than permission bits", mode, name)
+			"mode %#o of %q has more than permission bits", mode, name)
 	}
 	if info, err := c.system.Stat(path.Dir(path.Clean(name))); err != nil {
-		return guestError(id, fmt.Errorf("directory of %s: %w", name, err))
+		return guestError(id, fmt.Errorf("directory of %q: %w", name, err))
 	} else if !info.Dir {
-		return guestError(id, fmt.Errorf("directory of %s: %w", name, syscall.ENOTDIR))
+		return guestError(id, fmt.Errorf("directory of %q: %w", name, syscall.ENOTDIR))
 	}
 	if info, err := c.system.Stat(name); err == nil && info.Dir {
-		return guestError(id, fmt.Errorf("%s: %w", name, syscall.EISDIR))
+		return guestError(id, fmt.Errorf("%q: %w", name, syscall.EISDIR))
 	}
 	data, err := io.ReadAll(io.LimitReader(contextReader{ctx, c.lost, id, r}, maxFile+1))
 	if err != nil {
-		return ownError(id, err, "what was to be written to "+name)
+		return ownError(id, err, fmt.Sprintf("what was to be written to %q", name))
 	}
 	if len(data) > maxFile {
-		return guestError(id, fmt.Errorf("%s: more than %d bytes: %w", name, maxFile, syscall.ENOSPC))
+		return guestError(id, fmt.Errorf("%q: more than %d bytes: %w", name, maxFile, syscall.ENOSPC))
 	}
 	if err := c.system.WriteFile(name, mode, data); err != nil {
-		return guestError(id, fmt.Errorf("%s: %w", name, err))
+		return guestError(id, fmt.Errorf("%q: %w", name, err))
 	}
 	return nil
 }
@@ -150,7 +150,7 @@ func (p *Provider) ReadFile(ctx context.Context, id types.UID, name string, w io
 	}
 	data, info, err := c.system.ReadFile(name)
 	if err != nil {
-		return providers.FileInfo{}, guestError(id, fmt.Errorf("%s: %w", name, err))
+		return providers.FileInfo{}, guestError(id, fmt.Errorf("%q: %w", name, err))
 	}
 	const chunk = 64 << 10
 	for part := range slices.Chunk(data, chunk) {
@@ -158,7 +158,7 @@ func (p *Provider) ReadFile(ctx context.Context, id types.UID, name string, w io
 			return providers.FileInfo{}, err
 		}
 		if _, err := w.Write(part); err != nil {
-			return providers.FileInfo{}, ownError(id, err, "what was read of "+name)
+			return providers.FileInfo{}, ownError(id, err, fmt.Sprintf("what was read of %q", name))
 		}
 	}
 	return providers.FileInfo{Size: int64(len(data)), Mode: info.Mode}, nil
@@ -178,6 +178,9 @@ func (p *Provider) ConfigureGuest(ctx context.Context, id types.UID, cfg provide
 				"shared folder %q: the machine was not started with it", f.Name)
 		}
 	}
+	if err := checkKeys(id, cfg); err != nil {
+		return err
+	}
 	if cfg.User != "" {
 		if err := c.system.Authorize(cfg.User, cfg.SSHAuthorizedKeys); err != nil {
 			return guestError(id, fmt.Errorf("ssh keys of user %q: %w", cfg.User, err))
@@ -186,6 +189,18 @@ func (p *Provider) ConfigureGuest(ctx context.Context, id types.UID, cfg provide
 	for _, f := range cfg.Mounts {
 		if err := c.system.Mount(f.GuestPath(), f.HostPath, f.IsReadOnly()); err != nil {
 			return guestError(id, fmt.Errorf("shared folder %q: %w", f.Name, err))
+		}
+	}
+	return nil
+}
+
+func checkKeys(id types.UID, cfg providers.GuestConfig) error {
+	if cfg.User == "" && len(cfg.SSHAuthorizedKeys) > 0 {
+		return providers.Errorf(providers.ErrInvalid, machineObject(id), "there are ssh keys but no user")
+	}
+	for _, k := range cfg.SSHAuthorizedKeys {
+		if strings.ContainsAny(k, "\r\n") {
+			return providers.Errorf(providers.ErrInvalid, machineObject(id), "ssh key %q is not one line", k)
 		}
 	}
 	return nil

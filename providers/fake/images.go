@@ -23,6 +23,8 @@ type image struct {
 	agentless bool
 }
 
+func refObject(r ref) string { return fmt.Sprintf("image %q", r.String()) }
+
 func imageObject(name string) string { return fmt.Sprintf("image %q", name) }
 
 func imageKey(i providers.Instance, r ref) string { return "image/" + string(i) + "/" + r.String() }
@@ -82,8 +84,9 @@ func (p *Provider) importImage(v *verb, s providers.ImageSpec, progress func(pro
 func validateImage(s providers.ImageSpec) error {
 	object := imageObject(s.Name)
 	switch {
-	case s.UID == "" || s.Revision == "":
-		return providers.Errorf(providers.ErrInvalid, object, "it has no UID or no revision")
+	case !isUUID(s.UID) || !isWord(s.Revision):
+		return providers.Errorf(providers.ErrInvalid, object,
+			"%q is not a UUID with a revision of letters and digits", s.ImageRef)
 	case s.Source.Disk == nil:
 		return providers.Errorf(providers.ErrUnsupported, object,
 			"the simulated hypervisor imports disk files only: give it a source.disk")
@@ -126,12 +129,12 @@ func (p *Provider) read(v *verb, s providers.ImageSpec, progress func(providers.
 func compare(object string, d *v1.DiskSource, info providers.Image) error {
 	if d.SHA256 != "" && info.Digest != "" && info.Digest != "sha256:"+d.SHA256 {
 		return providers.Errorf(providers.ErrInvalid, object,
-			"%s has the digest %s, not sha256:%s: correct the manifest or the file",
+			"%q has the digest %s, not sha256:%s: correct the manifest or the file",
 			d.Path, info.Digest, d.SHA256).WithReason(providers.ReasonDigestMismatch)
 	}
 	if d.Format != "" && info.Format != d.Format {
 		return providers.Errorf(providers.ErrInvalid, object,
-			"%s is a %s file, not %s: correct the manifest", d.Path, info.Format, d.Format).
+			"%q is a %s file, not %s: correct the manifest", d.Path, info.Format, d.Format).
 			WithReason(providers.ReasonFormatMismatch)
 	}
 	return nil
@@ -194,7 +197,7 @@ func readFile(ctx context.Context, object, path string, digest bool, info *provi
 	// Without blocking, because the path may name a pipe.
 	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0)
 	if errors.Is(err, fs.ErrNotExist) {
-		return providers.Errorf(providers.ErrNotFound, object, "%s does not exist on this host", path).
+		return providers.Errorf(providers.ErrNotFound, object, "%q does not exist on this host", path).
 			WithReason(providers.ReasonSourceNotFound)
 	}
 	if err != nil {
@@ -203,7 +206,7 @@ func readFile(ctx context.Context, object, path string, digest bool, info *provi
 	defer f.Close()
 	stat, err := f.Stat()
 	if err != nil || !stat.Mode().IsRegular() {
-		return providers.Errorf(providers.ErrInvalid, object, "%s is not a regular file", path)
+		return providers.Errorf(providers.ErrInvalid, object, "%q is not a regular file", path)
 	}
 	info.ActualSize = stat.Size()
 	if err := inspect(object, f, info); err != nil || !digest {
@@ -236,7 +239,7 @@ func (p *Provider) GetImage(ctx context.Context, r ref) (got providers.Image, er
 	err = p.look(ctx, func() error {
 		img, ok := p.folder().images[r]
 		if !ok {
-			return providers.Errorf(providers.ErrNotFound, "image "+r.String(), "no such image")
+			return providers.Errorf(providers.ErrNotFound, refObject(r), "no such image")
 		}
 		got = img.info
 		return nil
@@ -255,7 +258,7 @@ func (p *Provider) DeleteImage(ctx context.Context, r ref) error {
 func (p *Provider) removeImage(r ref) error {
 	f := p.folder()
 	if f.images[r] == nil && !f.staged[r] {
-		return providers.Errorf(providers.ErrNotFound, "image "+r.String(), "no such image")
+		return providers.Errorf(providers.ErrNotFound, refObject(r), "no such image")
 	}
 	clones := 0
 	for _, pt := range f.parts {
@@ -264,7 +267,7 @@ func (p *Provider) removeImage(r ref) error {
 		}
 	}
 	if clones > 0 {
-		return providers.Errorf(providers.ErrBusy, "image "+r.String(),
+		return providers.Errorf(providers.ErrBusy, refObject(r),
 			"%d machines are cloned from it: delete them first", clones)
 	}
 	delete(f.images, r)

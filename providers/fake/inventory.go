@@ -2,6 +2,7 @@ package fake
 
 import (
 	"context"
+	"fmt"
 	"slices"
 	"strings"
 
@@ -107,7 +108,7 @@ func (p *Provider) RemoveResource(ctx context.Context, r providers.Resource) err
 	})
 }
 
-func resourceObject(r providers.Resource) string { return string(r.Kind) + " " + r.ID }
+func resourceObject(r providers.Resource) string { return fmt.Sprintf("%s %q", r.Kind, r.ID) }
 
 func errNoResource(r providers.Resource) error {
 	return providers.Errorf(providers.ErrNotFound, resourceObject(r), "it is gone")

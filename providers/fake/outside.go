@@ -141,6 +141,21 @@ func (w *World) SetIgnoresShutdown(id types.UID, ignores bool) error {
 	})
 }
 
+// OccupyPort makes another program of the host listen on a TCP port of
+// 127.0.0.1 that was free, and returns it.
+func (w *World) OccupyPort() (int32, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.ports.occupy()
+}
+
+// ReleasePort ends OccupyPort.
+func (w *World) ReleasePort(port int32) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.ports.vacate(port)
+}
+
 // AddForeign places a machine that is not ours. tag is what others marked it
 // with, such as another instance or nothing.
 func (w *World) AddForeign(id types.UID, tag string) error {

@@ -30,21 +30,30 @@ type portKey struct {
 	port     int32
 }
 
+// holder is a machine's forward, or another program of the host.
 type holder struct {
 	address netip.Addr
-	machine types.UID
+	machine types.UID // empty for another program
 	name    string
+}
+
+func (h holder) String() string {
+	if h.machine == "" {
+		return "another program"
+	}
+	return "machine " + string(h.machine)
 }
 
 func newPortTable() portTable {
 	return portTable{holders: map[portKey][]holder{}, next: firstPort}
 }
 
-// conflict returns who else holds a port on an address, if somebody does.
+// conflict returns who holds a port on an address besides a machine, if
+// somebody does.
 func (t *portTable) conflict(k portKey, address netip.Addr, self types.UID) (holder, bool) {
 	for _, h := range t.holders[k] {
 		same := h.address == address || h.address.IsUnspecified() || address.IsUnspecified()
-		if same && h.machine != self {
+		if same && (h.machine == "" || h.machine != self) {
 			return h, true
 		}
 	}
@@ -69,7 +78,7 @@ func (t *portTable) resolve(id types.UID, want, had []v1.PortForward) ([]v1.Port
 			k := portKey{f.Protocol, port}
 			if h, taken := t.conflict(k, address, id); taken {
 				return providers.Errorf(providers.ErrBusy, machineObject(id),
-					"forward %q: host port %d is taken by machine %s", f.Name, port, h.machine)
+					"forward %q: host port %d is taken by %s", f.Name, port, h)
 			}
 			if slices.Contains(mine[k], address) {
 				return providers.Errorf(providers.ErrInvalid, machineObject(id),
@@ -105,37 +114,73 @@ func (t *portTable) choose(f v1.PortForward, had []v1.PortForward, usable func(i
 			return h.HostPort, nil
 		}
 	}
-	for range lastPort - firstPort + 1 {
-		port := t.next
-		if t.next++; t.next > lastPort {
-			t.next = firstPort
-		}
-		if usable(port) == nil {
-			return port, nil
-		}
+	if port, ok := t.free(func(port int32) bool { return usable(port) == nil }); ok {
+		return port, nil
 	}
 	return 0, providers.Errorf(providers.ErrCapacity, "forward "+f.Name,
 		"no host port from %d to %d is free", firstPort, lastPort)
 }
 
-// release gives up every port that a machine holds.
-func (t *portTable) release(id types.UID) {
-	for k, holders := range t.holders {
-		kept := slices.DeleteFunc(holders, func(h holder) bool { return h.machine == id })
-		if len(kept) == 0 {
-			delete(t.holders, k)
-		} else {
-			t.holders[k] = kept
+// free returns the next port that is usable.
+func (t *portTable) free(usable func(int32) bool) (int32, bool) {
+	for range lastPort - firstPort + 1 {
+		port := t.next
+		if t.next++; t.next > lastPort {
+			t.next = firstPort
 		}
+		if usable(port) {
+			return port, true
+		}
+	}
+	return 0, false
+}
+
+// occupy lets another program take a free TCP port.
+func (t *portTable) occupy() (int32, error) {
+	address := netip.MustParseAddr("127.0.0.1")
+	port, ok := t.free(func(port int32) bool {
+		_, taken := t.conflict(portKey{v1.ProtocolTCP, port}, address, "")
+		return !taken
+	})
+	if !ok {
+		return 0, fmt.Errorf("no port of the simulated host from %d to %d is free", firstPort, lastPort)
+	}
+	k := portKey{v1.ProtocolTCP, port}
+	t.holders[k] = append(t.holders[k], holder{address: address})
+	return port, nil
+}
+
+// vacate makes another program give up a port.
+func (t *portTable) vacate(port int32) {
+	k := portKey{v1.ProtocolTCP, port}
+	t.drop(k, func(h holder) bool { return h.machine == "" })
+}
+
+func (t *portTable) drop(k portKey, gone func(holder) bool) {
+	kept := slices.DeleteFunc(t.holders[k], gone)
+	if len(kept) == 0 {
+		delete(t.holders, k)
+	} else {
+		t.holders[k] = kept
 	}
 }
 
+// release gives up every port that a machine holds.
+func (t *portTable) release(id types.UID) {
+	for k := range t.holders {
+		t.drop(k, func(h holder) bool { return h.machine == id })
+	}
+}
+
+// list describes the ports that machines hold.
 func (t *portTable) list() []string {
 	var all []string
 	for k, holders := range t.holders {
 		for _, h := range holders {
-			all = append(all, fmt.Sprintf("%s/%s of machine %s", k.protocol,
-				netip.AddrPortFrom(h.address, uint16(k.port)), h.machine))
+			if h.machine != "" {
+				all = append(all, fmt.Sprintf("%s/%s of %s", k.protocol,
+					netip.AddrPortFrom(h.address, uint16(k.port)), h))
+			}
 		}
 	}
 	return all

@@ -138,7 +138,14 @@ type namedStep struct {
 	change func() error
 }
 
-func machineObject(id types.UID) string { return fmt.Sprintf("machine %s", id) }
+// machineObject names a machine in an error. What is no UUID may be anything
+// and is quoted.
+func machineObject(id types.UID) string {
+	if isUUID(id) {
+		return "machine " + string(id)
+	}
+	return fmt.Sprintf("machine %q", string(id))
+}
 
 func errNoMachine(id types.UID) error {
 	return providers.Errorf(providers.ErrNotFound, machineObject(id), "no such machine")

@@ -5,6 +5,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 
 	"github.com/google/uuid"
 	"k8s.io/apimachinery/pkg/types"
@@ -42,7 +43,7 @@ func validate(s providers.MachineSpec) error {
 		names[f.Name] = true
 		info, err := os.Stat(f.HostPath)
 		if !filepath.IsAbs(f.HostPath) || err != nil || !info.IsDir() {
-			return invalid("shared folder %q: %s is not a directory of the host", f.Name, f.HostPath)
+			return invalid("shared folder %q: %q is not a directory of the host", f.Name, f.HostPath)
 		}
 	}
 	return nil
@@ -51,6 +52,13 @@ func validate(s providers.MachineSpec) error {
 func isUUID(id types.UID) bool {
 	u, err := uuid.Parse(string(id))
 	return err == nil && u.String() == string(id)
+}
+
+// isWord tells whether a name consists of letters and digits.
+func isWord(s string) bool {
+	return s != "" && !strings.ContainsFunc(s, func(r rune) bool {
+		return (r < '0' || r > '9') && (r < 'a' || r > 'z') && (r < 'A' || r > 'Z')
+	})
 }
 
 func validateNetwork(n v1.Network, invalid func(string, ...any) error) error {

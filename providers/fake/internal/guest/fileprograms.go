@@ -89,6 +89,9 @@ func (p *process) Enter(dir, name string) (string, error) {
 
 func ls(c call) int {
 	args := c.Args[1:]
+	if len(args) > 0 && args[0] == "-A" {
+		args = args[1:] // hidden files are always listed
+	}
 	if len(args) == 0 {
 		args = []string{c.Dir}
 	}

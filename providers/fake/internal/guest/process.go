@@ -97,9 +97,9 @@ func (s *System) Start(cmd Command) (*Job, error) {
 		cmd.Dir = u.home
 	}
 	if info, err := s.Stat(cmd.Dir); err != nil {
-		return nil, fmt.Errorf("directory %s: %w", cmd.Dir, err)
+		return nil, fmt.Errorf("directory %q: %w", cmd.Dir, err)
 	} else if !info.Dir {
-		return nil, fmt.Errorf("directory %s: %w", cmd.Dir, syscall.ENOTDIR)
+		return nil, fmt.Errorf("directory %q: %w", cmd.Dir, syscall.ENOTDIR)
 	}
 	run, err := s.find(cmd.Dir, cmd.Args)
 	if err != nil {

@@ -1,0 +1,90 @@
+package conformance
+
+import (
+	"context"
+	"io"
+	"strings"
+	"testing"
+
+	"k8s.io/apimachinery/pkg/types"
+
+	"sandboxd.dev/sandboxd/providers"
+)
+
+// consoleLog reads a machine's console as far as it goes.
+func (s *suite) consoleLog(t testing.TB, id types.UID, tail int64) string {
+	t.Helper()
+	r, err := s.p.Console(s.ctx(t), id, providers.ConsoleOptions{TailBytes: tail})
+	must(t, "console", err)
+	defer r.Close()
+	b, err := io.ReadAll(io.LimitReader(r, maxOutput))
+	must(t, "read the console", err)
+	return string(b)
+}
+
+// say makes the guest write a line to its console.
+func (s *suite) say(t testing.TB, id types.UID, line string) {
+	t.Helper()
+	s.sh(t, id, `echo "$1" > /dev/console`, line)
+}
+
+func (s *suite) testConsoleBoot(t *testing.T) {
+	s.need(t, Console)
+	id := s.guest(t)
+	eventually(t, s.b.Limits.Call, func() string {
+		if strings.TrimSpace(s.consoleLog(t, id, -1)) == "" {
+			return "a guest that has booted said nothing on its console"
+		}
+		return ""
+	})
+}
+
+func (s *suite) testConsoleFollow(t *testing.T) {
+	s.need(t, Console)
+	id := s.guest(t)
+	ctx, cancel := context.WithCancel(within(t, s.b.Limits.Boot))
+	defer cancel()
+	r, err := s.p.Console(ctx, id, providers.ConsoleOptions{Follow: true})
+	must(t, "console", err)
+	defer r.Close()
+	out := &signalled{text: "follow this", seen: make(chan struct{})}
+	done := make(chan error, 1)
+	go func() {
+		_, err := io.Copy(out, r)
+		done <- err
+	}()
+	s.say(t, id, "follow this")
+	select {
+	case <-out.seen:
+	case err := <-done:
+		t.Fatalf("the console ended before the line was seen: %v", err)
+	}
+	cancel()
+	want(t, "read after the end of the context", <-done, context.Canceled)
+}
+
+func (s *suite) testConsoleTail(t *testing.T) {
+	s.need(t, Console)
+	id := s.guest(t)
+	s.say(t, id, "the last line")
+	eventually(t, s.b.Limits.Call, func() string {
+		if log := s.consoleLog(t, id, -1); !strings.Contains(log, "the last line") {
+			return "the line is not in the log"
+		}
+		return ""
+	})
+	// The guest may say more in between, so a few looks are allowed.
+	eventually(t, s.b.Limits.Call, func() string {
+		all := s.consoleLog(t, id, -1)
+		if got := s.consoleLog(t, id, 10); len(got) != 10 || !strings.HasSuffix(all, got) {
+			return "the last 10 bytes are " + got
+		}
+		if got := s.consoleLog(t, id, int64(len(all))+1000); got != all {
+			return "more bytes than there are give another log"
+		}
+		if got := s.consoleLog(t, id, 0); got != "" {
+			return "no bytes before the end are " + got
+		}
+		return ""
+	})
+}

@@ -1,0 +1,172 @@
+package conformance
+
+import (
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+	"testing"
+
+	"sandboxd.dev/sandboxd/providers"
+)
+
+func (s *suite) testFiles(t *testing.T) {
+	t.Run("WriteFile and ReadFile copy a file of any size and sum, with its mode", s.testRoundTrip)
+	t.Run("WriteFile and ReadFile take any name", s.testNames)
+	t.Run("WriteFile replaces a file as a whole", s.testReplace)
+	t.Run("WriteFile that fails or is cancelled leaves the old file and nothing else", s.testFailedWrite)
+	t.Run("WriteFile is ErrNotFound or ErrInvalid for what cannot be written", s.testBadWrite)
+	t.Run("ReadFile is ErrNotFound or ErrInvalid for what is no file", s.testBadRead)
+}
+
+func (s *suite) testRoundTrip(t *testing.T) {
+	id := s.guest(t)
+	dir := s.tempDir(t, id)
+	for i, mode := range []uint32{0o644, 0o600, 0o755, 0o400} {
+		content := pattern([]int{0, 1, 70_000, 3 << 20}[i])
+		file := fmt.Sprintf("%s/%d", dir, i)
+		must(t, "write", s.p.WriteFile(s.ctx(t), id, file, mode, strings.NewReader(content)))
+		sum := fmt.Sprintf("%x", sha256.Sum256([]byte(content)))
+		if got, _, _ := strings.Cut(s.sh(t, id, `sha256sum < "$1"`, file), " "); got != sum {
+			t.Errorf("%d bytes have the sum %s in the guest, not %s", len(content), got, sum)
+		}
+		var back bounded
+		info, err := s.p.ReadFile(s.ctx(t), id, file, &back)
+		must(t, "read", err)
+		if info.Size != int64(len(content)) || info.Mode != mode || back.String() != content {
+			t.Errorf("%d bytes of mode %#o came back as %+v, equal: %v", len(content), mode, info, back.String() == content)
+		}
+		if x := s.try(t, id, `[ -x "$1" ]`, file).ExitCode == 0; x != (mode&0o111 != 0) {
+			t.Errorf("with mode %#o the guest may execute it: %v", mode, x)
+		}
+	}
+	s.sh(t, id, `printf 'a\0b' > "$1"`, dir+"/made")
+	var back bounded
+	if info, err := s.p.ReadFile(s.ctx(t), id, dir+"/made", &back); err != nil || info.Size != 3 || back.String() != "a\x00b" {
+		t.Errorf("a file that the guest made came back as %q, %+v, %v", back.String(), info, err)
+	}
+}
+
+func (s *suite) testNames(t *testing.T) {
+	id := s.guest(t)
+	dir := s.tempDir(t, id)
+	for _, name := range []string{"two words", "-n", "'", `"`, `\`, "$HOME", "`x`", "*", "a;b", "line\nbreak", "ä€😀", "..x"} {
+		file := dir + "/" + name
+		must(t, "write", s.p.WriteFile(s.ctx(t), id, file, 0o644, strings.NewReader(name)))
+		var back bounded
+		_, err := s.p.ReadFile(s.ctx(t), id, file, &back)
+		must(t, "read", err)
+		if got := s.sh(t, id, `cat < "$1"`, file); got != name || back.String() != name {
+			t.Errorf("the file %q holds %q in the guest and came back as %q", name, got, back.String())
+		}
+	}
+}
+
+func (s *suite) testReplace(t *testing.T) {
+	id := s.guest(t)
+	file := s.tempDir(t, id) + "/file"
+	for _, v := range []struct {
+		content string
+		mode    uint32
+	}{{pattern(100_000), 0o600}, {"short", 0o755}, {"", 0o644}, {pattern(70_000), 0o400}, {"again", 0o644}} {
+		must(t, "write", s.p.WriteFile(s.ctx(t), id, file, v.mode, strings.NewReader(v.content)))
+		var back bounded
+		info, err := s.p.ReadFile(s.ctx(t), id, file, &back)
+		if err != nil || back.String() != v.content || info.Mode != v.mode {
+			t.Errorf("%d bytes of mode %#o came back as %+v, %v, equal: %v",
+				len(v.content), v.mode, info, err, back.String() == v.content)
+		}
+	}
+}
+
+// cancelling reads without end and cancels a context after some bytes.
+type cancelling struct {
+	zeros
+	after  int
+	cancel context.CancelFunc
+}
+
+func (c *cancelling) Read(p []byte) (int, error) {
+	if c.after -= len(p); c.after < 0 {
+		c.cancel()
+	}
+	c.left = len(p)
+	return c.zeros.Read(p)
+}
+
+func (s *suite) testFailedWrite(t *testing.T) {
+	id := s.guest(t)
+	dir := s.tempDir(t, id)
+	s.put(t, id, dir+"/file", "old")
+	ctx, cancel := context.WithCancel(s.ctx(t))
+	defer cancel()
+	err := s.p.WriteFile(s.ctx(t), id, dir+"/file", 0o644, &broken{left: 200_000})
+	want(t, "write from a broken reader", err, errOwn)
+	err = s.p.WriteFile(ctx, id, dir+"/file", 0o644, &cancelling{after: 300_000, cancel: cancel})
+	want(t, "write that is cancelled", err, context.Canceled)
+	err = s.p.WriteFile(s.ctx(t), id, dir+"/new", 0o644, &broken{left: 200_000})
+	want(t, "write of a new file from a broken reader", err, errOwn)
+	// What a cancelled call leaves may be cleared away a little later.
+	eventually(t, s.b.Limits.Call, func() string {
+		if got := s.sh(t, id, `ls -A "$1"; cat "$1/file"`, dir); got != "file\nold" {
+			return fmt.Sprintf("the directory lists, and the old file holds, %q", got)
+		}
+		return ""
+	})
+}
+
+func (s *suite) testBadWrite(t *testing.T) {
+	id := s.guest(t)
+	dir := s.tempDir(t, id)
+	for name, tc := range map[string]struct {
+		path string
+		mode uint32
+		kind error
+	}{
+		"a relative path":             {"file", 0o644, providers.ErrInvalid},
+		"no path":                     {"", 0o644, providers.ErrInvalid},
+		"a zero byte":                 {dir + "/a\x00b", 0o644, providers.ErrInvalid},
+		"a directory":                 {dir, 0o644, providers.ErrInvalid},
+		"the root":                    {"/", 0o644, providers.ErrInvalid},
+		"a directory that is not":     {dir + "/no/file", 0o644, providers.ErrNotFound},
+		"a set-user-ID bit":           {dir + "/file", 0o4755, providers.ErrInvalid},
+		"a mode that has other bits":  {dir + "/file", 1 << 20, providers.ErrInvalid},
+		"a file system without files": {"/proc/file", 0o644, providers.ErrInvalid},
+	} {
+		err := s.p.WriteFile(s.ctx(t), id, tc.path, tc.mode, strings.NewReader("content"))
+		want(t, name, err, tc.kind)
+	}
+	if got := s.sh(t, id, `ls -A "$1"`, dir); got != "" {
+		t.Errorf("refused writes left %q", got)
+	}
+}
+
+func (s *suite) testBadRead(t *testing.T) {
+	id := s.guest(t)
+	dir := s.tempDir(t, id)
+	for name, tc := range map[string]struct {
+		path string
+		kind error
+	}{
+		"a relative path":          {"etc/hostname", providers.ErrInvalid},
+		"no path":                  {"", providers.ErrInvalid},
+		"a file that is not there": {dir + "/no", providers.ErrNotFound},
+		"a directory":              {dir, providers.ErrInvalid},
+		"a device without end":     {"/dev/zero", providers.ErrInvalid},
+	} {
+		var out bounded
+		_, err := s.p.ReadFile(s.ctx(t), id, tc.path, &out)
+		want(t, name, err, tc.kind)
+		if out.String() != "" {
+			t.Errorf("%s: %d bytes were read", name, len(out.String()))
+		}
+	}
+	s.put(t, id, dir+"/file", pattern(200_000))
+	_, err := s.p.ReadFile(s.ctx(t), id, dir+"/file", &broken{left: 1000})
+	want(t, "read into a broken writer", err, errOwn)
+	if _, err := s.p.ReadFile(s.ctx(t), id, dir+"/file", io.Discard); errors.Is(err, errOwn) {
+		t.Error("the error of one writer came back to another")
+	}
+}
