@@ -1,0 +1,208 @@
+// Package daemon puts the parts of sandboxd together and runs them.
+//
+//	configuration ─▶ socket ─▶ store ─▶ providers ─▶ API server ─▶ controllers
+//	                                                     │ unix socket, in-process pipe
+//	      stop: ◀── the same in reverse, within seconds ─┘
+package daemon
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/go-logr/logr"
+	"golang.org/x/sync/errgroup"
+	"k8s.io/apimachinery/pkg/version"
+	"k8s.io/client-go/rest"
+	crclient "sigs.k8s.io/controller-runtime/pkg/client"
+
+	"sandboxd.dev/sandboxd/admission"
+	v1 "sandboxd.dev/sandboxd/api/v1"
+	"sandboxd.dev/sandboxd/apiserver"
+	"sandboxd.dev/sandboxd/client"
+	"sandboxd.dev/sandboxd/config"
+	"sandboxd.dev/sandboxd/controller"
+	"sandboxd.dev/sandboxd/controller/sandbox"
+	"sandboxd.dev/sandboxd/guest/access"
+	"sandboxd.dev/sandboxd/hostpath"
+	"sandboxd.dev/sandboxd/providers"
+	"sandboxd.dev/sandboxd/store/bolt"
+)
+
+// Options of a daemon.
+type Options struct {
+	Config config.Config
+	// Simulate runs on a hypervisor that exists in memory only.
+	Simulate bool
+	Version  version.Info
+	Logger   logr.Logger
+	// Notify is told "READY=1" once requests are answered, and "STOPPING=1".
+	Notify func(state string)
+}
+
+// Run runs a daemon until the context ends, and returns once everything has
+// stopped.
+func Run(ctx context.Context, o Options) (err error) {
+	if err := prepareDirs(o.Config); err != nil {
+		return err
+	}
+	listener, err := Listen(o.Config.Socket)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = listener.Close() }()
+	store, err := bolt.Open(filepath.Join(o.Config.DataDir, "store.db"), bolt.Options{})
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, store.Close()) }()
+	set, err := openProviders(o, providers.Instance(store.InstanceID()))
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, closeProviders(set)) }()
+	paths, err := hostpath.New(hostpath.Options{
+		Roots: o.Config.AllowedHostPaths, ImageDir: o.Config.BaseImageDir,
+		Denied: deniedDirs(o.Config),
+	})
+	if err != nil {
+		return err
+	}
+	users := &imageUsers{}
+	server, err := apiserver.New(ctx, apiserver.Options{
+		Store: store, CRDs: v1.CRDs, Version: o.Version, Logger: o.Logger.WithName("apiserver"),
+		Admission:    []apiserver.Admission{admission.New(set, paths)},
+		Subresources: subresources(set, users, o.Logger.WithName("access")),
+	})
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, server.Close()) }()
+	if err := users.connect(server.LoopbackConfig()); err != nil {
+		return err
+	}
+	return serve(ctx, o, server, listener, set, paths)
+}
+
+// serve runs the API server and the controllers until the context ends or one
+// of them fails.
+func serve(ctx context.Context, o Options, server *apiserver.Server, l net.Listener, set *providers.Set, paths *hostpath.Policy) error {
+	group, ctx := errgroup.WithContext(ctx)
+	controllers, err := controller.New(ctx, controller.Options{
+		Config: server.LoopbackConfig(), Providers: set, HostPaths: paths,
+		Defaults: sandbox.Defaults{CPUs: o.Config.Defaults.CPUs, Memory: o.Config.Defaults.Memory},
+		Logger:   o.Logger.WithName("controller"),
+		Workers:  o.Config.Workers, Resync: o.Config.Resync,
+		GCInterval: o.Config.GC.Interval, GCGrace: o.Config.GC.Grace,
+	})
+	if err != nil {
+		return err
+	}
+	group.Go(func() error { return server.Serve(ctx, l) })
+	group.Go(func() error { return controllers.Start(ctx) })
+	group.Go(func() error { probe(ctx, o.Logger, set); return nil })
+	o.Logger.Info("Serving", "socket", o.Config.Socket, "version", o.Version.GitVersion, "simulate", o.Simulate)
+	o.Notify("READY=1")
+	context.AfterFunc(ctx, func() { o.Notify("STOPPING=1") })
+	err = group.Wait()
+	o.Logger.Info("Stopped")
+	return err
+}
+
+// probe logs what the hypervisors are, so that the log tells at once when one
+// does not answer.
+func probe(ctx context.Context, log logr.Logger, set *providers.Set) {
+	for _, p := range set.All() {
+		ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
+		info, err := p.Probe(ctx)
+		cancel()
+		if err != nil {
+			log.Error(err, "The hypervisor does not answer: sandboxes wait until it does, `sandboxd doctor` tells more", "provider", p.Name())
+			continue
+		}
+		log.Info("The hypervisor answers", "provider", p.Name(), "version", info.Version, "accelerator", info.Accelerator)
+		for _, note := range info.Notes {
+			log.Info("A note on the hypervisor", "provider", p.Name(), "note", note)
+		}
+	}
+}
+
+func subresources(set *providers.Set, users *imageUsers, log logr.Logger) []apiserver.Subresource {
+	handlers := access.New(access.Options{Providers: set, User: users.of, Logger: log})
+	var subs []apiserver.Subresource
+	for _, e := range handlers.Endpoints() {
+		subs = append(subs, apiserver.Subresource{
+			Resource: v1.Resource("sandboxes"), Name: e.Name, Methods: e.Methods, Handler: e.Serve,
+		})
+	}
+	return subs
+}
+
+// imageUsers looks up the guest users that images name.
+type imageUsers struct {
+	reader crclient.Reader
+}
+
+func (u *imageUsers) connect(config *rest.Config) error {
+	c, err := client.New(client.Options{Config: config})
+	u.reader = c
+	return err
+}
+
+// of is the user that a sandbox's commands run as. The default, root, is left
+// to the agent, which need not call its superuser so. Without its image the
+// sandbox's user is unknown, and nothing is run as a greater one.
+func (u *imageUsers) of(ctx context.Context, sbx *v1.Sandbox) (string, error) {
+	img := &v1.GoldenImage{}
+	if err := u.reader.Get(ctx, crclient.ObjectKey{Name: sbx.Spec.Image}, img); err != nil {
+		return "", err
+	}
+	if img.Spec.Guest.User == "root" {
+		return "", nil
+	}
+	return img.Spec.Guest.User, nil
+}
+
+// prepareDirs makes the daemon's folders.
+func prepareDirs(c config.Config) error {
+	// Machines run as another user, who must get through to their disks.
+	if err := os.MkdirAll(c.DataDir, 0o711); err != nil {
+		return fmt.Errorf("data folder %s cannot be made: %w: name another with --data-dir, or run the daemon as root", c.DataDir, reason(err))
+	}
+	if err := os.MkdirAll(c.BaseImageDir, 0o755); err != nil {
+		return fmt.Errorf("base image folder %s cannot be made: %w: name another with --base-image-dir", c.BaseImageDir, reason(err))
+	}
+	return nil
+}
+
+// deniedDirs are folders that no manifest may reach into: the data folder, as
+// far as it is not meant for images.
+func deniedDirs(c config.Config) []string {
+	var denied []string
+	for _, sub := range []string{"store.db", "kvm", "virtualbox"} {
+		denied = append(denied, filepath.Join(c.DataDir, sub))
+	}
+	return denied
+}
+
+// reason leaves out the path that an error of the file system repeats.
+func reason(err error) error {
+	var path *fs.PathError
+	if errors.As(err, &path) {
+		return path.Err
+	}
+	return err
+}
+
+func closeProviders(set *providers.Set) error {
+	var errs []error
+	for _, p := range set.All() {
+		errs = append(errs, p.Close())
+	}
+	return errors.Join(errs...)
+}

@@ -1,0 +1,229 @@
+// Package config is the daemon's configuration.
+//
+//	flags ──over──▶ environment ──over──▶ YAML file ──over──▶ defaults
+//
+// Every setting has one name in each of them, all derived from its path in the
+// file: kvm.subnetPool is the flag --kvm-subnet-pool and the variable
+// SANDBOXD_KVM_SUBNET_POOL. Settings lists them all; the help of `sandboxd
+// serve` and docs/configuration.md are made from that list. What is not known
+// or cannot be read is refused with its name, never ignored.
+package config
+
+import (
+	"fmt"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+	"time"
+
+	"k8s.io/apimachinery/pkg/api/resource"
+
+	v1 "sandboxd.dev/sandboxd/api/v1"
+)
+
+// Config is everything that can be set. Load makes a valid one.
+type Config struct {
+	// DataDir holds the store, images and machines.
+	DataDir string
+	// Socket is the unix socket that the API is served on.
+	Socket string
+	// Hypervisor is the provider of images that name none.
+	Hypervisor v1.ProviderName
+	KVM        KVM
+	VirtualBox VirtualBox
+	// BaseImageDir is where relative image paths are looked up.
+	BaseImageDir string
+	// AllowedHostPaths are the roots below which manifests may name files and
+	// directories of the host.
+	AllowedHostPaths []string
+	Defaults         Defaults
+	// Workers is how many sandboxes are worked on at a time.
+	Workers int
+	// Resync is how often settled objects are looked at without being woken.
+	Resync time.Duration
+	GC     GC
+	Log    Log
+}
+
+// KVM configures the provider kvm.
+type KVM struct {
+	// URI of libvirt's driver.
+	URI string
+	// Socket of libvirt's daemon.
+	Socket string
+	// Accelerator of new machines: auto, kvm or tcg.
+	Accelerator string
+	// SubnetPool that hostonly and nat networks are taken from.
+	SubnetPool netip.Prefix
+}
+
+// VirtualBox configures the provider virtualbox.
+type VirtualBox struct {
+	// Manage is the VBoxManage program.
+	Manage string
+}
+
+// Defaults of the host, for what neither a sandbox nor its image says.
+type Defaults struct {
+	CPUs   int32
+	Memory resource.Quantity
+}
+
+// GC paces the garbage collection.
+type GC struct {
+	Interval time.Duration
+	Grace    time.Duration
+}
+
+// Log says what is logged, and how.
+type Log struct {
+	Level  Level
+	Format Format
+}
+
+// Level is how much is logged.
+type Level string
+
+// The levels. Each includes those after it.
+const (
+	LevelDebug Level = "debug"
+	LevelInfo  Level = "info"
+	LevelError Level = "error"
+)
+
+// Format is the form of log lines.
+type Format string
+
+// The formats.
+const (
+	FormatText Format = "text"
+	FormatJSON Format = "json"
+)
+
+// Bounds of what is accepted.
+const (
+	maxWorkers = 1024
+	// maxSocket is what a sockaddr_un holds, less what the temporary name takes
+	// under which a socket is prepared.
+	maxSocket = 94
+)
+
+// minMemory is the least memory of a machine, as in the API.
+var minMemory = resource.MustParse("64Mi")
+
+// SystemFile is the configuration file that is read when it exists and none is
+// named.
+const SystemFile = "/etc/sandboxd/config.yaml"
+
+// Default is the configuration of a host on which nothing was set.
+func Default(h Host) Config {
+	c := Config{
+		DataDir:    "/var/lib/sandboxd",
+		Socket:     SystemSocket,
+		Hypervisor: v1.ProviderKVM,
+		KVM: KVM{
+			URI: "qemu:///system", Socket: "/var/run/libvirt/libvirt-sock",
+			Accelerator: "auto", SubnetPool: netip.MustParsePrefix("10.208.0.0/12"),
+		},
+		VirtualBox: VirtualBox{Manage: "VBoxManage"},
+		Defaults:   Defaults{CPUs: 1, Memory: resource.MustParse("512Mi")},
+		Workers:    16,
+		Resync:     time.Minute,
+		GC:         GC{Interval: time.Minute, Grace: 2 * time.Minute},
+		Log:        Log{Level: LevelInfo, Format: FormatText},
+	}
+	if !h.Root {
+		c.DataDir = filepath.Join(h.dataHome(), "sandboxd")
+		c.Socket = h.userSocket()
+	}
+	return c
+}
+
+// SystemSocket is where a daemon that runs as root listens.
+const SystemSocket = "/run/sandboxd/sandboxd.sock"
+
+// Host is what the configuration depends on.
+type Host struct {
+	// Root: the process runs as root.
+	Root bool
+	// UID of the process's user.
+	UID int
+	// Getenv looks up environment variables, as os.LookupEnv does.
+	Getenv func(string) (string, bool)
+	// ReadFile reads a file, as os.ReadFile does.
+	ReadFile func(string) ([]byte, error)
+}
+
+// ThisHost is the host that the process runs on.
+func ThisHost() Host {
+	return Host{Root: os.Geteuid() == 0, UID: os.Getuid(), Getenv: os.LookupEnv, ReadFile: os.ReadFile}
+}
+
+func (h Host) env(name string) string {
+	v, _ := h.Getenv(name)
+	return v
+}
+
+// dataHome is the user's data folder (XDG base directory specification).
+func (h Host) dataHome() string {
+	if dir := h.env("XDG_DATA_HOME"); filepath.IsAbs(dir) {
+		return dir
+	}
+	return filepath.Join(h.env("HOME"), ".local", "share")
+}
+
+// userSocket is where a daemon that runs as an ordinary user listens.
+func (h Host) userSocket() string {
+	dir := h.env("XDG_RUNTIME_DIR")
+	if !filepath.IsAbs(dir) {
+		dir = fmt.Sprintf("/run/user/%d", h.UID)
+	}
+	return filepath.Join(dir, "sandboxd", "sandboxd.sock")
+}
+
+// finish fills in what follows from other settings, and validates.
+func (c *Config) finish() error {
+	if c.BaseImageDir == "" && c.DataDir != "" {
+		c.BaseImageDir = filepath.Join(c.DataDir, "base-images")
+	}
+	for _, p := range []struct{ name, path string }{
+		{"dataDir", c.DataDir}, {"socket", c.Socket}, {"baseImageDir", c.BaseImageDir},
+		{"kvm.socket", c.KVM.Socket},
+	} {
+		if !filepath.IsAbs(p.path) {
+			return fmt.Errorf("%s %q is not an absolute path", p.name, p.path)
+		}
+	}
+	if len(c.Socket) > maxSocket {
+		return fmt.Errorf("socket %q is longer than the %d bytes that a unix socket's path may have", c.Socket, maxSocket)
+	}
+	for _, root := range c.AllowedHostPaths {
+		if !filepath.IsAbs(root) {
+			return fmt.Errorf("allowedHostPaths: %q is not an absolute path", root)
+		}
+	}
+	return c.checkNumbers()
+}
+
+func (c *Config) checkNumbers() error {
+	switch {
+	case !slices.Contains([]string{"auto", "kvm", "tcg"}, c.KVM.Accelerator):
+		return fmt.Errorf("kvm.accelerator %q is not one of auto, kvm and tcg", c.KVM.Accelerator)
+	case !c.KVM.SubnetPool.Addr().Is4() || c.KVM.SubnetPool.Bits() > 20:
+		return fmt.Errorf("kvm.subnetPool %s is not an IPv4 prefix of at most /20", c.KVM.SubnetPool)
+	case c.Defaults.CPUs < 1 || c.Defaults.CPUs > 256:
+		return fmt.Errorf("defaults.cpus %d is not between 1 and 256", c.Defaults.CPUs)
+	case c.Defaults.Memory.Cmp(minMemory) < 0:
+		return fmt.Errorf("defaults.memory %s is less than %s", c.Defaults.Memory.String(), minMemory.String())
+	case c.Workers < 1 || c.Workers > maxWorkers:
+		return fmt.Errorf("workers %d is not between 1 and %d", c.Workers, maxWorkers)
+	case c.Resync < time.Second:
+		return fmt.Errorf("resync %v is less than 1s", c.Resync)
+	case c.GC.Interval < time.Second:
+		return fmt.Errorf("gc.interval %v is less than 1s", c.GC.Interval)
+	case c.GC.Grace < time.Second:
+		return fmt.Errorf("gc.grace %v is less than 1s", c.GC.Grace)
+	}
+	return nil
+}

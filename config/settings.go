@@ -1,0 +1,190 @@
+package config
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"k8s.io/apimachinery/pkg/api/resource"
+
+	v1 "sandboxd.dev/sandboxd/api/v1"
+)
+
+// Setting is one thing that can be set.
+type Setting struct {
+	// Path in the file, such as kvm.subnetPool.
+	Path string
+	// Help is one sentence without its end.
+	Help string
+	// Aliases are further environment variables.
+	Aliases []string
+	// List: several values; separated by commas where only one text fits.
+	List bool
+
+	set func(string) error
+	get func() string
+}
+
+// Flag is the name of the command line flag, without dashes.
+func (s Setting) Flag() string { return strings.ToLower(words(s.Path, "-")) }
+
+// Env lists the environment variables, the most specific first.
+func (s Setting) Env() []string {
+	return append([]string{"SANDBOXD_" + strings.ToUpper(words(s.Path, "_"))}, s.Aliases...)
+}
+
+// Value of the setting, as text.
+func (s Setting) Value() string { return s.get() }
+
+// words splits a path at its dots and capitals. Runs of capitals are one word.
+func words(path, separator string) string {
+	var b strings.Builder
+	isUpper := func(i int) bool { return i >= 0 && i < len(path) && path[i] >= 'A' && path[i] <= 'Z' }
+	for i, c := range []byte(path) {
+		switch {
+		case c == '.':
+			b.WriteString(separator)
+			continue
+		case isUpper(i) && i > 0 && path[i-1] != '.' && !isUpper(i-1):
+			b.WriteString(separator)
+		}
+		b.WriteByte(c)
+	}
+	return b.String()
+}
+
+// Settings lists everything that can be set in c, in the order of the help.
+func Settings(c *Config) []Setting {
+	return []Setting{
+		text("dataDir", &c.DataDir, "Folder of the store, of images and of machines"),
+		text("socket", &c.Socket, "Unix socket that the API is served on"),
+		{
+			Path: "hypervisor", Aliases: []string{"HYPERVISOR"},
+			Help: "Provider of images that name none: kvm or virtualbox",
+			set:  func(s string) (err error) { c.Hypervisor, err = parseProvider(s); return err },
+			get:  func() string { return string(c.Hypervisor) },
+		},
+		text("kvm.uri", &c.KVM.URI, "URI of libvirt's driver"),
+		text("kvm.socket", &c.KVM.Socket, "Unix socket of libvirt's daemon"),
+		text("kvm.accelerator", &c.KVM.Accelerator, "What runs machines: kvm, tcg (emulation), or auto to find out"),
+		parsed("kvm.subnetPool", &c.KVM.SubnetPool, netip.ParsePrefix, "IPv4 prefix that the networks of modes hostonly and nat are taken from"),
+		alias(text("virtualbox.manage", &c.VirtualBox.Manage, "The VBoxManage program"), "VBOX_MANAGE_PATH"),
+		alias(text("baseImageDir", &c.BaseImageDir, "Folder in which relative image paths are looked up (default: base-images in dataDir)"), "BASE_IMAGE_DIR"),
+		{
+			Path: "allowedHostPaths", List: true,
+			Help: "Folders of the host below which manifests may name files and folders; none unless set",
+			set:  func(s string) error { c.AllowedHostPaths = splitList(s); return nil },
+			get:  func() string { return strings.Join(c.AllowedHostPaths, ",") },
+		},
+		parsed("defaults.cpus", &c.Defaults.CPUs, parseInt[int32], "Virtual CPUs of a sandbox when neither it nor its image says"),
+		parsed("defaults.memory", &c.Defaults.Memory, resource.ParseQuantity, "Memory of a sandbox when neither it nor its image says"),
+		parsed("workers", &c.Workers, parseInt[int], "How many sandboxes are worked on at a time"),
+		parsed("resync", &c.Resync, time.ParseDuration, "How often settled objects are looked at without being woken"),
+		parsed("gc.interval", &c.GC.Interval, time.ParseDuration, "How often left-over things are looked for"),
+		parsed("gc.grace", &c.GC.Grace, time.ParseDuration, "How long something must be seen to be left over before it is removed"),
+		parsed("log.level", &c.Log.Level, oneOf(LevelDebug, LevelInfo, LevelError), "How much is logged: debug, info or error"),
+		parsed("log.format", &c.Log.Format, oneOf(FormatText, FormatJSON), "Form of the log lines: text or json"),
+	}
+}
+
+func text(path string, field *string, help string) Setting {
+	return Setting{
+		Path: path, Help: help,
+		set: func(s string) error {
+			if s == "" || strings.ContainsRune(s, 0) {
+				return fmt.Errorf("a value is needed")
+			}
+			*field = s
+			return nil
+		},
+		get: func() string { return *field },
+	}
+}
+
+func parsed[T any](path string, field *T, parse func(string) (T, error), help string) Setting {
+	return Setting{
+		Path: path, Help: help,
+		set: func(s string) error {
+			v, err := parse(s)
+			if err == nil {
+				*field = v
+			}
+			return err
+		},
+		get: func() string { return format(*field) },
+	}
+}
+
+// format is the inverse of the parsers.
+func format(v any) string {
+	switch v := v.(type) {
+	case resource.Quantity:
+		return v.String()
+	case time.Duration:
+		return shortDuration(v)
+	default:
+		return fmt.Sprint(v)
+	}
+}
+
+// shortDuration leaves out the units that are zero: 2m, not 2m0s.
+func shortDuration(d time.Duration) string {
+	s := d.String()
+	if strings.HasSuffix(s, "m0s") {
+		s = strings.TrimSuffix(s, "0s")
+	}
+	if strings.HasSuffix(s, "h0m") {
+		s = strings.TrimSuffix(s, "0m")
+	}
+	return s
+}
+
+func alias(s Setting, names ...string) Setting {
+	s.Aliases = names
+	return s
+}
+
+func parseInt[T int | int32](s string) (T, error) {
+	n, err := strconv.ParseInt(s, 10, 32)
+	if err != nil {
+		return 0, fmt.Errorf("%q is not a whole number", s)
+	}
+	return T(n), nil
+}
+
+func oneOf[T ~string](values ...T) func(string) (T, error) {
+	return func(s string) (T, error) {
+		if slices.Contains(values, T(s)) {
+			return T(s), nil
+		}
+		names := make([]string, len(values))
+		for i, v := range values {
+			names[i] = string(v)
+		}
+		return "", fmt.Errorf("%q is not one of %s", s, strings.Join(names, ", "))
+	}
+}
+
+// parseProvider knows the short name of VirtualBox too.
+func parseProvider(s string) (v1.ProviderName, error) {
+	switch strings.ToLower(s) {
+	case "kvm":
+		return v1.ProviderKVM, nil
+	case "virtualbox", "vbox":
+		return v1.ProviderVirtualBox, nil
+	}
+	return "", fmt.Errorf("%q is not one of kvm, virtualbox", s)
+}
+
+func splitList(s string) []string {
+	var list []string
+	for part := range strings.SplitSeq(s, ",") {
+		if part = strings.TrimSpace(part); part != "" {
+			list = append(list, part)
+		}
+	}
+	return list
+}

@@ -1,0 +1,95 @@
+// Package access serves the inside of guests over HTTP: commands, files,
+// directories and the console of a Sandbox. Package wire lists the endpoints.
+//
+//	request ─▶ Sandbox ─▶ provider and machine ─┬─ exec     WebSocket ◀─▶ Guests.Exec
+//	            (status)                        ├─ files    body ◀─▶ ReadFile, WriteFile
+//	                                            ├─ archive  tar in the guest, between a file and exec
+//	                                            └─ log      Console
+//
+// The handlers do not authenticate and do not look objects up: the API server
+// has done both and hands over the Sandbox. Whatever ends a request, such as a
+// client that goes away, ends what it started in the guest.
+package access
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+
+	"github.com/go-logr/logr"
+	"k8s.io/apimachinery/pkg/api/meta"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/types"
+
+	v1 "sandboxd.dev/sandboxd/api/v1"
+	"sandboxd.dev/sandboxd/providers"
+)
+
+// Options of Handlers.
+type Options struct {
+	Providers *providers.Set
+	// User tells which user the commands of a sandbox run as when the request
+	// names none; empty means the agent's own.
+	User func(ctx context.Context, sbx *v1.Sandbox) (string, error)
+	// Logger gets what no client can be told.
+	Logger logr.Logger
+}
+
+// Handlers serve the subresources of a Sandbox. They may be used concurrently.
+type Handlers struct {
+	o Options
+}
+
+// New makes Handlers.
+func New(o Options) *Handlers { return &Handlers{o} }
+
+// machine is the machine of a sandbox, and what reaches into it.
+type machine struct {
+	providers.Provider
+	id types.UID
+	// object names the sandbox in messages.
+	object string
+	sbx    *v1.Sandbox
+}
+
+// find finds the machine of a sandbox.
+func (h *Handlers) find(parent *unstructured.Unstructured) (machine, error) {
+	sbx := &v1.Sandbox{}
+	if err := runtime.DefaultUnstructuredConverter.FromUnstructured(parent.Object, sbx); err != nil {
+		return machine{}, fmt.Errorf("sandbox %s/%s cannot be read: %w", parent.GetNamespace(), parent.GetName(), err)
+	}
+	m := machine{id: sbx.UID, object: fmt.Sprintf("sandbox %s/%s", sbx.Namespace, sbx.Name), sbx: sbx}
+	if sbx.Status.MachineID == "" {
+		why := "its creation has not begun"
+		if c := meta.FindStatusCondition(sbx.Status.Conditions, v1.ConditionReady); c != nil && c.Message != "" {
+			why = c.Message
+		}
+		return m, providers.Errorf(providers.ErrUnavailable, m.object, "it has no machine yet: %s", why)
+	}
+	p, err := h.o.Providers.Get(sbx.Status.Provider)
+	if err != nil {
+		return m, err
+	}
+	m.Provider = p
+	return m, nil
+}
+
+// serve runs a handler on the machine of a sandbox and answers with its error.
+func (h *Handlers) serve(w http.ResponseWriter, parent *unstructured.Unstructured, handle func(machine) error) {
+	m, err := h.find(parent)
+	if err == nil {
+		err = handle(m)
+	}
+	if err != nil {
+		writeStatus(w, statusOf(m.object, err))
+	}
+}
+
+// userOf is the user that a request's command runs as.
+func (h *Handlers) userOf(ctx context.Context, m machine, asked string) (string, error) {
+	if asked != "" || h.o.User == nil {
+		return asked, nil
+	}
+	return h.o.User(ctx, m.sbx)
+}
