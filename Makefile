@@ -2,19 +2,85 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
 
 GO ?= go
 TOOLS := $(GO) tool -modfile=tools/go.mod
+VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
+LDFLAGS := -X main.version=$(VERSION)
+# Downloads and images are kept outside of the tree, and shared between clones.
+CACHE ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/sandboxd
+TINY := $(CACHE)/tiny.qcow2
 
-.PHONY: help
-help: ## Show this list
-	@awk 'BEGIN {FS = ":.*## "} /^[a-zA-Z0-9_-]+:.*## / {printf "  \033[1m%-22s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+##@ Try it
+
+.PHONY: quickstart
+quickstart: ## Install what is missing, build everything, and show a sandbox's whole life
+	hack/install-deps
+	$(MAKE) build tiny
+	hack/quickstart $(TINY)
+
+##@ Build
 
 .PHONY: build
 build: ## Build bin/sandboxd
-	$(GO) build -trimpath -o bin/sandboxd ./cmd/sandboxd
+	$(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/sandboxd ./cmd/sandboxd
+
+.PHONY: install
+install: build ## Install the program and its systemd unit under PREFIX (default /usr/local)
+	hack/install
+
+.PHONY: tiny
+tiny: ## Build the tiny golden image from Debian packages, unless it is up to date
+	images/tiny/build $(TINY)
 
 .PHONY: generate
 generate: ## Regenerate deepcopy functions and CRDs from api/v1
 	$(TOOLS) controller-gen object paths=./api/v1
 	$(TOOLS) controller-gen crd paths=./api/v1 output:crd:dir=api/v1/crds
+
+##@ Check
+
+.PHONY: test
+test: ## Run every test: unit, conformance, command line, and end to end on real libvirt
+	hack/install-deps
+	$(MAKE) vet build tiny
+	hack/test $(TINY)
+
+.PHONY: test-unit
+test-unit: ## Run the tests that need no hypervisor
+	$(GO) test -race ./...
+
+.PHONY: vet
+vet: ## Run go vet
+	$(GO) vet ./...
+
+.PHONY: lint
+lint: ## Run golangci-lint, gofumpt and shellcheck
+	$(TOOLS) golangci-lint run
+	@unformatted=$$($(TOOLS) gofumpt -l $$(git ls-files '*.go')); \
+	  [ -z "$$unformatted" ] || { echo "not formatted (run make fmt):"; echo "$$unformatted"; exit 1; }
+	@if command -v shellcheck >/dev/null; then shellcheck $$(git grep -lE '^#!/bin/(ba)?sh' -- hack images .ci); else echo "shellcheck is not installed: shell scripts were not checked"; fi
+
+.PHONY: fmt
+fmt: ## Format the Go code
+	$(TOOLS) gofumpt -w $$(git ls-files '*.go')
+
+.PHONY: verify
+verify: ## Check that generated code is up to date
+	$(MAKE) generate
+	git diff --exit-code -- api docs
+
+.PHONY: bench
+bench: build tiny ## Print benchmarks, one line per figure: "bench: NAME VALUE UNIT"
+	hack/bench $(TINY)
+
+##@ Other
+
+.PHONY: clean
+clean: ## Remove what was built in the tree
+	rm -rf bin
+
+.PHONY: help
+help: ## Show this list
+	@awk 'BEGIN {FS = ":.*## "} /^##@ / {printf "\n\033[1m%s\033[0m\n", substr($$0, 5)} /^[a-zA-Z0-9_-]+:.*## / {printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
