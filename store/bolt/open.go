@@ -5,7 +5,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
-	"runtime/debug"
+	"syscall"
 	"time"
 
 	"go.etcd.io/bbolt"
@@ -110,122 +110,74 @@ func look(path string, timeout time.Duration, newest uint64) error {
 	case info.Size() == 0:
 		return fmt.Errorf("%w (it is empty)", ErrDamaged)
 	}
+	// Opened so, bbolt reads the header pages only.
 	db, err := openDB(path, true, timeout)
 	if err != nil {
 		return err
 	}
 	defer func() { _ = db.Close() }()
-	return guard(func() error {
-		return db.View(func(tx *bbolt.Tx) error {
-			if info, err := os.Stat(path); err != nil {
-				return err
-			} else if info.Size() < tx.Size() {
-				return fmt.Errorf("%w (it has %d bytes of %d)", ErrDamaged, info.Size(), tx.Size())
-			}
-			_, err := identify(tx, newest)
-			return err
-		})
+	file, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = file.Close() }()
+	if info, err = file.Stat(); err != nil {
+		return err
+	}
+	return db.View(func(tx *bbolt.Tx) error {
+		if err := verify(file, info.Size(), db.Info().PageSize, tx.ID()%2); err != nil {
+			return fmt.Errorf("%w (%w)", ErrDamaged, err)
+		}
+		_, err := identify(tx, newest)
+		return err
 	})
 }
 
 // openDB opens a bbolt file that exists.
 func openDB(path string, readOnly bool, timeout time.Duration) (*bbolt.DB, error) {
-	var db *bbolt.DB
-	var file *os.File
 	options := &bbolt.Options{
 		Timeout:      timeout,
 		ReadOnly:     readOnly,
 		FreelistType: bbolt.FreelistMapType,
 		NoStatistics: true,
-		OpenFile: func(name string, flag int, mode os.FileMode) (_ *os.File, err error) {
-			file, err = os.OpenFile(name, flag&^os.O_CREATE, mode)
-			return file, err
+		OpenFile: func(name string, flag int, mode os.FileMode) (*os.File, error) {
+			return os.OpenFile(name, flag&^os.O_CREATE, mode)
 		},
 	}
 	if !readOnly {
 		options.InitialMmapSize = mapSize
 	}
-	err := guard(func() (err error) {
-		db, err = bbolt.Open(path, 0, options)
-		return err
-	})
+	db, err := bbolt.Open(path, 0, options)
+	var system syscall.Errno
 	switch {
 	case err == nil:
 		db.AllocSize = growBy
 		return db, nil
 	case errors.Is(err, bbolterrors.ErrTimeout):
 		return nil, ErrInUse
-	case errors.Is(err, ErrDamaged): // bbolt panicked and left its file open, and locked
-		_ = file.Close()
-	case errors.Is(err, bbolterrors.ErrInvalid), errors.Is(err, bbolterrors.ErrVersionMismatch),
-		errors.Is(err, bbolterrors.ErrChecksum):
-		err = fmt.Errorf("%w (neither of its headers is valid, if it ever was a store: %w)", ErrDamaged, err)
+	case errors.As(err, &system):
+		return nil, err
+	default: // what bbolt finds wrong with the headers and the size
+		return nil, fmt.Errorf("%w, if it ever was a store (%w)", ErrDamaged, err)
 	}
-	return nil, err
 }
 
-// recoverContents brings an opened file into the state that is served: checked,
-// synced, migrated and loaded.
+// recoverContents brings an opened file into the state that is served: synced,
+// migrated and loaded.
 func recoverContents(db *bbolt.DB, migrations []migration) (contents, error) {
+	// A process that was killed between writing a header page and syncing it
+	// left a transaction that can be read and that a power failure would still
+	// undo, while its successor builds upon it.
+	if err := db.Sync(); err != nil {
+		return contents{}, err
+	}
+	if err := migrate(db, migrations); err != nil {
+		return contents{}, err
+	}
 	var c contents
-	err := guard(func() error {
-		if err := db.View(verify); err != nil {
-			return err
-		}
-		// A process that was killed between writing a header page and syncing
-		// it left a transaction that can be read and that a power failure
-		// would still undo, while its successor builds upon it.
-		if err := db.Sync(); err != nil {
-			return err
-		}
-		if err := migrate(db, migrations); err != nil {
-			return err
-		}
-		return db.View(func(tx *bbolt.Tx) (err error) {
-			c, err = load(tx)
-			return err
-		})
+	err := db.View(func(tx *bbolt.Tx) (err error) {
+		c, err = load(tx)
+		return err
 	})
 	return c, err
-}
-
-// verify reads every page of the file that is in use and checks that they
-// form trees and that no page is used twice or lost.
-func verify(tx *bbolt.Tx) error {
-	// bbolt's own check runs in a goroutine, out of guard's reach: touch what
-	// it will touch, first.
-	err := tx.ForEach(func(_ []byte, b *bbolt.Bucket) error { return touch(b) })
-	if err != nil {
-		return err
-	}
-	var first error
-	for err := range tx.Check() { // to the end, or its goroutine stays
-		if first == nil {
-			first = fmt.Errorf("%w (%w)", ErrDamaged, err)
-		}
-	}
-	return first
-}
-
-func touch(b *bbolt.Bucket) error {
-	return b.ForEach(func(k, v []byte) error {
-		if v == nil {
-			return touch(b.Bucket(k))
-		}
-		checksum(k, v)
-		return nil
-	})
-}
-
-// guard runs a function that reads the file through bbolt, and makes an error
-// of what damage would make of it: a panic of bbolt's assertions or a fault on
-// a page that the file does not have.
-func guard(fn func() error) (err error) {
-	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
-	defer func() {
-		if p := recover(); p != nil {
-			err = fmt.Errorf("%w (%v)", ErrDamaged, p)
-		}
-	}()
-	return fn()
 }
