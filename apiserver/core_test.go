@@ -173,12 +173,12 @@ func TestEvents(t *testing.T) {
 		t.Errorf("the core form is %s", core.body)
 	}
 	for query, want := range map[string][]string{
-		events + "?fieldSelector=involvedObject.name=a":                             {"one"},
-		events + "?fieldSelector=involvedObject.kind=Sandbox,type=Warning":           {"two"},
-		events + "?fieldSelector=reason=Started":                                     {"one"},
-		eventsView + "?fieldSelector=regarding.name=b":                               {"two"},
-		eventsView + "?fieldSelector=reportingController=c":                          {"one", "two"},
-		"/apis/events.k8s.io/v1/events?fieldSelector=type=Normal":                    {"one"},
+		events + "?fieldSelector=involvedObject.name=a":                               {"one"},
+		events + "?fieldSelector=involvedObject.kind=Sandbox,type=Warning":            {"two"},
+		events + "?fieldSelector=reason=Started":                                      {"one"},
+		eventsView + "?fieldSelector=regarding.name=b":                                {"two"},
+		eventsView + "?fieldSelector=reportingController=c":                           {"one", "two"},
+		"/apis/events.k8s.io/v1/events?fieldSelector=type=Normal":                     {"one"},
 		"/api/v1/events?fieldSelector=involvedObject.uid=,metadata.namespace=default": {"one", "two"},
 	} {
 		if got := a.get(query).want(200).names(); !reflect.DeepEqual(got, want) {

@@ -27,7 +27,7 @@ type engine struct {
 	structural *schema.Structural
 	validator  validation.SchemaValidator
 	status     validation.SchemaValidator // of the status alone; nil without one
-	rules      *cel.Validator // nil when the schema has no rules
+	rules      *cel.Validator             // nil when the schema has no rules
 }
 
 // newEngine compiles a schema. A rule that does not compile is reported by

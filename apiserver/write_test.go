@@ -183,7 +183,7 @@ func TestStatus(t *testing.T) {
 	}
 	a.do("PATCH", sandboxes+"/one/status", `{"status":{"addresses":[{"ip":"10.0.0.1","source":"rumour"}]}}`, "Content-Type", "application/merge-patch+json").
 		refused(422, "Invalid", `status.addresses[0].source: Unsupported value: "rumour"`)
-	if got := a.get(sandboxes + "/one/status").want(200).field("status", "restarts"); got != int64(3) {
+	if got := a.get(sandboxes+"/one/status").want(200).field("status", "restarts"); got != int64(3) {
 		t.Errorf("reading the status gives %v", got)
 	}
 	// The main endpoint leaves the status alone.
