@@ -14,6 +14,16 @@
 // the keys' bytes is the order by resource, namespace and name. The checksum
 // covers key, revision and value: bbolt guards its two header pages only.
 //
+// # Opening
+//
+//	create, if absent ─▶ look, read only ─▶ open and lock ─▶ migrate ─▶ load
+//
+// A new store is laid out under another name and linked to its own when it is
+// whole, so no crash leaves half a store. Any other file is looked at before
+// it is opened for writing: its structure is verified page by page, because
+// bbolt panics or worse on a damaged file, and it must carry our format and a
+// schema that this version knows. What is refused has not been changed.
+//
 // # How a write is committed
 //
 //	Put ────┐          ┌──────────────── one goroutine ─────────────────────┐

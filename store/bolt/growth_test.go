@@ -5,6 +5,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 )
 
@@ -28,9 +29,18 @@ func TestFileStopsGrowing(t *testing.T) {
 	const entries = 100
 	var revisions [entries]int64
 	round := func(n int) {
+		var writers sync.WaitGroup // many at once, to be quick about it
 		for i := range revisions {
-			revisions[i] = mustPut(t, s, fmt.Sprint(i), strings.Repeat("x", (i*n*37)%2000), revisions[i])
+			writers.Go(func() {
+				value := make([]byte, i*n*37%2000)
+				revision, err := s.Put(t.Context(), testKey(fmt.Sprint(i)), value, revisions[i])
+				if err != nil {
+					t.Error(err)
+				}
+				revisions[i] = revision
+			})
 		}
+		writers.Wait()
 		passing := fmt.Sprintf("passing-%d", n)
 		if _, err := s.Delete(t.Context(), testKey(passing), mustPut(t, s, passing, passing, 0)); err != nil {
 			t.Fatal(err)

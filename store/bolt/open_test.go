@@ -52,9 +52,9 @@ func testKey(name string) store.Key {
 func filled(t testing.TB) string {
 	path := filepath.Join(t.TempDir(), "store.db")
 	s := mustOpen(t, path, Options{})
-	for i := range 150 {
+	for i := range 100 {
 		name := fmt.Sprint(i)
-		revision := mustPut(t, s, name, strings.Repeat(name, 1+i*i%3000), 0)
+		revision := mustPut(t, s, name, strings.Repeat(name, 1+i*i%1000), 0)
 		if i%3 == 0 {
 			if _, err := s.Delete(t.Context(), testKey(name), revision); err != nil {
 				t.Fatal(err)

@@ -41,7 +41,7 @@ func TestVerifyAcceptsWhatBboltWrites(t *testing.T) {
 		}
 		defer func() { _ = db.Close() }()
 		random := rand.New(rand.NewPCG(3, 4))
-		for n := range 300 {
+		for n := range 120 {
 			err := db.Update(func(tx *bbolt.Tx) error {
 				b, err := tx.CreateBucketIfNotExists([]byte{byte(random.IntN(4))})
 				if err == nil && random.IntN(2) == 0 {

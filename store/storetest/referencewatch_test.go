@@ -3,7 +3,6 @@ package storetest
 import (
 	"context"
 	"errors"
-	"sync"
 
 	"sandboxd.dev/sandboxd/store"
 )
@@ -14,7 +13,6 @@ type refWatcher struct {
 	s        *reference
 	resource string
 	events   chan store.Event
-	once     sync.Once
 	err      error
 }
 
