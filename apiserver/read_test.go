@@ -122,9 +122,9 @@ func TestListRefused(t *testing.T) {
 }
 
 const (
-	asTable   = "application/json;as=Table;v=v1;g=meta.k8s.io,application/json"
-	asPartial = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1,application/json"
-	asPartals = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1,application/json"
+	asTable       = "application/json;as=Table;v=v1;g=meta.k8s.io,application/json"
+	asPartial     = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1,application/json"
+	asPartialList = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1,application/json"
 )
 
 // table is a Table as clients read it.
@@ -205,7 +205,7 @@ func TestPartialMetadata(t *testing.T) {
 	if one.field("kind") != "PartialObjectMetadata" || one.field("apiVersion") != "meta.k8s.io/v1" || one.field("metadata", "name") != "one" || one.field("spec") != nil {
 		t.Errorf("the metadata is %s", one.body)
 	}
-	all := a.do("GET", sandboxes, nil, "Accept", asPartals).want(200)
+	all := a.do("GET", sandboxes, nil, "Accept", asPartialList).want(200)
 	if all.field("kind") != "PartialObjectMetadataList" || !reflect.DeepEqual(all.names(), []string{"one"}) {
 		t.Errorf("the list is %s", all.body)
 	}

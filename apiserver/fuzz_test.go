@@ -1,0 +1,79 @@
+package apiserver_test
+
+import (
+	"encoding/json"
+	"net/http/httptest"
+	"strings"
+	"testing"
+)
+
+// FuzzRequest throws requests at the server. Whatever comes, it answers: with
+// JSON that is a Status when it refuses, and never with an internal error.
+func FuzzRequest(f *testing.F) {
+	for _, seed := range [][4]string{
+		{"GET", sandboxes, "", ""},
+		{"GET", sandboxes + "?labelSelector=a%20in%20(b,c)&fieldSelector=spec.image%21=x", "", ""},
+		{"GET", sandboxes + "/one", asTable, ""},
+		{"GET", "/apis/events.k8s.io/v1/events?fieldSelector=regarding.name=a", asPartialList, ""},
+		{"GET", "/openapi/v3/apis/sandboxd.dev/v1?hash=0", "", ""},
+		{"GET", "/apis", "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList", ""},
+		{"POST", sandboxes + "?dryRun=All&fieldValidation=Strict", "application/json", sandboxJSON("x")},
+		{"POST", sandboxes, "application/yaml", "apiVersion: sandboxd.dev/v1\nkind: Sandbox\nmetadata: {name: y}\nspec: {image: tiny, memory: 1Gi}"},
+		{"POST", events, "application/json", coreEvent("e", "a")},
+		{"POST", secrets, "application/json", `{"apiVersion":"v1","kind":"Secret","metadata":{"name":"s"},"stringData":{"a":"b"},"data":{"c":"ZA=="}}`},
+		{"POST", namespaces, "application/vnd.kubernetes.protobuf", "k8s\x00\n\x0f\n\x02v1\x12\tNamespace\x12\x07\n\x05\n\x01n*\x00"},
+		{"PUT", sandboxes + "/one", "application/json", sandboxJSON("one")},
+		{"PATCH", sandboxes + "/one", mergePatch, `{"metadata":{"managedFields":[{}],"ownerReferences":[{"uid":"u"}]},"spec":{"network":{"mode":"nat"}}}`},
+		{"PATCH", sandboxes + "/one", jsonPatch, `[{"op":"copy","from":"/metadata","path":"/spec/cloudInit"},{"op":"move","from":"/spec/image","path":"/spec/x"}]`},
+		{"PATCH", sandboxes + "/one?fieldManager=m&force=true", applyPatch, applied("one", "{image: tiny, network: {portForwards: [{name: a, guestPort: 1}]}}")},
+		{"PATCH", sandboxes + "/one/status?fieldManager=m", applyPatch, "apiVersion: sandboxd.dev/v1\nkind: Sandbox\nstatus: {conditions: [{type: A}]}"},
+		{"PATCH", namespaces + "/default", strategicPatch, `{"metadata":{"finalizers":[{"$patch":"delete"}],"$setElementOrder/finalizers":[1]},"status":{"conditions":[{"type":"a","$patch":"replace"}]}}`},
+		{"DELETE", sandboxes + "?labelSelector=a", "application/json", `{"kind":"DeleteOptions","preconditions":{"uid":"x"},"dryRun":["All"]}`},
+		{"GET", "/apis/sandboxd.dev/v1/namespaces/%2e%2e/sandboxes/%00", "", ""},
+		{"GET", sandboxes + "?watch=true&timeoutSeconds=1&resourceVersion=9999999", "", ""},
+	} {
+		f.Add(seed[0], seed[1], seed[2], seed[3])
+	}
+	server := newServer(f)
+	handler := server.Handler()
+	f.Fuzz(func(t *testing.T, method, path, media, body string) {
+		a := api{t: t, handler: handler}
+		if !strings.HasPrefix(path, "/") || strings.Contains(path, "watch") && !strings.Contains(path, "resourceVersion=9999999") {
+			return // a watch of what is there would go on
+		}
+		r := httptest.NewRequest("GET", "/", strings.NewReader(body))
+		u, err := r.URL.Parse(path)
+		if err != nil || u.Host != "" {
+			return
+		}
+		r.URL, r.Method = u, method
+		r.Header.Set("Content-Type", media)
+		r.Header.Set("Accept", media)
+		w := httptest.NewRecorder()
+		handler.ServeHTTP(w, r)
+		if w.Code == 500 {
+			t.Fatalf("%s %s was answered with %s", method, path, w.Body)
+		}
+		if w.Code >= 400 {
+			var status struct {
+				Kind, Message, Reason string
+				Code                  int
+			}
+			if err := json.Unmarshal(w.Body.Bytes(), &status); err != nil || status.Kind != "Status" || status.Code != w.Code || status.Message == "" {
+				t.Fatalf("%s %s was refused with %d and %s", method, path, w.Code, w.Body)
+			}
+		}
+		// What is stored can be read again, and is as strict readers want it.
+		if method != "GET" && w.Code < 300 && strings.HasPrefix(path, sandboxes+"/one") && !strings.Contains(path, "?") {
+			one := a.get(sandboxes + "/one")
+			if one.code == 200 {
+				if got := a.do("PUT", sandboxes+"/one?fieldValidation=Strict", one.body); got.code >= 400 {
+					t.Fatalf("what was stored cannot be stored again: %s", got.body)
+				}
+			}
+		}
+		if a.get(sandboxes+"/one").code == 404 {
+			a.do("POST", sandboxes, sandbox("one"))
+		}
+	})
+}
