@@ -43,9 +43,11 @@ type ExecOptions struct {
 
 // ExecResult is how a command ended.
 type ExecResult struct {
-	// ExitCode as the guest reports it; 126 and 127 also for a command that
-	// could not be started, which Message then explains.
+	// ExitCode as the guest reports it.
 	ExitCode int
+	// NotStarted: the command could not be started; ExitCode is 126, or 127 when
+	// the guest has no such program, and Message says why.
+	NotStarted bool
 	// TimedOut: it was killed because its time was up.
 	TimedOut bool
 	// Truncated: output beyond MaxOutput was dropped.
@@ -191,6 +193,6 @@ func resultOf(raw []byte) (ExecResult, error) {
 		return ExecResult{}, &apierrors.StatusError{ErrStatus: status}
 	}
 	return ExecResult{
-		ExitCode: end.ExitCode, TimedOut: end.TimedOut, Truncated: end.Truncated, Message: end.Message,
+		ExitCode: end.ExitCode, NotStarted: end.NotStarted, TimedOut: end.TimedOut, Truncated: end.Truncated, Message: end.Message,
 	}, nil
 }

@@ -196,7 +196,7 @@ func outcome(ctx context.Context, m machine, result providers.ExecResult, err er
 	if code == 0 {
 		return statusOf(m.object, err)
 	}
-	return wire.End{ExitCode: code, Message: message(m.object, err)}.Status()
+	return wire.End{ExitCode: code, NotStarted: true, Message: message(m.object, err)}.Status()
 }
 
 // errStdinTooLarge: the client sent more input than a command may get.

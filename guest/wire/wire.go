@@ -87,6 +87,8 @@ const (
 	CauseExitCode         metav1.CauseType    = "ExitCode"
 	CauseTimedOut         metav1.CauseType    = "TimedOut"
 	CauseTruncated        metav1.CauseType    = "OutputTruncated"
+	// CauseNotStarted: there was no command; the exit code is one of those below.
+	CauseNotStarted metav1.CauseType = "NotStarted"
 )
 
 // Exit codes of commands that could not be started, as shells have them.
@@ -100,6 +102,8 @@ type End struct {
 	ExitCode  int
 	TimedOut  bool
 	Truncated bool
+	// NotStarted: the command could not be started; Message says why.
+	NotStarted bool
 	// Message says more than the exit code does; may be empty.
 	Message string
 }
@@ -125,6 +129,9 @@ func (e End) Status() metav1.Status {
 	if e.Truncated {
 		causes = append(causes, metav1.StatusCause{Type: CauseTruncated, Message: "output beyond the limit was dropped"})
 	}
+	if e.NotStarted {
+		causes = append(causes, metav1.StatusCause{Type: CauseNotStarted, Message: "the command could not be started"})
+	}
 	if causes != nil {
 		s.Details = &metav1.StatusDetails{Causes: causes}
 	}
@@ -148,6 +155,8 @@ func ParseEnd(raw []byte) (e End, s metav1.Status, ok bool, err error) {
 				e.TimedOut = true
 			case CauseTruncated:
 				e.Truncated = true
+			case CauseNotStarted:
+				e.NotStarted = true
 			}
 		}
 	}

@@ -1,0 +1,185 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/spf13/cobra"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+
+	"sandboxd.dev/sandboxd/cmd/sandboxd/internal/kube"
+)
+
+func (a *app) delete() *cobra.Command {
+	d := &deleter{app: a}
+	cmd := &cobra.Command{
+		Use:   "delete TYPE NAME… | TYPE/NAME… | TYPE -l LABELS | -f FILE",
+		Short: "Delete objects",
+		Long: `Delete objects and wait until they are gone: of a sandbox, its machine, disk and
+network go first. Sandboxes are deleted before golden images, because an image
+in use cannot be deleted; they are waited for even with --wait=false when images
+follow.`,
+		GroupID: groupObjects,
+		Example: examples(`
+sandboxd delete sandbox web
+sandboxd delete sbx -l app=tests
+sandboxd delete -f manifests/ -R --ignore-not-found`),
+		RunE: func(cmd *cobra.Command, args []string) error { return d.run(cmd.Context(), args) },
+	}
+	d.files.add(cmd)
+	d.chooser.add(cmd)
+	d.addIgnore(cmd)
+	flags := cmd.Flags()
+	flags.BoolVar(&d.every, "all", false, "All objects of the type")
+	flags.BoolVar(&d.wait, "wait", true, "Wait until the objects are gone")
+	flags.DurationVar(&d.timeout, "timeout", 0, "How long to wait (default: as long as it takes)")
+	flags.StringVar(&d.dryRun, "dry-run", "none", "server: only try, change nothing; or none")
+	flags.Lookup("dry-run").NoOptDefVal = "server"
+	flags.StringVarP(&d.format, "output", "o", "", "name: print names only")
+	return a.namespaced(cmd)
+}
+
+// deleter is one run of delete.
+type deleter struct {
+	*app
+	chooser
+	files
+	every, wait    bool
+	timeout        time.Duration
+	dryRun, format string
+}
+
+// doomed is an object that is to be deleted.
+type doomed struct {
+	awaited
+	uid string
+}
+
+// GroupVersionKind is for inOrder.
+func (d doomed) GroupVersionKind() schema.GroupVersionKind { return d.Kind }
+
+func (d *deleter) run(ctx context.Context, args []string) error {
+	switch {
+	case d.dryRun != "none" && d.dryRun != "server":
+		return fmt.Errorf("--dry-run %q is not one of none and server", d.dryRun)
+	case d.format != "" && d.format != "name":
+		return fmt.Errorf("output %q is not name", d.format)
+	case len(args) == 0 && len(d.names) == 0:
+		return errors.New("say what to delete: TYPE NAME, TYPE -l LABELS, or -f FILE")
+	}
+	api, err := d.api()
+	if err != nil {
+		return err
+	}
+	chosen, err := d.choose(ctx, api, args, d.chooser, d.files, d.every, true)
+	if err != nil {
+		return err
+	}
+	all := make([]doomed, len(chosen))
+	for i, o := range chosen {
+		all[i] = doomed{awaited: o}
+	}
+	if len(all) == 0 && !d.ignoreMissing {
+		fmt.Fprintln(d.Err, "No resources found")
+	}
+	ctx, cancel := ctx, context.CancelFunc(func() {})
+	if d.timeout > 0 {
+		ctx, cancel = context.WithTimeout(ctx, d.timeout)
+	}
+	defer cancel()
+	groups := reversed(all)
+	var errs []error
+	for i, group := range groups {
+		deleted, err := d.deleteGroup(ctx, api, group, &errs)
+		if err != nil {
+			return err
+		}
+		if d.dryRun != "none" || !d.wait && !(rank(group[0].Kind.GroupKind()) == rankSandbox && i < len(groups)-1) {
+			continue
+		}
+		if err := d.gone(ctx, api, deleted); err != nil {
+			return err
+		}
+	}
+	return firstOf(errs)
+}
+
+// forever is how long a wait without a limit may take.
+const forever = 365 * 24 * time.Hour
+
+// gone waits until objects are gone.
+func (d *deleter) gone(ctx context.Context, api *kube.API, all []doomed) error {
+	var waits []awaited
+	for _, o := range all {
+		o.goal = goalGone(o.uid)
+		waits = append(waits, o.awaited)
+	}
+	err := d.waitFor(ctx, api, waits, forever, func(awaited) {})
+	if errors.Is(err, context.DeadlineExceeded) && len(all) > 0 {
+		return fmt.Errorf("%s is not gone after %v%s: its deletion goes on", all[0].ref(), d.timeout, more(len(all)-1, "object", "objects"))
+	}
+	return err
+}
+
+// deleteGroup asks for the deletion of objects that may go at the same time. An
+// object that cannot be deleted does not keep the others.
+func (d *deleter) deleteGroup(ctx context.Context, api *kube.API, group []doomed, errs *[]error) ([]doomed, error) {
+	var deleted []doomed
+	type result struct {
+		uid string
+		err error
+	}
+	results, err := each(ctx, group, func(ctx context.Context, o doomed) (result, error) {
+		uid, err := d.deleteOne(ctx, api, o)
+		return result{uid, err}, nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	for i, r := range results {
+		o := group[i]
+		switch {
+		case apierrors.IsNotFound(r.err) && d.ignoreMissing:
+			continue
+		case r.err != nil:
+			*errs = append(*errs, r.err)
+			continue
+		}
+		o.uid = r.uid
+		deleted = append(deleted, o)
+		d.report(o)
+	}
+	return deleted, nil
+}
+
+func (d *deleter) report(o doomed) {
+	suffix := ""
+	if d.dryRun == "server" {
+		suffix = " (server dry run)"
+	}
+	if d.format == "name" {
+		fmt.Fprintln(d.Out, o.ref())
+		return
+	}
+	fmt.Fprintf(d.Out, "%s %q deleted%s\n", o.Name(), o.name, suffix)
+}
+
+// deleteOne asks for a deletion and returns the UID of what is being deleted.
+func (d *deleter) deleteOne(ctx context.Context, api *kube.API, o doomed) (string, error) {
+	objects := api.Objects(o.Resource, o.namespace)
+	live, err := objects.Get(ctx, o.name, metav1.GetOptions{})
+	if err != nil {
+		return "", err
+	}
+	uid := live.GetUID()
+	policy := metav1.DeletePropagationBackground
+	options := metav1.DeleteOptions{PropagationPolicy: &policy, Preconditions: &metav1.Preconditions{UID: &uid}}
+	if d.dryRun == "server" {
+		options.DryRun = []string{metav1.DryRunAll}
+	}
+	return string(uid), objects.Delete(ctx, o.name, options)
+}

@@ -1,0 +1,65 @@
+package cli
+
+import (
+	"encoding/json"
+	"fmt"
+
+	"github.com/spf13/cobra"
+
+	"sandboxd.dev/sandboxd/cmd/sandboxd/internal/build"
+	"sandboxd.dev/sandboxd/cmd/sandboxd/internal/daemon"
+	"sandboxd.dev/sandboxd/config"
+	"sandboxd.dev/sandboxd/doctor"
+)
+
+func (a *app) doctor() *cobra.Command {
+	var format string
+	cmd := &cobra.Command{
+		Use:   "doctor",
+		Short: "Find out what is missing on this host",
+		Long: `Look at the configuration, the daemon and the hypervisors, and say in plain words
+what is missing and how to mend it. Nothing is changed. Exits with 1 when
+something that is needed is missing. It takes the daemon's settings as flags too.`,
+		GroupID: groupDaemon,
+		Example: examples(`
+sandboxd doctor
+sudo sandboxd doctor --config /etc/sandboxd/config.yaml`),
+		Args: noArgs,
+	}
+	s := addSettings(cmd)
+	cmd.Flags().StringVarP(&format, "output", "o", "", "Form of the output: json")
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		if format != "" && format != "json" {
+			return fmt.Errorf("output %q is not json", format)
+		}
+		c, err := s.load()
+		if err != nil {
+			c, _ = config.Load(config.ThisHost(), "/dev/null", nil)
+		}
+		if cmd.Flags().Changed("socket") {
+			a.socket = c.Socket
+		}
+		checks := doctor.Run(cmd.Context(), doctor.Options{
+			Config: c, ConfigErr: err, Socket: a.socketPath(),
+			Version: build.Info().GitVersion, ServerVersion: a.serverVersion,
+			Hypervisors: daemon.Diagnoses(c),
+		})
+		if err := a.printChecks(checks, format); err != nil {
+			return err
+		}
+		if !doctor.Sound(checks) {
+			return &exitError{code: exitFailure}
+		}
+		return nil
+	}
+	return cmd
+}
+
+func (a *app) printChecks(checks []doctor.Check, format string) error {
+	if format == "" {
+		return doctor.Print(a.Out, checks)
+	}
+	encoder := json.NewEncoder(a.Out)
+	encoder.SetIndent("", "  ")
+	return encoder.Encode(map[string]any{"checks": checks})
+}

@@ -1,0 +1,79 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+
+	"github.com/spf13/cobra"
+
+	"sandboxd.dev/sandboxd/client"
+)
+
+func (a *app) logs() *cobra.Command {
+	var o client.LogOptions
+	var tail int64
+	var raw bool
+	cmd := &cobra.Command{
+		Use:   "logs SANDBOX",
+		Short: "Show the serial console of a sandbox",
+		Long: `Show what a sandbox's guest has printed on its serial console since the machine
+was made. On a terminal, control characters are taken out, because a guest could
+steer the terminal with them; --raw leaves them in.`,
+		GroupID: groupGuests,
+		Example: examples(`
+sandboxd logs web --tail 20
+sandboxd logs web -f`),
+		Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			key, err := a.sandboxKey(args[0])
+			if err != nil {
+				return err
+			}
+			if tail < -1 {
+				return fmt.Errorf("--tail %d is not a number of lines", tail)
+			}
+			if tail >= 0 {
+				o.TailLines = &tail
+			}
+			c, err := a.client()
+			if err != nil {
+				return err
+			}
+			out := a.Out
+			if isTerminal(out) && !raw {
+				out = tamed{out}
+			}
+			err = c.Log(cmd.Context(), key, o, out)
+			if o.Follow && errors.Is(err, context.Canceled) {
+				return nil // the user has seen enough
+			}
+			return err
+		},
+	}
+	cmd.Flags().BoolVarP(&o.Follow, "follow", "f", false, "Go on showing what is printed")
+	cmd.Flags().Int64Var(&tail, "tail", -1, "Begin with so many lines from the end (default: all)")
+	cmd.Flags().BoolVar(&raw, "raw", false, "Leave control characters in on a terminal")
+	return a.namespaced(cmd)
+}
+
+// tamed passes text on without the control characters that steer a terminal.
+type tamed struct{ w io.Writer }
+
+// Write implements io.Writer.
+func (t tamed) Write(p []byte) (int, error) {
+	clean := make([]byte, 0, len(p))
+	for _, c := range p {
+		// Bytes from 0x80 are parts of UTF-8 characters: a terminal in UTF-8
+		// mode takes none of them for control characters but U+0080 to U+009F,
+		// whose first byte is dropped.
+		if c == '\n' || c == '\t' || c == '\r' || c >= ' ' && c != 0x7f && c != 0xc2 {
+			clean = append(clean, c)
+		}
+	}
+	if _, err := t.w.Write(clean); err != nil {
+		return 0, err
+	}
+	return len(p), nil
+}
