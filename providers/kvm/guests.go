@@ -131,20 +131,25 @@ func (p *Provider) ReadFile(ctx context.Context, id types.UID, path string, w io
 	return info, err
 }
 
-// ConfigureGuest implements providers.Guests.
+// ConfigureGuest implements providers.Guests. Without a user no keys are
+// touched.
 func (p *Provider) ConfigureGuest(ctx context.Context, id types.UID, cfg providers.GuestConfig) error {
 	return p.inGuest(ctx, id, func(a *agent.Client, m machine) error {
-		user := cfg.User
-		if user == "" {
-			user = "root"
+		if cfg.User == "" && len(cfg.SSHAuthorizedKeys) > 0 {
+			return fmt.Errorf("%w: ssh keys are given, and no user they are for", agent.ErrBadRequest)
 		}
 		for _, f := range cfg.Mounts {
-			if !m.live.Shares[f.Name] {
+			switch readOnly, offered := m.live.Shares[f.Name]; {
+			case !offered:
 				return fmt.Errorf("%w: the machine was not started with the shared folder %q", agent.ErrBadRequest, f.Name)
+			case readOnly && !f.IsReadOnly():
+				return fmt.Errorf("%w: the machine was started with the shared folder %q read-only", agent.ErrBadRequest, f.Name)
 			}
 		}
-		if err := a.SetKeys(ctx, user, cfg.SSHAuthorizedKeys); err != nil {
-			return err
+		if cfg.User != "" {
+			if err := a.SetKeys(ctx, cfg.User, cfg.SSHAuthorizedKeys); err != nil {
+				return err
+			}
 		}
 		for _, f := range cfg.Mounts {
 			if err := a.Mount(ctx, f); err != nil {

@@ -62,7 +62,7 @@ func (p *Provider) listMachines(ctx context.Context) ([]providers.Resource, erro
 		}
 		id := types.UID(uuid.UUID(d.UUID).String())
 		r := providers.Resource{Kind: providers.ResourceMachine, ID: string(id), Owners: []types.UID{id}, Ownership: providers.Ours, Description: "libvirt domain " + d.Name}
-		switch record, err := domain.ReadRecord(text); {
+		switch record, err := domain.ReadBare(text); {
 		case err == nil && record.Instance != p.opts.Instance:
 			continue
 		case err != nil || record.Owner != id:

@@ -265,7 +265,7 @@ func (p *Provider) setRecord(ctx context.Context, id types.UID, record domain.Re
 	if power != providers.PowerOff && power != providers.PowerSaved {
 		flags |= libvirt.DomainAffectLive
 	}
-	return libvirtconn.Do(ctx, p.conn.Lifecycle(), machineObject(id), libvirtconn.Quick, func(l *libvirt.Libvirt) error {
+	return libvirtconn.Do(ctx, p.conn.Lifecycle(), machineObject(id), libvirtconn.Slow, func(l *libvirt.Libvirt) error {
 		return l.DomainSetMetadata(libvirtDomain(id), int32(libvirt.DomainMetadataElement),
 			libvirt.OptString{text}, libvirt.OptString{domain.Prefix}, libvirt.OptString{domain.Namespace}, flags)
 	})

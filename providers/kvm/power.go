@@ -195,6 +195,8 @@ func (p *Provider) Suspend(ctx context.Context, id types.UID) error {
 		case providers.PowerOff, providers.PowerStopping:
 			return providers.Errorf(providers.ErrBusy, machineObject(id), "it is %s: only a machine that is on can be suspended", m.power)
 		}
+		abort := context.AfterFunc(ctx, func() { p.abortJob(id) })
+		defer abort()
 		// Saved as paused: whoever restores it, its CPUs do not run unseen.
 		err := p.call(ctx, id, libvirtconn.Save, func(l *libvirt.Libvirt, d libvirt.Domain) error {
 			return l.DomainManagedSave(d, uint32(libvirt.DomainSavePaused))
@@ -207,6 +209,16 @@ func (p *Provider) Suspend(ctx context.Context, id types.UID) error {
 		}
 		return providers.Errorf(providers.ErrUnsupported, machineObject(id),
 			"it has shared folders mounted, whose state cannot be saved: unmount them in the guest, or stop the machine (%w)", errors.Unwrap(errors.Unwrap(err)))
+	})
+}
+
+// abortJob stops the saving of a machine, which would go on without its caller.
+func (p *Provider) abortJob(id types.UID) {
+	p.later(libvirtconn.Quick, func(ctx context.Context) {
+		err := p.call(ctx, id, libvirtconn.Quick, (*libvirt.Libvirt).DomainAbortJob)
+		if err != nil && !errors.Is(err, providers.ErrBusy) { // there may be no job yet, or any more
+			p.log.V(1).Info("saving a machine could not be aborted", "machine", id, "error", err.Error())
+		}
 	})
 }
 

@@ -266,6 +266,16 @@ func (p *pace) pause(ctx context.Context) error {
 	}
 }
 
+// first is the first error that is one.
+func first(errs ...error) error {
+	for _, err := range errs {
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // cutLine splits off the first line, which must be short.
 func cutLine(b []byte) (string, []byte) {
 	line, rest, found := bytes.Cut(b, []byte("\n"))

@@ -9,9 +9,11 @@ import (
 	"io"
 	"path"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
+	"unicode/utf8"
 
 	"sandboxd.dev/sandboxd/providers"
 )
@@ -155,11 +157,10 @@ func (r *run) start(ctx context.Context, req providers.ExecRequest) error {
 			}
 		}
 	}
-	args := []string{
-		"-c", runScript, "sandboxd", r.dir, req.User, req.Dir, mode, strconv.Itoa(inlineMax), innerScript,
-		strconv.Itoa(len(req.Env)),
-	}
-	args = append(append(args, req.Env...), req.Command...)
+	rest, coded := encode(slices.Concat([]string{req.Dir, strconv.Itoa(len(req.Env))}, req.Env, req.Command))
+	args := append([]string{
+		"-c", runScript, "sandboxd", r.dir, req.User, mode, strconv.Itoa(inlineMax), innerScript, coded,
+	}, rest...)
 	pid, err := r.c.start(ctx, shellPath, args, inline)
 	if err != nil {
 		if mode == "file" || ctx.Err() != nil {
@@ -171,9 +172,25 @@ func (r *run) start(ctx context.Context, req providers.ExecRequest) error {
 	return nil
 }
 
+// encode makes arguments fit for JSON, which carries text only: if one is not
+// valid UTF-8, all are written for printf's %b.
+func encode(args []string) (encoded []string, coded string) {
+	if !slices.ContainsFunc(args, func(a string) bool { return !utf8.ValidString(a) }) {
+		return args, "no"
+	}
+	for _, a := range args {
+		var b strings.Builder
+		for _, c := range []byte(a) {
+			fmt.Fprintf(&b, "\\0%03o", c)
+		}
+		encoded = append(encoded, b.String())
+	}
+	return encoded, "yes"
+}
+
 // upload writes the command's input to a file of its directory.
 func (r *run) upload(ctx context.Context, head []byte, rest io.Reader) error {
-	out, err := r.c.shell(ctx, `umask 077; mkdir "$1" && : >"$1/in" && echo ok`, nil, r.dir)
+	out, err := r.c.shell(ctx, `umask 077; mkdir "$1" && true >"$1/in" && echo ok`, nil, r.dir)
 	if err != nil {
 		return err
 	}
@@ -190,7 +207,7 @@ func (c *Client) fill(ctx context.Context, path string, from io.Reader) error {
 		return err
 	}
 	err = c.copyIn(ctx, handle, from)
-	return errors.Join(err, c.close(context.WithoutCancel(ctx), handle))
+	return first(err, c.close(context.WithoutCancel(ctx), handle))
 }
 
 func (c *Client) copyIn(ctx context.Context, handle int64, from io.Reader) error {
@@ -302,10 +319,10 @@ func (r *run) finish(ctx context.Context, s status) (int, error) {
 	for i, data := range [][]byte{rep.out, rep.stdER} {
 		st := r.streams[i]
 		if int64(len(data)) != rep.sizes[i] {
-			err = errors.Join(err, fmt.Errorf("the guest says the command wrote %d bytes and sent %d", rep.sizes[i], len(data)))
+			err = first(err, fmt.Errorf("the guest says the command wrote %d bytes and sent %d", rep.sizes[i], len(data)))
 			continue
 		}
-		err = errors.Join(err, st.deliver(data[min(st.read, int64(len(data))):]), st.close(ctx))
+		err = first(err, st.deliver(data[min(st.read, int64(len(data))):]), st.close(ctx))
 	}
 	return rep.code, err
 }
@@ -351,7 +368,7 @@ func (r *run) drain(ctx context.Context) error {
 		}
 		errs = append(errs, s.close(ctx))
 	}
-	return errors.Join(errs...)
+	return first(errs...)
 }
 
 // abandon kills the command because its time is up or its caller is gone. The
@@ -362,7 +379,7 @@ func (r *run) abandon(ctx context.Context) (providers.ExecResult, error) {
 	out, err := r.c.shell(late, killScript, nil, r.dir, strconv.FormatInt(r.pid, 10))
 	timeUp := errors.Is(context.Cause(ctx), errTimeUp)
 	if timeUp {
-		err = errors.Join(err, r.drain(late))
+		err = first(err, r.drain(late))
 	}
 	r.clean(late)
 	if !timeUp {

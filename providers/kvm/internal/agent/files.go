@@ -124,7 +124,7 @@ func (c *Client) ReadFile(ctx context.Context, p string, to io.Writer) (provider
 		return info, err
 	}
 	err = c.copyOut(ctx, handle, info.Size, to)
-	return info, errors.Join(err, c.close(context.WithoutCancel(ctx), handle))
+	return info, first(err, c.close(context.WithoutCancel(ctx), handle))
 }
 
 func (c *Client) copyOut(ctx context.Context, handle, size int64, to io.Writer) error {
@@ -176,6 +176,11 @@ func parseFileInfo(line, p string) (providers.FileInfo, error) {
 func (c *Client) SetKeys(ctx context.Context, user string, keys []string) error {
 	if !userPattern.MatchString(user) {
 		return fmt.Errorf("%w: %q is not a user name", ErrBadRequest, user)
+	}
+	for _, k := range keys {
+		if strings.ContainsAny(k, "\r\n\x00") {
+			return fmt.Errorf("%w: an ssh key has more than one line", ErrBadRequest)
+		}
 	}
 	err := c.addSSHKeys(ctx, user, keys)
 	if err == nil || !errors.Is(err, ErrRefused) {

@@ -233,7 +233,7 @@ type Live struct {
 	Extra []string
 	// AgentConnected: something in the guest holds the agent channel open.
 	AgentConnected bool
-	// Shares are the tags of the shared folders.
+	// Shares are the shared folders by their tag; true means read-only.
 	Shares map[string]bool
 	// Disk and Base as Build's.
 	Disk, Base string
@@ -285,7 +285,7 @@ func (l *Live) readDevices(v *libvirtxml.DomainDeviceList) {
 	}
 	for _, f := range v.Filesystems {
 		if f.Target != nil {
-			l.Shares[f.Target.Dir] = true
+			l.Shares[f.Target.Dir] = f.ReadOnly != nil
 		}
 	}
 	for _, d := range v.Disks {

@@ -88,19 +88,31 @@ func ReadRecord(metadata string) (Record, error) {
 			}
 			continue
 		}
-		var e struct {
-			JSON string `xml:",chardata"`
-		}
+		var e element
 		if err := dec.DecodeElement(&e, &start); err != nil {
 			return Record{}, fmt.Errorf("%w: %w", ErrBadRecord, err)
 		}
-		var r Record
-		if err := json.Unmarshal([]byte(e.JSON), &r); err != nil {
-			return Record{}, fmt.Errorf("%w: %w", ErrBadRecord, err)
-		}
-		if r.Instance == "" || r.Owner == "" {
-			return Record{}, fmt.Errorf("%w: instance and owner are empty", ErrBadRecord)
-		}
-		return r, nil
+		return e.record()
 	}
+}
+
+// ReadBare reads the element as libvirt answers with when it is asked for our
+// namespace alone: without it.
+func ReadBare(text string) (Record, error) {
+	var e element
+	if err := xml.Unmarshal([]byte(text), &e); err != nil {
+		return Record{}, fmt.Errorf("%w: %w", ErrBadRecord, err)
+	}
+	return e.record()
+}
+
+func (e element) record() (Record, error) {
+	var r Record
+	if err := json.Unmarshal([]byte(e.JSON), &r); err != nil {
+		return Record{}, fmt.Errorf("%w: %w", ErrBadRecord, err)
+	}
+	if r.Instance == "" || r.Owner == "" {
+		return Record{}, fmt.Errorf("%w: instance and owner are empty", ErrBadRecord)
+	}
+	return r, nil
 }

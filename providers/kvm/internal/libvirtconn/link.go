@@ -20,6 +20,11 @@ const (
 	Slow = 3 * time.Minute
 	// Save is for writing a guest's memory to disk.
 	Save = 30 * time.Minute
+
+	// settle is how long a call that changes something may still take once its
+	// context has ended, so that the next call finds its work done and not
+	// under way.
+	settle = 5 * time.Second
 )
 
 // Link is one connection that is remade when it is lost.
@@ -47,8 +52,9 @@ func Do(ctx context.Context, l *Link, object string, limit time.Duration, call f
 	return err
 }
 
-// Get makes a call about an object. It returns when the call has, or when the
-// context ends; the call then goes on and its result is dropped. After limit
+// Get makes a call about an object. It returns when the call has, or soon after
+// the context ends, with its error; the call then goes on and its result is
+// dropped. After limit
 // the call is taken to hang and its connection is closed. Errors are
 // translated to the kinds of package providers; what the connection lost is
 // ErrUnavailable.
@@ -81,8 +87,16 @@ func Get[T any](ctx context.Context, l *Link, object string, limit time.Duration
 	case r := <-done:
 		return r.value, Translate(object, r.err)
 	case <-ctx.Done():
-		return none, ctx.Err()
 	}
+	if limit > Quick {
+		late := time.NewTimer(settle)
+		defer late.Stop()
+		select {
+		case <-done:
+		case <-late.C:
+		}
+	}
+	return none, ctx.Err()
 }
 
 // acquire waits for a free slot.

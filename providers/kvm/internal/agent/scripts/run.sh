@@ -1,10 +1,21 @@
 # Runs a command, keeps its output in files of a private directory, and reports.
-#   run.sh DIR USER CWD STDIN MAX INNER NENV [NAME=VALUE...] COMMAND [ARG...]
-# STDIN is none, inline (ours is the command's) or file (DIR/in). The report is
-# one line: "refused REASON", or "done EXIT-CODE OUT-BYTES ERR-BYTES inline|files";
+#   run.sh DIR USER STDIN MAX INNER CODED CWD NENV [NAME=VALUE...] COMMAND [ARG...]
+# STDIN is none, inline (ours is the command's) or file (DIR/in). CODED is yes if
+# what follows is written for printf %b, because it is no text. The report is one
+# line: "refused REASON", or "done EXIT-CODE OUT-BYTES ERR-BYTES inline|files";
 # with inline, which is for at most MAX bytes each, the output itself follows.
-d=$1 u=$2 w=$3 i=$4 max=$5 inner=$6
+exec 5>&2 2>/dev/null
+d=$1 u=$2 i=$3 max=$4 inner=$5 coded=$6
 shift 6
+if [ "$coded" = yes ]; then
+	n=$#
+	while [ "$n" -gt 0 ]; do
+		a=$(printf '%b.' "$1")
+		shift
+		set -- "$@" "${a%.}"
+		n=$((n - 1))
+	done
+fi
 m=$(umask)
 umask 077
 refuse() {
@@ -12,8 +23,8 @@ refuse() {
 	echo "refused $1"
 	exit 0
 }
-[ "$i" = file ] || mkdir "$d" 2>/dev/null || refuse temp
-{ : >"$d/out" && : >"$d/err" && : >"$d/fail"; } 2>/dev/null || refuse temp
+[ "$i" = file ] || mkdir "$d" || refuse temp
+{ true >"$d/out" && true >"$d/err" && true >"$d/fail"; } || refuse temp
 case $i in
 file) exec 3<"$d/in" ;;
 inline) exec 3<&0 ;;
@@ -22,19 +33,22 @@ esac
 umask "$m"
 : "${PATH:=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin}"
 export PATH
-n=$(id -un 2>/dev/null)
-if [ -z "$HOME" ] && [ -n "$n" ]; then
-	eval "HOME=~$n"
-	export HOME
+n=$(id -un)
+if [ -n "$u" ] && [ "$u" != "$n" ]; then
+	id -u "$u" >/dev/null || refuse user
+	su=su
+elif [ -n "$n" ] && { [ -n "$u" ] || [ "${HOME:-/}" = / ]; }; then
+	eval "HOME=~$n" # an agent started by init has init's home
+	USER=$n LOGNAME=$n
+	export HOME USER LOGNAME
 fi
 s=
-command -v setsid >/dev/null 2>&1 && s=setsid
-if [ -n "$u" ] && [ "$u" != "$n" ]; then
-	id -u "$u" >/dev/null 2>&1 || refuse user
+command -v setsid >/dev/null && s=setsid
+if [ -n "$su" ]; then
 	$s sh -c 'echo "$$" >"$1/pid"; shift; exec "$@"' sh "$d" \
-		su -s /bin/sh -c "$inner" -- "$u" sh "" "$w" "$@" <&3 3<&- 4>"$d/fail" >>"$d/out" 2>>"$d/err" &
+		su -s /bin/sh -c "$inner" -- "$u" sh "" "$@" <&3 3<&- 5>&- 4>"$d/fail" >>"$d/out" 2>>"$d/err" &
 else
-	$s sh -c "$inner" sh "$d/pid" "$w" "$@" <&3 3<&- 4>"$d/fail" >>"$d/out" 2>>"$d/err" &
+	$s sh -c "$inner" sh "$d/pid" "$@" <&3 3<&- 5>&- 4>"$d/fail" >>"$d/out" 2>>"$d/err" &
 fi
 exec 3<&-
 wait "$!"
@@ -54,5 +68,5 @@ if [ "$o" -gt "$max" ] || [ "$e" -gt "$max" ]; then
 fi
 echo "done $c $o $e inline"
 [ "$o" = 0 ] || cat "$d/out"
-[ "$e" = 0 ] || cat "$d/err" >&2
-rm -rf "$d" >/dev/null 2>&1 </dev/null &
+[ "$e" = 0 ] || cat "$d/err" >&5
+rm -rf "$d" >/dev/null 5>&- &
