@@ -127,6 +127,9 @@ func (s *reference) write(l journalLine, value []byte) {
 	if err == nil {
 		_, err = s.journal.Write(append(append(line, '\n'), value...))
 	}
+	if err == nil {
+		err = s.journal.Sync()
+	}
 	if err != nil {
 		panic(err)
 	}
