@@ -24,7 +24,8 @@ type ExecRequest struct {
 	// Read that blocks is the caller's to end.
 	Stdin io.Reader
 	// Stdout and Stderr get the output as it comes, and nothing once Exec has
-	// returned; nil discards. They may be one and the same.
+	// returned; nil discards. They may be one and the same. A Write that blocks
+	// is the caller's to end.
 	Stdout, Stderr io.Writer
 	// Timeout after which the command is killed, counted from its start; 0
 	// means none but the context's.

@@ -125,19 +125,20 @@ func (s *suite) testBadWrite(t *testing.T) {
 		mode uint32
 		kind error
 	}{
-		"a relative path":             {"file", 0o644, providers.ErrInvalid},
-		"no path":                     {"", 0o644, providers.ErrInvalid},
-		"a zero byte":                 {dir + "/a\x00b", 0o644, providers.ErrInvalid},
-		"a directory":                 {dir, 0o644, providers.ErrInvalid},
-		"the root":                    {"/", 0o644, providers.ErrInvalid},
-		"a directory that is not":     {dir + "/no/file", 0o644, providers.ErrNotFound},
-		"a set-user-ID bit":           {dir + "/file", 0o4755, providers.ErrInvalid},
-		"a mode that has other bits":  {dir + "/file", 1 << 20, providers.ErrInvalid},
-		"a file system without files": {"/proc/file", 0o644, providers.ErrInvalid},
+		"a relative path":            {"file", 0o644, providers.ErrInvalid},
+		"no path":                    {"", 0o644, providers.ErrInvalid},
+		"a zero byte":                {dir + "/a\x00b", 0o644, providers.ErrInvalid},
+		"a directory":                {dir, 0o644, providers.ErrInvalid},
+		"the root":                   {"/", 0o644, providers.ErrInvalid},
+		"a directory that is not":    {dir + "/no/file", 0o644, providers.ErrNotFound},
+		"a set-user-ID bit":          {dir + "/file", 0o4755, providers.ErrInvalid},
+		"a mode that has other bits": {dir + "/file", 1 << 20, providers.ErrInvalid},
 	} {
 		err := s.p.WriteFile(s.ctx(t), id, tc.path, tc.mode, strings.NewReader("content"))
 		want(t, name, err, tc.kind)
 	}
+	err := s.p.WriteFile(s.ctx(t), id, "/proc/file", 0o644, strings.NewReader("content"))
+	want(t, "where no files can be made", err, providers.ErrInvalid, providers.ErrNotFound)
 	if got := s.sh(t, id, `ls -A "$1"`, dir); got != "" {
 		t.Errorf("refused writes left %q", got)
 	}

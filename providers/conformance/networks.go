@@ -106,11 +106,15 @@ func (s *suite) testSharedNetwork(t *testing.T) {
 	mode := s.anyNetwork(t)
 	before := s.networks(t)
 	one, two := s.network(t, "one", mode), s.network(t, "two", mode)
+	one.Network.Name, two.Network.Name = "shared", "shared"
 	s.made(t, one)
 	s.made(t, two)
 	s.start(t, one.ID)
 	s.start(t, two.ID)
 	s.remove(t, one.ID)
+	if now := s.networks(t); now != before+1 {
+		t.Errorf("there were %d networks, and now that one machine uses another there are %d", before, now)
+	}
 	if m := s.wantPower(t, two.ID, providers.PowerRunning); !m.Network.Isolated {
 		t.Errorf("after the other was deleted: %+v", m.Network)
 	}
@@ -124,6 +128,7 @@ func (s *suite) testReconnected(t *testing.T) {
 	mode := s.anyNetwork(t)
 	before := s.networks(t)
 	none, connected := s.network(t, "machine", v1.NetworkNone), s.network(t, "machine", mode)
+	connected.Network.Name = "own"
 	id := s.made(t, connected)
 	s.start(t, id)
 	s.ensure(t, none)
@@ -132,6 +137,9 @@ func (s *suite) testReconnected(t *testing.T) {
 	}
 	s.forceOff(t, id)
 	s.ensure(t, none)
+	if now := s.networks(t); now != before {
+		t.Errorf("there were %d networks, and now that the machine left its own there are %d", before, now)
+	}
 	s.start(t, id)
 	if m := s.get(t, id); !m.Network.Isolated || m.Hashes.Network != none.Hashes().Network {
 		t.Errorf("without a network, this was observed: %+v", m)

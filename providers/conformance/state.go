@@ -19,10 +19,11 @@ import (
 //	boot 2   hardware and disk are larger, the disk is kept, memory is not
 //	         stop, undefine, ensure
 //	boot 3   the disk is kept
-//	         stop, reset           golden
-//	         ensure DiscardOnStop
-//	boot 4   golden; write to the disk; stop
-//	boot 5   golden
+//	         stop, reset
+//	boot 4   golden; write to the disk
+//	         stop, ensure DiscardOnStop
+//	boot 5   golden; write to the disk; stop by force
+//	boot 6   golden
 func (s *suite) testState(t *testing.T) {
 	spec := s.spec(t, "state")
 	id := s.made(t, spec)
@@ -49,18 +50,29 @@ func (s *suite) testState(t *testing.T) {
 	step("Reset replaces the disk by the golden one", func(t *testing.T) {
 		s.cleanStop(t, id)
 		must(t, "reset", s.p.Reset(s.ctx(t), id))
-		spec.DiscardOnStop = true
-		s.ensure(t, spec)
-		s.boot(t, id)
-		s.wantGolden(t, id)
-	})
-	step("DiscardOnStop makes every start begin from the image", func(t *testing.T) {
-		s.sh(t, id, "echo kept > /root/marker && sync")
-		s.cleanStop(t, id)
 		s.boot(t, id)
 		s.wantGolden(t, id)
 		s.wantSize(t, id, spec)
 	})
+	step("DiscardOnStop makes every start begin from the image", func(t *testing.T) {
+		s.mark(t, id)
+		s.cleanStop(t, id)
+		spec.DiscardOnStop = true
+		s.ensure(t, spec)
+		s.boot(t, id)
+		s.wantGolden(t, id)
+		s.mark(t, id)
+		s.forceOff(t, id)
+		s.boot(t, id)
+		s.wantGolden(t, id)
+		s.wantSize(t, id, spec)
+	})
+}
+
+// mark writes to the disk what wantKept and wantGolden look for.
+func (s *suite) mark(t *testing.T, id types.UID) {
+	t.Helper()
+	s.sh(t, id, "echo kept > /root/marker && sync")
 }
 
 func (s *suite) wantGolden(t *testing.T, id types.UID) {
@@ -89,10 +101,8 @@ func (s *suite) cleanStop(t *testing.T, id types.UID) {
 }
 
 func (s *suite) testMemory(t *testing.T, id types.UID) {
-	s.sh(t, id, "echo kept > /root/marker && sync")
-	if !s.has(Suspend) {
-		s.need(t, Suspend)
-	}
+	s.mark(t, id)
+	s.need(t, Suspend)
 	pid := s.sh(t, id, "sleep 100000 >/dev/null 2>&1 & echo $!")
 	boot := s.sh(t, id, "cat /proc/sys/kernel/random/boot_id")
 	s.suspend(t, id)

@@ -52,6 +52,9 @@ func (p *Provider) Exec(ctx context.Context, id types.UID, req providers.ExecReq
 	}
 	select {
 	case <-job.Done():
+		if job.Halted() {
+			err = errNoAgent(id)
+		}
 	case <-timeout:
 		job.Kill()
 		<-job.Done()

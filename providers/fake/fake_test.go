@@ -58,7 +58,8 @@ func running(t testing.TB, o Options) (*World, *Provider) {
 	}
 	t.Cleanup(func() {
 		ctx := context.WithoutCancel(ctx)
-		if err := p.DeleteMachine(ctx, id(1)); err != nil && !errors.Is(err, providers.ErrNotFound) {
+		w.RestoreHypervisor()
+		if err := New(w, v1.ProviderKVM, instance).DeleteMachine(ctx, id(1)); err != nil && !errors.Is(err, providers.ErrNotFound) {
 			t.Error(err)
 		}
 	})

@@ -119,6 +119,21 @@ func (w *World) lease(m *machine) (netip.Addr, bool) {
 	return netip.Addr{}, false
 }
 
+// connected tells whether a machine's network is there, if it needs one. It
+// needs the lock.
+func (w *World) connected(m *machine) bool {
+	switch m.runningSpec.Network.Mode {
+	case v1.NetworkNone, v1.NetworkBridged:
+		return true
+	}
+	for _, n := range w.networks {
+		if _, ok := n.leases[m.id]; ok && n.mode == m.runningSpec.Network.Mode {
+			return true
+		}
+	}
+	return false
+}
+
 // observe looks at a machine's connections. It needs the lock.
 func (w *World) observe(m *machine) providers.NetworkObservation {
 	if m.power != providers.PowerRunning && m.power != providers.PowerPaused &&
@@ -127,6 +142,9 @@ func (w *World) observe(m *machine) providers.NetworkObservation {
 	}
 	if m.fault != "" {
 		return providers.NetworkObservation{Detail: m.fault}
+	}
+	if !w.connected(m) {
+		return providers.NetworkObservation{Detail: "the network that it is to be connected to is gone"}
 	}
 	detail := map[v1.NetworkMode]string{
 		v1.NetworkNone:     "the machine has no network interface",

@@ -69,6 +69,9 @@ func (j *Job) Done() <-chan struct{} { return j.process.done }
 // ExitCode of the program, once it has ended: 128+N if signal N ended it.
 func (j *Job) ExitCode() int { return j.code }
 
+// Halted tells, once the program has ended, that it did so with the System.
+func (j *Job) Halted() bool { return errors.Is(context.Cause(j.process.ctx), ErrHalted) }
+
 // Kill ends the program and all that it has started.
 func (j *Job) Kill() {
 	s := j.process.sys
