@@ -193,7 +193,8 @@ type Machines interface {
 	// A machine keeps the host ports of its forwards from here until it is
 	// deleted or its spec drops the forward, over stops and new processes, and
 	// they accept connections while it runs. A host port that is taken is
-	// ErrBusy and named; ErrCapacity when none is free.
+	// ErrBusy and named, and one that the spec itself names twice is ErrInvalid;
+	// ErrCapacity when none is free.
 	EnsureMachine(ctx context.Context, spec MachineSpec) error
 
 	// GetMachine observes the machine, or returns ErrNotFound.

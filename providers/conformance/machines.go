@@ -131,6 +131,23 @@ func (s *suite) testBadSpecs(t *testing.T) {
 		"forwards without nat": func(m *providers.MachineSpec) {
 			m.Network.PortForwards = []v1.PortForward{{Name: "ssh", GuestPort: 22}}
 		},
+		"two forwards of one port": func(m *providers.MachineSpec) {
+			m.Network = v1.Network{Mode: v1.NetworkNAT, PortForwards: []v1.PortForward{tcp("a", 8080, 22), tcp("b", 8080, 80)}}
+		},
+		"two forwards of one name": func(m *providers.MachineSpec) {
+			m.Network = v1.Network{Mode: v1.NetworkNAT, PortForwards: []v1.PortForward{tcp("a", 0, 22), tcp("a", 0, 80)}}
+		},
+		"forward to no port": func(m *providers.MachineSpec) {
+			m.Network = v1.Network{Mode: v1.NetworkNAT, PortForwards: []v1.PortForward{tcp("a", 0, 0)}}
+		},
+		"forward to a port too high": func(m *providers.MachineSpec) {
+			m.Network = v1.Network{Mode: v1.NetworkNAT, PortForwards: []v1.PortForward{tcp("a", 0, 65536)}}
+		},
+		"forward from a name": func(m *providers.MachineSpec) {
+			f := tcp("a", 0, 22)
+			f.HostAddress = "localhost"
+			m.Network = v1.Network{Mode: v1.NetworkNAT, PortForwards: []v1.PortForward{f}}
+		},
 		"folder that is not there":  func(m *providers.MachineSpec) { m.SharedFolders = folder(filepath.Join(dir, "nope")) },
 		"folder by a relative path": func(m *providers.MachineSpec) { m.SharedFolders = folder(".") },
 	} {
@@ -154,7 +171,7 @@ func (s *suite) testBadSpecs(t *testing.T) {
 // invalidOr adds ErrUnsupported where a feature is missing.
 func (s *suite) invalidOr(spec providers.MachineSpec) []error {
 	kinds := []error{providers.ErrInvalid}
-	if spec.Network.Mode == v1.NetworkBridged && !s.has(Mode(v1.NetworkBridged)) ||
+	if !s.has(Mode(spec.Network.Mode)) ||
 		len(spec.SharedFolders) > 0 && !s.has(SharedFolders) {
 		kinds = append(kinds, providers.ErrUnsupported)
 	}

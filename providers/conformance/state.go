@@ -34,7 +34,12 @@ func (s *suite) testState(t *testing.T) {
 		}
 	}
 	step("the guest boots with its seed", func(t *testing.T) {
-		s.boot(t, id)
+		s.start(t, id)
+		// So soon, hardly any guest answers; but what is said then must be right.
+		if _, err := s.p.Exec(s.ctx(t), id, providers.ExecRequest{Command: []string{"true"}}); err != nil {
+			want(t, "exec before the agent is connected", err, providers.ErrUnavailable)
+		}
+		s.waitAgent(t, id)
 		if got := s.sh(t, id, "hostname"); got != "state" {
 			t.Errorf("its hostname is %q", got)
 		}
@@ -67,6 +72,26 @@ func (s *suite) testState(t *testing.T) {
 		s.wantGolden(t, id)
 		s.wantSize(t, id, spec)
 	})
+	step("Exec ends with an error when its machine goes off", func(t *testing.T) { s.testPulledPlug(t, id) })
+}
+
+func (s *suite) testPulledPlug(t *testing.T, id types.UID) {
+	done := make(chan error, 1)
+	ctx := within(t, s.b.Limits.Boot)
+	out := &signalled{text: "on\n", seen: make(chan struct{})}
+	go func() {
+		_, err := s.p.Exec(ctx, id, providers.ExecRequest{
+			Command: []string{"sh", "-c", "echo on; sleep 100000"}, Stdout: out,
+		})
+		done <- err
+	}()
+	select {
+	case <-out.seen:
+	case err := <-done:
+		t.Fatalf("exec ended too soon: %v", err)
+	}
+	s.forceOff(t, id)
+	want(t, "exec", <-done, providers.ErrUnavailable, providers.ErrBusy)
 }
 
 // mark writes to the disk what wantKept and wantGolden look for.

@@ -25,7 +25,7 @@ type Provider struct {
 var _ providers.Provider = (*Provider)(nil)
 
 // New makes a provider that calls itself name in manifests and works for an
-// instance.
+// instance. A world is one hypervisor: a daemon that drives two needs two.
 func New(w *World, name v1.ProviderName, instance providers.Instance) *Provider {
 	return &Provider{w: w, name: name, instance: instance, closed: make(chan struct{})}
 }
