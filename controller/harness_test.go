@@ -37,10 +37,12 @@ const patience = 60 * time.Second
 // daemon is the control plane of one daemon, on a real store and a real API
 // server, over a simulated host that outlives it.
 type daemon struct {
-	t     *testing.T
+	t     testing.TB
 	world *fake.World
 	dir   string
 	wrap  func(providers.Provider) providers.Provider
+	// sweep is the interval of the garbage collection.
+	sweep time.Duration
 
 	client   client.WithWatch
 	instance providers.Instance
@@ -48,7 +50,7 @@ type daemon struct {
 }
 
 // host is what daemons are started on.
-func host(t *testing.T, o fake.Options) *daemon {
+func host(t testing.TB, o fake.Options) *daemon {
 	t.Helper()
 	if o.Source == nil {
 		o.Source = func(path string) (fake.Source, bool) {
@@ -60,7 +62,7 @@ func host(t *testing.T, o fake.Options) *daemon {
 		must(t, os.WriteFile(filepath.Join(dir, f), []byte("image"), 0o644))
 	}
 	must(t, os.Mkdir(filepath.Join(dir, "share"), 0o755))
-	return &daemon{t: t, world: fake.NewWorld(o), dir: dir}
+	return &daemon{t: t, world: fake.NewWorld(o), dir: dir, sweep: 200 * time.Millisecond}
 }
 
 // start runs the daemon until stop or the end of the test.
@@ -81,12 +83,12 @@ func (d *daemon) start() {
 	}
 	log := logr.Discard()
 	if testing.Verbose() {
-		log = testr.NewWithOptions(t, testr.Options{Verbosity: 1})
+		log = testr.NewWithInterface(t, testr.Options{Verbosity: 1})
 	}
 	c, err := controller.New(ctx, controller.Options{
 		Config: api.LoopbackConfig(), Providers: providers.NewSet(v1.ProviderKVM, p), HostPaths: paths,
 		Defaults: sandbox.Defaults{CPUs: 1, Memory: resource.MustParse("256Mi")},
-		Logger:   log, Resync: 2 * time.Second, GCInterval: 200 * time.Millisecond, GCGrace: 300 * time.Millisecond,
+		Logger:   log, Resync: 2 * time.Second, GCInterval: d.sweep, GCGrace: 300 * time.Millisecond,
 	})
 	must(t, err)
 	ended := make(chan error, 1)
@@ -242,7 +244,7 @@ func show(o client.Object) string {
 	}
 }
 
-func must(t *testing.T, err error) {
+func must(t testing.TB, err error) {
 	t.Helper()
 	if err != nil {
 		t.Fatal(err)

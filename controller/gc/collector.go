@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/go-logr/logr"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/utils/clock"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -101,21 +102,19 @@ func (c *Collector) inventory(ctx context.Context) (items []Item, unlisted []v1.
 	return items, unlisted, errs
 }
 
+// liveObjects lists the UIDs of all objects that things may belong to. Only
+// their metadata is asked for.
 func (c *Collector) liveObjects(ctx context.Context) (map[types.UID]bool, error) {
 	live := make(map[types.UID]bool)
-	var sandboxes v1.SandboxList
-	if err := c.o.Reader.List(ctx, &sandboxes); err != nil {
-		return nil, fmt.Errorf("list sandboxes: %w", err)
-	}
-	for i := range sandboxes.Items {
-		live[sandboxes.Items[i].UID] = true
-	}
-	var images v1.GoldenImageList
-	if err := c.o.Reader.List(ctx, &images); err != nil {
-		return nil, fmt.Errorf("list golden images: %w", err)
-	}
-	for i := range images.Items {
-		live[images.Items[i].UID] = true
+	for _, kind := range []string{"Sandbox", "GoldenImage"} {
+		list := &metav1.PartialObjectMetadataList{}
+		list.SetGroupVersionKind(v1.GroupVersion.WithKind(kind + "List"))
+		if err := c.o.Reader.List(ctx, list); err != nil {
+			return nil, fmt.Errorf("list objects of kind %s: %w", kind, err)
+		}
+		for i := range list.Items {
+			live[list.Items[i].UID] = true
+		}
 	}
 	return live, nil
 }

@@ -1,0 +1,95 @@
+// Command bench measures sandboxd and prints one line per figure:
+//
+//	bench: NAME VALUE UNIT
+//
+// Machines differ and are noisy, so what matters is measured as a ratio
+// against a peer or a floor in the same run: the store against bare bbolt, a
+// sandbox against a script of qemu-img and virsh on the same image.
+//
+//	bench --sandboxd bin/sandboxd                     the control plane, on simulated machines
+//	bench --sandboxd bin/sandboxd --image tiny.qcow2  real machines too; beside a libvirt
+package main
+
+import (
+	"context"
+	"flag"
+	"fmt"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
+	defer stop()
+	if err := run(ctx); err != nil {
+		fmt.Fprintln(os.Stderr, "bench:", err)
+		os.Exit(1)
+	}
+}
+
+// bench is one run.
+type bench struct {
+	binary string
+	image  string
+	dir    string
+	rounds int
+}
+
+func run(ctx context.Context) error {
+	b := bench{}
+	flag.StringVar(&b.binary, "sandboxd", "bin/sandboxd", "the `program` to measure")
+	flag.StringVar(&b.image, "image", "", "a golden `image` for real machines; none are made without it")
+	flag.IntVar(&b.rounds, "rounds", 5, "how often real machines are made, each way")
+	only := flag.String("only", "", "a comma-separated `list` of parts: store, control, real; all if empty")
+	flag.Parse()
+	var err error
+	if b.binary, err = filepath.Abs(b.binary); err != nil {
+		return err
+	}
+	if b.dir, err = os.MkdirTemp("", "sandboxd-bench-"); err != nil {
+		return err
+	}
+	defer os.RemoveAll(b.dir)
+	parts := []struct {
+		name string
+		run  func(context.Context) error
+	}{
+		{"store", b.store},
+		{"control", b.control},
+		{"real", b.real},
+	}
+	for _, p := range parts {
+		if *only != "" && !slices.Contains(strings.Split(*only, ","), p.name) {
+			continue
+		}
+		if err := p.run(ctx); err != nil {
+			return fmt.Errorf("%s: %w", p.name, err)
+		}
+	}
+	return nil
+}
+
+// figure prints one measurement.
+func figure(name string, value float64, unit string) {
+	fmt.Printf("bench: %s %.4g %s\n", name, value, unit)
+}
+
+// quantile of durations, in milliseconds.
+func quantile(d []time.Duration, q float64) float64 {
+	sorted := slices.Sorted(slices.Values(d))
+	i := min(int(q*float64(len(sorted))), len(sorted)-1)
+	return float64(sorted[i].Microseconds()) / 1000
+}
+
+func median(values []float64) float64 {
+	sorted := slices.Sorted(slices.Values(values))
+	n := len(sorted)
+	if n%2 == 1 {
+		return sorted[n/2]
+	}
+	return (sorted[n/2-1] + sorted[n/2]) / 2
+}
