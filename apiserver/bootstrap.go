@@ -1,10 +1,13 @@
 package apiserver
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"net/http"
+	"reflect"
 
 	corev1 "k8s.io/api/core/v1"
 	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
@@ -28,15 +31,68 @@ func (s *Server) bootstrap(ctx context.Context, definitions []*apiextensionsv1.C
 	wanted := map[string]bool{}
 	for _, crd := range definitions {
 		wanted[crd.Name] = true
-		obj, err := publishedDefinition(crd, formatTime(s.clock.Now()))
-		if err != nil {
-			return err
-		}
-		if err := s.ensure(ctx, apiextensionsv1.Resource("customresourcedefinitions"), obj); err != nil {
-			return err
+		if err := s.publish(ctx, crd); err != nil {
+			return fmt.Errorf("%s: %w", crd.Name, err)
 		}
 	}
 	return s.forgetDefinitions(ctx, wanted)
+}
+
+// publish stores a definition. Objects are served as they are stored, so when
+// the definition is not the one that they were stored under, they are brought
+// in line with it first.
+func (s *Server) publish(ctx context.Context, crd *apiextensionsv1.CustomResourceDefinition) error {
+	obj, err := publishedDefinition(crd, formatTime(s.clock.Now()))
+	if err != nil {
+		return err
+	}
+	entry, err := s.store.Get(ctx, store.Key{Resource: definitionsKey, Name: crd.Name})
+	if err == nil {
+		stored, err := decodeStored(entry.Value, entry.Revision)
+		if err != nil {
+			return err
+		}
+		if reflect.DeepEqual(stored.Object["spec"], obj["spec"]) {
+			return nil
+		}
+	} else if !errors.Is(err, store.ErrNotFound) {
+		return err
+	}
+	r := s.registry.find(schema.GroupResource{Group: crd.Spec.Group, Resource: crd.Spec.Names.Plural})
+	if err := s.conform(ctx, r); err != nil {
+		return err
+	}
+	return s.ensure(ctx, apiextensionsv1.Resource("customresourcedefinitions"), obj)
+}
+
+// conform brings the stored objects of a resource in line with its schema: it
+// drops what the schema no longer knows and fills in what it newly defaults.
+func (s *Server) conform(ctx context.Context, r *resource) error {
+	snapshot, err := s.store.List(ctx, r.key, "")
+	if err != nil {
+		return err
+	}
+	for _, entry := range snapshot.Entries {
+		u, err := decodeStored(entry.Value, 0)
+		if err != nil {
+			return fmt.Errorf("%s: %w", entry.Key, err)
+		}
+		if _, err := r.schema.coerce(u.Object, metadataOf(u.Object)); err != nil {
+			return fmt.Errorf("%s: %w", entry.Key, err)
+		}
+		r.schema.applyDefaults(u.Object)
+		value, err := encodeStored(u.Object)
+		if err != nil {
+			return fmt.Errorf("%s: %w", entry.Key, err)
+		}
+		if bytes.Equal(value, entry.Value) {
+			continue
+		}
+		if _, err := s.store.Put(ctx, entry.Key, value, entry.Revision); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // publishedDefinition is a definition as clients read it: in force.

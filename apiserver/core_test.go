@@ -10,6 +10,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/fstest"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -395,5 +396,40 @@ func TestRestart(t *testing.T) {
 	a = newAPI(t, func(o *apiserver.Options) { o.Store = st })
 	if again := a.get(sandboxes + "/one").want(200).object(); !reflect.DeepEqual(one.Object, again.Object) {
 		t.Errorf("after a restart the object is\n%v where\n%v was expected", again.Object, one.Object)
+	}
+}
+
+// TestChangedDefinition checks that stored objects follow their definition when
+// a newer server brings another one.
+func TestChangedDefinition(t *testing.T) {
+	raw, err := v1.CRDs.ReadFile("crds/sandboxd.dev_sandboxes.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	old := strings.Replace(string(raw), "                    default: Delete\n", "", 1)
+	old = strings.Replace(old, "              discardOnStop:\n", "              bygone:\n                type: string\n              discardOnStop:\n", 1)
+	if old == string(raw) || !strings.Contains(old, "bygone") || strings.Contains(old, "default: Delete") {
+		t.Fatal("the definition has another form than this test expects")
+	}
+	st := openStore(t)
+	a := newAPI(t, func(o *apiserver.Options) {
+		o.Store, o.CRDs = st, fstest.MapFS{"a.yaml": {Data: []byte(old)}}
+	})
+	u := with(sandbox("one"), object("ttl", "1h"), "spec", "lifecycle")
+	a.do("POST", sandboxes+"?fieldValidation=Strict", with(u, "x", "spec", "bygone")).want(201)
+	a.do("POST", sandboxes, sandbox("two")).want(201)
+	version := a.get(sandboxes + "/two").object().GetResourceVersion()
+
+	a = newAPI(t, func(o *apiserver.Options) { o.Store = st })
+	one := a.get(sandboxes + "/one").want(200)
+	if one.field("spec", "bygone") != nil || one.field("spec", "lifecycle", "onExpiry") != "Delete" || one.object().GetGeneration() != 1 {
+		t.Errorf("the object is %s", one.body)
+	}
+	if got := a.get(sandboxes + "/two").object().GetResourceVersion(); got != version {
+		t.Error("an object that needed no change was written")
+	}
+	definition := a.get("/apis/apiextensions.k8s.io/v1/customresourcedefinitions/sandboxes.sandboxd.dev").want(200)
+	if strings.Contains(string(definition.body), "bygone") || definition.field("metadata", "generation") != int64(2) {
+		t.Errorf("the published definition is not the new one")
 	}
 }

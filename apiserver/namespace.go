@@ -81,7 +81,8 @@ func namespaceMarked(obj map[string]any) {
 type namespaces struct {
 	s *Server
 	// creating is held for reading from the check of a namespace to the write
-	// into it, and for writing while a namespace is found empty and removed.
+	// into it. Who holds it for writing knows that no write is under way that
+	// was checked before.
 	creating sync.RWMutex
 	wake     chan struct{} // one slot
 	waiting  atomic.Bool   // some namespace waits for its contents to go
@@ -167,6 +168,7 @@ func (n *namespaces) reap(ctx context.Context) error {
 			continue
 		}
 		waiting = true
+		n.settle()
 		if err := n.deleteContents(ctx, entry.Key.Name); err != nil {
 			failed = append(failed, err)
 		}
@@ -178,6 +180,13 @@ func (n *namespaces) reap(ctx context.Context) error {
 		n.waiting.Store(false)
 	}
 	return errors.Join(failed...)
+}
+
+// settle waits for the creations that are under way. Those that begin later
+// find every namespace that was being deleted before.
+func (n *namespaces) settle() {
+	n.creating.Lock()
+	defer n.creating.Unlock()
 }
 
 // contents are the resources whose objects lie in namespaces.
@@ -207,11 +216,9 @@ func (n *namespaces) deleteContents(ctx context.Context, namespace string) error
 	return errors.Join(failed...)
 }
 
-// finalize removes a namespace if it is empty. While it looks, nothing can be
-// created.
+// finalize removes a namespace in which nothing can be created any more, if it
+// is empty.
 func (n *namespaces) finalize(ctx context.Context, key store.Key) error {
-	n.creating.Lock()
-	defer n.creating.Unlock()
 	for _, r := range n.contents() {
 		snapshot, err := n.s.store.List(ctx, r.key, key.Name)
 		if err != nil {

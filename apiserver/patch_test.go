@@ -208,3 +208,17 @@ func TestApplyCoreKinds(t *testing.T) {
 		t.Errorf("applying a Secret made %s", got.body)
 	}
 }
+
+// TestOwnersReset checks that a client can give up the record of owners.
+func TestOwnersReset(t *testing.T) {
+	a := newAPI(t)
+	a.patch(applyPatch, sandboxes+"/one?fieldManager=git", applied("one", "{image: tiny, cpus: 1}")).want(201)
+	got := a.patch(mergePatch, sandboxes+"/one", `{"metadata":{"managedFields":[{}]}}`).want(200)
+	if owners := got.object().GetManagedFields(); len(owners) != 0 {
+		t.Errorf("the owners are %v", owners)
+	}
+	got = a.patch(applyPatch, sandboxes+"/one?fieldManager=other&force=true", applied("one", "{image: tiny, cpus: 2}")).want(200)
+	if got.field("spec", "cpus") != int64(2) || len(got.object().GetManagedFields()) == 0 {
+		t.Errorf("applying after a reset made %s", got.body)
+	}
+}

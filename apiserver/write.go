@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net/http"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -267,10 +268,10 @@ func (r *resource) validate(ctx context.Context, u, old *unstructured.Unstructur
 	var errs field.ErrorList
 	var before map[string]any
 	if old == nil {
-		errs = apivalidation.ValidateObjectMetaAccessor(u, r.namespaced, r.nameCheck(), path)
+		errs = apivalidation.ValidateObjectMetaAccessor(withoutOwners(u), r.namespaced, r.nameCheck(), path)
 	} else {
 		before = old.Object
-		errs = apivalidation.ValidateObjectMetaAccessorUpdate(u, old, path)
+		errs = apivalidation.ValidateObjectMetaAccessorUpdate(withoutOwners(u), withoutOwners(old), path)
 	}
 	errs = append(errs, r.schema.validate(ctx, u.Object, before)...)
 	if r.check != nil && len(errs) == 0 {
@@ -280,4 +281,12 @@ func (r *resource) validate(ctx context.Context, u, old *unstructured.Unstructur
 		return nil
 	}
 	return apierrors.NewInvalid(r.gvk.GroupKind(), u.GetName(), readable(errs, r.singular))
+}
+
+// withoutOwners is an object's metadata without managedFields. Those that a
+// client sends are only a wish, on which the field manager decides.
+func withoutOwners(u *unstructured.Unstructured) *unstructured.Unstructured {
+	meta := maps.Clone(metadataOf(u.Object))
+	delete(meta, "managedFields")
+	return &unstructured.Unstructured{Object: map[string]any{"metadata": meta}}
 }

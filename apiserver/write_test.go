@@ -235,7 +235,7 @@ func TestDryRun(t *testing.T) {
 	a.do("POST", sandboxes, sandbox("free")).want(201)
 	before := st.Revision()
 	u := a.do("POST", sandboxes+"?dryRun=All", sandbox("new")).want(201).object()
-	if u.GetUID() == "" || u.Object["spec"].(map[string]any)["powerState"] != "Running" {
+	if u.GetUID() == "" || u.GetResourceVersion() != "" || u.Object["spec"].(map[string]any)["powerState"] != "Running" {
 		t.Errorf("a dry run answered %v", u.Object)
 	}
 	a.do("POST", sandboxes+"?dryRun=All", sandbox("free")).refused(409, "AlreadyExists")
