@@ -121,6 +121,10 @@ function save_commands(    i, step, script, word, last) {
 	for (i = 0; i < leaves; i++) {
 		if (index(order[i], S "runcmd" S) != 1) continue
 		split(order[i], step, S)
+		if (4 in step && step[4] !~ /^[0-9]+$/) {
+			warn("the command \"" step[4] ": ...\" is a mapping in YAML: quote it")
+			continue
+		}
 		if (4 in step) {
 			word = value[order[i]]
 			gsub(/'/, "'\\''", word)
@@ -148,12 +152,18 @@ function save_files(    i, item, n, field, fields) {
 }
 
 # Only the form for one network card is honoured: fixed addresses instead of DHCP.
-function network_config(    i, text, addresses, gateway, nameservers) {
+function network_config(    i, text, to, addresses, gateway, nameservers) {
 	for (i = 0; i < leaves; i++) {
 		text = order[i]
 		if (text ~ (S "addresses" S "[0-9]+$") && text !~ (S "nameservers" S)) addresses = addresses one(text) "\n"
 		if (text ~ (S "nameservers" S "addresses" S)) nameservers = nameservers "nameserver " one(text) "\n"
-		if (text ~ (S "gateway[46]$") || text ~ (S "via$")) gateway = gateway one(text) "\n"
+		if (text ~ (S "gateway[46]$")) gateway = gateway one(text) "\n"
+		if (text ~ (S "via$")) {
+			to = text
+			sub(/via$/, "to", to)
+			if (value[to] ~ /^(default|0\.0\.0\.0\/0|::\/0)$/) gateway = gateway one(text) "\n"
+			else warn("the route to " one(to) " is not supported and left out")
+		}
 	}
 	if (addresses == "") return
 	system("mkdir -p " out "/network")
