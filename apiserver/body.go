@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"strings"
 	"time"
+	"unicode"
 
 	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
@@ -16,6 +17,7 @@ import (
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/serializer/protobuf"
+	utilnet "k8s.io/apimachinery/pkg/util/net"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 	kjson "sigs.k8s.io/json"
 	"sigs.k8s.io/yaml"
@@ -188,36 +190,47 @@ func orWord(s, otherwise string) string {
 	return s
 }
 
+// maxProblems bounds how many problems a client is told of at once, and
+// maxProblem how long each may be, in bytes: field names come from the client.
+const (
+	maxProblems = 16
+	maxProblem  = 512
+)
+
 // judge acts on what strict decoding found.
 func judge(w http.ResponseWriter, problems []error, validation string) error {
-	if len(problems) == 0 {
+	if len(problems) == 0 || validation == metav1.FieldValidationIgnore {
 		return nil
 	}
-	switch validation {
-	case metav1.FieldValidationStrict:
-		messages := make([]string, 0, len(problems))
-		for _, problem := range problems {
-			messages = append(messages, problem.Error())
+	messages := make([]string, 0, maxProblems+1)
+	for i, problem := range problems {
+		if i == maxProblems {
+			messages = append(messages, fmt.Sprintf("and %d more", len(problems)-maxProblems))
+			break
 		}
+		messages = append(messages, printable(problem.Error()))
+	}
+	if validation == metav1.FieldValidationStrict {
 		return apierrors.NewBadRequest("strict decoding error: " + strings.Join(messages, ", "))
-	case metav1.FieldValidationWarn:
-		for _, problem := range problems {
-			addWarning(w, problem.Error())
+	}
+	for _, message := range messages {
+		if header, err := utilnet.NewWarningHeader(299, "-", message); err == nil {
+			w.Header().Add("Warning", header)
 		}
 	}
 	return nil
 }
 
-// maxWarnings bounds the warnings of one response.
-const maxWarnings = 64
-
-// addWarning sends a warning that clients show to their users.
-func addWarning(w http.ResponseWriter, text string) {
-	if len(w.Header().Values("Warning")) >= maxWarnings {
-		return
+// printable makes a text fit for a header and a terminal.
+func printable(text string) string {
+	text = strings.Map(func(r rune) rune {
+		if unicode.IsControl(r) {
+			return ' '
+		}
+		return r
+	}, strings.ToValidUTF8(text, "?"))
+	if len(text) > maxProblem {
+		text = strings.ToValidUTF8(text[:maxProblem], "") + "…"
 	}
-	w.Header().Add("Warning", `299 - "`+warningText.Replace(text)+`"`)
+	return text
 }
-
-// warningText makes a text fit for a quoted string in a header.
-var warningText = strings.NewReplacer(`\`, `\\`, `"`, `\"`, "\n", " ", "\r", " ")

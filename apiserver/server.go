@@ -8,6 +8,7 @@ import (
 	"log"
 	"net"
 	"net/http"
+	"strings"
 	"sync"
 	"time"
 
@@ -201,6 +202,6 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 type connectionLog struct{ log logr.Logger }
 
 func (c connectionLog) Write(line []byte) (int, error) {
-	c.log.V(1).Info("A connection failed", "reason", string(line))
+	c.log.V(1).Info("A connection failed", "reason", strings.TrimSpace(string(line)))
 	return len(line), nil
 }

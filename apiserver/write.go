@@ -280,6 +280,7 @@ func (r *resource) validate(ctx context.Context, u, old *unstructured.Unstructur
 	if len(errs) == 0 {
 		return nil
 	}
+	errs = errs[:min(len(errs), maxProblems)]
 	return apierrors.NewInvalid(r.gvk.GroupKind(), u.GetName(), readable(errs, r.singular))
 }
 

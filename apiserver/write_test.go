@@ -295,6 +295,18 @@ func TestFieldValidation(t *testing.T) {
 			t.Errorf("%s: the warnings are %q", media, warnings)
 		}
 	}
+	// However much is wrong, the answer stays short and harmless.
+	wild := sandbox("wild")
+	for i := range 1000 {
+		wild.Object[fmt.Sprintf("x%d\r\nSet-Cookie: %s", i, strings.Repeat("ü", 1000))] = int64(i)
+	}
+	if got := a.do("POST", sandboxes+"?fieldValidation=Strict", wild).refused(400, "BadRequest", "and 984 more"); len(got.body) > 20_000 {
+		t.Errorf("the refusal has %d bytes", len(got.body))
+	}
+	got = a.do("POST", sandboxes, wild).want(201)
+	if warnings := got.header.Values("Warning"); len(warnings) != 17 || strings.ContainsAny(strings.Join(warnings, ""), "\r\n") {
+		t.Errorf("the warnings are %d: %q", len(warnings), warnings)
+	}
 	// What comes back from a read is always valid.
 	a.do("PUT", sandboxes+"/ignore?fieldValidation=Strict", a.get(sandboxes+"/ignore").object()).want(200)
 }
