@@ -133,7 +133,7 @@ func (s *Server) serveResource(w http.ResponseWriter, r *http.Request, gv schema
 		Request: r, resource: res, namespace: t.namespace, name: t.name, subresource: t.subresource,
 		query: query, user: UserFrom(r.Context()),
 	}
-	if t.subresource != "" && !(t.subresource == "status" && res.status) {
+	if t.subresource != "" && (t.subresource != "status" || !res.status) {
 		for _, sub := range s.subresources[res.groupResource()] {
 			if sub.Name == t.subresource {
 				return s.serveSubresource(w, rq, sub)

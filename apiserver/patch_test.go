@@ -113,7 +113,7 @@ func TestApply(t *testing.T) {
 		t.Errorf("apply made %s", created.body)
 	}
 	owners := created.object().GetManagedFields()
-	if len(owners) != 1 || owners[0].Manager != "git" || owners[0].Operation != "Apply" || strings.Contains(string(owners[0].FieldsV1.Raw), "powerState") {
+	if len(owners) != 1 || owners[0].Manager != "git" || owners[0].Operation != "Apply" || strings.Contains(owners[0].FieldsV1.GetRawString(), "powerState") {
 		t.Errorf("the owners are %v", owners)
 	}
 	// What a configuration no longer says is removed, if nobody else owns it.
@@ -185,7 +185,7 @@ func TestApplyStatus(t *testing.T) {
 	}
 	owners := got.object().GetManagedFields()
 	i := slices.IndexFunc(owners, func(o metav1.ManagedFieldsEntry) bool { return o.Manager == "controller" })
-	if len(owners) != 2 || i < 0 || owners[i].Subresource != "status" || strings.Contains(string(owners[i].FieldsV1.Raw), "f:cpus") {
+	if len(owners) != 2 || i < 0 || owners[i].Subresource != "status" || strings.Contains(owners[i].FieldsV1.GetRawString(), "f:cpus") {
 		t.Errorf("the owners are %v", owners)
 	}
 	// The configuration's owner is not disturbed, nor the status by it.

@@ -39,7 +39,7 @@ func parseTarget(gv schema.GroupVersion, segments []string) (target, bool) {
 	t := target{gv: gv}
 	// namespaces/NS/RESOURCE is in a namespace; namespaces/NS is the namespace,
 	// and namespaces/NS/status its status.
-	if len(segments) >= 3 && segments[0] == "namespaces" && !(gv.Group == "" && segments[2] == "status") {
+	if len(segments) >= 3 && segments[0] == "namespaces" && (gv.Group != "" || segments[2] != "status") {
 		t.namespace = segments[1]
 		segments = segments[2:]
 	}
