@@ -70,6 +70,9 @@ func readJoliet(t interface{ Fatal(...any) }, image []byte) map[string]string {
 	if svd[0] != 2 || string(svd[88:91]) != "%/E" {
 		t.Fatal("sector 17 is no Joliet descriptor")
 	}
+	if label := string(svd[40:72]); label != "\x00c\x00i\x00d\x00a\x00t\x00a"+strings.Repeat("\x00", 20) {
+		t.Fatal("the Joliet label is ", label)
+	}
 	at := binary.LittleEndian.Uint32(svd[156+2:])
 	dir := image[at*sector : (at+1)*sector]
 	files := map[string]string{}

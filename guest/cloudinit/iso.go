@@ -24,7 +24,8 @@ const (
 	rootPrimary   = 23
 	rootJoliet    = 24
 	firstFile     = 25
-	pathTableSize = 10 // one entry: the root
+	pathTableSize = 10  // one entry: the root
+	minSectors    = 150 // programs that look for a label read as far as any file system may keep its own
 )
 
 // epoch stands for every time in the image, so that equal input gives equal
@@ -54,6 +55,11 @@ func writeISO(w io.Writer, label string, files []file) error {
 		at += uint32((len(f.data) + sector - 1) / sector)
 	}
 
+	if at < minSectors {
+		content.Write(make([]byte, (minSectors-at)*sector))
+		at = minSectors
+	}
+
 	var image bytes.Buffer
 	image.Write(make([]byte, 16*sector))
 	image.Write(descriptor(1, []byte(label), at, pathTables, rootPrimary))
@@ -81,7 +87,10 @@ func descriptor(kind byte, label []byte, sectors, tables, root uint32) []byte {
 		copy(b[88:], "%/E") // the escape sequence for UCS-2 level 3
 	}
 	fill := func(from, to int) { copy(b[from:to], bytes.Repeat(blank, (to-from+1)/len(blank))) }
-	fill(8, 72)
+	fill(8, 40)
+	if kind == 1 {
+		fill(40, 72) // Joliet's label ends with zeros instead, as small guests' readers do not trim it
+	}
 	copy(b[40:72], label)
 	both32(b[80:], sectors)
 	both16(b[120:], 1)

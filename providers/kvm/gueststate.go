@@ -41,15 +41,25 @@ type guestState struct {
 
 // guestStates remembers for a moment what guests said.
 type guestStates struct {
+	epoch func() uint64 // of the connection to libvirt
+
 	mu     sync.Mutex
+	heard  uint64 // the epoch that states are of
 	states map[types.UID]guestState
 }
 
-func newGuestStates() *guestStates { return &guestStates{states: map[types.UID]guestState{}} }
+func newGuestStates(epoch func() uint64) *guestStates {
+	return &guestStates{epoch: epoch, states: map[types.UID]guestState{}}
+}
 
+// get returns what was heard over the present connection.
 func (g *guestStates) get(id types.UID) guestState {
 	g.mu.Lock()
 	defer g.mu.Unlock()
+	if now := g.epoch(); now != g.heard {
+		clear(g.states)
+		g.heard = now
+	}
 	return g.states[id]
 }
 
@@ -63,12 +73,6 @@ func (g *guestStates) forget(id types.UID) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	delete(g.states, id)
-}
-
-func (g *guestStates) forgetAll() {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	clear(g.states)
 }
 
 // answered notes that a guest's agent did something for us just now.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"path/filepath"
+	"time"
 
 	"github.com/digitalocean/go-libvirt"
 	"k8s.io/apimachinery/pkg/types"
@@ -166,6 +167,38 @@ func (p *Provider) keepForwards(ctx context.Context, m machine) bool {
 		p.aimForwards(ctx, m.id, m.record)
 	}
 	return true
+}
+
+// restorePause is between attempts to reach libvirt after the daemon's start.
+const restorePause = time.Second
+
+// restoreForwards opens the forwards of all machines again when the daemon has
+// started.
+func (p *Provider) restoreForwards() {
+	nat, _ := identity.NetworkOf(p.opts.Instance, "", v1.Network{Mode: v1.NetworkNAT})
+	owners, err := p.networkOwners()
+	if err != nil {
+		p.log.Info("port forwards cannot be restored", "error", err.Error())
+		return
+	}
+	for _, id := range owners[nat.UUID()] {
+		for {
+			m, err := p.look(p.life, id)
+			if err == nil {
+				p.keepForwards(p.life, m)
+			}
+			if !errors.Is(err, providers.ErrUnavailable) {
+				break
+			}
+			pause := time.NewTimer(restorePause)
+			select {
+			case <-pause.C:
+			case <-p.life.Done():
+				pause.Stop()
+				return
+			}
+		}
+	}
 }
 
 // aimForwards tells the forwards where the guest is.

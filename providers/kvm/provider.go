@@ -144,14 +144,15 @@ func New(o Options) (*Provider, error) {
 		locks: newLocks(),
 		fw:    firewall.New(o.Instance),
 		fwd:   forward.NewSet(o.Logger),
-		guest: newGuestStates(),
 		host:  &hostFacts{choice: o.Accelerator, probe: accel.Probe},
 	}
 	p.view = newHostView(p)
+	p.guest = newGuestStates(p.conn.Epoch)
 	p.life, p.end = context.WithCancel(context.Background())
 	if err := p.data.claim(o.Instance); err != nil {
 		return nil, providers.Errorf(providers.ErrInvalid, "data folder "+o.DataDir, "%w", err)
 	}
+	p.work.Go(p.restoreForwards)
 	return p, nil
 }
 
@@ -222,10 +223,7 @@ func (p *Provider) Events(ctx context.Context) <-chan providers.Event {
 		defer unlink()
 		defer stop()
 		p.conn.Watch(ctx,
-			func() {
-				p.guest.forgetAll()
-				send(providers.Event{Type: providers.EventResync})
-			},
+			func() { send(providers.Event{Type: providers.EventResync}) },
 			func(e libvirtconn.Event) {
 				id := types.UID(e.ID)
 				if !exists(p.data.machineDir(id)) { // not ours, or gone

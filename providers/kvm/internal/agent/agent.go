@@ -21,7 +21,7 @@ package agent
 import (
 	"bytes"
 	"context"
-	_ "embed"
+	"embed"
 	"encoding/base64"
 	"encoding/json"
 	"errors"
@@ -285,23 +285,31 @@ func cutLine(b []byte) (string, []byte) {
 	return string(line), rest
 }
 
-//go:embed scripts/run.sh
-var runScript string
+//go:embed scripts/*.sh
+var scripts embed.FS
 
-//go:embed scripts/inner.sh
-var innerScript string
+// The scripts that run in guests.
+var (
+	runScript   = script("run")
+	innerScript = script("inner")
+	killScript  = script("kill")
+	putScript   = script("put")
+	getScript   = script("get")
+	mountScript = script("mount")
+	keysScript  = script("keys")
+)
 
-//go:embed scripts/kill.sh
-var killScript string
-
-//go:embed scripts/put.sh
-var putScript string
-
-//go:embed scripts/get.sh
-var getScript string
-
-//go:embed scripts/mount.sh
-var mountScript string
-
-//go:embed scripts/keys.sh
-var keysScript string
+// script is a script without its comments, which a guest need not get.
+func script(name string) string {
+	b, err := scripts.ReadFile("scripts/" + name + ".sh")
+	if err != nil {
+		panic(err) // it is embedded
+	}
+	var out strings.Builder
+	for line := range strings.Lines(string(b)) {
+		if !strings.HasPrefix(strings.TrimSpace(line), "#") {
+			out.WriteString(strings.TrimLeft(line, "\t"))
+		}
+	}
+	return out.String()
+}

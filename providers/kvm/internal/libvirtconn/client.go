@@ -25,6 +25,7 @@ import (
 	"net"
 	"os"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/digitalocean/go-libvirt"
@@ -65,6 +66,7 @@ type Client struct {
 	agents    []*Link
 	events    *Link
 
+	epoch     atomic.Uint64
 	closed    chan struct{}
 	closeOnce sync.Once
 	calls     sync.WaitGroup
@@ -91,6 +93,10 @@ func (c *Client) Agent(id string) *Link {
 	_, _ = io.WriteString(h, id)
 	return c.agents[h.Sum32()%uint32(len(c.agents))]
 }
+
+// Epoch counts the connections made for lifecycle calls. What was heard in an
+// earlier one may not be true any more.
+func (c *Client) Epoch() uint64 { return c.epoch.Load() }
 
 // Close ends all connections. Calls under way and later ones fail with
 // providers.ErrUnavailable.

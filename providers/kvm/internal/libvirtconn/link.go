@@ -159,6 +159,9 @@ func (l *Link) session(ctx context.Context) (*session, error) {
 	if c.outage.over() {
 		c.opts.Logger.Info("libvirt is back", "socket", c.opts.Socket)
 	}
+	if l == c.lifecycle {
+		c.epoch.Add(1)
+	}
 	l.cur = s
 	return s, nil
 }
