@@ -7,6 +7,7 @@ import (
 	"strings"
 	"testing"
 
+	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
@@ -269,4 +270,26 @@ func TestEventViewIsReversible(t *testing.T) {
 			t.Fatalf("%v came back as %v", event, other)
 		}
 	})
+}
+
+func TestBeyondMetadata(t *testing.T) {
+	for rule, want := range map[string]bool{
+		"size(self.metadata.name) <= 63":                          false,
+		"self.metadata.name == oldSelf.metadata.name":             false,
+		"self.metadata.name == self.spec.name":                    true,
+		"self.metadataOf == 'x'":                                  true,
+		"self == oldSelf":                                         true,
+		"has(self.status) || self.metadata.name.startsWith('x')":  true,
+		"[self].all(x, x.spec.a == 1)":                            true,
+		"myself.metadata == 1 && 'itself' != self.metadata.name":  false,
+		"oldSelf.spec.a == 1":                                     true,
+		"self . spec.a == 1":                                      true,
+		"duration('1s') < duration('2s')":                         false,
+		"self.metadata.name != '' && self['spec'].a == 1":         true,
+		"[1, 2].exists(i, i == size(self.metadata.generateName))": false,
+	} {
+		if got := beyondMetadata(apiextensionsv1.ValidationRule{Rule: rule}); got != want {
+			t.Errorf("%s: %v", rule, got)
+		}
+	}
 }

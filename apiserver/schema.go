@@ -4,6 +4,8 @@ import (
 	"context"
 	"fmt"
 	"reflect"
+	"regexp"
+	"slices"
 	"strings"
 
 	"k8s.io/apiextensions-apiserver/pkg/apis/apiextensions"
@@ -28,6 +30,10 @@ type engine struct {
 	validator  validation.SchemaValidator
 	status     validation.SchemaValidator // of the status alone; nil without one
 	rules      *cel.Validator             // nil when the schema has no rules
+	// related: rules of the root relate its members, so that a change of one
+	// can break them. Rules about metadata alone cannot be broken by a change:
+	// they see no more of it than the name, which stays.
+	related bool
 }
 
 // newEngine compiles a schema. A rule that does not compile is reported by
@@ -56,6 +62,7 @@ func newEngine(v1 *apiextensionsv1.JSONSchemaProps) (*engine, error) {
 		structural: structural,
 		validator:  validator,
 		rules:      cel.NewValidator(structural, true, celconfig.PerCallLimit),
+		related:    slices.ContainsFunc([]apiextensionsv1.ValidationRule(structural.XValidations), beyondMetadata),
 	}
 	if status, ok := props.Properties["status"]; ok {
 		if e.status, _, err = validation.NewSchemaValidator(&status); err != nil {
@@ -63,6 +70,19 @@ func newEngine(v1 *apiextensionsv1.JSONSchemaProps) (*engine, error) {
 		}
 	}
 	return e, nil
+}
+
+// selfPattern finds what a rule looks at.
+var selfPattern = regexp.MustCompile(`\b(self|oldSelf)\b(\.metadata\b)?`)
+
+// beyondMetadata tells whether a rule of the root looks at more than metadata.
+func beyondMetadata(rule apiextensionsv1.ValidationRule) bool {
+	for _, match := range selfPattern.FindAllStringSubmatch(rule.Rule+" "+rule.MessageExpression, -1) {
+		if match[2] == "" {
+			return true
+		}
+	}
+	return false
 }
 
 // coerce brings an object that a client sent into the shape of the schema. It
@@ -103,8 +123,7 @@ func (e *engine) validate(ctx context.Context, obj, old map[string]any) field.Er
 	return e.checkRatcheting(ctx, obj, old)
 }
 
-// check validates the changed parts of an object; all of them when changed is
-// nil. Rules are checked as a whole: they may relate parts.
+// check validates the changed parts of an object; all of them when old is nil.
 func (e *engine) check(ctx context.Context, obj, old map[string]any, changed []string) field.ErrorList {
 	var errs field.ErrorList
 	if e.status != nil && len(changed) == 1 && changed[0] == "status" {
@@ -116,7 +135,10 @@ func (e *engine) check(ctx context.Context, obj, old map[string]any, changed []s
 		errs = append(errs, objectmeta.Validate(ctx, nil, obj, e.structural, false)...)
 	}
 	errs = append(errs, listtype.ValidateListSetsAndMaps(nil, e.structural, obj)...)
-	return append(errs, e.checkRules(ctx, obj, old, errs)...)
+	if old == nil || e.related {
+		return append(errs, e.checkRules(ctx, obj, old, errs)...)
+	}
+	return append(errs, e.checkPartRules(ctx, obj, old, changed, errs)...)
 }
 
 // checkRatcheting validates an update and accepts what was wrong before and did
@@ -142,6 +164,24 @@ func (e *engine) checkRules(ctx context.Context, obj, old map[string]any, found 
 		before = old
 	}
 	errs, _ := e.rules.Validate(ctx, nil, e.structural, obj, before, celconfig.RuntimeCELCostBudget, o...)
+	return errs
+}
+
+// checkPartRules is checkRules for members that do not depend on each other.
+func (e *engine) checkPartRules(ctx context.Context, obj, old map[string]any, changed []string, found field.ErrorList) field.ErrorList {
+	if e.rules == nil || len(found) > 0 {
+		return nil
+	}
+	var errs field.ErrorList
+	budget := int64(celconfig.RuntimeCELCostBudget)
+	for _, name := range changed {
+		rules, ok := e.rules.Properties[name]
+		if v, present := obj[name]; ok && present {
+			var more field.ErrorList
+			more, budget = rules.Validate(ctx, field.NewPath(name), nil, v, old[name], budget)
+			errs = append(errs, more...)
+		}
+	}
 	return errs
 }
 
