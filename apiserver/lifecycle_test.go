@@ -178,10 +178,15 @@ func TestSlowBody(t *testing.T) {
 	}
 }
 
-// deadlines records the read deadlines that are set.
+// deadlines records the deadlines that are set.
 type deadlines struct {
 	*httptest.ResponseRecorder
-	read []time.Time
+	read, write []time.Time
+}
+
+func (d *deadlines) SetWriteDeadline(t time.Time) error {
+	d.write = append(d.write, t)
+	return nil
 }
 
 func (d *deadlines) SetReadDeadline(t time.Time) error {

@@ -110,6 +110,9 @@ func (s *Server) watch(w http.ResponseWriter, rq *request) error {
 	}
 	defer watcher.Stop()
 	stream := newStream(s, w, rq, sel)
+	// What net/http writes to end the stream needs time too, however long ago
+	// the last event was.
+	defer stream.extend()
 	if o.initial {
 		if err := stream.snapshot(snapshot, o.announce); err != nil {
 			return stream.fail(err)
@@ -336,10 +339,18 @@ func (st *stream) event(kind watch.EventType, object any) error {
 func (st *stream) write(b []byte) error {
 	st.buf = b[:0]
 	st.begun = true
-	// Not every writer has deadlines (a test's recorder has none).
-	_ = st.control.SetWriteDeadline(time.Now().Add(watchWriteTimeout))
+	st.extend()
 	_, err := st.w.Write(b)
 	return err
 }
 
-func (st *stream) flush() error { return st.control.Flush() }
+func (st *stream) flush() error {
+	st.extend()
+	return st.control.Flush()
+}
+
+// extend gives the client time to take what is written next.
+func (st *stream) extend() {
+	// Not every writer has deadlines (a test's recorder has none).
+	_ = st.control.SetWriteDeadline(time.Now().Add(watchWriteTimeout))
+}

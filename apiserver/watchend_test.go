@@ -3,6 +3,7 @@ package apiserver_test
 import (
 	"context"
 	"fmt"
+	"net/http/httptest"
 	"reflect"
 	"strings"
 	"sync/atomic"
@@ -36,6 +37,21 @@ func TestWatchExpired(t *testing.T) {
 func TestWatchTimeout(t *testing.T) {
 	_, server := newWatched(t)
 	watch(t, server, sandboxes+"?watch=true&timeoutSeconds=1").ended()
+}
+
+// TestWatchDeadlines checks that each write of a watch gets time of its own,
+// and so does the end of the stream, however long nothing happened.
+func TestWatchDeadlines(t *testing.T) {
+	a := newAPI(t)
+	a.do("POST", sandboxes, sandbox("a")).want(201)
+	w := &deadlines{ResponseRecorder: httptest.NewRecorder()}
+	a.handler.ServeHTTP(w, httptest.NewRequest("GET", sandboxes+"?watch=true&timeoutSeconds=1", nil))
+	if n := len(w.write); n < 3 {
+		t.Fatalf("%d deadlines were set", n)
+	}
+	if idle := w.write[len(w.write)-1].Sub(w.write[0]); idle < time.Second {
+		t.Errorf("the end of the stream has the deadline of what was written before it: %v later", idle)
+	}
 }
 
 // TestSlowWatcher checks that a client that reads nothing neither holds up
