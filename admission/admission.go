@@ -15,6 +15,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/http"
 	"os"
 	"reflect"
 	"slices"
@@ -85,8 +86,12 @@ func (h *Hook) imageDeleted(ctx context.Context, a apiserver.Attributes) error {
 		return nil
 	}
 	slices.Sort(users)
-	return apierrors.NewConflict(goldenImages, a.Name,
-		fmt.Errorf("it is used by %s: delete what uses it first", enumerate("sandbox", "sandboxes", users)))
+	return &apierrors.StatusError{ErrStatus: metav1.Status{
+		Status: metav1.StatusFailure, Code: http.StatusConflict, Reason: metav1.StatusReasonConflict,
+		Details: &metav1.StatusDetails{Group: goldenImages.Group, Kind: goldenImages.Resource, Name: a.Name},
+		Message: fmt.Sprintf("goldenimages.%s %q is in use by %s: delete what uses it first",
+			goldenImages.Group, a.Name, enumerate("sandbox", "sandboxes", users)),
+	}}
 }
 
 // enumerate names the first of many.

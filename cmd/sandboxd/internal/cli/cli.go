@@ -19,12 +19,14 @@ import (
 	"os"
 	"strings"
 
+	"github.com/go-logr/logr"
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/rest"
 
 	"sandboxd.dev/sandboxd/client"
+	"sandboxd.dev/sandboxd/cmd/sandboxd/internal/daemon"
 	"sandboxd.dev/sandboxd/cmd/sandboxd/internal/kube"
 )
 
@@ -102,9 +104,16 @@ the hypervisor match.`,
   # See what there is, and remove it
   sandboxd get sandboxes,goldenimages
   sandboxd delete -f examples/manifests/quickstart`,
-		SilenceUsage: true, SilenceErrors: true,
+		SilenceUsage: true, SilenceErrors: true, SuggestionsMinimumDistance: 2,
 		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+		// Commands say what went wrong themselves; libraries log nothing beside
+		// it. The daemon has its own logger.
+		PersistentPreRun: func(cmd *cobra.Command, _ []string) {
+			if cmd.Name() != "serve" {
+				daemon.AdoptLoggers(logr.Discard())
+			}
+		},
 	}
 	root.SetIn(a.In)
 	root.SetOut(a.Out)

@@ -76,6 +76,7 @@ func invalidWords(d *metav1.StatusDetails) string {
 	// What is not allowed says so in its own words.
 	message := strings.TrimPrefix(first.Message, "Forbidden: ")
 	if first.Field != "" && first.Field != "<nil>" {
+		message = strings.ReplaceAll(message, first.Field+" in body ", "it ") // said already
 		message = first.Field + ": " + message
 	}
 	kind, name := d.Kind, d.Name

@@ -86,17 +86,18 @@ func (g *getter) fetch(ctx context.Context, api *kube.API, s selection) ([]*meta
 		return []*metav1.Table{t}, err
 	}
 	var all []*metav1.Table
+	var errs []error
 	for _, name := range s.names {
 		t, err := api.Table(ctx, s.Resource, g.query(s, g.namespaceOr(), name))
-		if apierrors.IsNotFound(err) && g.ignoreMissing {
-			continue
+		switch {
+		case err == nil:
+			all = append(all, t)
+		case apierrors.IsNotFound(err) && g.ignoreMissing:
+		default:
+			errs = append(errs, err)
 		}
-		if err != nil {
-			return all, err
-		}
-		all = append(all, t)
 	}
-	return all, nil
+	return all, firstOf(errs)
 }
 
 // tables prints what was selected as the server renders it.
@@ -107,7 +108,7 @@ func (g *getter) tables(ctx context.Context, api *kube.API, selected []selection
 		tables, err := g.fetch(ctx, api, s)
 		errs = append(errs, err)
 		merged := merge(tables)
-		if err != nil && merged == nil || merged == nil || len(merged.Rows) == 0 {
+		if merged == nil || len(merged.Rows) == 0 {
 			continue
 		}
 		rows += len(merged.Rows)
@@ -118,8 +119,8 @@ func (g *getter) tables(ctx context.Context, api *kube.API, selected []selection
 			return err
 		}
 	}
-	if err := errors.Join(errs...); err != nil {
-		return firstOf(errs)
+	if err := firstOf(errs); err != nil {
+		return err
 	}
 	if rows == 0 && !g.ignoreMissing {
 		g.nothing(selected)

@@ -23,7 +23,7 @@ type progress struct {
 	order []string
 	why   map[string]string
 	told  map[string]string // in plain lines, so far
-	lines int // on the terminal now
+	lines int               // on the terminal now
 	stop  chan struct{}
 	ended sync.WaitGroup
 }

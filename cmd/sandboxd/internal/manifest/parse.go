@@ -218,7 +218,7 @@ func (d document) located(err error) error {
 		}
 		return "line " + strconv.Itoa(n+d.line)
 	})
-	if strings.Contains(text, "cannot start any token") && bytes.Contains(d.text, []byte("\t")) {
+	if (strings.Contains(text, "cannot start any token") || strings.Contains(text, "tab character")) && bytes.Contains(d.text, []byte("\t")) {
 		text += ": YAML is indented with spaces, not with tabs"
 	}
 	const most = 300
