@@ -159,6 +159,8 @@ func newStream(s *Server, w http.ResponseWriter, rq *request, sel *selector) *st
 	h := w.Header()
 	h.Set("Content-Type", mediaJSON)
 	h.Set("Cache-Control", "no-cache, private")
+	// The connection keeps the last deadline, so nothing else may follow.
+	h.Set("Connection", "close")
 	w.WriteHeader(http.StatusOK)
 	return &stream{s: s, w: w, control: http.NewResponseController(w), rq: rq, sel: sel}
 }
