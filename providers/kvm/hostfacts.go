@@ -56,9 +56,11 @@ func (p *Provider) facts(ctx context.Context) (facts, error) {
 	f := facts{}
 	f.uid, f.gid = qemuUser(caps)
 	f.accelerator, f.notes = chooseAccelerator(h.choice, offersKVM(caps), h.probe)
-	if f.efi, err = p.offersEFI(ctx); err != nil {
+	efi, err := libvirtconn.Get(ctx, p.conn.Lifecycle(), "libvirt", libvirtconn.Slow, efiCapabilities)
+	if err != nil {
 		return facts{}, err
 	}
+	f.efi = hasEFI(efi)
 	for _, n := range f.notes {
 		p.log.Info("hypervisor", "accelerator", f.accelerator, "note", n)
 	}
@@ -85,24 +87,23 @@ func chooseAccelerator(choice string, offered bool, probe func() accel.Result) (
 	return domain.KVM, nil
 }
 
-// offersEFI tells whether libvirt finds EFI firmware by itself.
-func (p *Provider) offersEFI(ctx context.Context) (bool, error) {
-	text, err := libvirtconn.Get(ctx, p.conn.Lifecycle(), "libvirt", libvirtconn.Slow, func(l *libvirt.Libvirt) (string, error) {
-		return l.ConnectGetDomainCapabilities(nil, libvirt.OptString{"x86_64"}, libvirt.OptString{"q35"}, libvirt.OptString{"qemu"}, 0)
-	})
-	if err != nil {
-		return false, err
-	}
+// efiCapabilities asks what machines that boot by EFI would be like.
+func efiCapabilities(l *libvirt.Libvirt) (string, error) {
+	return l.ConnectGetDomainCapabilities(nil, libvirt.OptString{"x86_64"}, libvirt.OptString{"q35"}, libvirt.OptString{"qemu"}, 0)
+}
+
+// hasEFI tells whether libvirt finds EFI firmware by itself.
+func hasEFI(text string) bool {
 	var caps libvirtxml.DomainCaps
-	if err := caps.Unmarshal(text); err != nil {
-		return false, providers.Errorf(providers.ErrUnavailable, "libvirt", "its capabilities cannot be read: %w", err)
+	if caps.Unmarshal(text) != nil {
+		return false
 	}
 	for _, e := range caps.OS.Enums {
 		if e.Name == "firmware" {
-			return slices.Contains(e.Values, "efi"), nil
+			return slices.Contains(e.Values, "efi")
 		}
 	}
-	return false, nil
+	return false
 }
 
 // offersKVM tells whether libvirt would run x86-64 guests with KVM.

@@ -1,6 +1,7 @@
 package kvm
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"net/netip"
@@ -16,6 +17,7 @@ import (
 
 	v1 "sandboxd.dev/sandboxd/api/v1"
 	"sandboxd.dev/sandboxd/providers"
+	"sandboxd.dev/sandboxd/providers/kvm/internal/forward"
 )
 
 // minMemory is the least that a machine is given, in bytes: less does not hold
@@ -86,12 +88,15 @@ func validateNetwork(n v1.Network) error {
 	if len(n.PortForwards) > 0 && n.Mode != v1.NetworkNAT {
 		return fmt.Errorf("port forwards need network mode nat, not %s", n.Mode)
 	}
-	names := map[string]bool{}
+	names, ports := map[string]bool{}, map[string]bool{}
 	for _, f := range n.PortForwards {
+		port := fmt.Sprintf("%s port %d of %s", cmp.Or(f.Protocol, v1.ProtocolTCP), f.HostPort, cmp.Or(f.HostAddress, forward.DefaultHostAddress))
 		_, err := netip.ParseAddr(f.HostAddress)
 		switch {
 		case names[f.Name]:
 			return fmt.Errorf("two port forwards are named %q", f.Name)
+		case f.HostPort != 0 && ports[port]:
+			return fmt.Errorf("two port forwards want %s", port)
 		case f.GuestPort < 1 || f.GuestPort > 65535 || f.HostPort < 0 || f.HostPort > 65535:
 			return fmt.Errorf("port forward %q: ports go from 1 to 65535", f.Name)
 		case f.HostAddress != "" && err != nil:
@@ -99,7 +104,7 @@ func validateNetwork(n v1.Network) error {
 		case f.Protocol != "" && f.Protocol != v1.ProtocolTCP && f.Protocol != v1.ProtocolUDP:
 			return fmt.Errorf("port forward %q: protocol %q is not one of TCP and UDP", f.Name, f.Protocol)
 		}
-		names[f.Name] = true
+		names[f.Name], ports[port] = true, true
 	}
 	return nil
 }

@@ -16,6 +16,7 @@ import (
 	"net/netip"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -24,6 +25,9 @@ import (
 	v1 "sandboxd.dev/sandboxd/api/v1"
 	"sandboxd.dev/sandboxd/providers"
 )
+
+// DefaultHostAddress is what a forward listens on that names no address.
+const DefaultHostAddress = "127.0.0.1"
 
 const (
 	// maxConnections bounds what one port serves at a time.
@@ -79,22 +83,25 @@ func (s *Set) reserve(id string, want, have []v1.PortForward) (resolved []v1.Por
 	var opened []*port
 	for _, f := range want {
 		f = settle(f, have)
-		p := o.ports[f.Name]
-		if p == nil || !p.serves(f) {
+		p := o.find(f, next)
+		if p == nil {
 			if p, err = s.open(id, f); err != nil {
 				return nil, opened, err
 			}
 			opened = append(opened, p)
 		}
 		f.HostPort = p.number()
-		p.spec = f
 		next[f.Name] = p
 		resolved = append(resolved, f)
 	}
-	for name, p := range o.ports {
-		if next[name] != p {
+	for _, p := range o.ports {
+		if !holds(next, p) {
 			stale = append(stale, p)
 		}
+	}
+	for _, f := range resolved { // from here on nothing fails
+		next[f.Name].spec = f
+		next[f.Name].guest.Store(f.GuestPort)
 	}
 	o.ports = next
 	if len(next) > 0 {
@@ -105,6 +112,29 @@ func (s *Set) reserve(id string, want, have []v1.PortForward) (resolved []v1.Por
 	return resolved, stale, nil
 }
 
+// find returns the open port that can serve a forward, if it is not serving
+// another one already: by its number, or by the forward's name if any number
+// will do.
+func (o *owner) find(f v1.PortForward, taken map[string]*port) *port {
+	for name, p := range o.ports {
+		fits := p.spec.Protocol == f.Protocol && p.spec.HostAddress == f.HostAddress &&
+			(p.number() == f.HostPort || f.HostPort == 0 && name == f.Name)
+		if fits && !holds(taken, p) {
+			return p
+		}
+	}
+	return nil
+}
+
+func holds(ports map[string]*port, p *port) bool {
+	for _, q := range ports {
+		if q == p {
+			return true
+		}
+	}
+	return false
+}
+
 // settle fills in defaults, and the port that a forward had before if it asks
 // for any.
 func settle(f v1.PortForward, have []v1.PortForward) v1.PortForward {
@@ -112,7 +142,7 @@ func settle(f v1.PortForward, have []v1.PortForward) v1.PortForward {
 		f.Protocol = v1.ProtocolTCP
 	}
 	if f.HostAddress == "" {
-		f.HostAddress = "127.0.0.1"
+		f.HostAddress = DefaultHostAddress
 	}
 	for _, h := range have {
 		if f.HostPort == 0 && h.Name == f.Name && h.Protocol == f.Protocol && h.HostAddress == f.HostAddress {
@@ -188,16 +218,12 @@ func (s *Set) Close() {
 
 // port is one open host port.
 type port struct {
-	spec  v1.PortForward
+	spec  v1.PortForward // guarded by the set
+	guest atomic.Int32   // the guest's port
 	serve interface {
 		Addr() net.Addr
 		Close()
 	}
-}
-
-func (p *port) serves(f v1.PortForward) bool {
-	return p.spec.Protocol == f.Protocol && p.spec.HostAddress == f.HostAddress && p.spec.GuestPort == f.GuestPort &&
-		(f.HostPort == 0 || f.HostPort == p.number())
 }
 
 func (p *port) number() int32 {
@@ -214,12 +240,13 @@ func (p *port) close() { p.serve.Close() }
 
 // open opens a host port.
 func (s *Set) open(id string, f v1.PortForward) (*port, error) {
+	p := &port{spec: f}
+	p.guest.Store(f.GuestPort)
 	dest := func() (string, bool) {
 		a := s.target(id)
-		return net.JoinHostPort(a.String(), strconv.Itoa(int(f.GuestPort))), a.IsValid()
+		return net.JoinHostPort(a.String(), strconv.Itoa(int(p.guest.Load()))), a.IsValid()
 	}
 	at := net.JoinHostPort(f.HostAddress, strconv.Itoa(int(f.HostPort)))
-	p := &port{spec: f}
 	var err error
 	if f.Protocol == v1.ProtocolUDP {
 		p.serve, err = listenUDP(at, dest)

@@ -131,7 +131,7 @@ func (c *Client) unreachable(err error) error {
 	default:
 		hint = "is libvirtd running?"
 	}
-	return providers.Errorf(providers.ErrUnavailable, c.object(), "cannot be reached: %w; %s", cause(err), hint)
+	return providers.Errorf(providers.ErrUnavailable, c.object(), "it cannot be reached: %w; %s", cause(err), hint)
 }
 
 // cause strips the dial's own words from an error of the system.

@@ -66,6 +66,13 @@ func confineThread(read, write []string) error {
 	return nil
 }
 
+// Confined tells whether the kernel can confine qemu-img.
+func Confined() bool {
+	const versionOnly = 1 // LANDLOCK_CREATE_RULESET_VERSION
+	v, _, errno := unix.Syscall(unix.SYS_LANDLOCK_CREATE_RULESET, 0, 0, versionOnly)
+	return errno == 0 && v >= 1
+}
+
 // allow grants rights below a path.
 func allow(ruleset int, path string, rights uint64) error {
 	fd, err := unix.Open(path, unix.O_PATH|unix.O_CLOEXEC, 0)
