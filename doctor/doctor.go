@@ -22,31 +22,14 @@ import (
 	"k8s.io/apimachinery/pkg/version"
 
 	"sandboxd.dev/sandboxd/config"
+	"sandboxd.dev/sandboxd/providers"
 )
 
-// Verdict is the outcome of a check.
-type Verdict string
-
-// The verdicts.
 const (
-	// OK: as it should be.
-	OK Verdict = "ok"
-	// Warning: it works, but not as well as it could.
-	Warning Verdict = "warning"
-	// Missing: sandboxd cannot work so.
-	Missing Verdict = "missing"
+	ok      = providers.SeverityOK
+	warning = providers.SeverityWarning
+	missing = providers.SeverityMissing
 )
-
-// Check is one thing that was looked at.
-type Check struct {
-	// Subject is what was looked at, such as "libvirt".
-	Subject string  `json:"subject"`
-	Verdict Verdict `json:"verdict"`
-	// Message is one sentence: what was seen.
-	Message string `json:"message"`
-	// Fix is the command that mends it, or what to do; may be empty.
-	Fix string `json:"fix,omitempty"`
-}
 
 // Options say what to look at.
 type Options struct {
@@ -61,15 +44,15 @@ type Options struct {
 	// ServerVersion asks the daemon.
 	ServerVersion func(context.Context) (*version.Info, error)
 	// Hypervisors make the checks of the providers.
-	Hypervisors []func(context.Context) []Check
+	Hypervisors []func(context.Context) []providers.Finding
 }
 
 // askTimeout bounds how long the daemon may take to answer.
 const askTimeout = 10 * time.Second
 
 // Run makes all checks, in the order in which people would.
-func Run(ctx context.Context, o Options) []Check {
-	checks := []Check{configCheck(o)}
+func Run(ctx context.Context, o Options) []providers.Finding {
+	checks := []providers.Finding{configCheck(o)}
 	checks = append(checks, dirCheck("data folder", o.Config.DataDir, "--data-dir"), imagesCheck(o.Config.BaseImageDir))
 	checks = append(checks, daemonChecks(ctx, o)...)
 	for _, hypervisor := range o.Hypervisors {
@@ -79,43 +62,47 @@ func Run(ctx context.Context, o Options) []Check {
 }
 
 // Sound tells whether nothing is missing.
-func Sound(checks []Check) bool {
+func Sound(checks []providers.Finding) bool {
 	for _, c := range checks {
-		if c.Verdict == Missing {
+		if c.Severity == missing {
 			return false
 		}
 	}
 	return true
 }
 
-func configCheck(o Options) Check {
+func configCheck(o Options) providers.Finding {
 	if o.ConfigErr != nil {
-		return Check{"configuration", Missing, o.ConfigErr.Error(), "correct it; `sandboxd serve --help` lists the settings"}
+		return found("configuration", missing, o.ConfigErr.Error(), "correct it; `sandboxd serve --help` lists the settings")
 	}
-	return Check{Subject: "configuration", Verdict: OK, Message: "it can be read"}
+	return found("configuration", ok, "it can be read", "")
 }
 
 // dirCheck looks at a folder that the daemon writes to.
-func dirCheck(subject, dir, flag string) Check {
+func dirCheck(subject, dir, flag string) providers.Finding {
 	info, err := os.Stat(dir)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
-		return Check{subject, Warning, dir + " does not exist yet: the daemon makes it when it starts", ""}
+		return found(subject, warning, dir + " does not exist yet: the daemon makes it when it starts", "")
 	case err != nil:
-		return Check{subject, Warning, fmt.Sprintf("%s cannot be looked at by this user", dir), ""}
+		return found(subject, warning, fmt.Sprintf("%s cannot be looked at by this user", dir), "")
 	case !info.IsDir():
-		return Check{subject, Missing, dir + " is not a folder", "remove it, or name another with " + flag}
+		return found(subject, missing, dir + " is not a folder", "remove it, or name another with " + flag)
 	}
 	var st unix.Statfs_t
 	if err := unix.Statfs(dir, &st); err != nil {
-		return Check{subject, OK, dir + " exists", ""}
+		return found(subject, ok, dir + " exists", "")
 	}
 	free := st.Bavail * uint64(st.Bsize) //nolint:gosec // a block size is positive
 	message := fmt.Sprintf("%s has %s free", dir, gib(free))
 	if free < lowSpace {
-		return Check{subject, Warning, message + ": images and disks may not fit", "free some space, or name another folder with " + flag}
+		return found(subject, warning, message + ": images and disks may not fit", "free some space, or name another folder with " + flag)
 	}
-	return Check{subject, OK, message, ""}
+	return found(subject, ok, message, "")
+}
+
+func found(check string, severity providers.Severity, message, fix string) providers.Finding {
+	return providers.Finding{Check: check, Severity: severity, Message: message, Fix: fix}
 }
 
 // lowSpace is how much free space is worth a warning, in bytes.
@@ -123,75 +110,75 @@ const lowSpace = 2 << 30
 
 func gib(bytes uint64) string { return fmt.Sprintf("%.1f GiB", float64(bytes)/(1<<30)) }
 
-func imagesCheck(dir string) Check {
+func imagesCheck(dir string) providers.Finding {
 	const subject = "base images"
 	entries, err := os.ReadDir(dir)
 	switch {
 	case err != nil:
-		return Check{subject, Warning, dir + " cannot be read, or does not exist yet: relative image paths are looked up there", ""}
+		return found(subject, warning, dir + " cannot be read, or does not exist yet: relative image paths are looked up there", "")
 	case len(entries) == 0:
-		return Check{subject, Warning, dir + " is empty: relative image paths are looked up there", "put a disk image there, or name images by absolute paths below allowedHostPaths"}
+		return found(subject, warning, dir + " is empty: relative image paths are looked up there", "put a disk image there, or name images by absolute paths below allowedHostPaths")
 	}
-	return Check{subject, OK, fmt.Sprintf("%s has %d files", dir, len(entries)), ""}
+	return found(subject, ok, fmt.Sprintf("%s has %d files", dir, len(entries)), "")
 }
 
-func daemonChecks(ctx context.Context, o Options) []Check {
+func daemonChecks(ctx context.Context, o Options) []providers.Finding {
 	ctx, cancel := context.WithTimeout(ctx, askTimeout)
 	defer cancel()
 	const start = "sudo systemctl start sandboxd, or sandboxd serve"
 	conn, err := (&net.Dialer{}).DialContext(ctx, "unix", o.Socket)
 	if err != nil {
-		c := Check{"daemon", Missing, fmt.Sprintf("nobody listens on the socket %s", o.Socket), start}
+		c := found("daemon", missing, fmt.Sprintf("nobody listens on the socket %s", o.Socket), start)
 		switch {
 		case errors.Is(err, fs.ErrPermission):
 			c.Message, c.Fix = fmt.Sprintf("this user may not use the socket %s", o.Socket), "sudo usermod -aG sandboxd $USER, then log in again"
 		case errors.Is(err, fs.ErrNotExist):
 			c.Message = fmt.Sprintf("the socket %s does not exist: no daemon runs", o.Socket)
 		}
-		return []Check{c}
+		return []providers.Finding{c}
 	}
 	_ = conn.Close()
 	v, err := o.ServerVersion(ctx)
 	if err != nil {
-		return []Check{{"daemon", Missing, fmt.Sprintf("something listens on %s but does not answer: %v", o.Socket, err), "look at the daemon's log"}}
+		return []providers.Finding{found("daemon", missing, fmt.Sprintf("something listens on %s but does not answer: %v", o.Socket, err), "look at the daemon's log")}
 	}
-	checks := []Check{{"daemon", OK, fmt.Sprintf("it answers on %s", o.Socket), ""}}
+	checks := []providers.Finding{found("daemon", ok, fmt.Sprintf("it answers on %s", o.Socket), "")}
 	plain, simulated := strings.CutSuffix(v.GitVersion, "+simulated")
 	if simulated {
-		checks = append(checks, Check{"daemon", Warning, "it simulates its hypervisors: machines exist in memory only and run no real code", "start it without --simulate"})
+		checks = append(checks, found("daemon", warning, "it simulates its hypervisors: machines exist in memory only and run no real code", "start it without --simulate"))
 	}
 	if plain != o.Version {
-		return append(checks, Check{"versions", Warning, fmt.Sprintf("the daemon is %s, this program %s", plain, o.Version), "restart the daemon after an upgrade"})
+		return append(checks, found("versions", warning, fmt.Sprintf("the daemon is %s, this program %s", plain, o.Version), "restart the daemon after an upgrade"))
 	}
-	return append(checks, Check{"versions", OK, "daemon and program are both " + plain, ""})
+	return append(checks, found("versions", ok, "daemon and program are both " + plain, ""))
 }
 
 // Print writes checks for people.
-func Print(w io.Writer, checks []Check) error {
+func Print(w io.Writer, checks []providers.Finding) error {
 	width := 0
 	for _, c := range checks {
-		width = max(width, len(c.Subject))
+		width = max(width, len(c.Check))
 	}
-	missing, warnings := 0, 0
+	lacks, warnings := 0, 0
 	var b strings.Builder
 	for _, c := range checks {
 		sign := "✓"
-		switch c.Verdict {
-		case Missing:
+		switch c.Severity {
+		case missing:
 			sign = "✗"
-			missing++
-		case Warning:
+			lacks++
+		case warning:
 			sign = "!"
 			warnings++
 		}
-		fmt.Fprintf(&b, "%s %-*s  %s\n", sign, width, c.Subject, c.Message)
+		fmt.Fprintf(&b, "%s %-*s  %s\n", sign, width, c.Check, c.Message)
 		if c.Fix != "" {
 			fmt.Fprintf(&b, "  %-*s  → %s\n", width, "", c.Fix)
 		}
 	}
 	switch {
-	case missing > 0:
-		fmt.Fprintf(&b, "\n%d of %d checks found something missing.\n", missing, len(checks))
+	case lacks > 0:
+		fmt.Fprintf(&b, "\n%d of %d checks found something missing.\n", lacks, len(checks))
 	case warnings > 0:
 		fmt.Fprintf(&b, "\nNothing is missing; %d of %d checks have something to say.\n", warnings, len(checks))
 	default:

@@ -7,12 +7,17 @@ import (
 	"os/signal"
 	"syscall"
 
+	"sandboxd.dev/sandboxd/cmd/sandboxd/internal/build"
 	"sandboxd.dev/sandboxd/cmd/sandboxd/internal/cli"
 )
 
+// version is set by the linker (-X main.version=v1.2.3); empty means what the
+// Go tool records in the binary.
+var version string
+
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	code := cli.Run(ctx, os.Args[1:], cli.Streams{In: os.Stdin, Out: os.Stdout, Err: os.Stderr})
-	stop()
+	context.AfterFunc(ctx, stop) // a second signal ends the process
+	code := cli.Run(ctx, build.Info(version), os.Args[1:], cli.Streams{In: os.Stdin, Out: os.Stdout, Err: os.Stderr})
 	os.Exit(code)
 }

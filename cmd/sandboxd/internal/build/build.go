@@ -8,24 +8,15 @@ import (
 	"k8s.io/apimachinery/pkg/version"
 )
 
-// Version and Commit are set by the linker:
-//
-//	-ldflags "-X sandboxd.dev/sandboxd/cmd/sandboxd/internal/build.Version=v1.2.3"
-//
-// Without, they come from what the Go tool records in the binary.
-var (
-	Version string
-	Commit  string
-)
-
 // unknown is the version of a build that nothing is known of.
 const unknown = "v0.0.0-dev"
 
-// Info of this build, in the form of Kubernetes' /version.
-func Info() version.Info {
+// Info of this build, in the form of Kubernetes' /version. linked is the version
+// that the linker was told; empty means what the Go tool has recorded.
+func Info(linked string) version.Info {
 	info := version.Info{
-		GitVersion: Version, GitCommit: Commit,
-		GoVersion: runtime.Version(), Compiler: runtime.Compiler, Platform: runtime.GOOS + "/" + runtime.GOARCH,
+		GitVersion: linked,
+		GoVersion:  runtime.Version(), Compiler: runtime.Compiler, Platform: runtime.GOOS + "/" + runtime.GOARCH,
 	}
 	recorded, ok := debug.ReadBuildInfo()
 	if !ok {
@@ -39,7 +30,7 @@ func Info() version.Info {
 	}
 	for _, s := range recorded.Settings {
 		switch {
-		case s.Key == "vcs.revision" && info.GitCommit == "":
+		case s.Key == "vcs.revision":
 			info.GitCommit = s.Value
 		case s.Key == "vcs.time":
 			info.BuildDate = s.Value

@@ -23,6 +23,7 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/version"
 	"k8s.io/client-go/rest"
 
 	"sandboxd.dev/sandboxd/client"
@@ -58,9 +59,9 @@ func (e *exitError) Error() string {
 
 func (e *exitError) Unwrap() error { return e.err }
 
-// Run runs the command line and returns the exit code.
-func Run(ctx context.Context, args []string, s Streams) int {
-	root := newRoot(&app{Streams: s})
+// Run runs the command line of a build and returns the exit code.
+func Run(ctx context.Context, build version.Info, args []string, s Streams) int {
+	root := newRoot(&app{Streams: s, build: build})
 	root.SetArgs(args)
 	err := root.ExecuteContext(ctx)
 	if err == nil {
@@ -83,6 +84,7 @@ func Run(ctx context.Context, args []string, s Streams) int {
 // app is what the commands share.
 type app struct {
 	Streams
+	build     version.Info
 	socket    string
 	namespace string
 }

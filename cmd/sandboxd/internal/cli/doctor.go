@@ -6,10 +6,10 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"sandboxd.dev/sandboxd/cmd/sandboxd/internal/build"
 	"sandboxd.dev/sandboxd/cmd/sandboxd/internal/daemon"
 	"sandboxd.dev/sandboxd/config"
 	"sandboxd.dev/sandboxd/doctor"
+	"sandboxd.dev/sandboxd/providers"
 )
 
 func (a *app) doctor() *cobra.Command {
@@ -41,7 +41,7 @@ sudo sandboxd doctor --config /etc/sandboxd/config.yaml`),
 		}
 		checks := doctor.Run(cmd.Context(), doctor.Options{
 			Config: c, ConfigErr: err, Socket: a.socketPath(),
-			Version: build.Info().GitVersion, ServerVersion: a.serverVersion,
+			Version: a.build.GitVersion, ServerVersion: a.serverVersion,
 			Hypervisors: daemon.Diagnoses(c),
 		})
 		if err := a.printChecks(checks, format); err != nil {
@@ -55,11 +55,21 @@ sudo sandboxd doctor --config /etc/sandboxd/config.yaml`),
 	return cmd
 }
 
-func (a *app) printChecks(checks []doctor.Check, format string) error {
+func (a *app) printChecks(checks []providers.Finding, format string) error {
 	if format == "" {
 		return doctor.Print(a.Out, checks)
 	}
+	type entry struct {
+		Check    string             `json:"check"`
+		Severity providers.Severity `json:"severity"`
+		Message  string             `json:"message"`
+		Fix      string             `json:"fix,omitempty"`
+	}
+	entries := make([]entry, len(checks))
+	for i, c := range checks {
+		entries[i] = entry(c)
+	}
 	encoder := json.NewEncoder(a.Out)
 	encoder.SetIndent("", "  ")
-	return encoder.Encode(map[string]any{"checks": checks})
+	return encoder.Encode(map[string]any{"checks": entries})
 }

@@ -11,7 +11,6 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"sandboxd.dev/sandboxd/cmd/sandboxd/internal/build"
 	"sandboxd.dev/sandboxd/cmd/sandboxd/internal/daemon"
 	"sandboxd.dev/sandboxd/config"
 )
@@ -88,7 +87,7 @@ sandboxd serve --simulate --data-dir /tmp/sandboxd`),
 		}
 		ctx, stop := a.untilStopped(cmd.Context())
 		defer stop()
-		info := build.Info()
+		info := a.build
 		if simulate {
 			info.GitVersion += daemon.SimulatedSuffix
 		}

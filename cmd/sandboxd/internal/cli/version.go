@@ -8,8 +8,6 @@ import (
 	"github.com/spf13/cobra"
 	"k8s.io/apimachinery/pkg/version"
 	"sigs.k8s.io/yaml"
-
-	"sandboxd.dev/sandboxd/cmd/sandboxd/internal/build"
 )
 
 // versions are what version prints.
@@ -28,7 +26,7 @@ func (a *app) version() *cobra.Command {
 		Example: examples(`sandboxd version --client`),
 		Args:    noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			v := versions{ClientVersion: build.Info()}
+			v := versions{ClientVersion: a.build}
 			var unreachable error
 			if !clientOnly {
 				v.ServerVersion, unreachable = a.serverVersion(cmd.Context())

@@ -45,6 +45,9 @@ type Options struct {
 	Notify func(state string)
 }
 
+// storeFile is the store's file in the data folder.
+const storeFile = "store.db"
+
 // Run runs a daemon until the context ends, and returns once everything has
 // stopped.
 func Run(ctx context.Context, o Options) (err error) {
@@ -56,7 +59,7 @@ func Run(ctx context.Context, o Options) (err error) {
 		return err
 	}
 	defer func() { _ = listener.Close() }()
-	store, err := bolt.Open(filepath.Join(o.Config.DataDir, "store.db"), bolt.Options{})
+	store, err := bolt.Open(filepath.Join(o.Config.DataDir, storeFile), bolt.Options{})
 	if err != nil {
 		return err
 	}
@@ -180,12 +183,15 @@ func prepareDirs(c config.Config) error {
 	return nil
 }
 
-// deniedDirs are folders that no manifest may reach into: the data folder, as
-// far as it is not meant for images.
+// deniedDirs are folders that no manifest may reach into: the data folder, or
+// what the daemon keeps in it when images may lie there too.
 func deniedDirs(c config.Config) []string {
+	if relative, err := filepath.Rel(c.DataDir, c.BaseImageDir); err != nil || !filepath.IsLocal(relative) {
+		return []string{c.DataDir}
+	}
 	var denied []string
-	for _, sub := range []string{"store.db", "kvm", "virtualbox"} {
-		denied = append(denied, filepath.Join(c.DataDir, sub))
+	for _, name := range []string{storeFile, "kvm", "virtualbox"} {
+		denied = append(denied, filepath.Join(c.DataDir, name))
 	}
 	return denied
 }

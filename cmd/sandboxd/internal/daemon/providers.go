@@ -3,12 +3,15 @@ package daemon
 import (
 	"context"
 	"fmt"
+	"path/filepath"
+
+	"github.com/go-logr/logr"
 
 	v1 "sandboxd.dev/sandboxd/api/v1"
 	"sandboxd.dev/sandboxd/config"
-	"sandboxd.dev/sandboxd/doctor"
 	"sandboxd.dev/sandboxd/providers"
 	"sandboxd.dev/sandboxd/providers/fake"
+	"sandboxd.dev/sandboxd/providers/kvm"
 )
 
 // simulatedBridge is a bridge that the simulated host has.
@@ -25,8 +28,35 @@ func openProviders(o Options, instance providers.Instance) (*providers.Set, erro
 		return providers.NewSet(o.Config.Hypervisor,
 			fake.New(world, v1.ProviderKVM, instance), fake.New(world, v1.ProviderVirtualBox, instance)), nil
 	}
-	return nil, fmt.Errorf("hypervisor %s is not served by this version: use kvm", o.Config.Hypervisor)
+	if o.Config.Hypervisor != v1.ProviderKVM {
+		return nil, fmt.Errorf("hypervisor %s is not served by this version: use kvm", o.Config.Hypervisor)
+	}
+	options := kvmOptions(o.Config)
+	options.Instance, options.Logger = instance, o.Logger.WithName("kvm")
+	p, err := kvm.New(options)
+	if err != nil {
+		return nil, err
+	}
+	return providers.NewSet(o.Config.Hypervisor, p), nil
+}
+
+// kvmOptions are the options of the provider kvm that are configured.
+func kvmOptions(c config.Config) kvm.Options {
+	return kvm.Options{
+		DataDir: filepath.Join(c.DataDir, "kvm"),
+		URI:     c.KVM.URI, Socket: c.KVM.Socket, Accelerator: c.KVM.Accelerator, SubnetPool: c.KVM.SubnetPool,
+		Logger: logr.Discard(),
+	}
 }
 
 // Diagnoses are the checks of the hypervisors that the configuration asks for.
-func Diagnoses(config.Config) []func(context.Context) []doctor.Check { return nil }
+func Diagnoses(c config.Config) []func(context.Context) []providers.Finding {
+	if c.Hypervisor != v1.ProviderKVM {
+		return nil
+	}
+	return []func(context.Context) []providers.Finding{func(ctx context.Context) []providers.Finding {
+		options := kvmOptions(c)
+		options.Instance = "doctor" // makes nothing, so that nothing bears it
+		return kvm.Diagnose(ctx, options)
+	}}
+}
