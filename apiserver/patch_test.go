@@ -140,6 +140,12 @@ func TestApply(t *testing.T) {
 	a.patch(mergePatch, sandboxes+"/one?fieldManager=hand", `{"spec":{"cpus":3}}`).want(200)
 	a.patch(applyPatch, url("git"), applied("one", `{image: tiny, cpus: 8}`)).refused(409, "Conflict", `conflict with "hand"`)
 
+	// The status is not the main endpoint's to apply, nor to own.
+	got = a.patch(applyPatch, sandboxes+"/three?fieldManager=git", applied("three", `{image: tiny}`)+"status: {phase: Running}\n").want(201)
+	if got.field("status") != nil || strings.Contains(got.object().GetManagedFields()[0].FieldsV1.GetRawString(), "f:status") {
+		t.Errorf("applying a status to the main endpoint made %s", got.body)
+	}
+
 	// Lists are merged by their keys.
 	forwards := func(names ...string) string {
 		var all []string
