@@ -37,6 +37,7 @@ func (s *suite) testEnded(t *testing.T) {
 	for name, err := range map[string]error{
 		"Probe": probe, "ImportImage": importing, "GetImage": getImage, "GetMachine": get, "Exec": exec,
 		"ReadFile": read, "ListResources": list, "Console": console,
+		"CheckSource":    s.p.CheckSource(ended, image),
 		"DeleteImage":    s.p.DeleteImage(ended, s.image.ImageRef),
 		"EnsureMachine":  s.p.EnsureMachine(ended, other),
 		"Start":          s.p.Start(ended, id),

@@ -16,9 +16,9 @@
 // exactly one kind and be one sentence, and every machine that was observed must
 // make sense.
 //
-// The guest needs a POSIX sh, cat, id, kill, ls, mkdir, mount, sha256sum and
-// sleep, a serial console at /dev/console and, where it has a network, a service
-// that greets.
+// The guest needs a POSIX sh, cat, hostname, id, kill, ls, mkdir, mount,
+// sha256sum, sleep and sync, a serial console at /dev/console and, where it has
+// a network, a service that greets.
 package conformance
 
 import (

@@ -159,7 +159,8 @@ func (s *suite) testChangedForwards(t *testing.T) {
 	s.start(t, id)
 	first := s.wantForwards(t, spec)
 	changed := spec
-	changed.Network.PortForwards = []v1.PortForward{tcp("a", 0, 22), tcp("b", 0, 80)}
+	// The new one comes first, and must not get the port of the other.
+	changed.Network.PortForwards = []v1.PortForward{tcp("b", 0, 80), tcp("a", 0, 22)}
 	s.ensure(t, changed)
 	if now := s.wantForwards(t, changed); !slices.Contains(now, first[0]) {
 		t.Errorf("the forward that was there became one of %+v", now)

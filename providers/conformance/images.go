@@ -18,7 +18,7 @@ import (
 
 func (s *suite) testImages(t *testing.T) {
 	t.Run("ImportImage verifies, seals and then returns at once what was sealed", s.testImport)
-	t.Run("ImportImage refuses what is wrong with a reason and leaves nothing", s.testBadSources)
+	t.Run("ImportImage and CheckSource refuse what is wrong with a reason and leave nothing", s.testBadSources)
 	t.Run("ImportImage that is cancelled leaves nothing and the next call begins anew", s.testCancelledImport)
 	t.Run("ImportImage may be called by many at once", s.testParallelImport)
 	t.Run("a changed source makes a new revision beside the old one", s.testRevisions)
@@ -37,6 +37,8 @@ func (s *suite) importFor(t *testing.T, spec providers.ImageSpec) providers.Imag
 func (s *suite) testImport(t *testing.T) {
 	spec := s.imageSpec(t.Name(), "1")
 	t.Cleanup(func() { s.removeImage(t, spec.ImageRef) })
+	must(t, "check", s.p.CheckSource(s.ctx(t), spec))
+	s.wantNoImage(t, spec.ImageRef)
 	var mu sync.Mutex
 	var reports []providers.Progress
 	got, err := s.p.ImportImage(s.ctx(t), spec, func(p providers.Progress) {
@@ -134,11 +136,15 @@ func (s *suite) testBadSources(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			spec := s.imageSpec(t.Name(), "1")
 			spec.Source = tc.source
-			_, err := s.p.ImportImage(s.ctx(t), spec, nil)
-			want(t, "import", err, tc.kinds...)
-			var e *providers.Error
-			if tc.reason != "" && (!errors.As(err, &e) || e.Reason != tc.reason) {
-				t.Errorf("the error %q has the reason %q, not %q", err, providers.ReasonOf(err), tc.reason)
+			_, importing := s.p.ImportImage(s.ctx(t), spec, nil)
+			for what, err := range map[string]error{
+				"import": importing, "check": s.p.CheckSource(s.ctx(t), spec),
+			} {
+				want(t, what, err, tc.kinds...)
+				var e *providers.Error
+				if tc.reason != "" && (!errors.As(err, &e) || e.Reason != tc.reason) {
+					t.Errorf("%s: the error %q has the reason %q, not %q", what, err, providers.ReasonOf(err), tc.reason)
+				}
 			}
 			s.wantNoImage(t, spec.ImageRef)
 		})

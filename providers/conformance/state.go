@@ -40,9 +40,12 @@ func (s *suite) testState(t *testing.T) {
 			want(t, "exec before the agent is connected", err, providers.ErrUnavailable)
 		}
 		s.waitAgent(t, id)
-		if got := s.sh(t, id, "hostname"); got != "state" {
-			t.Errorf("its hostname is %q", got)
-		}
+		eventually(t, s.b.Limits.Boot, func() string { // the agent may be faster than the seed
+			if got := s.sh(t, id, "hostname"); got != "state" {
+				return "its hostname is " + got
+			}
+			return ""
+		})
 	})
 	step("Suspend keeps memory, and Start goes on from there", func(t *testing.T) { s.testMemory(t, id) })
 	step("Stop asks the guest to shut down", func(t *testing.T) { s.testGraceful(t, id) })

@@ -150,6 +150,9 @@ func (w *World) powerOn(m *machine) {
 	})
 	m.system, m.booted, m.hung = system, false, false
 	pt.log.printf("fake: starting %s/%s\n", m.spec.Namespace, m.spec.Name)
+	if m.spec.Seed.UserData != "" {
+		pt.log.printf("fake: the user data is not run: this guest is simulated\n")
+	}
 	w.setPower(m, providers.PowerPaused)
 }
 

@@ -178,7 +178,7 @@ func TestLostHypervisor(t *testing.T) {
 	for name, err := range map[string]error{
 		"probe": probe, "import": img, "get image": getImage, "get": machine, "exec": exec, "list": list,
 		"read": read, "console": console,
-		"delete image": p.DeleteImage(ctx, golden.ImageRef), "ensure": p.EnsureMachine(ctx, spec(1)),
+		"check": p.CheckSource(ctx, golden), "delete image": p.DeleteImage(ctx, golden.ImageRef), "ensure": p.EnsureMachine(ctx, spec(1)),
 		"start": p.Start(ctx, id(1)), "stop": p.Stop(ctx, id(1), providers.StopForce), "suspend": p.Suspend(ctx, id(1)),
 		"reset": p.Reset(ctx, id(1)), "delete": p.DeleteMachine(ctx, id(1)),
 		"write":     p.WriteFile(ctx, id(1), "/x", 0, strings.NewReader("")),

@@ -52,8 +52,7 @@ func newPortTable() portTable {
 // somebody does.
 func (t *portTable) conflict(k portKey, address netip.Addr, self types.UID) (holder, bool) {
 	for _, h := range t.holders[k] {
-		same := h.address == address || h.address.IsUnspecified() || address.IsUnspecified()
-		if same && (h.machine == "" || h.machine != self) {
+		if overlap(h.address, address) && (h.machine == "" || h.machine != self) {
 			return h, true
 		}
 	}
@@ -61,42 +60,23 @@ func (t *portTable) conflict(k portKey, address netip.Addr, self types.UID) (hol
 }
 
 // resolve finds the host ports of a machine's forwards and holds them in place
-// of those that it held. A forward that asks for any port keeps the one it had.
-// On failure nothing is changed.
+// of those that it held. A forward that asks for any port keeps the one it had,
+// unless another one of the machine asks for just that. On failure nothing is
+// changed.
 func (t *portTable) resolve(id types.UID, want, had []v1.PortForward) ([]v1.PortForward, error) {
-	resolved := make([]v1.PortForward, 0, len(want))
-	mine := map[portKey][]netip.Addr{}
-	for _, f := range want {
+	r := resolution{table: t, id: id, had: had, mine: map[portKey][]netip.Addr{}}
+	resolved := make([]v1.PortForward, len(want))
+	for i, f := range want {
 		f.Protocol = cmp.Or(f.Protocol, v1.ProtocolTCP)
 		f.HostAddress = cmp.Or(f.HostAddress, "127.0.0.1")
-		address, err := netip.ParseAddr(f.HostAddress)
-		if err != nil {
-			return nil, providers.Errorf(providers.ErrInvalid, machineObject(id),
-				"forward %q: host address %q is no IP address", f.Name, f.HostAddress)
-		}
-		usable := func(port int32) error {
-			k := portKey{f.Protocol, port}
-			if h, taken := t.conflict(k, address, id); taken {
-				return providers.Errorf(providers.ErrBusy, machineObject(id),
-					"forward %q: host port %d is taken by %s", f.Name, port, h)
+		resolved[i] = f
+	}
+	for _, place := range []func(*v1.PortForward) error{r.asked, r.kept, r.chosen} {
+		for i := range resolved {
+			if err := place(&resolved[i]); err != nil {
+				return nil, err
 			}
-			if slices.Contains(mine[k], address) {
-				return providers.Errorf(providers.ErrInvalid, machineObject(id),
-					"forward %q: host port %d is named twice", f.Name, port)
-			}
-			return nil
 		}
-		if f.HostPort != 0 {
-			err = usable(f.HostPort)
-		} else {
-			f.HostPort, err = t.choose(f, had, usable)
-		}
-		if err != nil {
-			return nil, err
-		}
-		k := portKey{f.Protocol, f.HostPort}
-		mine[k] = append(mine[k], address)
-		resolved = append(resolved, f)
 	}
 	t.release(id)
 	for _, f := range resolved {
@@ -106,19 +86,71 @@ func (t *portTable) resolve(id types.UID, want, had []v1.PortForward) ([]v1.Port
 	return resolved, nil
 }
 
-// choose returns the port that the forward had, or the next free one.
-func (t *portTable) choose(f v1.PortForward, had []v1.PortForward, usable func(int32) error) (int32, error) {
-	for _, h := range had {
-		if h.Name == f.Name && h.Protocol == f.Protocol && h.HostAddress == f.HostAddress &&
-			usable(h.HostPort) == nil {
-			return h.HostPort, nil
+// resolution is one run of resolve.
+type resolution struct {
+	table *portTable
+	id    types.UID
+	had   []v1.PortForward
+	mine  map[portKey][]netip.Addr
+}
+
+// asked takes the port that a forward asks for.
+func (r *resolution) asked(f *v1.PortForward) error {
+	if f.HostPort == 0 {
+		return nil
+	}
+	return r.take(f, f.HostPort)
+}
+
+// kept takes the port that a forward had.
+func (r *resolution) kept(f *v1.PortForward) error {
+	if f.HostPort != 0 {
+		return nil
+	}
+	for _, h := range r.had {
+		if h.Name == f.Name && h.Protocol == f.Protocol && h.HostAddress == f.HostAddress {
+			_ = r.take(f, h.HostPort) // another forward asks for just that: choose one
 		}
 	}
-	if port, ok := t.free(func(port int32) bool { return usable(port) == nil }); ok {
-		return port, nil
+	return nil
+}
+
+// chosen takes the next free port.
+func (r *resolution) chosen(f *v1.PortForward) error {
+	if f.HostPort != 0 {
+		return nil
 	}
-	return 0, providers.Errorf(providers.ErrCapacity, "forward "+f.Name,
-		"no host port from %d to %d is free", firstPort, lastPort)
+	if _, ok := r.table.free(func(port int32) bool { return r.take(f, port) == nil }); !ok {
+		return providers.Errorf(providers.ErrCapacity, machineObject(r.id),
+			"forward %q: no host port from %d to %d is free", f.Name, firstPort, lastPort)
+	}
+	return nil
+}
+
+// take gives a forward a port, unless it is taken.
+func (r *resolution) take(f *v1.PortForward, port int32) error {
+	address, err := netip.ParseAddr(f.HostAddress)
+	if err != nil {
+		return providers.Errorf(providers.ErrInvalid, machineObject(r.id),
+			"forward %q: host address %q is no IP address", f.Name, f.HostAddress)
+	}
+	k := portKey{f.Protocol, port}
+	if h, taken := r.table.conflict(k, address, r.id); taken {
+		return providers.Errorf(providers.ErrBusy, machineObject(r.id),
+			"forward %q: host port %d is taken by %s", f.Name, port, h)
+	}
+	if slices.ContainsFunc(r.mine[k], func(a netip.Addr) bool { return overlap(a, address) }) {
+		return providers.Errorf(providers.ErrInvalid, machineObject(r.id),
+			"forward %q: host port %d is named twice", f.Name, port)
+	}
+	r.mine[k] = append(r.mine[k], address)
+	f.HostPort = port
+	return nil
+}
+
+// overlap tells whether two addresses cannot be listened on at the same time.
+func overlap(a, b netip.Addr) bool {
+	return a == b || a.IsUnspecified() || b.IsUnspecified()
 }
 
 // free returns the next port that is usable.

@@ -149,6 +149,23 @@ func TestPrograms(t *testing.T) {
 		{"sh -c echo>/proc/meminfo", "", output{code: 1, stderr: "sh: /proc/meminfo: read-only file system\n"}},
 		{"sh -c echo>/dev/null", "", output{}},
 		{"cat /home/dev/.ssh/authorized_keys", "", output{stdout: "ssh-ed25519 AAAA me\n"}},
+		{"ls /proc/sys", "", output{stdout: "kernel\n"}},
+		{"cat /proc/sys", "", output{code: 1, stderr: "cat: /proc/sys: is a directory\n"}},
+		{"cat /proc/nope", "", output{code: 1, stderr: "cat: /proc/nope: no such file or directory\n"}},
+		{"touch /proc/x", "", output{code: 1, stderr: "touch: /proc/x: read-only file system\n"}},
+		{"rm /proc/meminfo", "", output{code: 1, stderr: "rm: /proc/meminfo: read-only file system\n"}},
+		{"mkdir /sys/x", "", output{code: 1, stderr: "mkdir: /sys/x: read-only file system\n"}},
+		{"chmod 600 /proc/meminfo", "", output{code: 1, stderr: "chmod: /proc/meminfo: read-only file system\n"}},
+		{"cat /dev/null", "", output{}},
+		{"cat /dev", "", output{code: 1, stderr: "cat: /dev: is a directory\n"}},
+		{"head -c 3 /dev/zero", "", output{stdout: "\x00\x00\x00"}},
+		{"rm /dev/null", "", output{code: 1, stderr: "rm: /dev/null: read-only file system\n"}},
+		{"mkdir /dev/x", "", output{code: 1, stderr: "mkdir: /dev/x: read-only file system\n"}},
+		{"chmod 600 /dev/null", "", output{code: 1, stderr: "chmod: /dev/null: read-only file system\n"}},
+		{"touch /dev/x", "", output{code: 1, stderr: "touch: /dev/x: read-only file system\n"}},
+		{"touch /etc/hostname/x", "", output{code: 1, stderr: "touch: /etc/hostname/x: not a directory\n"}},
+		{"chmod 888 /tmp/f", "", output{code: 1, stderr: "chmod: bad mode \"888\": it is not an octal number up to 777\n"}},
+		{"wc -c /etc/hostname", "", output{stdout: "4\n"}},
 		{"sh", "echo from stdin", output{stdout: "from stdin\n"}},
 		{"sleep x", "", output{code: 1, stderr: "sleep: bad number \"x\"\n"}},
 		{"kill 999", "", output{code: 1, stderr: "kill: 999: no such process\n"}},
@@ -247,7 +264,13 @@ func TestMounts(t *testing.T) {
 	if got := run(t, s, "", "sh", "-c", "mkdir /mnt/rw/d && echo new > /mnt/rw/d/f"); got.code != 0 {
 		t.Errorf("writing: %+v", got)
 	}
-	if b, err := os.ReadFile(filepath.Join(folder, "d", "f")); err != nil || string(b) != "new\n" {
+	if got := run(t, s, "", "sh", "-c", "chmod 700 /mnt/rw/d/f && echo more >> /mnt/rw/d/f && rm /mnt/rw/file"); got.code != 0 {
+		t.Errorf("changing: %+v", got)
+	}
+	if info, err := os.Stat(filepath.Join(folder, "d", "f")); err != nil || info.Mode().Perm() != 0o700 {
+		t.Errorf("on the host its mode is %v, %v", info, err)
+	}
+	if b, err := os.ReadFile(filepath.Join(folder, "d", "f")); err != nil || string(b) != "new\nmore\n" {
 		t.Errorf("on the host: %q, %v", b, err)
 	}
 	if b, err := os.ReadFile(filepath.Join(outside, "secret")); err != nil || string(b) != "secret" {

@@ -28,8 +28,10 @@ func (d devices) stat(name string) (Info, error) {
 const zeros = 64 << 10
 
 func (d devices) read(name string) ([]byte, error) {
-	if info, err := d.stat(name); err != nil || info.Dir {
-		return nil, errors.Join(err, syscall.EISDIR)
+	if info, err := d.stat(name); err != nil {
+		return nil, err
+	} else if info.Dir {
+		return nil, syscall.EISDIR
 	}
 	if name == "/zero" {
 		return make([]byte, zeros), nil
@@ -138,11 +140,11 @@ func (h hostFolder) change(name string, f func(r *os.Root, name string) error) e
 // errno reduces an error to what a kernel would have said.
 func errno(err error) error {
 	var n syscall.Errno
-	if err == nil || errors.As(err, &n) {
-		if err != nil {
-			return n
-		}
+	switch {
+	case err == nil:
 		return nil
+	case errors.As(err, &n):
+		return n
 	}
 	return syscall.EACCES // such as a link that leads out of the folder
 }

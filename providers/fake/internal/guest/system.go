@@ -103,7 +103,7 @@ func Boot(disk *Disk, cfg Config) *System {
 	}
 	_ = disk.files.write("/etc/hostname", fileMode, []byte(cfg.Hostname+"\n")) // the disk may be full
 	if first && len(cfg.Keys) > 0 {
-		_ = s.authorize(cfg.User, cfg.Keys)
+		_ = s.Authorize(cfg.User, cfg.Keys) // as above
 	}
 	return s
 }
@@ -254,9 +254,7 @@ func (s *System) WriteFile(name string, mode uint32, data []byte) error {
 }
 
 // Authorize replaces the ssh keys of a user.
-func (s *System) Authorize(user string, keys []string) error { return s.authorize(user, keys) }
-
-func (s *System) authorize(name string, keys []string) error {
+func (s *System) Authorize(name string, keys []string) error {
 	u, ok := s.disk.user(name)
 	if !ok {
 		return ErrNoUser
