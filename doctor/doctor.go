@@ -83,20 +83,20 @@ func dirCheck(subject, dir, flag string) providers.Finding {
 	info, err := os.Stat(dir)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
-		return found(subject, warning, dir + " does not exist yet: the daemon makes it when it starts", "")
+		return found(subject, warning, dir+" does not exist yet: the daemon makes it when it starts", "")
 	case err != nil:
 		return found(subject, warning, fmt.Sprintf("%s cannot be looked at by this user", dir), "")
 	case !info.IsDir():
-		return found(subject, missing, dir + " is not a folder", "remove it, or name another with " + flag)
+		return found(subject, missing, dir+" is not a folder", "remove it, or name another with "+flag)
 	}
 	var st unix.Statfs_t
 	if err := unix.Statfs(dir, &st); err != nil {
-		return found(subject, ok, dir + " exists", "")
+		return found(subject, ok, dir+" exists", "")
 	}
 	free := st.Bavail * uint64(st.Bsize) //nolint:gosec // a block size is positive
 	message := fmt.Sprintf("%s has %s free", dir, gib(free))
 	if free < lowSpace {
-		return found(subject, warning, message + ": images and disks may not fit", "free some space, or name another folder with " + flag)
+		return found(subject, warning, message+": images and disks may not fit", "free some space, or name another folder with "+flag)
 	}
 	return found(subject, ok, message, "")
 }
@@ -115,9 +115,9 @@ func imagesCheck(dir string) providers.Finding {
 	entries, err := os.ReadDir(dir)
 	switch {
 	case err != nil:
-		return found(subject, warning, dir + " cannot be read, or does not exist yet: relative image paths are looked up there", "")
+		return found(subject, warning, dir+" cannot be read, or does not exist yet: relative image paths are looked up there", "")
 	case len(entries) == 0:
-		return found(subject, warning, dir + " is empty: relative image paths are looked up there", "put a disk image there, or name images by absolute paths below allowedHostPaths")
+		return found(subject, warning, dir+" is empty: relative image paths are looked up there", "put a disk image there, or name images by absolute paths below allowedHostPaths")
 	}
 	return found(subject, ok, fmt.Sprintf("%s has %d files", dir, len(entries)), "")
 }
@@ -150,7 +150,7 @@ func daemonChecks(ctx context.Context, o Options) []providers.Finding {
 	if plain != o.Version {
 		return append(checks, found("versions", warning, fmt.Sprintf("the daemon is %s, this program %s", plain, o.Version), "restart the daemon after an upgrade"))
 	}
-	return append(checks, found("versions", ok, "daemon and program are both " + plain, ""))
+	return append(checks, found("versions", ok, "daemon and program are both "+plain, ""))
 }
 
 // Print writes checks for people.

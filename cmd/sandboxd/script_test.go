@@ -42,7 +42,12 @@ func TestScripts(t *testing.T) {
 
 // setup makes what every script begins with: an image to import, and folders.
 func setup(env *testscript.Env) error {
+	examples, err := filepath.Abs("../../examples/manifests")
+	if err != nil {
+		return err
+	}
 	env.Vars = append(env.Vars,
+		"EXAMPLES="+examples,
 		"SANDBOXD_SOCKET="+filepath.Join(env.WorkDir, "s.sock"),
 		"SANDBOXD_CONFIG=/dev/null",
 		"HOME="+env.WorkDir,
