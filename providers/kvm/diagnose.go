@@ -25,6 +25,9 @@ import (
 // needs, and changes nothing. It takes some seconds at most, unless libvirt
 // hangs.
 func Diagnose(ctx context.Context, o Options) []providers.Finding {
+	if o.Instance == "" {
+		o.Instance = "diagnosis" // whose firewall tables there are none of
+	}
 	o, err := o.withDefaults()
 	if err != nil {
 		return []providers.Finding{{Check: "kvm options", Severity: providers.SeverityMissing, Message: err.Error(), Fix: "correct the configuration"}}

@@ -7,7 +7,6 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"strings"
 
 	"sandboxd.dev/sandboxd/providers"
 	"sandboxd.dev/sandboxd/providers/kvm/internal/qemuimg"
@@ -158,8 +157,3 @@ func (p *Provider) seal(spec providers.ImageSpec, from string, img providers.Ima
 	return img, syncDir(p.data.images())
 }
 
-// isTemporary tells whether a file name is that of a replacement which was not
-// put in place.
-func isTemporary(name string) bool {
-	return strings.HasPrefix(name, ".") || strings.HasSuffix(name, ".new")
-}

@@ -326,3 +326,15 @@ func familyName(f nftables.TableFamily) string {
 		return "inet"
 	}
 }
+
+// Permitting is the state in which the rules are in force and permit these
+// guests, for judging without a kernel.
+func Permitting(guests ...Guest) State {
+	s := State{elements: map[string]bool{}}
+	for _, g := range guests {
+		for _, k := range keys(g) {
+			s.elements[string(k)] = true
+		}
+	}
+	return s
+}

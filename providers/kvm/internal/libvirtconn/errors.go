@@ -17,7 +17,7 @@ func Translate(object string, err error) error {
 		return err
 	}
 	if errors.Is(err, libvirt.ErrUnsupported) {
-		return providers.Errorf(providers.ErrUnsupported, object, "libvirt is too old for this call")
+		return providers.Errorf(providers.ErrUnsupported, object, "libvirt is too old for this call: %w", err)
 	}
 	var e libvirt.Error
 	if !errors.As(err, &e) {

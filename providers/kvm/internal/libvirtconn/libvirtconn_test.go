@@ -1,0 +1,234 @@
+package libvirtconn
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/digitalocean/go-libvirt"
+	"github.com/go-logr/logr"
+	"go.uber.org/goleak"
+
+	"sandboxd.dev/sandboxd/providers"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+func TestTranslate(t *testing.T) {
+	code := func(n libvirt.ErrorNumber) error { return libvirt.Error{Code: uint32(n), Message: "words"} }
+	for name, tc := range map[string]struct{ err, want error }{
+		"no domain":         {code(libvirt.ErrNoDomain), providers.ErrNotFound},
+		"no network":        {code(libvirt.ErrNoNetwork), providers.ErrNotFound},
+		"no metadata":       {code(libvirt.ErrNoDomainMetadata), providers.ErrNotFound},
+		"domain exists":     {code(libvirt.ErrDomExist), providers.ErrAlreadyExists},
+		"not running":       {code(libvirt.ErrOperationInvalid), providers.ErrBusy},
+		"job under way":     {code(libvirt.ErrOperationTimeout), providers.ErrBusy},
+		"bad XML":           {code(libvirt.ErrXMLError), providers.ErrInvalid},
+		"unsupported":       {code(libvirt.ErrConfigUnsupported), providers.ErrUnsupported},
+		"unknown procedure": {libvirt.ErrUnsupported, providers.ErrUnsupported},
+		"no memory":         {code(libvirt.ErrNoMemory), providers.ErrCapacity},
+		"anything":          {code(libvirt.ErrInternalError), providers.ErrUnavailable},
+		"a code to come":    {code(9999), providers.ErrUnavailable},
+		"connection lost":   {libvirt.ErrInterrupted, providers.ErrUnavailable},
+		"wrapped":           {fmt.Errorf("more: %w", code(libvirt.ErrNoDomain)), providers.ErrNotFound},
+	} {
+		got := Translate("machine x", tc.err)
+		if providers.KindOf(got) != tc.want || !errors.Is(got, tc.err) {
+			t.Errorf("%s: %v, want kind %v", name, got, tc.want)
+		}
+		if again := Translate("other", got); again != got {
+			t.Errorf("%s: translated twice: %v", name, again)
+		}
+	}
+	if Translate("x", nil) != nil || Code(nil) != libvirt.ErrOk {
+		t.Error("no error became one")
+	}
+	if got := Code(Translate("x", code(libvirt.ErrNoDomain))); got != libvirt.ErrNoDomain {
+		t.Errorf("code %d", got)
+	}
+}
+
+func TestOutage(t *testing.T) {
+	now := time.Now()
+	o := newOutage(func() time.Time { return now })
+	if o.check() != nil || o.wait() != 0 {
+		t.Fatal("it begins with an outage")
+	}
+	lost := errors.New("lost")
+	if !o.failed(lost) || o.failed(lost) {
+		t.Error("an outage begins once")
+	}
+	if o.check() != lost || o.wait() <= 0 {
+		t.Errorf("check %v, wait %v", o.check(), o.wait())
+	}
+	now = now.Add(time.Hour)
+	if o.check() != nil {
+		t.Error("the next attempt is never due")
+	}
+	for range 50 {
+		o.failed(lost)
+		if o.wait() > 10*time.Second {
+			t.Fatalf("a pause of %v", o.wait())
+		}
+	}
+	if !o.over() || o.over() || o.check() != nil {
+		t.Error("an outage ends once")
+	}
+}
+
+func newClient(t *testing.T, socket string) *Client {
+	c := New(Options{URI: "test:///default", Socket: socket, Logger: logr.Discard()})
+	t.Cleanup(c.Close)
+	return c
+}
+
+func ask(ctx context.Context, l *Link, limit time.Duration) error {
+	_, err := Get(ctx, l, "x", limit, (*libvirt.Libvirt).ConnectGetLibVersion)
+	return err
+}
+
+func TestNoDaemon(t *testing.T) {
+	c := newClient(t, filepath.Join(t.TempDir(), "none"))
+	err := ask(context.Background(), c.Lifecycle(), Quick)
+	if !errors.Is(err, providers.ErrUnavailable) || !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("got %v", err)
+	}
+	if again := ask(context.Background(), c.Agent("a"), Quick); again == nil {
+		t.Error("an outage is not shared")
+	}
+	ended, cancel := context.WithCancel(context.Background())
+	cancel()
+	if err := ask(ended, c.Lifecycle(), Quick); !errors.Is(err, context.Canceled) {
+		t.Errorf("ended: %v", err)
+	}
+	c.Close()
+	c.Close()
+	if err := ask(context.Background(), c.Lifecycle(), Quick); !errors.Is(err, providers.ErrUnavailable) {
+		t.Errorf("closed: %v", err)
+	}
+}
+
+// deafDaemon accepts connections and never answers.
+func deafDaemon(t *testing.T) (socket string, connections *atomic.Int32) {
+	t.Helper()
+	socket = filepath.Join(t.TempDir(), "s")
+	l, err := net.Listen("unix", socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	connections = &atomic.Int32{}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for {
+			conn, err := l.Accept()
+			if err != nil {
+				return
+			}
+			connections.Add(1)
+			defer conn.Close() //nolint:revive // all at the end
+		}
+	}()
+	t.Cleanup(func() { _ = l.Close(); <-done })
+	return socket, connections
+}
+
+func TestDeafDaemon(t *testing.T) {
+	socket, connections := deafDaemon(t)
+	c := newClient(t, socket)
+	ctx, cancel := context.WithTimeout(context.Background(), 50*time.Millisecond)
+	defer cancel()
+	if err := ask(ctx, c.Lifecycle(), Quick); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("got %v", err)
+	}
+	if connections.Load() == 0 {
+		t.Error("it was not even asked")
+	}
+}
+
+func TestWatchEndsWithItsContext(t *testing.T) {
+	socket, _ := deafDaemon(t)
+	for _, s := range []string{socket, filepath.Join(t.TempDir(), "none")} {
+		c := newClient(t, s)
+		ctx, cancel := context.WithCancel(context.Background())
+		done := make(chan struct{})
+		go func() {
+			defer close(done)
+			c.Watch(ctx, func() { t.Error("connected") }, func(Event) { t.Error("event") })
+		}()
+		time.Sleep(20 * time.Millisecond)
+		cancel()
+		<-done
+	}
+}
+
+// realDaemon is a client of a real libvirtd's test driver.
+func realDaemon(t *testing.T) *Client {
+	const socket = "/var/run/libvirt/libvirt-sock"
+	if os.Getenv("SANDBOXD_PRIVATE_LIBVIRT") != "1" {
+		t.Skip("there is no private libvirt: run the test by hack/private-libvirt")
+	}
+	return newClient(t, socket)
+}
+
+func TestHangingCallCostsItsConnectionOnly(t *testing.T) {
+	c := realDaemon(t)
+	ctx := context.Background()
+	if err := ask(ctx, c.Lifecycle(), Quick); err != nil {
+		t.Fatal(err)
+	}
+	before := c.Epoch()
+	first := c.Lifecycle().cur
+	err := Do(ctx, c.Lifecycle(), "x", 50*time.Millisecond, func(*libvirt.Libvirt) error {
+		<-first.conn.dead // hangs until its connection is given up
+		return libvirt.ErrInterrupted
+	})
+	if !errors.Is(err, providers.ErrUnavailable) {
+		t.Errorf("the hanging call: %v", err)
+	}
+	if err := ask(ctx, c.Lifecycle(), Quick); err != nil {
+		t.Errorf("the next call: %v", err)
+	}
+	if c.Epoch() == before {
+		t.Error("the connection was not made anew")
+	}
+}
+
+func TestCallsAreLimitedPerLink(t *testing.T) {
+	c := realDaemon(t)
+	ctx := context.Background()
+	release, busy := make(chan struct{}), make(chan error, callsPerLink)
+	started := make(chan struct{}, callsPerLink)
+	for range callsPerLink {
+		go func() {
+			busy <- Do(ctx, c.Agent("a"), "a", Slow, func(*libvirt.Libvirt) error {
+				started <- struct{}{}
+				<-release
+				return nil
+			})
+		}()
+	}
+	for range callsPerLink {
+		<-started
+	}
+	short, cancel := context.WithTimeout(ctx, 50*time.Millisecond)
+	defer cancel()
+	if err := ask(short, c.Agent("a"), Quick); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("one call too many: %v", err)
+	}
+	if err := ask(ctx, c.Lifecycle(), Quick); err != nil { // hung guests hold up no lifecycle call
+		t.Errorf("a lifecycle call: %v", err)
+	}
+	close(release)
+	for range callsPerLink {
+		if err := <-busy; err != nil {
+			t.Error(err)
+		}
+	}
+}

@@ -1,0 +1,482 @@
+package kvm
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/digitalocean/go-libvirt"
+	"github.com/google/go-cmp/cmp"
+	"libvirt.org/go/libvirtxml"
+
+	v1 "sandboxd.dev/sandboxd/api/v1"
+	"sandboxd.dev/sandboxd/providers"
+	"sandboxd.dev/sandboxd/providers/kvm/internal/accel"
+)
+
+// offline is a provider whose libvirt is not there.
+func offline(t *testing.T) *Provider {
+	t.Helper()
+	p, err := New(Options{Instance: "instance-1", DataDir: filepath.Join(t.TempDir(), "data"), Socket: "/nonexistent/libvirt-sock"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = p.Close() })
+	return p
+}
+
+func TestPower(t *testing.T) {
+	for _, tc := range []struct {
+		state  libvirt.DomainState
+		reason int32
+		saved  bool
+		want   providers.Power
+		off    providers.OffReason
+	}{
+		{libvirt.DomainRunning, 0, false, providers.PowerRunning, ""},
+		{libvirt.DomainBlocked, 0, false, providers.PowerRunning, ""},
+		{libvirt.DomainPaused, int32(libvirt.DomainPausedStartingUp), false, providers.PowerPaused, ""},
+		{libvirt.DomainPaused, int32(libvirt.DomainPausedIoerror), false, providers.PowerPaused, ""},
+		{libvirt.DomainPaused, int32(libvirt.DomainPausedShuttingDown), false, providers.PowerStopping, ""},
+		{libvirt.DomainPmsuspended, 0, false, providers.PowerPaused, ""},
+		{libvirt.DomainShutdown, 0, false, providers.PowerStopping, ""},
+		{libvirt.DomainCrashed, 0, false, providers.PowerOff, providers.OffCrashed},
+		{libvirt.DomainShutoff, int32(libvirt.DomainShutoffSaved), true, providers.PowerSaved, ""},
+		{libvirt.DomainShutoff, int32(libvirt.DomainShutoffUnknown), true, providers.PowerSaved, ""},
+		{libvirt.DomainShutoff, int32(libvirt.DomainShutoffShutdown), false, providers.PowerOff, providers.OffShutdown},
+		{libvirt.DomainShutoff, int32(libvirt.DomainShutoffDestroyed), false, providers.PowerOff, providers.OffDestroyed},
+		{libvirt.DomainShutoff, int32(libvirt.DomainShutoffSaved), false, providers.PowerOff, providers.OffDestroyed},
+		{libvirt.DomainShutoff, int32(libvirt.DomainShutoffCrashed), false, providers.PowerOff, providers.OffCrashed},
+		{libvirt.DomainShutoff, int32(libvirt.DomainShutoffFailed), false, providers.PowerOff, providers.OffCrashed},
+		{libvirt.DomainShutoff, int32(libvirt.DomainShutoffDaemon), false, providers.PowerOff, providers.OffCrashed},
+		{libvirt.DomainShutoff, int32(libvirt.DomainShutoffUnknown), false, providers.PowerOff, providers.OffUnknown},
+		{libvirt.DomainShutoff, 999, false, providers.PowerOff, providers.OffUnknown},
+	} {
+		got, off := power(tc.state, tc.reason, tc.saved)
+		if got != tc.want || off != tc.off {
+			t.Errorf("%+v is %s, %s", tc, got, off)
+		}
+	}
+}
+
+func TestChooseAccelerator(t *testing.T) {
+	works, broken := accel.Result{Works: true}, accel.Result{Reason: "it is broken"}
+	for _, tc := range []struct {
+		choice  string
+		offered bool
+		probe   accel.Result
+		want    string
+		notes   int
+	}{
+		{AcceleratorAuto, true, works, "kvm", 0},
+		{AcceleratorAuto, true, broken, "tcg", 1},
+		{AcceleratorAuto, false, works, "tcg", 1},
+		{AcceleratorKVM, false, broken, "kvm", 0},
+		{AcceleratorTCG, true, works, "tcg", 1},
+	} {
+		got, notes := chooseAccelerator(tc.choice, tc.offered, func() accel.Result { return tc.probe })
+		if got != tc.want || len(notes) != tc.notes {
+			t.Errorf("%+v: %s, %q", tc, got, notes)
+		}
+	}
+}
+
+func TestQEMUUser(t *testing.T) {
+	var caps libvirtxml.Caps
+	text := `<capabilities><host><secmodel><model>apparmor</model></secmodel><secmodel><model>dac</model>
+<baselabel type='kvm'>+64055:+107</baselabel></secmodel></host></capabilities>`
+	if err := caps.Unmarshal(text); err != nil {
+		t.Fatal(err)
+	}
+	if uid, gid := qemuUser(caps); uid != 64055 || gid != 107 {
+		t.Errorf("%d:%d", uid, gid)
+	}
+	if uid, gid := qemuUser(libvirtxml.Caps{}); uid != -1 || gid != -1 {
+		t.Errorf("of nothing: %d:%d", uid, gid)
+	}
+}
+
+func TestOptions(t *testing.T) {
+	dir := t.TempDir()
+	for name, o := range map[string]Options{
+		"no instance":         {DataDir: dir},
+		"relative folder":     {Instance: "i", DataDir: "data"},
+		"unknown accelerator": {Instance: "i", DataDir: dir, Accelerator: "fast"},
+		"small pool":          {Instance: "i", DataDir: dir, SubnetPool: netip.MustParsePrefix("10.0.0.0/24")},
+		"IPv6 pool":           {Instance: "i", DataDir: dir, SubnetPool: netip.MustParsePrefix("fd00::/16")},
+	} {
+		if p, err := New(o); !errors.Is(err, providers.ErrInvalid) {
+			t.Errorf("%s: %v", name, err)
+			if p != nil {
+				_ = p.Close()
+			}
+		}
+	}
+}
+
+func TestDataFolderBelongsToOneInstance(t *testing.T) {
+	p := offline(t)
+	again, err := New(p.opts)
+	if err != nil {
+		t.Fatalf("the same instance again: %v", err)
+	}
+	_ = again.Close()
+	o := p.opts
+	o.Instance = "instance-2"
+	if _, err := New(o); !errors.Is(err, providers.ErrInvalid) || !strings.Contains(err.Error(), "instance-1") {
+		t.Errorf("another instance: %v", err)
+	}
+	if info, err := os.Stat(p.data.machines()); err != nil || info.Mode().Perm() != 0o711 {
+		t.Errorf("%v, %v", info.Mode(), err)
+	}
+}
+
+func TestWithoutLibvirt(t *testing.T) {
+	p := offline(t)
+	ctx := context.Background()
+	if _, err := p.Probe(ctx); !errors.Is(err, providers.ErrUnavailable) {
+		t.Errorf("probe: %v", err)
+	}
+	if _, err := p.GetMachine(ctx, judged); !errors.Is(err, providers.ErrUnavailable) {
+		t.Errorf("get: %v", err)
+	}
+	if err := p.DeleteMachine(ctx, judged); !errors.Is(err, providers.ErrUnavailable) {
+		t.Errorf("delete: %v", err)
+	}
+	if _, err := p.GetImage(ctx, providers.ImageRef{UID: "a", Revision: "b"}); !errors.Is(err, providers.ErrNotFound) {
+		t.Errorf("images need no libvirt: %v", err)
+	}
+	events, cancel := context.WithCancel(ctx)
+	ch := p.Events(events)
+	cancel()
+	for range ch { //nolint:revive // waits for the end
+	}
+}
+
+// TestImportSurvivesWhatWasLeft imports over what a process that was killed at
+// any point could have left.
+func TestImportSurvivesWhatWasLeft(t *testing.T) {
+	p := offline(t)
+	ctx := context.Background()
+	path := filepath.Join(t.TempDir(), "disk.raw")
+	content := make([]byte, 2<<20)
+	copy(content, "boot")
+	if err := os.WriteFile(path, content, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	ref := providers.ImageRef{UID: "image", Revision: "r1"}
+	spec := providers.ImageSpec{ImageRef: ref, Name: "image", Source: v1.ImageSource{Disk: &v1.DiskSource{Path: path, Format: v1.DiskFormatRaw}}}
+	for name, leave := range map[string]func(){
+		"staging": func() { _ = os.MkdirAll(p.data.staging(ref)+"/deep", 0o700) },
+		"half a source": func() {
+			_ = os.MkdirAll(p.data.staging(ref), 0o700)
+			_ = os.WriteFile(p.data.staging(ref)+"/source", []byte("x"), 0o600)
+		},
+		"an unsealed image": func() {
+			_ = os.MkdirAll(p.data.imageDir(ref.UID), 0o711)
+			_ = os.WriteFile(p.data.image(ref), []byte("x"), 0o400)
+		},
+		"a seal alone": func() {
+			_ = os.MkdirAll(p.data.imageDir(ref.UID), 0o711)
+			_ = os.WriteFile(p.data.sidecar(ref), []byte("{}"), 0o400)
+		},
+		"a temporary sidecar": func() {
+			_ = os.MkdirAll(p.data.imageDir(ref.UID), 0o711)
+			_ = os.WriteFile(p.data.imageDir(ref.UID)+"/.r1.json-1", nil, 0o400)
+		},
+	} {
+		leave()
+		if _, err := p.GetImage(ctx, ref); !errors.Is(err, providers.ErrNotFound) {
+			t.Errorf("%s passes for an image: %v", name, err)
+		}
+		img, err := p.ImportImage(ctx, spec, nil)
+		if errors.Is(err, providers.ErrUnavailable) && strings.Contains(err.Error(), "not installed") {
+			t.Skip(err)
+		}
+		if err != nil || img.VirtualSize != 2<<20 {
+			t.Fatalf("%s: %+v, %v", name, img, err)
+		}
+		if info, err := os.Stat(p.data.image(ref)); err != nil || info.Mode().Perm() != 0o444 {
+			t.Errorf("%s: %v, %v", name, info.Mode(), err)
+		}
+		if exists(p.data.staging(ref)) {
+			t.Errorf("%s: the import left its staging folder", name)
+		}
+		if err := p.DeleteImage(ctx, ref); err != nil {
+			t.Fatalf("%s: %v", name, err)
+		}
+	}
+}
+
+func TestSourcesThatAreNoPlainFiles(t *testing.T) {
+	p := offline(t)
+	dir := t.TempDir()
+	real := filepath.Join(dir, "real")
+	if err := os.WriteFile(real, make([]byte, 4096), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	link, viaDir, fifo := filepath.Join(dir, "link"), filepath.Join(dir, "d"), filepath.Join(dir, "fifo")
+	for _, err := range []error{os.Symlink(real, link), os.Symlink(dir, viaDir), mkfifo(fifo)} {
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, path := range []string{link, filepath.Join(viaDir, "real"), fifo, dir, "/dev/zero"} {
+		spec := providers.ImageSpec{
+			ImageRef: providers.ImageRef{UID: "image", Revision: "r1"}, Name: "image",
+			Source: v1.ImageSource{Disk: &v1.DiskSource{Path: path, Format: v1.DiskFormatRaw}},
+		}
+		if _, err := p.ImportImage(context.Background(), spec, nil); !errors.Is(err, providers.ErrInvalid) {
+			t.Errorf("%s: %v", path, err)
+		}
+	}
+	if entries, _ := os.ReadDir(p.data.images()); len(entries) > 0 {
+		t.Errorf("left: %v", entries)
+	}
+}
+
+func TestNamesThatCannotBeFiles(t *testing.T) {
+	for _, s := range []string{"", ".", "..", "../x", "a/b", "a\x00", ".hidden", "-x", strings.Repeat("a", 200)} {
+		if checkRef(providers.ImageRef{UID: "ok", Revision: s}) == nil {
+			t.Errorf("%q may be a file", s)
+		}
+	}
+	l := layout{root: "/data"}
+	ref := providers.ImageRef{UID: "u", Revision: "r"}
+	if got, ok := l.refOf(l.image(ref)); !ok || got != ref {
+		t.Errorf("%+v, %v", got, ok)
+	}
+	for _, path := range []string{"/data/images/u/../v/r.qcow2", "/data/images/u/r", "/etc/passwd", "/data/images/u/r.qcow2/x"} {
+		if got, ok := l.refOf(path); ok {
+			t.Errorf("%s is taken for %+v", path, got)
+		}
+	}
+}
+
+func TestLocks(t *testing.T) {
+	l := newLocks()
+	ctx := context.Background()
+	var inside atomic.Int32
+	var work sync.WaitGroup
+	for range 50 {
+		work.Go(func() {
+			unlock, err := l.lock(ctx, "a")
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			defer unlock()
+			if inside.Add(1) != 1 {
+				t.Error("two are inside")
+			}
+			inside.Add(-1)
+		})
+	}
+	work.Wait()
+	one, _ := l.share(ctx, "a")
+	two, _ := l.share(ctx, "a")
+	short, cancel := context.WithTimeout(ctx, 20*time.Millisecond)
+	defer cancel()
+	if _, err := l.lock(short, "a"); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("a writer among readers: %v", err)
+	}
+	one()
+	two()
+	if len(l.held) != 0 {
+		t.Errorf("%d locks are kept for nobody", len(l.held))
+	}
+}
+
+func TestGuestStatesAreOfOneConnection(t *testing.T) {
+	var epoch uint64 = 1
+	g := newGuestStates(func() uint64 { return epoch })
+	g.get(judged)
+	g.answered(judged)
+	now := time.Now()
+	if s := g.get(judged); s.agent != providers.AgentConnected || s.due(now) || !s.due(now.Add(time.Minute)) {
+		t.Errorf("%+v", s)
+	}
+	for range 10 {
+		g.unanswered(judged)
+	}
+	if s := g.get(judged); s.agent != providers.AgentUnknown || s.retry != retryLast || s.due(now) {
+		t.Errorf("%+v", s)
+	}
+	g.answered(judged)
+	epoch = 2
+	if s := g.get(judged); s.agent != "" || !s.due(now) {
+		t.Errorf("after a new connection: %+v", s)
+	}
+}
+
+func TestInterfacesThatAGuestClaims(t *testing.T) {
+	for name, tc := range map[string]struct {
+		reply string
+		want  int
+	}{
+		"good":       {`{"return":[{"name":"eth0","ip-addresses":[{"ip-address":"10.0.0.1"},{"ip-address":"fe80::1%eth0"}]}]}`, 2},
+		"no IP":      {`{"return":[{"ip-addresses":[{"ip-address":"; rm -rf /"}]}]}`, 0},
+		"not JSON":   {`x`, 0},
+		"other JSON": {`{"return":{"a":1}}`, 0},
+		"too many":   {`{"return":[{"ip-addresses":[` + strings.TrimSuffix(strings.Repeat(`{"ip-address":"10.0.0.1"},`, 1000), ",") + `]}]}`, maxAddresses},
+	} {
+		if got := parseInterfaces(tc.reply); len(got) != tc.want {
+			t.Errorf("%s: %v", name, got)
+		}
+	}
+	list := addressList([]netip.Addr{parseAddr("127.0.0.1"), parseAddr("fe80::1"), parseAddr("10.0.0.1"), {}, parseAddr("::ffff:10.0.0.2")}, v1.AddressFromAgent)
+	want := []v1.GuestAddress{{IP: "10.0.0.1", Source: v1.AddressFromAgent}, {IP: "10.0.0.2", Source: v1.AddressFromAgent}}
+	if diff := cmp.Diff(want, list); diff != "" {
+		t.Error(diff)
+	}
+}
+
+// follow opens a console that is followed.
+func newConsole(t *testing.T, path string, follow bool, tail int64) (*console, context.CancelFunc) {
+	t.Helper()
+	ctx, cancel := context.WithCancel(context.Background())
+	c := &console{ctx: ctx, end: context.Background(), path: path, follow: follow}
+	if err := c.open(tail); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { cancel(); _ = c.Close() })
+	return c, cancel
+}
+
+func TestConsoleIsReadInOrder(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "console.log")
+	for name, content := range map[string]string{".1": "one ", ".0": "two ", "": "three", ".x": "no", ".10": "zero "} {
+		if err := os.WriteFile(path+name, []byte(content), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for tail, want := range map[int64]string{-1: "zero one two three", 0: "", 3: "ree", 7: "o three", 100: "zero one two three"} {
+		c, _ := newConsole(t, path, false, tail)
+		if b, err := io.ReadAll(c); err != nil || string(b) != want {
+			t.Errorf("tail %d: %q, %v, want %q", tail, b, err, want)
+		}
+	}
+	none, _ := newConsole(t, path+"-none", false, -1)
+	if b, err := io.ReadAll(none); err != nil || len(b) > 0 {
+		t.Errorf("no log: %q, %v", b, err)
+	}
+}
+
+func TestConsoleIsFollowedThroughRotation(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "m", "console.log")
+	if err := os.Mkdir(filepath.Dir(path), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	c, _ := newConsole(t, path, true, -1)
+	lines := make(chan string)
+	done := make(chan error, 1)
+	go func() {
+		b := make([]byte, 100)
+		for {
+			n, err := c.Read(b)
+			if err != nil {
+				done <- err
+				return
+			}
+			lines <- string(b[:n])
+		}
+	}()
+	write := func(text string) {
+		t.Helper()
+		f, err := os.OpenFile(path, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+		if err == nil {
+			_, err = f.WriteString(text)
+			_ = f.Close()
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	for n := range 5 {
+		want := fmt.Sprintf("line %d\n", n)
+		write(want)
+		if got := <-lines; got != want {
+			t.Fatalf("got %q, want %q", got, want)
+		}
+		if n%2 == 1 {
+			if err := os.Rename(path, path+".0"); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	if err := os.RemoveAll(filepath.Dir(path)); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-done; !errors.Is(err, io.EOF) {
+		t.Errorf("after the machine's removal: %v", err)
+	}
+	other, cancel := newConsole(t, filepath.Join(t.TempDir(), "console.log"), true, -1)
+	cancel()
+	if _, err := other.Read(make([]byte, 1)); !errors.Is(err, context.Canceled) {
+		t.Errorf("after the context's end: %v", err)
+	}
+}
+
+func TestSpecsThatCannotBeMet(t *testing.T) {
+	fine := providers.MachineSpec{
+		ID: judged, Namespace: "team", Name: "web", Image: providers.ImageRef{UID: "i", Revision: "r"},
+		CPUs: 1, MemoryBytes: 64 << 20, Network: v1.Network{Mode: v1.NetworkNone},
+	}
+	if err := validate(fine); err != nil {
+		t.Fatal(err)
+	}
+	nat := func(f ...v1.PortForward) v1.Network { return v1.Network{Mode: v1.NetworkNAT, PortForwards: f} }
+	for name, edit := range map[string]func(*providers.MachineSpec){
+		"ID":            func(s *providers.MachineSpec) { s.ID = "../x" },
+		"upper-case ID": func(s *providers.MachineSpec) { s.ID = "6253D238-8FFA-4C3A-AD45-3CB04DE2EED4" },
+		"name":          func(s *providers.MachineSpec) { s.Name = "A b" },
+		"namespace":     func(s *providers.MachineSpec) { s.Namespace = "" },
+		"image":         func(s *providers.MachineSpec) { s.Image.Revision = "../x" },
+		"no CPU":        func(s *providers.MachineSpec) { s.CPUs = 0 },
+		"too many CPUs": func(s *providers.MachineSpec) { s.CPUs = 1000 },
+		"memory":        func(s *providers.MachineSpec) { s.MemoryBytes = 1 },
+		"disk":          func(s *providers.MachineSpec) { s.DiskBytes = -1 },
+		"firmware":      func(s *providers.MachineSpec) { s.Firmware = "coreboot" },
+		"mode":          func(s *providers.MachineSpec) { s.Network.Mode = "wifi" },
+		"no bridge":     func(s *providers.MachineSpec) { s.Network.Mode = v1.NetworkBridged },
+		"bridge":        func(s *providers.MachineSpec) { s.Network = v1.Network{Mode: v1.NetworkBridged, Bridge: "a/b"} },
+		"network name":  func(s *providers.MachineSpec) { s.Network = v1.Network{Mode: v1.NetworkIntnet, Name: "a.b"} },
+		"forward mode":  func(s *providers.MachineSpec) { s.Network.PortForwards = []v1.PortForward{{Name: "a", GuestPort: 1}} },
+		"forward names": func(s *providers.MachineSpec) {
+			s.Network = nat(v1.PortForward{GuestPort: 1}, v1.PortForward{GuestPort: 2})
+		},
+		"forward ports": func(s *providers.MachineSpec) {
+			s.Network = nat(v1.PortForward{Name: "a", GuestPort: 1, HostPort: 9}, v1.PortForward{Name: "b", GuestPort: 2, HostPort: 9, HostAddress: "127.0.0.1"})
+		},
+		"guest port": func(s *providers.MachineSpec) { s.Network = nat(v1.PortForward{Name: "a"}) },
+		"host address": func(s *providers.MachineSpec) {
+			s.Network = nat(v1.PortForward{Name: "a", GuestPort: 1, HostAddress: "x"})
+		},
+		"protocol": func(s *providers.MachineSpec) {
+			s.Network = nat(v1.PortForward{Name: "a", GuestPort: 1, Protocol: "SCTP"})
+		},
+		"folder name": func(s *providers.MachineSpec) { s.SharedFolders = []v1.SharedFolder{{Name: "A", HostPath: "/srv"}} },
+		"folder twice": func(s *providers.MachineSpec) {
+			s.SharedFolders = []v1.SharedFolder{{Name: "a", HostPath: "/srv"}, {Name: "a", HostPath: "/srv"}}
+		},
+		"folder path": func(s *providers.MachineSpec) { s.SharedFolders = []v1.SharedFolder{{Name: "a", HostPath: "srv"}} },
+		"folder mount": func(s *providers.MachineSpec) {
+			s.SharedFolders = []v1.SharedFolder{{Name: "a", HostPath: "/srv", MountPath: "/a b"}}
+		},
+	} {
+		s := fine
+		edit(&s)
+		if err := validate(s); !errors.Is(err, providers.ErrInvalid) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
