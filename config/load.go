@@ -116,11 +116,11 @@ func apply(tree map[string]any, prefix string, known map[string]Setting) error {
 			if err := apply(below, path+".", known); err != nil {
 				return err
 			}
+		case value == nil && (found || hasBelow(known, path+".")): // "key:" alone
 		case !found && hasBelow(known, path+"."):
 			return fmt.Errorf("setting %s must be a map", path)
 		case !found:
 			return fmt.Errorf("there is no setting %s: `sandboxd serve --help` lists them", path)
-		case value == nil: // "key:" alone leaves the default
 		default:
 			text, err := asText(s, value)
 			if err == nil {
