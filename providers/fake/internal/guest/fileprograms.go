@@ -24,6 +24,8 @@ func lookupFileProgram(name string) program {
 		return rm
 	case "touch":
 		return touch
+	case "tar":
+		return tarProgram
 	case "chmod":
 		return chmod
 	case "mount":
