@@ -156,4 +156,3 @@ func (p *Provider) seal(spec providers.ImageSpec, from string, img providers.Ima
 	}
 	return img, syncDir(p.data.images())
 }
-
