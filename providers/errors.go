@@ -3,6 +3,9 @@ package providers
 import (
 	"errors"
 	"fmt"
+	"strconv"
+	"strings"
+	"unicode"
 
 	v1 "sandboxd.dev/sandboxd/api/v1"
 )
@@ -48,12 +51,29 @@ type Error struct {
 	Err error
 }
 
-// Error is one sentence, the object first.
+// Error is one sentence on one line, the object first. Names and causes may come
+// from manifests and guests, so control characters are escaped: an error can
+// neither forge a second line of a log nor steer a terminal.
 func (e *Error) Error() string {
 	if e.Err == nil {
-		return fmt.Sprintf("%s: %v", e.Object, e.Kind)
+		return printable(fmt.Sprintf("%s: %v", e.Object, e.Kind))
 	}
-	return fmt.Sprintf("%s: %v", e.Object, e.Err)
+	return printable(fmt.Sprintf("%s: %v", e.Object, e.Err))
+}
+
+func printable(s string) string {
+	if !strings.ContainsFunc(s, unicode.IsControl) {
+		return s
+	}
+	var b strings.Builder
+	for _, r := range s {
+		if unicode.IsControl(r) {
+			b.WriteString(strings.Trim(strconv.QuoteRune(r), "'"))
+		} else {
+			b.WriteRune(r)
+		}
+	}
+	return b.String()
 }
 
 // Unwrap makes errors.Is and errors.As see the kind and the cause.

@@ -8,6 +8,7 @@ import (
 	"sync"
 	"testing"
 	"time"
+	"unicode"
 
 	"k8s.io/apimachinery/pkg/types"
 
@@ -24,7 +25,7 @@ func check(t testing.TB, p providers.Provider) providers.Provider {
 	return fault.Wrap(p, func(_ context.Context, at fault.Point) error {
 		if at.When == fault.After && at.Err != nil {
 			if wrong := wrongError(at.Err); wrong != "" {
-				t.Errorf("%s %s: the error %q %s", at.Verb, at.ID, at.Err, wrong)
+				t.Errorf("%s %q: the error %q %s", at.Verb, at.ID, at.Err, wrong)
 			}
 		}
 		return nil
@@ -51,8 +52,8 @@ func wrongError(err error) string {
 		return "is not of exactly one kind"
 	case !errors.As(err, &e) || e.Object == "":
 		return "does not say what it is about"
-	case strings.ContainsAny(err.Error(), "\n\r"):
-		return "is not one line"
+	case strings.ContainsFunc(err.Error(), unicode.IsControl):
+		return "is not one printable line"
 	}
 	return ""
 }
