@@ -207,3 +207,6 @@ func (c *Client) sandboxURL(key types.NamespacedName, endpoint string, query url
 	u.RawQuery = query.Encode()
 	return u.String()
 }
+
+// CloseIdleConnections closes connections that are kept for later requests.
+func (c *Client) CloseIdleConnections() { c.http.CloseIdleConnections() }

@@ -32,9 +32,15 @@ type Options struct {
 	// User tells which user the commands of a sandbox run as when the request
 	// names none; empty means the agent's own.
 	User func(ctx context.Context, sbx *v1.Sandbox) (string, error)
+	// MaxStdin bounds a command's standard input, all of which is read before
+	// the command starts, in bytes; 0 means DefaultMaxStdin.
+	MaxStdin int64
 	// Logger gets what no client can be told.
 	Logger logr.Logger
 }
+
+// DefaultMaxStdin is the default of Options.MaxStdin, in bytes.
+const DefaultMaxStdin = 64 << 20
 
 // Handlers serve the subresources of a Sandbox. They may be used concurrently.
 type Handlers struct {
@@ -42,7 +48,12 @@ type Handlers struct {
 }
 
 // New makes Handlers.
-func New(o Options) *Handlers { return &Handlers{o} }
+func New(o Options) *Handlers {
+	if o.MaxStdin == 0 {
+		o.MaxStdin = DefaultMaxStdin
+	}
+	return &Handlers{o}
+}
 
 // machine is the machine of a sandbox, and what reaches into it.
 type machine struct {

@@ -138,7 +138,7 @@ func (h *Handlers) run(ctx context.Context, conn *websocket.Conn, m machine, req
 	defer func() { _ = conn.CloseNow() }()
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	s := newSession(conn, cancel)
+	s := newSession(conn, cancel, h.o.MaxStdin)
 	if req.stdin {
 		req.Stdin = s.stdin
 	}
@@ -148,10 +148,9 @@ func (h *Handlers) run(ctx context.Context, conn *websocket.Conn, m machine, req
 	if req.stderr {
 		req.Stderr = s.writer(ctx, wire.Stderr)
 	}
-	stop := s.start(ctx, req.stdin)
+	defer s.start(ctx, req.stdin)()
 	result, err := m.Exec(ctx, m.id, req.ExecRequest)
 	_ = s.stdin.Close() // what still comes goes nowhere
-	defer stop()
 	if errors.Is(context.Cause(ctx), errClientGone) {
 		return
 	}
@@ -159,7 +158,8 @@ func (h *Handlers) run(ctx context.Context, conn *websocket.Conn, m machine, req
 	defer done()
 	switch {
 	case err != nil && s.overflowed():
-		err = providers.Errorf(providers.ErrInvalid, m.object, "%w", errStdinTooLarge)
+		err = providers.Errorf(providers.ErrInvalid, m.object,
+			"%w: it has more than %d KiB: copy it into the guest as a file first", errStdinTooLarge, h.o.MaxStdin>>10)
 	case err != nil && ctx.Err() != nil:
 		err = providers.Errorf(providers.ErrUnavailable, m.object, "the command was killed because the daemon is stopping")
 	}
@@ -200,11 +200,7 @@ func outcome(ctx context.Context, m machine, result providers.ExecResult, err er
 }
 
 // errStdinTooLarge: the client sent more input than a command may get.
-var errStdinTooLarge = errors.New("standard input has more than 64 MiB: copy it into the guest as a file first")
-
-// maxStdin bounds a command's standard input, in bytes. All of it is read
-// before the command starts.
-const maxStdin = 64 << 20
+var errStdinTooLarge = errors.New("standard input is too large")
 
 // errClientGone ends a command whose client has gone away.
 var errClientGone = errors.New("the client has gone away")

@@ -37,12 +37,14 @@ type session struct {
 	// stalled counts directions in which somebody waits for somebody else: a
 	// ping could not get through then, and its silence would mean nothing.
 	stalled atomic.Int32
-	tooMuch atomic.Bool
+	// maxStdin bounds the input, and tooMuch tells that there was more.
+	maxStdin int64
+	tooMuch  atomic.Bool
 }
 
-func newSession(conn *websocket.Conn, cancel context.CancelCauseFunc) *session {
+func newSession(conn *websocket.Conn, cancel context.CancelCauseFunc, maxStdin int64) *session {
 	conn.SetReadLimit(wire.MaxMessage)
-	s := &session{conn: conn, cancel: cancel}
+	s := &session{conn: conn, cancel: cancel, maxStdin: maxStdin}
 	s.stdin, s.feed = io.Pipe()
 	return s
 }
@@ -63,7 +65,7 @@ func (s *session) start(ctx context.Context, wantsStdin bool) (stop func()) {
 
 // read takes what the client sends until the connection ends.
 func (s *session) read(ctx context.Context, wantsStdin bool) {
-	open, size := wantsStdin, 0
+	open, size := wantsStdin, int64(0)
 	for {
 		_, message, err := s.conn.Read(ctx)
 		if err != nil {
@@ -79,8 +81,8 @@ func (s *session) read(ctx context.Context, wantsStdin bool) {
 			open = false
 			_ = s.feed.Close()
 		case channel == wire.Stdin && open:
-			size += len(data)
-			if size > maxStdin {
+			size += int64(len(data))
+			if size > s.maxStdin {
 				open = false
 				s.tooMuch.Store(true)
 				_ = s.feed.CloseWithError(errStdinTooLarge)
