@@ -93,7 +93,7 @@ func (a *app) parseSide(text string) (cpSide, error) {
 		return cpSide{}, err
 	}
 	if !path.IsAbs(rest) {
-		return cpSide{}, fmt.Errorf("%q is not an absolute path in the sandbox: write %s:/PATH (and ./%s for a file of this host)", rest, name, text)
+		return cpSide{}, fmt.Errorf("%q is not an absolute path in the sandbox: write %s:/PATH (and ./%s for a file of this host)", text, name, text)
 	}
 	return cpSide{guest: true, key: key, path: path.Clean(rest), dir: strings.HasSuffix(rest, "/")}, nil
 }

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"unicode"
+	"unicode/utf8"
 
 	"github.com/spf13/cobra"
 
@@ -43,7 +45,7 @@ sandboxd logs web -f`),
 			}
 			out := a.Out
 			if isTerminal(out) && !raw {
-				out = tamed{out}
+				out = &tamed{w: out}
 			}
 			err = c.Log(cmd.Context(), key, o, out)
 			if o.Follow && errors.Is(err, context.Canceled) {
@@ -58,20 +60,25 @@ sandboxd logs web -f`),
 	return a.namespaced(cmd)
 }
 
-// tamed passes text on without the control characters that steer a terminal.
-type tamed struct{ w io.Writer }
+// tamed passes text on without the control characters that steer a terminal,
+// those of 7 bits and of 8.
+type tamed struct {
+	w       io.Writer
+	partial []byte // of a character that has not come whole
+}
 
 // Write implements io.Writer.
-func (t tamed) Write(p []byte) (int, error) {
-	clean := make([]byte, 0, len(p))
-	for _, c := range p {
-		// Bytes from 0x80 are parts of UTF-8 characters: a terminal in UTF-8
-		// mode takes none of them for control characters but U+0080 to U+009F,
-		// whose first byte is dropped.
-		if c == '\n' || c == '\t' || c == '\r' || c >= ' ' && c != 0x7f && c != 0xc2 {
-			clean = append(clean, c)
+func (t *tamed) Write(p []byte) (int, error) {
+	text := append(t.partial, p...)
+	clean := make([]byte, 0, len(text))
+	for len(text) > 0 && (utf8.FullRune(text)) {
+		c, size := utf8.DecodeRune(text)
+		text = text[size:]
+		if c == '\n' || c == '\t' || c == '\r' || !unicode.IsControl(c) {
+			clean = utf8.AppendRune(clean, c) // what is no UTF-8 becomes U+FFFD
 		}
 	}
+	t.partial = append([]byte(nil), text...)
 	if _, err := t.w.Write(clean); err != nil {
 		return 0, err
 	}

@@ -1,0 +1,230 @@
+package cli
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"reflect"
+	"slices"
+	"strings"
+	"testing"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/util/validation/field"
+
+	v1 "sandboxd.dev/sandboxd/api/v1"
+	"sandboxd.dev/sandboxd/client"
+	"sandboxd.dev/sandboxd/cmd/sandboxd/internal/kube"
+	"sandboxd.dev/sandboxd/config"
+)
+
+// TestSockets: the daemon listens where clients look.
+func TestSockets(t *testing.T) {
+	if config.SystemSocket != client.SystemSocket {
+		t.Errorf("the daemon listens at %s, clients look at %s", config.SystemSocket, client.SystemSocket)
+	}
+	for _, runtimeDir := range []string{"/run/user/77", ""} {
+		t.Setenv("XDG_RUNTIME_DIR", runtimeDir)
+		h := config.ThisHost()
+		h.Root = false
+		if got, want := client.UserSocket(), config.Default(h).Socket; got != want {
+			t.Errorf("the daemon listens at %s, clients look at %s", want, got)
+		}
+	}
+}
+
+func TestSentences(t *testing.T) {
+	kind := schema.GroupKind{Group: v1.GroupName, Kind: "Sandbox"}
+	path := field.NewPath("spec")
+	for name, c := range map[string]struct {
+		err  error
+		want string
+	}{
+		"plain":       {errors.New("a\n b"), "a b"},
+		"not found":   {apierrors.NewNotFound(v1.Resource("sandboxes"), "x"), `sandboxes.sandboxd.dev "x" not found`},
+		"one problem": {fmt.Errorf("f: %w", apierrors.NewInvalid(kind, "x", field.ErrorList{field.Forbidden(path.Child("a"), "no")})), `f: Sandbox "x" is invalid: spec.a: no`},
+		"three problems": {
+			apierrors.NewInvalid(kind, "x", field.ErrorList{field.Required(path.Child("a"), "say it"), field.Required(path.Child("b"), ""), field.Required(path.Child("c"), "")}),
+			`Sandbox "x" is invalid: spec.a: Required value: say it (and 2 more problems)`,
+		},
+		"schema": {
+			apierrors.NewInvalid(kind, "x", field.ErrorList{field.Invalid(path.Child("cpus"), 0, "spec.cpus in body should be greater than or equal to 1")}),
+			`Sandbox "x" is invalid: spec.cpus: Invalid value: 0: it should be greater than or equal to 1`,
+		},
+		"unknown fields": {fmt.Errorf("f: %w", apierrors.NewBadRequest(`strict decoding error: unknown field "a", unknown field "b"`)), `f: unknown field "a" (and 1 more problem)`},
+		"long":           {errors.New(strings.Repeat("x", 5000)), strings.Repeat("x", maxSentence) + "…"},
+		"unreachable":    {fmt.Errorf("x: %w", &client.UnreachableError{Socket: "/s", Err: errors.New("odd")}), `cannot reach the sandboxd daemon at /s: odd: start it with "sandboxd serve"`},
+	} {
+		t.Run(name, func(t *testing.T) {
+			if got := sentence(c.err); got != c.want {
+				t.Errorf("got  %q\nwant %q", got, c.want)
+			}
+		})
+	}
+}
+
+func TestParseSelection(t *testing.T) {
+	find := func(name string) ([]kube.Resource, error) {
+		switch name {
+		case "a", "b":
+			return []kube.Resource{{GroupVersionResource: schema.GroupVersionResource{Resource: name}}}, nil
+		case "both":
+			return []kube.Resource{{GroupVersionResource: schema.GroupVersionResource{Resource: "a"}}, {GroupVersionResource: schema.GroupVersionResource{Resource: "b"}}}, nil
+		}
+		return nil, fmt.Errorf("there is no resource type %q", name)
+	}
+	for args, want := range map[string]string{
+		"a":       "a[]",
+		"a,b":     "a[] b[]",
+		"both":    "a[] b[]",
+		"a x y":   "a[x y]",
+		"a/x b/y": "a[x] b[y]",
+		"":        "error: say which type",
+		"c":       "error: there is no resource type",
+		"a,b x":   "error: names can follow one type only",
+		"both x":  "error: names can follow one type only",
+		"a b/x":   `error: "b/x" follows a type`,
+		"a/x y":   `error: "y" is not of the form TYPE/NAME`,
+		"a/":      `error: "a/" is not of the form TYPE/NAME`,
+		"a/b/c":   `error: "a/b/c" is not of the form TYPE/NAME`,
+		"both/x":  `error: "both" stands for several types`,
+		"a,":      `error: "a," names an empty type`,
+	} {
+		selected, err := parseSelection(strings.Fields(args), find)
+		var got []string
+		for _, s := range selected {
+			got = append(got, fmt.Sprintf("%s%v", s.GroupVersionResource.Resource, s.names))
+		}
+		text := strings.Join(got, " ")
+		if err != nil {
+			text = "error: " + err.Error()
+		}
+		if text != want && !(err != nil && strings.HasPrefix(text, want)) {
+			t.Errorf("%q: got %q, want %q", args, text, want)
+		}
+	}
+}
+
+func TestCopyArguments(t *testing.T) {
+	for args, want := range map[string]string{
+		"f x:/tmp/f":          "f → default/x:/tmp/f",
+		"ns/x:/a/../b/ .":     "ns/x:/b/ → .",
+		"./a:b x:/c":          "./a:b → default/x:/c",
+		"/a:b x:/c":           "/a:b → default/x:/c",
+		"- x:/c":              "- → default/x:/c",
+		"sandbox/x:/c -":      "default/x:/c → -",
+		"a/b/c:d x:/c":        "a/b/c:d → default/x:/c",
+		"x:/a y:/b":           "error: both sides are in a sandbox",
+		"a b":                 "error: no side is in a sandbox",
+		"x:a b":               `error: "x:a" is not an absolute path in the sandbox`,
+		"x: b":                `error: "x:" is not an absolute path in the sandbox`,
+		"ns/:/a b":            `error: "ns/" is not the name of a sandbox`,
+		"x:/a \x00weird\x00:": "error: ",
+	} {
+		a := &app{}
+		fields := strings.Fields(args)
+		from, to, err := a.cpArgs(fields[0], fields[1])
+		show := func(s cpSide) string {
+			if !s.guest {
+				return s.path
+			}
+			text := s.key.String() + ":" + s.path
+			text = strings.Replace(text, "/", "/", 1)
+			if s.dir {
+				text += "/"
+			}
+			return text
+		}
+		got := show(from) + " → " + show(to)
+		if err != nil {
+			got = "error: " + err.Error()
+		}
+		if got != want && !(err != nil && strings.HasPrefix(got, want)) {
+			t.Errorf("%q: got %q, want %q", args, got, want)
+		}
+	}
+}
+
+// TestTamed: nothing that steers a terminal gets through.
+func TestTamed(t *testing.T) {
+	const text = "ok\tüber\u00a9\r\n\x1b[2J\x07\x9b\u009b31m\x7fend\n"
+	for size := 1; size < 9; size++ { // also cut inside of characters
+		var b bytes.Buffer
+		w := &tamed{w: &b}
+		for part := range slices.Chunk([]byte(text), size) {
+			if n, err := w.Write(part); err != nil || n != len(part) {
+				t.Errorf("got %d and %v", n, err)
+			}
+		}
+		if want := "ok\tüber\u00a9\r\n[2J\uFFFD31mend\n"; b.String() != want {
+			t.Errorf("in pieces of %d: got %q, want %q", size, b.String(), want)
+		}
+	}
+	if got := printable("a\x1b[31mb\u009bc\n"); strings.ContainsAny(got, "\x1b\u009b\n") {
+		t.Errorf("got %q", got)
+	}
+}
+
+func TestPrunable(t *testing.T) {
+	make := func(namespace, manager string, operation metav1.ManagedFieldsOperationType) *unstructured.Unstructured {
+		u := &unstructured.Unstructured{Object: map[string]any{"apiVersion": "sandboxd.dev/v1", "kind": "Sandbox"}}
+		u.SetName("x")
+		u.SetNamespace(namespace)
+		u.SetManagedFields([]metav1.ManagedFieldsEntry{{Manager: manager, Operation: operation}})
+		return u
+	}
+	deleting := make("a", "sandboxd", metav1.ManagedFieldsOperationApply)
+	now := metav1.Now()
+	deleting.SetDeletionTimestamp(&now)
+	keep := map[identity]bool{{schema.GroupKind{Group: v1.GroupName, Kind: "Sandbox"}, "b", "x"}: true}
+	for name, c := range map[string]struct {
+		u    *unstructured.Unstructured
+		want bool
+	}{
+		"applied before":       {make("a", "sandboxd", metav1.ManagedFieldsOperationApply), true},
+		"in a manifest":        {make("b", "sandboxd", metav1.ManagedFieldsOperationApply), false},
+		"another namespace":    {make("c", "sandboxd", metav1.ManagedFieldsOperationApply), false},
+		"applied by others":    {make("a", "kubectl", metav1.ManagedFieldsOperationApply), false},
+		"not applied":          {make("a", "sandboxd", metav1.ManagedFieldsOperationUpdate), false},
+		"is being deleted":     {deleting, false},
+		"belongs to no spaces": {make("", "sandboxd", metav1.ManagedFieldsOperationApply), true},
+	} {
+		if got := prunable(c.u, keep, map[string]bool{"a": true, "b": true}); got != c.want {
+			t.Errorf("%s: got %v", name, got)
+		}
+	}
+}
+
+type kinded struct{ gvk schema.GroupVersionKind }
+
+func (k kinded) GroupVersionKind() schema.GroupVersionKind { return k.gvk }
+
+func TestOrder(t *testing.T) {
+	var all []kinded
+	for _, kind := range []string{"Sandbox", "GoldenImage", "Sandbox"} {
+		all = append(all, kinded{v1.GroupVersion.WithKind(kind)})
+	}
+	for _, kind := range []string{"Secret", "Namespace", "Lease"} {
+		all = append(all, kinded{schema.GroupVersionKind{Version: "v1", Kind: kind}})
+	}
+	names := func(groups [][]kinded) (out [][]string) {
+		for _, g := range groups {
+			var n []string
+			for _, k := range g {
+				n = append(n, k.gvk.Kind)
+			}
+			out = append(out, n)
+		}
+		return out
+	}
+	want := [][]string{{"Namespace"}, {"Secret"}, {"Lease"}, {"GoldenImage"}, {"Sandbox", "Sandbox"}}
+	if got := names(inOrder(all)); !reflect.DeepEqual(got, want) {
+		t.Errorf("got %v", got)
+	}
+	if got := names(reversed(all)); got[0][0] != "Sandbox" || got[4][0] != "Namespace" {
+		t.Errorf("reversed: got %v", got)
+	}
+}
