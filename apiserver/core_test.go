@@ -219,3 +219,23 @@ func TestChangedDefinition(t *testing.T) {
 		t.Errorf("the published definition is not the new one")
 	}
 }
+
+// TestRelatingRules checks that a rule of the root that relates spec and status
+// is held against changes of either.
+func TestRelatingRules(t *testing.T) {
+	raw, err := v1.CRDs.ReadFile("crds/sandboxd.dev_sandboxes.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	const own = "rule: size(self.metadata.name) <= 63"
+	changed := strings.Replace(string(raw), own, "rule: \"!has(self.status) || !has(self.status.restarts) || !has(self.spec.cpus) || self.status.restarts <= self.spec.cpus\"", 1)
+	if changed == string(raw) {
+		t.Fatal("the definition has another form than this test expects")
+	}
+	a := newAPI(t, func(o *apiserver.Options) { o.CRDs = fstest.MapFS{"a.yaml": {Data: []byte(changed)}} })
+	a.do("POST", sandboxes, with(sandbox("one"), int64(4), "spec", "cpus")).want(201)
+	a.patch(mergePatch, sandboxes+"/one/status", `{"status":{"restarts":3}}`).want(200)
+	a.patch(mergePatch, sandboxes+"/one/status", `{"status":{"restarts":5}}`).refused(422, "Invalid", "sandbox: Invalid value")
+	a.patch(mergePatch, sandboxes+"/one", `{"spec":{"cpus":2}}`).refused(422, "Invalid", "sandbox: Invalid value")
+	a.patch(mergePatch, sandboxes+"/one", `{"spec":{"cpus":3}}`).want(200)
+}
