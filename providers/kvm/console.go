@@ -33,7 +33,7 @@ func (p *Provider) Console(ctx context.Context, id types.UID, opts providers.Con
 	}
 	c := &console{ctx: ctx, end: p.life, path: p.data.console(id), follow: opts.Follow}
 	if err := c.open(opts.TailBytes); err != nil {
-		c.Close()
+		_ = c.Close()
 		return nil, p.fileError(machineObject(id), err)
 	}
 	return c, nil

@@ -5,7 +5,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"sync"
+	"sync/atomic"
 
 	"github.com/digitalocean/go-libvirt"
 	"libvirt.org/go/libvirtxml"
@@ -20,9 +20,7 @@ import (
 type hostFacts struct {
 	choice string
 	probe  func() accel.Result
-
-	mu    sync.Mutex
-	known *facts
+	known  atomic.Pointer[facts]
 }
 
 type facts struct {
@@ -37,10 +35,16 @@ type facts struct {
 // facts returns what is known of the host, asking libvirt if need be.
 func (p *Provider) facts(ctx context.Context) (facts, error) {
 	h := p.host
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	if h.known != nil {
-		return *h.known, nil
+	if known := h.known.Load(); known != nil {
+		return *known, nil
+	}
+	unlock, err := p.locks.lock(ctx, "host facts")
+	if err != nil {
+		return facts{}, err
+	}
+	defer unlock()
+	if known := h.known.Load(); known != nil {
+		return *known, nil
 	}
 	text, err := libvirtconn.Get(ctx, p.conn.Lifecycle(), "libvirt", libvirtconn.Slow, (*libvirt.Libvirt).ConnectGetCapabilities)
 	if err != nil {
@@ -64,7 +68,7 @@ func (p *Provider) facts(ctx context.Context) (facts, error) {
 	for _, n := range f.notes {
 		p.log.Info("hypervisor", "accelerator", f.accelerator, "note", n)
 	}
-	h.known = &f
+	h.known.Store(&f)
 	return f, nil
 }
 

@@ -71,7 +71,15 @@ func (p *Provider) mend(ctx context.Context, m machine, n identity.Network, s si
 	if s.absent || (s.rulesErr == nil && (!known || s.rules.Permits(g))) {
 		return
 	}
+	unlock, err := p.locks.lock(ctx, machineObject(m.id))
+	if err != nil {
+		return
+	}
+	defer unlock()
 	p.view.rules.forget(struct{}{})
+	if now, err := p.look(ctx, m.id); err != nil || !now.on() { // stopped or deleted meanwhile
+		return
+	}
 	if err := p.joinNetwork(ctx, m.id, n); err != nil {
 		p.log.Info("isolation of a running machine cannot be restored", "machine", m.id, "error", err.Error())
 		return

@@ -96,7 +96,7 @@ func listenIn(t *testing.T, namespace, addr string) net.Listener {
 		runtime.LockOSThread() // the thread ends with the goroutine
 		ns, err := os.Open("/run/netns/" + namespace)
 		if err == nil {
-			defer ns.Close()
+			defer func() { _ = ns.Close() }()
 			err = unix.Setns(int(ns.Fd()), unix.CLONE_NEWNET)
 		}
 		if err != nil {
@@ -135,7 +135,7 @@ func fromHost(addr string, port int) string {
 	if err != nil {
 		return ""
 	}
-	defer c.Close()
+	defer func() { _ = c.Close() }()
 	_ = c.SetDeadline(time.Now().Add(10 * time.Second))
 	b, _ := io.ReadAll(io.LimitReader(c, 100))
 	return strings.TrimSpace(string(b))

@@ -41,9 +41,13 @@ func (l layout) machines() string               { return filepath.Join(l.root, "
 func (l layout) imageDir(id types.UID) string   { return filepath.Join(l.images(), string(id)) }
 func (l layout) machineDir(id types.UID) string { return filepath.Join(l.machines(), string(id)) }
 func (l layout) disk(id types.UID) string       { return filepath.Join(l.machineDir(id), "disk.qcow2") }
-func (l layout) seed(id types.UID) string       { return filepath.Join(l.machineDir(id), "seed.iso") }
-func (l layout) console(id types.UID) string    { return filepath.Join(l.machineDir(id), "console.log") }
+
+func (l layout) seed(id types.UID) string { return filepath.Join(l.machineDir(id), "seed.iso") }
+
+func (l layout) console(id types.UID) string { return filepath.Join(l.machineDir(id), "console.log") }
+
 func (l layout) networkRef(id types.UID) string { return filepath.Join(l.machineDir(id), "network") }
+
 func (l layout) image(r providers.ImageRef) string {
 	return filepath.Join(l.imageDir(r.UID), r.Revision+".qcow2")
 }

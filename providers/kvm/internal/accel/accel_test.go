@@ -51,13 +51,13 @@ func TestRunGuest(t *testing.T) {
 	if err != nil {
 		t.Skipf("there is no KVM: %v", err)
 	}
-	defer f.Close()
+	defer func() { _ = f.Close() }()
 	t.Logf("the program: %v", runGuest(f))
 	null, err := os.OpenFile("/dev/null", os.O_RDWR, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer null.Close()
+	defer func() { _ = null.Close() }()
 	if err := runGuest(null); err == nil {
 		t.Error("/dev/null runs guests")
 	}

@@ -158,8 +158,11 @@ func TestHooks(t *testing.T) {
 	}
 	name := identity.Table(instance)
 	for _, tc := range [][3]string{
-		{"arp", "input", "hook input"}, {"bridge", "prerouting", "hook prerouting"},
-		{"inet", "input", "hook input"}, {"inet", "forward", "hook forward"}, {"inet", "prerouting", "hook prerouting"},
+		{"arp", "input", "hook input"},
+		{"bridge", "prerouting", "hook prerouting"},
+		{"inet", "input", "hook input"},
+		{"inet", "forward", "hook forward"},
+		{"inet", "prerouting", "hook prerouting"},
 	} {
 		path, err := exec.LookPath("nft")
 		if err != nil {

@@ -39,16 +39,16 @@ func guestTCP(t *testing.T) int32 {
 				return
 			}
 			work.Go(func() {
-				defer c.Close()
+				defer func() { _ = c.Close() }()
 				s := bufio.NewScanner(c)
 				for s.Scan() {
-					fmt.Fprintln(c, strings.ToUpper(s.Text()))
+					_, _ = fmt.Fprintln(c, strings.ToUpper(s.Text()))
 				}
-				fmt.Fprintln(c, "BYE")
+				_, _ = fmt.Fprintln(c, "BYE")
 			})
 		}
 	})
-	t.Cleanup(func() { l.Close(); work.Wait() })
+	t.Cleanup(func() { _ = l.Close(); work.Wait() })
 	return int32(l.Addr().(*net.TCPAddr).Port)
 }
 
@@ -85,7 +85,7 @@ func dial(t *testing.T, f v1.PortForward) net.Conn {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { c.Close() })
+	t.Cleanup(func() { _ = c.Close() })
 	_ = c.SetDeadline(time.Now().Add(time.Minute))
 	return c
 }
@@ -98,7 +98,7 @@ func TestTCP(t *testing.T) {
 	}
 	s.SetTarget("m", loopback)
 	c := dial(t, f)
-	fmt.Fprintln(c, "hello")
+	_, _ = fmt.Fprintln(c, "hello")
 	if err := c.(*net.TCPConn).CloseWrite(); err != nil {
 		t.Fatal(err)
 	}
@@ -123,7 +123,7 @@ func TestUDP(t *testing.T) {
 			_, _ = guest.WriteToUDP([]byte(strings.ToUpper(string(b[:n]))), from)
 		}
 	})
-	t.Cleanup(func() { guest.Close(); work.Wait() })
+	t.Cleanup(func() { _ = guest.Close(); work.Wait() })
 	s := newSet(t)
 	f := forward("a", int32(guest.LocalAddr().(*net.UDPAddr).Port))
 	f.Protocol = v1.ProtocolUDP
@@ -134,8 +134,8 @@ func TestUDP(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		defer c.Close()
-		fmt.Fprint(c, word)
+		defer func() { _ = c.Close() }()
+		_, _ = fmt.Fprint(c, word)
 		b := make([]byte, 100)
 		_ = c.SetDeadline(time.Now().Add(time.Minute))
 		n, err := c.Read(b)
@@ -193,7 +193,7 @@ func TestDroppedAndClosed(t *testing.T) {
 	f := reserve(t, s, "m", []v1.PortForward{forward("a", guestTCP(t))}, nil)
 	s.SetTarget("m", loopback)
 	open := dial(t, f[0])
-	fmt.Fprintln(open, "x")
+	_, _ = fmt.Fprintln(open, "x")
 	if _, err := bufio.NewReader(open).ReadString('\n'); err != nil {
 		t.Fatal(err)
 	}
@@ -223,8 +223,8 @@ func TestManyAtOnce(t *testing.T) {
 				t.Error(err)
 				return
 			}
-			defer c.Close()
-			fmt.Fprintf(c, "n%d\n", n)
+			defer func() { _ = c.Close() }()
+			_, _ = fmt.Fprintf(c, "n%d\n", n)
 			_ = c.(*net.TCPConn).CloseWrite()
 			if b, err := io.ReadAll(c); string(b) != fmt.Sprintf("N%d\nBYE\n", n) || err != nil {
 				t.Errorf("%d: %q, %v", n, b, err)

@@ -132,7 +132,7 @@ func deafDaemon(t *testing.T) (socket string, connections *atomic.Int32) {
 				return
 			}
 			connections.Add(1)
-			defer conn.Close() //nolint:revive // all at the end
+			defer func() { _ = conn.Close() }() //nolint:revive // all at the end
 		}
 	}()
 	t.Cleanup(func() { _ = l.Close(); <-done })

@@ -88,8 +88,12 @@ func Inspect(r io.ReaderAt, size int64, want v1.DiskFormat) (Header, error) {
 // foreign are signatures of formats that QEMU would recognize and that are not
 // taken.
 var foreign = []struct{ name, magic string }{
-	{"QED", "QED\x00"}, {"Parallels", "WithoutFreeSpace"}, {"Parallels", "WithouFreSpacExt"},
-	{"Bochs", "Bochs Virtual HD Image"}, {"LUKS", "LUKS\xba\xbe"}, {"VMware 3", "COWD"},
+	{"QED", "QED\x00"},
+	{"Parallels", "WithoutFreeSpace"},
+	{"Parallels", "WithouFreSpacExt"},
+	{"Bochs", "Bochs Virtual HD Image"},
+	{"LUKS", "LUKS\xba\xbe"},
+	{"VMware 3", "COWD"},
 	{"cloop", "#!/bin/sh\n#V2.0 Format\n"},
 }
 

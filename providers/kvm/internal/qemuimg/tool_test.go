@@ -82,7 +82,7 @@ func TestOverlays(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer f.Close()
+	defer func() { _ = f.Close() }()
 	if h, err := ReadOverlay(f); err != nil || h.Backing != base || h.VirtualSize != 16<<20 {
 		t.Errorf("%+v, %v", h, err)
 	}
