@@ -261,6 +261,17 @@ func (g *getter) follow(ctx context.Context, api *kube.API, selected []selection
 		switch {
 		case ctx.Err() != nil:
 			return nil // the user has seen enough
+		case apierrors.IsResourceExpired(err) || apierrors.IsGone(err):
+			// The daemon was restarted, or so much happened that it lost count.
+			again, err := api.Table(ctx, s.Resource, q)
+			if err != nil {
+				return err
+			}
+			if version = again.ResourceVersion; len(again.Rows) > 0 {
+				if err := f.show(again); err != nil {
+					return err
+				}
+			}
 		case err != nil && !errors.Is(err, io.EOF):
 			return err
 		}
