@@ -188,7 +188,9 @@ func (c *Config) finish() error {
 		c.BaseImageDir = filepath.Join(c.DataDir, "base-images")
 	}
 	for _, p := range []struct{ name, path string }{
-		{"dataDir", c.DataDir}, {"socket", c.Socket}, {"baseImageDir", c.BaseImageDir},
+		{"dataDir", c.DataDir},
+		{"socket", c.Socket},
+		{"baseImageDir", c.BaseImageDir},
 		{"kvm.socket", c.KVM.Socket},
 	} {
 		if !filepath.IsAbs(p.path) {

@@ -155,7 +155,9 @@ func TestProtocol(t *testing.T) {
 		t.Errorf("got the subprotocol %q", conn.Subprotocol())
 	}
 	for _, message := range [][]byte{
-		{}, {wire.Resize, '{', '}'}, {99, 1}, // what means nothing is passed over
+		{},
+		{wire.Resize, '{', '}'},
+		{99, 1}, // what means nothing is passed over
 		append([]byte{wire.Stdin}, "one "...), append([]byte{wire.Stdin}, "two"...),
 		{wire.Close, wire.Stdin},
 		append([]byte{wire.Stdin}, "too late"...),

@@ -71,7 +71,7 @@ type tamed struct {
 func (t *tamed) Write(p []byte) (int, error) {
 	text := append(t.partial, p...)
 	clean := make([]byte, 0, len(text))
-	for len(text) > 0 && (utf8.FullRune(text)) {
+	for len(text) > 0 && utf8.FullRune(text) {
 		c, size := utf8.DecodeRune(text)
 		text = text[size:]
 		if c == '\n' || c == '\t' || c == '\r' || !unicode.IsControl(c) {
