@@ -105,8 +105,11 @@ func start(t *testing.T) (*client.Client, *provider) {
 		t.Fatal(err)
 	}
 	server := &http.Server{Handler: mux}
-	done := make(chan error, 1)
-	go func() { done <- server.Serve(l) }()
+	done := make(chan struct{})
+	go func() {
+		_ = server.Serve(l) // until it is closed
+		close(done)
+	}()
 	c, err := client.New(client.Options{Socket: socket})
 	if err != nil {
 		t.Fatal(err)

@@ -3,7 +3,6 @@ package main
 import (
 	"bytes"
 	"encoding/binary"
-	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -177,8 +176,7 @@ func (d *daemonProcess) end(signal syscall.Signal) error {
 		}
 	case <-time.After(patience):
 		_ = cmd.Process.Signal(syscall.SIGABRT)
-		<-d.done
-		return errors.New("the daemon does not stop")
+		return fmt.Errorf("the daemon does not stop: %w", <-d.done)
 	}
 	if bad := regexp.MustCompile(`(?m)^(panic|fatal error|WARNING: DATA RACE).*`).FindString(d.log.String()); bad != "" {
 		return fmt.Errorf("the daemon logged %q", bad)

@@ -98,7 +98,8 @@ func (d *deleter) run(ctx context.Context, args []string) error {
 		if err != nil {
 			return err
 		}
-		if d.dryRun != "none" || !d.wait && !(rank(group[0].Kind.GroupKind()) == rankSandbox && i < len(groups)-1) {
+		imagesFollow := rank(group[0].Kind.GroupKind()) == rankSandbox && i < len(groups)-1
+		if d.dryRun != "none" || !d.wait && !imagesFollow {
 			continue
 		}
 		if err := d.gone(ctx, api, deleted); err != nil {

@@ -239,7 +239,7 @@ func (g *getter) follow(ctx context.Context, api *kube.API, selected []selection
 	q := g.query(s, g.namespaceOr(), name)
 	f := &follower{getter: g, s: s, printer: printer}
 	first, err := api.Table(ctx, s.Resource, q)
-	if err != nil && !(apierrors.IsNotFound(err) && g.ignoreMissing) {
+	if err != nil && (!apierrors.IsNotFound(err) || !g.ignoreMissing) {
 		return err
 	}
 	version := "0"

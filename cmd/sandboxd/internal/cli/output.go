@@ -22,14 +22,14 @@ func (o *output) add(cmd *cobra.Command) {
 
 // printer makes the printer of objects; nil means tables.
 func (o *output) printer() (printers.ResourcePrinter, error) {
-	switch {
-	case o.format == "" || o.format == "wide":
+	switch o.format {
+	case "", "wide":
 		return nil, nil
-	case o.format == "yaml":
+	case "yaml":
 		return &printers.YAMLPrinter{}, nil
-	case o.format == "json":
+	case "json":
 		return &printers.JSONPrinter{}, nil
-	case o.format == "name":
+	case "name":
 		return &printers.NamePrinter{}, nil
 	}
 	template, ok := strings.CutPrefix(o.format, "jsonpath=")

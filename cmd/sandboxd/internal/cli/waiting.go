@@ -77,7 +77,7 @@ func groupAwaited(all []awaited) [][]awaited {
 	at := map[key]int{}
 	var groups [][]awaited
 	for _, o := range all {
-		k := key{o.GroupVersionResource.String(), o.namespace}
+		k := key{o.String(), o.namespace}
 		i, ok := at[k]
 		if !ok {
 			i = len(groups)
