@@ -447,9 +447,7 @@ func tableOf(t *testing.T) string {
 
 func (l *lab) killLibvirtd(t *testing.T) {
 	t.Helper()
-	b := readFile(t, os.Getenv("SANDBOXD_LIBVIRTD_PIDFILE"))
-	n, err := strconv.Atoi(strings.TrimSpace(string(b)))
-	must(t, err)
+	n := libvirtdPID(t)
 	must(t, syscall.Kill(n, syscall.SIGKILL))
 	eventually(t, "libvirtd is gone", func() bool { return syscall.Kill(n, 0) != nil || isZombie(n) })
 }

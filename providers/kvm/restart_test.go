@@ -1,0 +1,122 @@
+package kvm_test
+
+import (
+	"context"
+	"errors"
+	"os"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	v1 "sandboxd.dev/sandboxd/api/v1"
+	"sandboxd.dev/sandboxd/providers"
+)
+
+// libvirtdPID is the process of the private libvirtd.
+func libvirtdPID(t *testing.T) int {
+	t.Helper()
+	n, err := strconv.Atoi(strings.TrimSpace(string(readFile(t, os.Getenv("SANDBOXD_LIBVIRTD_PIDFILE")))))
+	must(t, err)
+	return n
+}
+
+// waitEvent waits for an event that matches.
+func waitEvent(t *testing.T, events <-chan providers.Event, what string, is func(providers.Event) bool) {
+	t.Helper()
+	timeout := time.NewTimer(bootLimit)
+	defer timeout.Stop()
+	for {
+		select {
+		case e, ok := <-events:
+			if !ok {
+				t.Fatalf("the events ended before %s", what)
+			}
+			if is(e) {
+				return
+			}
+		case <-timeout.C:
+			t.Fatalf("in vain: %s", what)
+		}
+	}
+}
+
+func isResync(e providers.Event) bool { return e.Type == providers.EventResync }
+
+func TestLibvirtdThatHangsOrDies(t *testing.T) {
+	l := newLab(t)
+	ctx, cancel := context.WithCancel(context.Background())
+	events := l.p.Events(ctx)
+	t.Cleanup(func() {
+		cancel()
+		for range events { //nolint:revive // waits for the end
+		}
+	})
+	waitEvent(t, events, "the first resync", isResync)
+	id := l.boot(t, "machine", v1.Network{Mode: v1.NetworkHostOnly})
+	waitEvent(t, events, "the start", func(e providers.Event) bool { return e.Type == providers.EventMachine && e.ID == id })
+
+	daemon := libvirtdPID(t)
+	must(t, syscall.Kill(daemon, syscall.SIGSTOP))
+	short, stop := context.WithTimeout(ctx, time.Second)
+	defer stop()
+	_, err := l.p.GetMachine(short, id)
+	if !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("while libvirtd hangs: %v", err)
+	}
+	must(t, syscall.Kill(daemon, syscall.SIGCONT))
+	if m := l.get(t, id); m.Power != providers.PowerRunning {
+		t.Errorf("after libvirtd went on: %+v", m)
+	}
+
+	l.killLibvirtd(t)
+	eventually(t, "calls fail at once", func() bool {
+		begun := time.Now()
+		_, err := l.p.GetMachine(ctx, id)
+		return errors.Is(err, providers.ErrUnavailable) && time.Since(begun) < time.Second
+	})
+	if err := l.p.Start(ctx, id); !errors.Is(err, providers.ErrUnavailable) {
+		t.Errorf("start without libvirtd: %v", err)
+	}
+	l.startLibvirtd(t)
+	waitEvent(t, events, "a resync", isResync)
+	eventually(t, "the machine is observed as before", func() bool {
+		m, err := l.p.GetMachine(ctx, id)
+		return err == nil && m.Power == providers.PowerRunning && m.Network.Isolated
+	})
+	must(t, l.p.Stop(ctx, id, providers.StopForce))
+	waitEvent(t, events, "the stop", func(e providers.Event) bool { return e.Type == providers.EventMachine && e.ID == id })
+}
+
+// TestClaimedAddress: where nobody else gives guests addresses, those that they
+// give themselves are seen, as their own claims.
+func TestClaimedAddress(t *testing.T) {
+	l := newLab(t)
+	id := l.boot(t, "intnet", v1.Network{Mode: v1.NetworkIntnet})
+	l.ready(t, id)
+	l.sh(t, id, "ip addr add 192.168.77.5/24 dev eth0; ip link set eth0 up")
+	eventually(t, "the address that the guest claims", func() bool {
+		for _, a := range l.get(t, id).Addresses {
+			if a.IP == "192.168.77.5" && a.Source == v1.AddressFromAgent {
+				return true
+			}
+		}
+		return false
+	})
+}
+
+func TestFolderThatQEMUMayNotUse(t *testing.T) {
+	l := newLab(t)
+	dir := l.folder(t)
+	must(t, os.Chmod(dir, 0o700))
+	spec := l.spec("machine", v1.Network{Mode: v1.NetworkNone})
+	spec.SharedFolders = []v1.SharedFolder{{Name: "in", HostPath: dir}}
+	err := l.p.EnsureMachine(context.Background(), spec)
+	if !errors.Is(err, providers.ErrInvalid) || !strings.Contains(err.Error(), "setfacl") {
+		t.Errorf("got %v", err)
+	}
+	if left := l.audit(t); len(left) > 1 { // the image
+		t.Errorf("left: %q", left)
+	}
+}
