@@ -233,9 +233,23 @@ func (l *lab) refused(t *testing.T, what string, from types.UID, addr string, po
 
 func (l *lab) reached(t *testing.T, what string, from types.UID, addr string, port int, want string) {
 	t.Helper()
-	if got := l.connect(t, from, addr, port); got != want {
-		t.Errorf("%s: %s:%d answered %q, want %q", what, addr, port, got, want)
-	}
+	eventually(t, fmt.Sprintf("%s: %s:%d answers %q", what, addr, port, want), func() bool {
+		return l.connect(t, from, addr, port) == want
+	})
+}
+
+// answers waits until a port answers the host. A guest's service takes one
+// connection at a time and a moment to come back.
+func answers(t *testing.T, addr string, port int, want string) {
+	t.Helper()
+	eventually(t, fmt.Sprintf("%s:%d answers %q", addr, port, want), func() bool { return fromHost(addr, port) == want })
+}
+
+// still ends the guest's own search for an address, which takes away those that
+// it is given by hand.
+func (l *lab) still(t *testing.T, id types.UID) {
+	t.Helper()
+	l.sh(t, id, "n=0; until [ -s /run/udhcpc.eth0.pid ] || [ $n -gt 300 ]; do sleep 0.2; n=$((n+1)); done; while killall udhcpc 2>/dev/null; do sleep 0.2; done; ip addr flush dev eth0; ip link set eth0 up")
 }
 
 func TestIsolationNone(t *testing.T) {
@@ -257,8 +271,10 @@ func TestIsolationIntnet(t *testing.T) {
 	l.wantIsolated(t, a)
 	l.wantIsolated(t, b)
 	// The guests choose addresses, also such as the host's own network has.
-	l.sh(t, a, "ip link set eth0 up; ip addr add 192.168.77.1/24 dev eth0; ip addr add 203.0.113.51/24 dev eth0")
-	l.sh(t, b, "ip link set eth0 up; ip addr add 192.168.77.2/24 dev eth0")
+	l.still(t, a)
+	l.still(t, b)
+	l.sh(t, a, "ip addr add 192.168.77.1/24 dev eth0; ip addr add 203.0.113.51/24 dev eth0")
+	l.sh(t, b, "ip addr add 192.168.77.2/24 dev eth0")
 	l.reached(t, "guest to guest", a, "192.168.77.2", guestPort, "GUEST")
 	l.reached(t, "guest to guest", b, "192.168.77.1", guestPort, "GUEST")
 	l.refused(t, "guest to host", a, hostAddr, hostPort)
@@ -335,14 +351,13 @@ func TestIsolationHostonlyAndNAT(t *testing.T) {
 
 	t.Run("the host reaches guests", func(t *testing.T) {
 		for _, id := range []types.UID{h1, h2, n1, n2} {
-			if got := fromHost(ips[id], guestPort); got != "GUEST" {
-				t.Errorf("%s answers %q", ips[id], got)
-			}
+			answers(t, ips[id], guestPort, "GUEST")
 		}
 		f := l.get(t, n1).PortForwards
-		if len(f) != 1 || fromHost(f[0].HostAddress, int(f[0].HostPort)) != "GUEST" {
-			t.Errorf("the forwards %+v do not lead to the guest", f)
+		if len(f) != 1 {
+			t.Fatalf("the forwards are %+v", f)
 		}
+		answers(t, f[0].HostAddress, int(f[0].HostPort), "GUEST")
 	})
 	t.Run("no guest reaches the host", func(t *testing.T) {
 		for _, id := range []types.UID{h1, n1} {
@@ -368,15 +383,14 @@ func TestIsolationHostonlyAndNAT(t *testing.T) {
 		l.refused(t, "hostonly guest to outside", h1, outsideAddr, outsidePort)
 	})
 	t.Run("a guest that takes another's address is mute", func(t *testing.T) {
+		l.still(t, n2)
 		become := func(addr string) {
 			t.Helper()
 			l.sh(t, n2, "ip addr flush dev eth0; ip addr add "+addr+"/20 dev eth0; ip route replace default via "+gates[n2])
 		}
 		become(ips[n1])
 		l.refused(t, "guest under another's address to outside", n2, outsideAddr, outsidePort)
-		if got := fromHost(ips[n1], guestPort); got != "GUEST" {
-			t.Errorf("the one whose address was taken answers %q", got)
-		}
+		answers(t, ips[n1], guestPort, "GUEST")
 		free := ips[n2][:strings.LastIndex(ips[n2], ".")+1] + "250"
 		become(free)
 		l.refused(t, "guest under an address of its own choice to outside", n2, outsideAddr, outsidePort)
@@ -427,9 +441,7 @@ func TestIsolationHostonlyAndNAT(t *testing.T) {
 		if got := l.sh(t, h1, "echo alive"); got != "alive" {
 			t.Errorf("the guest says %q", got)
 		}
-		if got := fromHost(ips[n1], guestPort); got != "GUEST" {
-			t.Errorf("the nat guest answers %q", got)
-		}
+		answers(t, ips[n1], guestPort, "GUEST")
 	})
 }
 

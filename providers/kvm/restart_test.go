@@ -95,7 +95,8 @@ func TestClaimedAddress(t *testing.T) {
 	l := newLab(t)
 	id := l.boot(t, "intnet", v1.Network{Mode: v1.NetworkIntnet})
 	l.ready(t, id)
-	l.sh(t, id, "ip addr add 192.168.77.5/24 dev eth0; ip link set eth0 up")
+	l.still(t, id)
+	l.sh(t, id, "ip addr add 192.168.77.5/24 dev eth0")
 	eventually(t, "the address that the guest claims", func() bool {
 		for _, a := range l.get(t, id).Addresses {
 			if a.IP == "192.168.77.5" && a.Source == v1.AddressFromAgent {
