@@ -8,6 +8,7 @@ import (
 	"runtime/debug"
 	"strings"
 	"syscall"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -98,6 +99,10 @@ sandboxd serve --simulate --data-dir /tmp/sandboxd`),
 	return cmd
 }
 
+// stopLimit is how long the daemon may take to stop before it ends itself. Every
+// part of it has a shorter limit of its own.
+const stopLimit = 45 * time.Second
+
 // untilStopped is a context that the first SIGTERM or SIGINT ends. The second
 // ends the process.
 func (a *app) untilStopped(ctx context.Context) (context.Context, func()) {
@@ -115,6 +120,9 @@ func (a *app) untilStopped(ctx context.Context) (context.Context, func()) {
 		select {
 		case <-signals:
 			fmt.Fprintln(a.Err, "error: stopped at once by a second signal")
+			os.Exit(exitFailure)
+		case <-time.After(stopLimit):
+			fmt.Fprintf(a.Err, "error: the daemon did not stop within %v and was ended; what it acknowledged is on disk\n", stopLimit)
 			os.Exit(exitFailure)
 		case <-done:
 		}
