@@ -17,6 +17,10 @@ import (
 )
 
 func TestMain(m *testing.M) {
+	// The race detector lets each process sleep for a second before it ends, and scripts run hundreds of them.
+	if os.Getenv("GORACE") == "" {
+		os.Setenv("GORACE", "atexit_sleep_ms=0")
+	}
 	testscript.Main(m, map[string]func(){"sandboxd": main})
 }
 
@@ -51,6 +55,7 @@ func setup(env *testscript.Env) error {
 		"SANDBOXD_CONFIG=/dev/null",
 		"HOME="+env.WorkDir,
 		"NO_PROXY=*",
+		"GORACE="+os.Getenv("GORACE"),
 	)
 	env.Values[daemonKey{}] = &daemonProcess{}
 	images := filepath.Join(env.WorkDir, "images")
@@ -135,11 +140,12 @@ func (d *daemonProcess) start(ts *testscript.TestScript, flags []string) {
 	program, err := exec.LookPath("sandboxd")
 	ts.Check(err)
 	d.cmd = exec.Command(program, args...)
-	d.cmd.Env = []string{"HOME=" + work, "PATH=" + os.Getenv("PATH"), "SANDBOXD_CONFIG=/dev/null"}
+	d.cmd.Env = []string{"HOME=" + work, "PATH=" + os.Getenv("PATH"), "SANDBOXD_CONFIG=/dev/null", "GORACE=" + os.Getenv("GORACE")}
 	d.cmd.Stderr, d.cmd.Stdout, d.cmd.Dir = &d.log, &d.log, work
-	d.done = make(chan error, 1)
-	ts.Check(d.cmd.Start())
-	go func() { d.done <- d.cmd.Wait() }()
+	cmd, done := d.cmd, make(chan error, 1)
+	d.done = done
+	ts.Check(cmd.Start())
+	go func() { done <- cmd.Wait() }()
 	for deadline := time.Now().Add(patience); ; time.Sleep(10 * time.Millisecond) {
 		if ts.Exec("sandboxd", "version") == nil {
 			return
@@ -224,7 +230,7 @@ func world(ts *testscript.TestScript) string {
 	}
 	get := exec.Command("sandboxd", "get", "sandboxes,goldenimages,namespaces,secrets", "-A", "--ignore-not-found",
 		"-o", `jsonpath={range .items[*]}{.kind}/{.metadata.namespace}/{.metadata.name} {.metadata.uid} {.metadata.generation} {.metadata.labels} {.spec}{"\n"}{end}`)
-	get.Env = []string{"SANDBOXD_SOCKET=" + ts.Getenv("SANDBOXD_SOCKET")}
+	get.Env = []string{"SANDBOXD_SOCKET=" + ts.Getenv("SANDBOXD_SOCKET"), "GORACE=" + os.Getenv("GORACE")}
 	state, err := get.Output()
 	ts.Check(err)
 	return string(state)

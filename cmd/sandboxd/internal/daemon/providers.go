@@ -24,9 +24,12 @@ const SimulatedSuffix = "+simulated"
 func openProviders(o Options, instance providers.Instance) (*providers.Set, error) {
 	if o.Simulate {
 		o.Logger.Info("SIMULATION: machines exist in memory only, run no real code, and end with this process")
-		world := fake.NewWorld(fake.Options{Bridges: []string{simulatedBridge}})
-		return providers.NewSet(o.Config.Hypervisor,
-			fake.New(world, v1.ProviderKVM, instance), fake.New(world, v1.ProviderVirtualBox, instance)), nil
+		var simulated []providers.Provider
+		for _, name := range []v1.ProviderName{v1.ProviderKVM, v1.ProviderVirtualBox} {
+			world := fake.NewWorld(fake.Options{Bridges: []string{simulatedBridge}})
+			simulated = append(simulated, fake.New(world, name, instance))
+		}
+		return providers.NewSet(o.Config.Hypervisor, simulated...), nil
 	}
 	if o.Config.Hypervisor != v1.ProviderKVM {
 		return nil, fmt.Errorf("hypervisor %s is not served by this version: use kvm", o.Config.Hypervisor)
