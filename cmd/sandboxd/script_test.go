@@ -19,7 +19,7 @@ import (
 func TestMain(m *testing.M) {
 	// The race detector lets each process sleep for a second before it ends, and scripts run hundreds of them.
 	if os.Getenv("GORACE") == "" {
-		os.Setenv("GORACE", "atexit_sleep_ms=0")
+		_ = os.Setenv("GORACE", "atexit_sleep_ms=0")
 	}
 	testscript.Main(m, map[string]func(){"sandboxd": main})
 }

@@ -109,7 +109,7 @@ func probe(ctx context.Context, d Dialer, address string, ssh bool) error {
 	if err != nil {
 		return fmt.Errorf("no connection yet")
 	}
-	defer conn.Close()
+	defer func() { _ = conn.Close() }()
 	if !ssh {
 		return nil
 	}

@@ -16,7 +16,7 @@ func (s *suite) consoleLog(t testing.TB, id types.UID, tail int64) string {
 	t.Helper()
 	r, err := s.p.Console(s.ctx(t), id, providers.ConsoleOptions{TailBytes: tail})
 	must(t, "console", err)
-	defer r.Close()
+	defer func() { _ = r.Close() }()
 	b, err := io.ReadAll(io.LimitReader(r, maxOutput))
 	must(t, "read the console", err)
 	return string(b)

@@ -185,7 +185,7 @@ func (s *suite) greets(t *testing.T, port int32) error {
 	if err != nil {
 		return err
 	}
-	defer conn.Close()
+	defer func() { _ = conn.Close() }()
 	if err := conn.SetDeadline(time.Now().Add(greetingLimit)); err != nil {
 		return err
 	}

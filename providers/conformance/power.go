@@ -171,7 +171,7 @@ func (s *suite) testDeleteRunning(t *testing.T) {
 	s.start(t, id)
 	console, err := s.p.Console(within(t, s.b.Limits.Boot), id, providers.ConsoleOptions{Follow: true, TailBytes: -1})
 	must(t, "console", err)
-	defer console.Close()
+	defer func() { _ = console.Close() }()
 	followed := make(chan error, 1)
 	go func() {
 		_, err := io.Copy(io.Discard, console)

@@ -46,7 +46,7 @@ func (w *World) DialContext(ctx context.Context, network, address string) (net.C
 	}
 	near, far := net.Pipe()
 	go func() {
-		defer far.Close()
+		defer func() { _ = far.Close() }()
 		if _, err := io.WriteString(far, sshBanner); err == nil {
 			_, _ = io.Copy(io.Discard, far) // until the other side closes
 		}

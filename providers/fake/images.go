@@ -203,7 +203,7 @@ func readFile(ctx context.Context, object, path string, digest bool, info *provi
 	if err != nil {
 		return providers.Errorf(providers.ErrInvalid, object, "its source cannot be read: %w", err)
 	}
-	defer f.Close()
+	defer func() { _ = f.Close() }()
 	stat, err := f.Stat()
 	if err != nil || !stat.Mode().IsRegular() {
 		return providers.Errorf(providers.ErrInvalid, object, "%q is not a regular file", path)

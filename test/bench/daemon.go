@@ -84,7 +84,7 @@ func (d *daemon) logTail() []byte {
 }
 
 func (d *daemon) stop() error {
-	defer d.log.Close()
+	defer func() { _ = d.log.Close() }()
 	if err := d.cmd.Process.Signal(syscall.SIGTERM); err != nil {
 		return err
 	}
@@ -170,7 +170,7 @@ func (d *daemon) ready(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	defer response.Body.Close()
+	defer func() { _ = response.Body.Close() }()
 	if response.StatusCode != http.StatusOK {
 		return fmt.Errorf("readyz: %s", response.Status)
 	}

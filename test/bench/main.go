@@ -53,7 +53,7 @@ func run(ctx context.Context) error {
 	if b.dir, err = os.MkdirTemp("", "sandboxd-bench-"); err != nil {
 		return err
 	}
-	defer os.RemoveAll(b.dir)
+	defer func() { _ = os.RemoveAll(b.dir) }()
 	parts := []struct {
 		name string
 		run  func(context.Context) error

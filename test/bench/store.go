@@ -91,7 +91,7 @@ func (b *bench) boltCreates(writers int) (float64, error) {
 	if err != nil {
 		return 0, err
 	}
-	defer db.Close()
+	defer func() { _ = db.Close() }()
 	bucket := []byte("b")
 	if err := db.Update(func(tx *bbolt.Tx) error { _, err := tx.CreateBucket(bucket); return err }); err != nil {
 		return 0, err

@@ -66,7 +66,7 @@ func (h *host) start() {
 	h.t.Helper()
 	log, err := os.OpenFile(h.path("daemon.log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	must(h.t, err)
-	defer log.Close()
+	defer func() { _ = log.Close() }()
 	cmd := exec.Command(h.bin, "serve", "--data-dir", h.path("data"), "--socket", h.path("s.sock"),
 		"--base-image-dir", h.path("images"), "--allowed-host-paths", h.path("share"),
 		"--gc-interval", "2s", "--gc-grace", "4s", "--log-level", "debug")
@@ -93,7 +93,7 @@ func (h *host) kill() {
 		return
 	}
 	_ = h.daemon.cmd.Process.Kill() // it may have ended
-	<-h.daemon.exited
+	_ = <-h.daemon.exited
 	h.daemon = nil
 }
 

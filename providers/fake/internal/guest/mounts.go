@@ -121,7 +121,7 @@ func (h hostFolder) at(name string, f func(r *os.Root, name string) error) error
 	if err != nil {
 		return errno(err)
 	}
-	defer r.Close()
+	defer func() { _ = r.Close() }()
 	name = strings.TrimPrefix(name, "/")
 	if name == "" {
 		name = "."
@@ -170,7 +170,7 @@ func (h hostFolder) read(name string) (data []byte, err error) {
 		if err != nil {
 			return err
 		}
-		defer f.Close()
+		defer func() { _ = f.Close() }()
 		info, err := f.Stat()
 		switch {
 		case err != nil:

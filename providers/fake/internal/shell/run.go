@@ -115,10 +115,10 @@ func (e *evaluator) pipe(ctx context.Context, commands []command) int {
 		wg.Go(func() {
 			code := sub.command(segment, c)
 			if out != nil {
-				out.Close()
+				_ = out.Close()
 			}
 			if r, ok := sub.streams.In.(*io.PipeReader); ok && i > 0 {
-				r.Close()
+				_ = r.Close()
 			}
 			end(nil)
 			if i == len(commands)-1 {
@@ -155,7 +155,7 @@ func (e *evaluator) command(ctx context.Context, c command) int {
 	defer func() {
 		e.streams = saved
 		for _, f := range files {
-			f.Close()
+			_ = f.Close()
 		}
 	}()
 	if err != nil {
