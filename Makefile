@@ -6,6 +6,7 @@ MAKEFLAGS += --no-print-directory
 
 GO ?= go
 TOOLS := $(GO) tool -modfile=tools/go.mod
+PREFIX ?= /usr/local
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
 LDFLAGS := -X main.version=$(VERSION)
 # Downloads and images are kept outside of the tree, and shared between clones.
@@ -27,8 +28,12 @@ build: ## Build bin/sandboxd
 	$(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/sandboxd ./cmd/sandboxd
 
 .PHONY: install
-install: build ## Install the program and its systemd unit under PREFIX (default /usr/local)
-	hack/install
+install: build ## Install the program, its systemd unit and shell completions under PREFIX (default /usr/local)
+	PREFIX='$(PREFIX)' DESTDIR='$(DESTDIR)' hack/install
+
+.PHONY: uninstall
+uninstall: ## Remove what make install installed
+	PREFIX='$(PREFIX)' DESTDIR='$(DESTDIR)' hack/install --uninstall
 
 .PHONY: tiny
 tiny: ## Build the tiny golden image from Debian packages, unless it is up to date
@@ -60,7 +65,7 @@ lint: ## Run golangci-lint, gofumpt and shellcheck
 	$(TOOLS) golangci-lint run
 	@unformatted=$$($(TOOLS) gofumpt -l $$(git ls-files '*.go')); \
 	  [ -z "$$unformatted" ] || { echo "not formatted (run make fmt):"; echo "$$unformatted"; exit 1; }
-	@if command -v shellcheck >/dev/null; then shellcheck $$(git grep -lE '^#!/bin/(ba)?sh' -- hack images .ci); else echo "shellcheck is not installed: shell scripts were not checked"; fi
+	@if command -v shellcheck >/dev/null; then shellcheck -x $$(git grep -lE '^#!/bin/(ba)?sh' -- hack images .ci); else echo "shellcheck is not installed: shell scripts were not checked"; fi
 
 .PHONY: fmt
 fmt: ## Format the Go code
@@ -83,4 +88,5 @@ clean: ## Remove what was built in the tree
 
 .PHONY: help
 help: ## Show this list
-	@awk 'BEGIN {FS = ":.*## "} /^##@ / {printf "\n\033[1m%s\033[0m\n", substr($$0, 5)} /^[a-zA-Z0-9_-]+:.*## / {printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@[ -t 1 ] && bold=$$'\033[1m' plain=$$'\033[0m' || bold= plain=; \
+	awk -v bold="$$bold" -v plain="$$plain" 'BEGIN {FS = ":.*## "} /^##@ / {printf "\n%s%s%s\n", bold, substr($$0, 5), plain} /^[a-zA-Z0-9_-]+:.*## / {printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
