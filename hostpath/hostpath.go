@@ -19,6 +19,8 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"unicode"
+	"unicode/utf8"
 )
 
 // The errors of a Policy, to be tested with errors.Is.
@@ -84,7 +86,8 @@ func (p *Policy) File(path string) (string, error) {
 	return resolved, nil
 }
 
-// Dir resolves the path of a shared folder: an absolute path of a directory.
+// Dir resolves the path of a shared folder: an absolute path of a directory, in
+// which no denied folder lies either.
 func (p *Policy) Dir(path string) (string, error) {
 	resolved, info, err := p.resolve(path, p.roots)
 	if err != nil {
@@ -93,6 +96,11 @@ func (p *Policy) Dir(path string) (string, error) {
 	if !info.IsDir() {
 		return "", fmt.Errorf("%s: %w: it is not a directory", path, ErrInvalid)
 	}
+	for _, own := range p.denied {
+		if belowAny(own, []string{resolved}) || belowAny(realPath(own), []string{resolved}) {
+			return "", fmt.Errorf("%s: %w: a folder of the daemon itself lies in it", path, ErrForbidden)
+		}
+	}
 	return resolved, nil
 }
 
@@ -100,8 +108,8 @@ func (p *Policy) resolve(path string, roots []string) (string, fs.FileInfo, erro
 	switch {
 	case !filepath.IsAbs(path):
 		return "", nil, fmt.Errorf("%s: %w: it must be absolute", path, ErrInvalid)
-	case strings.ContainsRune(path, 0):
-		return "", nil, fmt.Errorf("%q: %w: it contains a zero byte", path, ErrInvalid)
+	case !plain(path):
+		return "", nil, fmt.Errorf("%q: %w: it contains a control character, or is not UTF-8", path, ErrInvalid)
 	case slices.Contains(strings.Split(path, "/"), ".."):
 		return "", nil, fmt.Errorf("%s: %w: it contains a .. element", path, ErrInvalid)
 	}
@@ -113,6 +121,9 @@ func (p *Policy) resolve(path string, roots []string) (string, fs.FileInfo, erro
 	if !belowAny(resolved, roots) || belowAny(resolved, p.denied) {
 		return "", nil, p.forbidden(clean, resolved, roots)
 	}
+	if !plain(resolved) {
+		return "", nil, fmt.Errorf("%s: %w: it leads to %q, which contains a control character, or is not UTF-8", clean, ErrInvalid, resolved)
+	}
 	info, err := os.Lstat(resolved)
 	if err != nil {
 		return "", nil, p.unresolved(clean, roots, err)
@@ -120,8 +131,27 @@ func (p *Policy) resolve(path string, roots []string) (string, fs.FileInfo, erro
 	return resolved, info, nil
 }
 
-// unresolved explains a path that could not be followed, without telling
-// whether anything exists outside of the roots.
+// plain tells whether a path reaches a hypervisor as it is. XML has no way to
+// write what is not plain: it would come out as another path, which nobody has
+// checked.
+func plain(path string) bool {
+	return utf8.ValidString(path) && !strings.ContainsFunc(path, func(r rune) bool {
+		return unicode.IsControl(r) || r == 0xfffe || r == 0xffff
+	})
+}
+
+// realPath resolves a path as far as it exists.
+func realPath(path string) string {
+	resolved, err := filepath.EvalSymlinks(path)
+	if err == nil {
+		return resolved
+	}
+	return filepath.Join(resolvedParent(filepath.Clean(path)), filepath.Base(path))
+}
+
+// unresolved explains a path that could not be followed. Of a path outside of
+// the roots nothing is told; whoever may make symlinks below a root can find
+// out whether what they lead to exists, and no more.
 func (p *Policy) unresolved(clean string, roots []string, err error) error {
 	if !belowAny(clean, roots) || belowAny(clean, p.denied) {
 		return p.forbidden(clean, clean, roots)

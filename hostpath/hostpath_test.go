@@ -18,6 +18,7 @@ import (
 //	base/real/outside -> ../secret   a symlink out
 //	base/real/dangling -> nowhere
 //	base/real/state/                 the daemon's own
+//	base/real/bell\a/, base/real/\xff/, base/real/tobell -> bell\a
 //	base/realistic/                  a neighbour whose name begins like a root
 //	base/secret/                     not allowed
 //	base/images/disk.qcow2           the image directory
@@ -27,7 +28,7 @@ func tree(t *testing.T) (string, *hostpath.Policy) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, d := range []string{"real/dir", "real/state/x", "realistic", "secret/dir", "images"} {
+	for _, d := range []string{"real/dir", "real/state/x", "real/bell\a", "real/\xff", "realistic", "secret/dir", "images"} {
 		must(t, os.MkdirAll(filepath.Join(base, d), 0o755))
 	}
 	for _, f := range []string{"real/file", "secret/file", "images/disk.qcow2"} {
@@ -35,7 +36,7 @@ func tree(t *testing.T) (string, *hostpath.Policy) {
 	}
 	for link, to := range map[string]string{
 		"rootlink": "real", "real/inside": "dir", "real/outside": "../secret",
-		"real/dangling": "nowhere", "real/loop": "loop", "real/filelink": "../secret/file",
+		"real/tobell": "bell\a", "real/dangling": "nowhere", "real/loop": "loop", "real/filelink": "../secret/file",
 		"images/escape.qcow2": "../secret/file",
 	} {
 		must(t, os.Symlink(to, filepath.Join(base, link)))
@@ -65,7 +66,7 @@ func TestDir(t *testing.T) {
 	}{
 		{path: "/real/dir", want: "/real/dir"},
 		{path: "/rootlink/dir", want: "/real/dir"},
-		{path: "/rootlink", want: "/real"},
+		{path: "/rootlink/inside", want: "/real/dir"},
 		{path: "/real//dir/", want: "/real/dir"},
 		{path: "/real/inside", want: "/real/dir"},
 		{path: "/real/file", err: hostpath.ErrInvalid, says: "not a directory"},
@@ -84,6 +85,11 @@ func TestDir(t *testing.T) {
 		{path: "/real/dir/../../secret", err: hostpath.ErrInvalid, says: ".."},
 		{path: "/real/state", err: hostpath.ErrForbidden, says: "daemon itself"},
 		{path: "/real/state/x", err: hostpath.ErrForbidden, says: "daemon itself"},
+		{path: "/real", err: hostpath.ErrForbidden, says: "lies in it"},
+		{path: "/rootlink", err: hostpath.ErrForbidden, says: "lies in it"},
+		{path: "/real/bell\a", err: hostpath.ErrInvalid, says: "control character"},
+		{path: "/real/\xff", err: hostpath.ErrInvalid, says: "not UTF-8"},
+		{path: "/real/tobell", err: hostpath.ErrInvalid, says: "control character"},
 		{path: "/images", err: hostpath.ErrForbidden}, // a root for images only
 		{path: "/real/dir\x00", err: hostpath.ErrInvalid},
 	}
@@ -136,6 +142,23 @@ func check(t *testing.T, base, got, want string, err, wantErr error, says string
 	}
 	if err == nil && got != base+want {
 		t.Errorf("got %s, want %s", got, base+want)
+	}
+}
+
+// TestDeniedElsewhere: a denied folder is found in a shared one by its real
+// place, whether it exists yet or not.
+func TestDeniedElsewhere(t *testing.T) {
+	base, err := filepath.EvalSymlinks(t.TempDir())
+	must(t, err)
+	must(t, os.MkdirAll(filepath.Join(base, "root/there"), 0o755))
+	must(t, os.MkdirAll(filepath.Join(base, "root/free"), 0o755))
+	must(t, os.Symlink("root/there", filepath.Join(base, "alias")))
+	p, err := hostpath.New(hostpath.Options{Roots: []string{base}, Denied: []string{base + "/alias/not/yet"}})
+	must(t, err)
+	for path, want := range map[string]error{"": hostpath.ErrForbidden, "/root": hostpath.ErrForbidden, "/root/there": hostpath.ErrForbidden, "/root/free": nil} {
+		if _, err := p.Dir(base + path); !errors.Is(err, want) {
+			t.Errorf("%q: got %v, want %v", path, err, want)
+		}
 	}
 }
 
