@@ -27,7 +27,8 @@ import (
 
 // Limits of what Unpack takes.
 type Limits struct {
-	// Entries is the greatest number of files, directories and links.
+	// Entries is the greatest number of files, directories and links, and again
+	// of directories that only the paths of others name.
 	Entries int
 	// Bytes is the greatest size of all files together.
 	Bytes int64
@@ -129,7 +130,7 @@ func Unpack(ctx context.Context, r io.Reader, dir string, limits Limits) error {
 		return err
 	}
 	defer func() { _ = root.Close() }()
-	u := &unpacker{root: root, left: limits.Bytes, modes: map[string]fs.FileMode{}, dirs: map[string]bool{".": true}}
+	u := &unpacker{root: root, left: limits.Bytes, dirsLeft: limits.Entries, modes: map[string]fs.FileMode{}, dirs: map[string]bool{".": true}}
 	t := tar.NewReader(r)
 	for count := 0; ; count++ {
 		if err := ctx.Err(); err != nil {
@@ -154,7 +155,10 @@ func Unpack(ctx context.Context, r io.Reader, dir string, limits Limits) error {
 // unpacker writes entries below a root.
 type unpacker struct {
 	root *os.Root
-	left int64
+	// left is how many bytes files may still have, and dirsLeft how many
+	// directories may still be made: the path of one entry makes many.
+	left     int64
+	dirsLeft int
 	// modes of directories are set at the end: one without write permission
 	// must still be filled.
 	modes map[string]fs.FileMode
@@ -217,6 +221,9 @@ func (u *unpacker) makeDir(name string) error {
 	}
 	switch info, err := u.root.Lstat(name); {
 	case errors.Is(err, fs.ErrNotExist):
+		if u.dirsLeft--; u.dirsLeft < 0 {
+			return refuse(name, "the archive has too many directories")
+		}
 		if err := u.root.Mkdir(name, 0o700); err != nil {
 			return err
 		}
@@ -270,10 +277,20 @@ func (u *unpacker) file(name string, mode fs.FileMode, size int64, body io.Reade
 }
 
 // link makes a symbolic link, if it stays below the root wherever it is read.
+// Dots may only come first: there they lead up through directories, which
+// makeRoom sees to; behind a name that is a link itself, they would lead up from
+// wherever that one leads.
 func (u *unpacker) link(name, target string) error {
 	if target == "" || len(target) > maxName || path.IsAbs(target) ||
 		!filepath.IsLocal(path.Join(path.Dir(name), target)) {
 		return refuse(name, "it is a link that leads out of the directory")
+	}
+	down := false
+	for step := range strings.SplitSeq(target, "/") {
+		if step == ".." && down {
+			return refuse(name, "it is a link that leads down and up again")
+		}
+		down = down || step != ".." && step != "." && step != ""
 	}
 	if err := u.makeRoom(name); err != nil {
 		return err
