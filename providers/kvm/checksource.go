@@ -7,7 +7,7 @@ import (
 	"fmt"
 
 	"sandboxd.dev/sandboxd/providers"
-	"sandboxd.dev/sandboxd/providers/kvm/internal/qemuimg"
+	"sandboxd.dev/sandboxd/providers/internal/qemuimg"
 )
 
 // CheckSource implements providers.Images. It reads the header itself and, of a

@@ -15,10 +15,10 @@ import (
 	"libvirt.org/go/libvirtxml"
 
 	"sandboxd.dev/sandboxd/providers"
+	"sandboxd.dev/sandboxd/providers/internal/qemuimg"
 	"sandboxd.dev/sandboxd/providers/kvm/internal/accel"
 	"sandboxd.dev/sandboxd/providers/kvm/internal/firewall"
 	"sandboxd.dev/sandboxd/providers/kvm/internal/libvirtconn"
-	"sandboxd.dev/sandboxd/providers/kvm/internal/qemuimg"
 )
 
 // Diagnose looks at everything on the host that a provider of these options

@@ -9,7 +9,7 @@ import (
 	"path/filepath"
 
 	"sandboxd.dev/sandboxd/providers"
-	"sandboxd.dev/sandboxd/providers/kvm/internal/qemuimg"
+	"sandboxd.dev/sandboxd/providers/internal/qemuimg"
 )
 
 // sealed is the sidecar of a sealed image.

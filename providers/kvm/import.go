@@ -19,7 +19,7 @@ import (
 
 	v1 "sandboxd.dev/sandboxd/api/v1"
 	"sandboxd.dev/sandboxd/providers"
-	"sandboxd.dev/sandboxd/providers/kvm/internal/qemuimg"
+	"sandboxd.dev/sandboxd/providers/internal/qemuimg"
 )
 
 // importMargin is the space left free besides what an import is known to

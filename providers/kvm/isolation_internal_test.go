@@ -10,9 +10,9 @@ import (
 
 	v1 "sandboxd.dev/sandboxd/api/v1"
 	"sandboxd.dev/sandboxd/providers"
+	"sandboxd.dev/sandboxd/providers/internal/hostnet"
 	"sandboxd.dev/sandboxd/providers/kvm/internal/domain"
 	"sandboxd.dev/sandboxd/providers/kvm/internal/firewall"
-	"sandboxd.dev/sandboxd/providers/kvm/internal/hostnet"
 	"sandboxd.dev/sandboxd/providers/kvm/internal/identity"
 )
 

@@ -14,11 +14,11 @@ import (
 
 	v1 "sandboxd.dev/sandboxd/api/v1"
 	"sandboxd.dev/sandboxd/providers"
+	"sandboxd.dev/sandboxd/providers/internal/qemuimg"
 	"sandboxd.dev/sandboxd/providers/kvm/internal/accel"
 	"sandboxd.dev/sandboxd/providers/kvm/internal/firewall"
 	"sandboxd.dev/sandboxd/providers/kvm/internal/forward"
 	"sandboxd.dev/sandboxd/providers/kvm/internal/libvirtconn"
-	"sandboxd.dev/sandboxd/providers/kvm/internal/qemuimg"
 )
 
 // Accelerator choices of Options.
