@@ -78,9 +78,12 @@ func setDefault[T comparable](v *T, d T) {
 type Controllers struct {
 	manager manager.Manager
 	imports *goldenimage.Imports
+	// cancel ends the imports.
+	cancel context.CancelFunc
 }
 
-// New makes the controllers. Imports that they start end with ctx.
+// New makes the controllers. Imports that they start end with ctx. When it
+// returns, no Sandbox is said to be ready any more: none has been looked at.
 func New(ctx context.Context, o Options) (*Controllers, error) {
 	o.setDefaults()
 	scheme := runtime.NewScheme()
@@ -92,7 +95,8 @@ func New(ctx context.Context, o Options) (*Controllers, error) {
 	skipNameValidation := true // several instances may run in one process, in tests
 	config := manager.Options{
 		Scheme:                 scheme,
-		Logger:                 o.Logger,
+		// What the library says of its own parts is detail.
+		Logger:                 o.Logger.V(1),
 		Metrics:                metricsserver.Options{BindAddress: "0"},
 		HealthProbeBindAddress: "0",
 		// What nobody here reads need not be kept in memory.
@@ -104,7 +108,13 @@ func New(ctx context.Context, o Options) (*Controllers, error) {
 		return nil, fmt.Errorf("make controller manager: %w", err)
 	}
 	c := &Controllers{manager: m}
+	ctx, c.cancel = context.WithCancel(ctx)
 	if err := c.add(ctx, o); err != nil {
+		c.cancel()
+		return nil, err
+	}
+	if err := sandbox.Unobserve(ctx, m.GetAPIReader(), m.GetClient(), time.Now()); err != nil {
+		c.cancel()
 		return nil, err
 	}
 	return c, nil
@@ -114,6 +124,7 @@ func New(ctx context.Context, o Options) (*Controllers, error) {
 // started has returned.
 func (c *Controllers) Start(ctx context.Context) error {
 	err := c.manager.Start(ctx)
+	c.cancel() // the manager may have ended by itself
 	c.imports.Wait()
 	return err
 }
@@ -164,7 +175,7 @@ func (c *Controllers) addImages(o Options, wake queue) error {
 		For(&v1.GoldenImage{}, builder.WithPredicates(specOrDeletionChanged())).
 		Watches(&v1.Sandbox{}, wakeImageOf{}, builder.WithPredicates(cloneChanged())).
 		WatchesRawSource(wake.source()).
-		WithOptions(options(o.Imports + 1)).
+		WithOptions(options(o.Logger.WithName("goldenimage"), o.Imports+1)).
 		Complete(goldenimage.New(goldenimage.Options{
 			Client: c.manager.GetClient(), Recorder: c.manager.GetEventRecorder("sandboxd"),
 			Providers: o.Providers, HostPaths: o.HostPaths, Imports: c.imports, Resync: o.Resync,
@@ -189,15 +200,23 @@ func (c *Controllers) addSandboxes(o Options, wake queue) error {
 		For(&v1.Sandbox{}, builder.WithPredicates(specOrDeletionChanged())).
 		Watches(&v1.GoldenImage{}, handler.EnqueueRequestsFromMapFunc(ofImage), builder.WithPredicates(imageChanged())).
 		WatchesRawSource(wake.source()).
-		WithOptions(options(o.Workers)).
+		WithOptions(options(o.Logger.WithName("sandbox"), o.Workers)).
 		Complete(sandbox.New(sandbox.Options{
 			Client: c.manager.GetClient(), Recorder: c.manager.GetEventRecorder("sandboxd"),
 			Providers: o.Providers, HostPaths: o.HostPaths, Defaults: o.Defaults, Resync: o.Resync,
 		}))
 }
 
-func options(workers int) crcontroller.Options {
-	return crcontroller.Options{MaxConcurrentReconciles: workers, RateLimiter: newRateLimiter()}
+func options(log logr.Logger, workers int) crcontroller.Options {
+	return crcontroller.Options{
+		MaxConcurrentReconciles: workers, RateLimiter: newRateLimiter(),
+		LogConstructor: func(r *reconcile.Request) logr.Logger {
+			if r == nil {
+				return log.V(1) // the library's own words
+			}
+			return log.WithValues("object", r.String())
+		},
+	}
 }
 
 // specOrDeletionChanged lets a controller pass over the echo of its own writes

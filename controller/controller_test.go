@@ -4,11 +4,14 @@ import (
 	"context"
 	"fmt"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
+	"github.com/go-logr/logr/funcr"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	v1 "sandboxd.dev/sandboxd/api/v1"
@@ -431,6 +434,84 @@ func TestRestartOfTheDaemon(t *testing.T) {
 	d.gone(img)
 	if left := d.leftovers(); len(left) != 0 {
 		t.Errorf("left over: %+v", left)
+	}
+}
+
+func TestLogTellsOfSandboxesNotOfTheLibrary(t *testing.T) {
+	d := host(t, fake.Options{})
+	var mu sync.Mutex
+	var lines []string
+	d.log = funcr.New(func(prefix, args string) {
+		mu.Lock()
+		defer mu.Unlock()
+		lines = append(lines, prefix+" "+args)
+	}, funcr.Options{}) // no detail
+	d.start()
+	tooSmall := resource.MustParse("1Mi")
+	good, bad := newSandbox("good"), newSandbox("bad", func(s *v1.Sandbox) { s.Spec.DiskSize = &tooSmall })
+	d.create(goldenImage("golden"), good, bad)
+	until(d, good, "ready", ready)
+	until(d, bad, "stalled", because(v1.ConditionStalled, v1.ReasonInvalid))
+	d.stop()
+	mu.Lock()
+	defer mu.Unlock()
+	stalled := 0
+	for _, line := range lines {
+		switch {
+		case strings.Contains(line, `"msg"="stalled"`) && strings.Contains(line, "default/bad"):
+			stalled++
+		case strings.Contains(line, "looking at everything again"): // a provider that was reached
+		case strings.HasPrefix(line, "events "): // one that was about to be written at the end
+		default:
+			t.Errorf("logged: %s", line)
+		}
+	}
+	if stalled == 0 {
+		t.Errorf("the stalled sandbox is not in the log: %q", lines)
+	}
+}
+
+// blind is a provider that shows its machines only once it is told to.
+type blind struct {
+	providers.Provider
+	see chan struct{}
+}
+
+func (b blind) GetMachine(ctx context.Context, id types.UID) (providers.Machine, error) {
+	select {
+	case <-b.see:
+		return b.Provider.GetMachine(ctx, id)
+	case <-ctx.Done():
+		return providers.Machine{}, ctx.Err()
+	}
+}
+
+func TestNothingIsClaimedAfterARestartBeforeItIsSeen(t *testing.T) {
+	d := host(t, fake.Options{})
+	d.start()
+	on := newSandbox("on")
+	off := newSandbox("off", func(s *v1.Sandbox) { s.Spec.PowerState = v1.PowerStopped })
+	d.create(goldenImage("golden"), on, off)
+	until(d, on, "ready", ready)
+	until(d, off, "off", because(v1.ConditionReady, v1.ReasonStopped))
+	d.stop()
+	see := make(chan struct{})
+	d.wrap = func(p providers.Provider) providers.Provider { return blind{p, see} }
+	d.start()
+	must(t, d.client.Get(t.Context(), client.ObjectKeyFromObject(on), on))
+	for _, claim := range []string{v1.ConditionReady, v1.ConditionNetworkIsolated} {
+		if c := condition(on, claim); c.Status != metav1.ConditionUnknown || c.Reason != v1.ReasonNotObserved {
+			t.Errorf("nobody has looked, but %s is %+v", claim, c)
+		}
+	}
+	must(t, d.client.Get(t.Context(), client.ObjectKeyFromObject(off), off))
+	if c := condition(off, v1.ConditionReady); c.Status != metav1.ConditionFalse || c.Reason != v1.ReasonStopped {
+		t.Errorf("what claims nothing has become %+v", c)
+	}
+	close(see)
+	until(d, on, "ready again", ready)
+	if c := condition(on, v1.ConditionNetworkIsolated); c.Status != metav1.ConditionTrue {
+		t.Errorf("ready, but the network is %+v", c)
 	}
 }
 

@@ -43,6 +43,8 @@ type daemon struct {
 	wrap  func(providers.Provider) providers.Provider
 	// sweep is the interval of the garbage collection.
 	sweep time.Duration
+	// log gets what the controllers log; the zero Logger means the test's.
+	log logr.Logger
 
 	client   client.WithWatch
 	instance providers.Instance
@@ -81,8 +83,8 @@ func (d *daemon) start() {
 	if d.wrap != nil {
 		p = d.wrap(p)
 	}
-	log := logr.Discard()
-	if testing.Verbose() {
+	log := d.log
+	if log.IsZero() && testing.Verbose() {
 		log = testr.NewWithInterface(t, testr.Options{Verbosity: 1})
 	}
 	c, err := controller.New(ctx, controller.Options{

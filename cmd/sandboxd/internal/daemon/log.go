@@ -28,10 +28,11 @@ func NewLogger(c config.Log, w io.Writer) logr.Logger {
 	return logr.FromSlogHandler(handler)
 }
 
-// AdoptLoggers makes the libraries that log by themselves use the logger. It
-// changes the process and is called once, by main.
+// AdoptLoggers makes the libraries that log by themselves use the logger; what
+// is of no weight to them is detail here. It changes the process and is called
+// once, by main.
 func AdoptLoggers(log logr.Logger) {
 	slog.SetDefault(slog.New(logr.ToSlogHandler(log.WithName("library"))))
 	klog.SetLogger(log.WithName("client"))
-	crlog.SetLogger(log.WithName("controller"))
+	crlog.SetLogger(log.WithName("controller").V(1))
 }
