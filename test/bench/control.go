@@ -32,13 +32,17 @@ func (b *bench) control(ctx context.Context) error {
 	if err := sleep(ctx, 2*time.Second); err != nil {
 		return err
 	}
-	if err := memory(d, "rss_idle"); err != nil {
+	if err := memory(d, "VmRSS", "rss_idle"); err != nil {
 		return err
 	}
 	if err := os.WriteFile(filepath.Join(b.dir, "disk.raw"), bytes.Repeat([]byte("disk"), 1<<18), 0o644); err != nil {
 		return err
 	}
 	manifest, err := b.manifest()
+	if err != nil {
+		return err
+	}
+	before, err := d.cpu()
 	if err != nil {
 		return err
 	}
@@ -53,6 +57,16 @@ func (b *bench) control(ctx context.Context) error {
 	took := time.Since(start).Seconds()
 	figure("apply_to_ready_1000", took, "s")
 	figure("apply_to_ready_rate", sandboxes/took, "sandboxes/s")
+	after, err := d.cpu()
+	if err != nil {
+		return err
+	}
+	// Processor time tells more than the rate where others use the machine too.
+	figure("apply_to_ready_cpu_daemon", 1000*(after-before)/sandboxes, "ms_of_cpu/sandbox")
+	figure("apply_to_ready_cpu_client", 1000*d.clientCPU/sandboxes, "ms_of_cpu/sandbox")
+	if err := memory(d, "VmHWM", "rss_peak_1000"); err != nil {
+		return err
+	}
 	if err := b.atRest(ctx, d); err != nil {
 		return err
 	}
@@ -82,11 +96,12 @@ func (b *bench) atRest(ctx context.Context, d *daemon) error {
 		return err
 	}
 	figure("idle_cpu_1000", 100*(after-before)/time.Since(start).Seconds(), "%_of_a_core")
-	return memory(d, "rss_1000")
+	return memory(d, "VmRSS", "rss_1000")
 }
 
-func memory(d *daemon, name string) error {
-	rss, err := d.rss()
+// memory prints a line of the daemon's /proc status under a name.
+func memory(d *daemon, line, name string) error {
+	rss, err := d.memory(line)
 	if err != nil {
 		return err
 	}

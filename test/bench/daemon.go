@@ -28,6 +28,8 @@ type daemon struct {
 	exited chan error
 	log    *os.File
 	client *client.Client
+	// clientCPU is the processor time that commands against it took, in seconds.
+	clientCPU float64
 }
 
 // startDaemon starts a daemon and waits until it answers.
@@ -105,22 +107,23 @@ func (d *daemon) run(ctx context.Context, args ...string) (string, error) {
 	if err := cmd.Run(); err != nil {
 		return "", fmt.Errorf("sandboxd %s: %w: %s", strings.Join(args, " "), err, errs.String())
 	}
+	d.clientCPU += (cmd.ProcessState.UserTime() + cmd.ProcessState.SystemTime()).Seconds()
 	return out.String(), nil
 }
 
-// rss is the daemon's resident memory, in megabytes.
-func (d *daemon) rss() (float64, error) {
+// memory is a line of the daemon's /proc status, such as VmRSS, in megabytes.
+func (d *daemon) memory(line string) (float64, error) {
 	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", d.cmd.Process.Pid))
 	if err != nil {
 		return 0, err
 	}
-	for line := range strings.Lines(string(b)) {
-		if rest, ok := strings.CutPrefix(line, "VmRSS:"); ok {
+	for l := range strings.Lines(string(b)) {
+		if rest, ok := strings.CutPrefix(l, line+":"); ok {
 			kb, err := strconv.ParseFloat(strings.TrimSuffix(strings.TrimSpace(rest), " kB"), 64)
 			return kb / 1024, err
 		}
 	}
-	return 0, errors.New("no VmRSS")
+	return 0, fmt.Errorf("no %s", line)
 }
 
 // clockTick is the unit of process times in /proc, in seconds (USER_HZ is 100

@@ -11,11 +11,8 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
-	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/cli-runtime/pkg/printers"
 
-	v1 "sandboxd.dev/sandboxd/api/v1"
-	"sandboxd.dev/sandboxd/apiserver"
 	"sandboxd.dev/sandboxd/cmd/sandboxd/internal/kube"
 )
 
@@ -164,109 +161,6 @@ func essence(u *unstructured.Unstructured) map[string]any {
 	}
 	unstructured.RemoveNestedField(u.Object, "status")
 	return u.Object
-}
-
-// try lets the daemon try everything without storing it.
-func (p *applier) try(ctx context.Context, api *kube.API, targets []target) ([]outcome, error) {
-	t := &trial{api: api, force: p.force, images: map[string]bool{}, namespaces: map[string]bool{}}
-	for _, o := range targets {
-		switch o.GroupVersionKind().GroupKind() {
-		case v1.GroupVersion.WithKind("GoldenImage").GroupKind():
-			t.images[o.GetName()] = true
-		case schema.GroupKind{Kind: "Namespace"}:
-			t.namespaces[o.GetName()] = true
-		}
-	}
-	return each(ctx, targets, func(ctx context.Context, o target) (outcome, error) {
-		result, err := t.one(ctx, o)
-		if err != nil {
-			return result, o.Errorf("%w", explainConflict(err))
-		}
-		return result, nil
-	})
-}
-
-// trial tries objects.
-type trial struct {
-	api   *kube.API
-	force bool
-	// images and namespaces of the same apply.
-	images, namespaces map[string]bool
-}
-
-func (t *trial) one(ctx context.Context, o target) (outcome, error) {
-	if err := t.checkImage(ctx, o); err != nil {
-		return outcome{}, err
-	}
-	live, err := t.api.Objects(o.Resource, o.GetNamespace()).Get(ctx, o.GetName(), metav1.GetOptions{})
-	if apierrors.IsNotFound(err) {
-		live, err = nil, nil
-	}
-	if err != nil {
-		return outcome{}, err
-	}
-	after, err := t.api.Apply(ctx, o.Resource, o.Unstructured, t.force, true)
-	if live == nil && isNamespaceMissing(err) {
-		if !t.namespaces[o.GetNamespace()] {
-			return outcome{}, fmt.Errorf("the namespace %s of %s does not exist: apply a Namespace with it, or use another", o.GetNamespace(), o.ID())
-		}
-		after, err = t.elsewhere(ctx, o)
-	}
-	if err != nil {
-		return outcome{}, err
-	}
-	return outcome{after, live, verbFor(live, after)}, nil
-}
-
-// checkImage refuses a sandbox whose image is nowhere.
-func (t *trial) checkImage(ctx context.Context, o target) error {
-	if o.GroupVersionKind().GroupKind() != v1.GroupVersion.WithKind("Sandbox").GroupKind() {
-		return nil
-	}
-	image, found, err := unstructured.NestedString(o.Object.Object, "spec", "image")
-	if err != nil || !found || image == "" || t.images[image] {
-		return nil // the schema has its say
-	}
-	images, err := t.api.OfKind(v1.GroupVersion.WithKind("GoldenImage"))
-	if err != nil {
-		return err
-	}
-	_, err = t.api.Objects(images, "").Get(ctx, image, metav1.GetOptions{})
-	if apierrors.IsNotFound(err) {
-		return fmt.Errorf("%s: there is no GoldenImage %q: apply one first or together with it", o.ID(), image)
-	}
-	return err
-}
-
-// elsewhere tries an object whose namespace is yet to be made: in the default
-// namespace under a made-up name, after checking it here under its own.
-func (t *trial) elsewhere(ctx context.Context, o target) (*unstructured.Unstructured, error) {
-	validator, err := apiserver.NewValidator(v1.CRDs)
-	if err != nil {
-		return nil, err
-	}
-	after, err := validator.Validate(ctx, o.Unstructured)
-	if err != nil {
-		return nil, err
-	}
-	u := o.DeepCopy()
-	u.SetNamespace(metav1.NamespaceDefault)
-	u.SetName("")
-	u.SetGenerateName("sandboxd-dry-run-")
-	_, err = t.api.Objects(o.Resource, metav1.NamespaceDefault).Create(ctx, u, metav1.CreateOptions{
-		DryRun: []string{metav1.DryRunAll}, FieldManager: kube.FieldManager, FieldValidation: metav1.FieldValidationStrict,
-	})
-	return after, err
-}
-
-// isNamespaceMissing tells whether a write failed for want of its namespace.
-func isNamespaceMissing(err error) bool {
-	var status apierrors.APIStatus
-	if !apierrors.IsNotFound(err) || !errors.As(err, &status) {
-		return false
-	}
-	d := status.Status().Details
-	return d != nil && d.Kind == "namespaces" && d.Group == ""
 }
 
 // explainConflict says what to do about fields that others own.

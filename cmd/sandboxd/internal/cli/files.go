@@ -62,7 +62,7 @@ func (a *app) place(o manifest.Object, namespaced bool) error {
 }
 
 // parallel is how many requests are made at a time.
-const parallel = 8
+const parallel = 16
 
 // each does something for every element, several at a time, and returns the
 // results in order with the first error, in order too.

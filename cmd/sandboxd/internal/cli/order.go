@@ -6,7 +6,6 @@ import (
 
 	"k8s.io/apimachinery/pkg/runtime/schema"
 
-	v1 "sandboxd.dev/sandboxd/api/v1"
 	"sandboxd.dev/sandboxd/cmd/sandboxd/internal/manifest"
 )
 
@@ -16,13 +15,13 @@ const rankSandbox = 4
 // rank orders kinds so that what others need comes first.
 func rank(gk schema.GroupKind) int {
 	switch gk {
-	case schema.GroupKind{Kind: "Namespace"}:
+	case kindNamespace:
 		return 0
 	case schema.GroupKind{Kind: "Secret"}:
 		return 1
-	case v1.GroupVersion.WithKind("GoldenImage").GroupKind():
+	case kindGoldenImage:
 		return 3
-	case v1.GroupVersion.WithKind("Sandbox").GroupKind():
+	case kindSandbox:
 		return rankSandbox
 	default:
 		return 2

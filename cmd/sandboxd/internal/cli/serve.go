@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
-	"runtime/debug"
 	"strings"
 	"syscall"
 	"time"
@@ -47,11 +46,6 @@ func (s *settings) load() (config.Config, error) {
 	return config.Load(config.ThisHost(), s.file, given)
 }
 
-// gcPercent makes the garbage collector run earlier than Go's default of 100:
-// the daemon keeps every object in memory for good and makes little garbage, so
-// memory is worth more than the time.
-const gcPercent = 50
-
 func (a *app) serve() *cobra.Command {
 	var simulate bool
 	cmd := &cobra.Command{
@@ -83,9 +77,6 @@ sandboxd serve --simulate --data-dir /tmp/sandboxd`),
 		}
 		log := daemon.NewLogger(c.Log, a.Err)
 		daemon.AdoptLoggers(log)
-		if os.Getenv("GOGC") == "" {
-			debug.SetGCPercent(gcPercent)
-		}
 		ctx, stop := a.untilStopped(cmd.Context())
 		defer stop()
 		info := a.build

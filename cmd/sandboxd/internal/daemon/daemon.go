@@ -108,6 +108,7 @@ func serve(ctx context.Context, o Options, server *apiserver.Server, l net.Liste
 	}
 	group.Go(func() error { return server.Serve(ctx, l) })
 	group.Go(func() error { return controllers.Start(ctx) })
+	group.Go(func() error { tuneMemory(ctx); return nil })
 	group.Go(func() error { probe(ctx, o.Logger, set); return nil })
 	o.Logger.Info("Serving", "socket", o.Config.Socket, "version", o.Version.GitVersion, "simulate", o.Simulate)
 	o.Notify("READY=1")

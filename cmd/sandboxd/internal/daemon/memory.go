@@ -1,0 +1,87 @@
+package daemon
+
+import (
+	"context"
+	"os"
+	"runtime/debug"
+	"runtime/metrics"
+	"time"
+)
+
+const (
+	// gcPercent lets the heap grow to three times of what is alive before it is
+	// collected. What is alive is mostly every object there is, whose marking
+	// would else take a third of the time of a thousand sandboxes being made.
+	gcPercent = 200
+	// trimInterval is how often the daemon looks whether it is at rest.
+	trimInterval = 5 * time.Second
+	// restBytes is the most that a daemon at rest allocates in an interval.
+	restBytes = 4 << 20
+	// worthTrimming is how many bytes there must be to return to the system.
+	worthTrimming = 16 << 20
+)
+
+// tuneMemory trades memory for time while there is work, and returns the memory
+// to the system once there is none, until the context ends. Who sets $GOGC has
+// decided otherwise.
+func tuneMemory(ctx context.Context) {
+	if os.Getenv("GOGC") != "" {
+		return
+	}
+	debug.SetGCPercent(gcPercent)
+	var t trimmer
+	ticker := time.NewTicker(trimInterval)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-ticker.C:
+			if t.due(readMemory()) {
+				debug.FreeOSMemory()
+				t.done(readMemory())
+			}
+		}
+	}
+}
+
+// memory is what trimming is decided by, in bytes.
+type memory struct {
+	// allocated is the sum of all allocations since the start.
+	allocated uint64
+	// heap is what the heap takes of the system: objects, dead ones included,
+	// and free room that was not returned.
+	heap uint64
+}
+
+// trimmer decides when memory is returned.
+type trimmer struct {
+	allocated uint64 // at the last look
+	floor     uint64 // heap after the last trim
+}
+
+// due tells whether the daemon has come to rest with memory that it does not
+// need. Trimming collects the whole heap, which is worth it once after a burst
+// but not over and over.
+func (t *trimmer) due(m memory) bool {
+	resting := m.allocated-t.allocated < restBytes
+	t.allocated = m.allocated
+	return resting && m.heap >= t.floor+worthTrimming
+}
+
+// done tells what was left by a trim.
+func (t *trimmer) done(m memory) { t.allocated, t.floor = m.allocated, m.heap }
+
+func readMemory() memory {
+	samples := []metrics.Sample{
+		{Name: "/gc/heap/allocs:bytes"},
+		{Name: "/memory/classes/heap/objects:bytes"},
+		{Name: "/memory/classes/heap/unused:bytes"},
+		{Name: "/memory/classes/heap/free:bytes"},
+	}
+	metrics.Read(samples)
+	return memory{
+		allocated: samples[0].Value.Uint64(),
+		heap:      samples[1].Value.Uint64() + samples[2].Value.Uint64() + samples[3].Value.Uint64(),
+	}
+}

@@ -1,0 +1,48 @@
+package daemon
+
+import "testing"
+
+func TestTrimmer(t *testing.T) {
+	const mb = 1 << 20
+	var trim trimmer
+	steps := []struct {
+		name string
+		m    memory
+		due  bool
+		left uint64 // heap after the trim
+	}{
+		{"starting", memory{allocated: 40 * mb, heap: 40 * mb}, false, 0},
+		{"at rest after the start", memory{allocated: 41 * mb, heap: 40 * mb}, true, 20 * mb},
+		{"at rest", memory{allocated: 43 * mb, heap: 22 * mb}, false, 0},
+		{"a burst", memory{allocated: 900 * mb, heap: 200 * mb}, false, 0},
+		{"more of it", memory{allocated: 1200 * mb, heap: 250 * mb}, false, 0},
+		{"at rest after it", memory{allocated: 1201 * mb, heap: 250 * mb}, true, 60 * mb},
+		{"slow garbage", memory{allocated: 1204 * mb, heap: 63 * mb}, false, 0},
+		{"much slow garbage", memory{allocated: 1207 * mb, heap: 76 * mb}, true, 60 * mb},
+		{"less than before", memory{allocated: 1208 * mb, heap: 30 * mb}, false, 0},
+	}
+	for _, s := range steps {
+		due := trim.due(s.m)
+		if due != s.due {
+			t.Errorf("%s: due %v, want %v", s.name, due, s.due)
+		}
+		if due {
+			trim.done(memory{allocated: s.m.allocated, heap: s.left})
+		}
+	}
+}
+
+func TestReadMemory(t *testing.T) {
+	before := readMemory()
+	if before.allocated == 0 || before.heap == 0 {
+		t.Fatalf("nothing was read: %+v", before)
+	}
+	garbage = make([]byte, 32<<20)
+	after := readMemory()
+	garbage = nil
+	if after.allocated-before.allocated < 32<<20 {
+		t.Errorf("an allocation of 32 MiB raised the sum by %d bytes only", after.allocated-before.allocated)
+	}
+}
+
+var garbage []byte
