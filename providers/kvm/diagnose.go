@@ -15,6 +15,7 @@ import (
 	"libvirt.org/go/libvirtxml"
 
 	"sandboxd.dev/sandboxd/providers"
+	"sandboxd.dev/sandboxd/providers/internal/files"
 	"sandboxd.dev/sandboxd/providers/internal/qemuimg"
 	"sandboxd.dev/sandboxd/providers/kvm/internal/accel"
 	"sandboxd.dev/sandboxd/providers/kvm/internal/firewall"
@@ -114,7 +115,7 @@ func diagnoseDriver(caps libvirtxml.Caps) providers.Finding {
 // diagnoseConsole looks for virtlogd, which bounds consoles' logs.
 func diagnoseConsole(runDir string) providers.Finding {
 	const check = "console logs"
-	if exists(filepath.Join(runDir, "virtlogd-sock")) {
+	if files.Exists(filepath.Join(runDir, "virtlogd-sock")) {
 		return ok(check, "virtlogd rotates them")
 	}
 	return warning(check, "systemctl enable --now virtlogd.socket",
@@ -135,7 +136,7 @@ func diagnoseAcceleration(o Options, probe func() accel.Result, device string, u
 	if o.Accelerator == AcceleratorTCG {
 		return warning(check, "set the accelerator to auto", "machines are emulated in software, as configured")
 	}
-	if uid > 0 && exists(device) {
+	if uid > 0 && files.Exists(device) {
 		if denied, err := deniedTo(uid, gid, device, unix.R_OK|unix.W_OK); err == nil && denied != "" {
 			return warning(check, "chgrp kvm "+device+" && chmod 660 "+device,
 				"%s may not be used by QEMU's user %d: machines are slow, and libvirt looks at QEMU anew at every start, for up to 86 s", device, uid)
@@ -210,7 +211,7 @@ func diagnoseDataDir(o Options, uid, gid int) providers.Finding {
 		return ok(check, "QEMU runs as root, or its user is not known")
 	}
 	dir := o.DataDir
-	for !exists(dir) {
+	for !files.Exists(dir) {
 		dir = filepath.Dir(dir)
 	}
 	denied, err := deniedTo(uid, gid, dir, unix.X_OK)

@@ -23,7 +23,7 @@ const agentReply = 10
 // libvirt and holds up other machines there.
 func (p *Provider) agentOf(id types.UID) *agent.Client {
 	return agent.New(func(ctx context.Context, command string) (string, error) {
-		unlock, err := p.locks.lock(ctx, "agent "+string(id))
+		unlock, err := p.locks.Lock(ctx, "agent "+string(id))
 		if err != nil {
 			return "", err
 		}

@@ -116,7 +116,7 @@ func (p *Provider) guestState(ctx context.Context, m machine) guestState {
 	if !s.due(time.Now()) {
 		return s
 	}
-	unlock, err := p.locks.lock(ctx, "agent "+string(m.id))
+	unlock, err := p.locks.Lock(ctx, "agent "+string(m.id))
 	if err != nil {
 		return guestState{agent: providers.AgentUnknown}
 	}
@@ -187,7 +187,7 @@ func (p *Provider) claims(ctx context.Context, id types.UID, g guestState) []net
 	if time.Since(g.claimsAt) < answerLasts {
 		return g.claims
 	}
-	unlock, err := p.locks.lock(ctx, "agent "+string(id))
+	unlock, err := p.locks.Lock(ctx, "agent "+string(id))
 	if err != nil {
 		return nil
 	}

@@ -38,7 +38,7 @@ func (p *Provider) facts(ctx context.Context) (facts, error) {
 	if known := h.known.Load(); known != nil {
 		return *known, nil
 	}
-	unlock, err := p.locks.lock(ctx, "host facts")
+	unlock, err := p.locks.Lock(ctx, "host facts")
 	if err != nil {
 		return facts{}, err
 	}

@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 
 	"sandboxd.dev/sandboxd/providers"
+	"sandboxd.dev/sandboxd/providers/internal/files"
 	"sandboxd.dev/sandboxd/providers/internal/qemuimg"
 )
 
@@ -67,7 +68,7 @@ func (p *Provider) DeleteImage(ctx context.Context, ref providers.ImageRef) erro
 	if err := checkRef(ref); err != nil {
 		return err
 	}
-	unlock, err := p.locks.lock(ctx, imageObject(ref))
+	unlock, err := p.locks.Lock(ctx, imageObject(ref))
 	if err != nil {
 		return err
 	}
@@ -81,7 +82,7 @@ func (p *Provider) DeleteImage(ctx context.Context, ref providers.ImageRef) erro
 	}
 	found := false
 	for _, path := range []string{p.data.sidecar(ref), p.data.image(ref), p.data.staging(ref)} {
-		if !exists(path) {
+		if !files.Exists(path) {
 			continue
 		}
 		found = true
@@ -130,7 +131,7 @@ func readDisk(path string) (qemuimg.Header, error) {
 // disk, and the sidecar that says so comes last.
 func (p *Provider) seal(spec providers.ImageSpec, from string, img providers.Image) (providers.Image, error) {
 	to := p.data.image(spec.ImageRef)
-	if err := syncFile(from); err != nil {
+	if err := files.Sync(from); err != nil {
 		return providers.Image{}, err
 	}
 	if err := os.Chmod(from, 0o444); err != nil {
@@ -140,7 +141,7 @@ func (p *Provider) seal(spec providers.ImageSpec, from string, img providers.Ima
 	if err != nil {
 		return providers.Image{}, err
 	}
-	img.ActualSize = allocated(info)
+	img.ActualSize = files.Allocated(info)
 	b, err := json.MarshalIndent(sealed{p.opts.Instance, spec.Name, img}, "", "  ")
 	if err != nil {
 		return providers.Image{}, err
@@ -148,11 +149,11 @@ func (p *Provider) seal(spec providers.ImageSpec, from string, img providers.Ima
 	if err := os.Rename(from, to); err != nil {
 		return providers.Image{}, err
 	}
-	if err := syncDir(filepath.Dir(to)); err != nil {
+	if err := files.SyncDir(filepath.Dir(to)); err != nil {
 		return providers.Image{}, err
 	}
-	if err := writeFile(p.data.sidecar(spec.ImageRef), append(b, '\n'), 0o444); err != nil {
+	if err := files.Write(p.data.sidecar(spec.ImageRef), append(b, '\n'), 0o444); err != nil {
 		return providers.Image{}, err
 	}
-	return img, syncDir(p.data.images())
+	return img, files.SyncDir(p.data.images())
 }

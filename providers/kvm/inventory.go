@@ -15,6 +15,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 
 	"sandboxd.dev/sandboxd/providers"
+	"sandboxd.dev/sandboxd/providers/internal/files"
 	"sandboxd.dev/sandboxd/providers/kvm/internal/domain"
 	"sandboxd.dev/sandboxd/providers/kvm/internal/identity"
 	"sandboxd.dev/sandboxd/providers/kvm/internal/libvirtconn"
@@ -295,7 +296,7 @@ func (p *Provider) removeNetwork(ctx context.Context, object, id string) error {
 	if !ok {
 		return p.notOurNetwork(ctx, object, id)
 	}
-	unlock, err := p.locks.lock(ctx, "network "+id)
+	unlock, err := p.locks.Lock(ctx, "network "+id)
 	if err != nil {
 		return err
 	}
@@ -324,7 +325,7 @@ func (p *Provider) notOurNetwork(ctx context.Context, object, id string) error {
 
 // removeMachineFile removes one file of a machine that does not exist.
 func (p *Provider) removeMachineFile(ctx context.Context, object string, id types.UID, rest []string) error {
-	unlock, err := p.locks.lock(ctx, machineObject(id))
+	unlock, err := p.locks.Lock(ctx, machineObject(id))
 	if err != nil {
 		return err
 	}
@@ -336,7 +337,7 @@ func (p *Provider) removeMachineFile(ctx context.Context, object string, id type
 		return err
 	}
 	dir := p.data.machineDir(id)
-	if len(rest) == 1 && rest[0] == filepath.Base(p.data.networkRef(id)) && exists(p.data.networkRef(id)) {
+	if len(rest) == 1 && rest[0] == filepath.Base(p.data.networkRef(id)) && files.Exists(p.data.networkRef(id)) {
 		if err := p.leaveAnyNetwork(ctx, id, machine{}); err != nil {
 			return err
 		}
@@ -353,7 +354,7 @@ func (p *Provider) removeImageFile(ctx context.Context, object string, id types.
 		revision = strings.TrimSuffix(rest[0], path.Ext(rest[0]))
 	}
 	ref := providers.ImageRef{UID: id, Revision: revision}
-	unlock, err := p.locks.lock(ctx, imageObject(ref))
+	unlock, err := p.locks.Lock(ctx, imageObject(ref))
 	if err != nil {
 		return err
 	}
@@ -381,7 +382,7 @@ func (p *Provider) removePath(object, dir string, rest []string) error {
 	if len(rest) == 1 {
 		target, remove = filepath.Join(dir, rest[0]), os.RemoveAll
 	}
-	if !exists(target) {
+	if !files.Exists(target) {
 		return providers.Errorf(providers.ErrNotFound, object, "it does not exist")
 	}
 	if err := remove(target); err != nil {

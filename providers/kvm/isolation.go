@@ -71,7 +71,7 @@ func (p *Provider) mend(ctx context.Context, m machine, n identity.Network, s si
 	if s.absent || (s.rulesErr == nil && (!known || s.rules.Permits(g))) {
 		return
 	}
-	unlock, err := p.locks.lock(ctx, machineObject(m.id))
+	unlock, err := p.locks.Lock(ctx, machineObject(m.id))
 	if err != nil {
 		return
 	}

@@ -9,8 +9,6 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"sync"
-	"sync/atomic"
 	"testing"
 	"time"
 
@@ -20,6 +18,7 @@ import (
 
 	v1 "sandboxd.dev/sandboxd/api/v1"
 	"sandboxd.dev/sandboxd/providers"
+	"sandboxd.dev/sandboxd/providers/internal/files"
 	"sandboxd.dev/sandboxd/providers/kvm/internal/accel"
 )
 
@@ -208,7 +207,7 @@ func TestImportSurvivesWhatWasLeft(t *testing.T) {
 		if info, err := os.Stat(p.data.image(ref)); err != nil || info.Mode().Perm() != 0o444 {
 			t.Errorf("%s: %v, %v", name, info.Mode(), err)
 		}
-		if exists(p.data.staging(ref)) {
+		if files.Exists(p.data.staging(ref)) {
 			t.Errorf("%s: the import left its staging folder", name)
 		}
 		if err := p.DeleteImage(ctx, ref); err != nil {
@@ -259,40 +258,6 @@ func TestNamesThatCannotBeFiles(t *testing.T) {
 		if got, ok := l.refOf(path); ok {
 			t.Errorf("%s is taken for %+v", path, got)
 		}
-	}
-}
-
-func TestLocks(t *testing.T) {
-	l := newLocks()
-	ctx := context.Background()
-	var inside atomic.Int32
-	var work sync.WaitGroup
-	for range 50 {
-		work.Go(func() {
-			unlock, err := l.lock(ctx, "a")
-			if err != nil {
-				t.Error(err)
-				return
-			}
-			defer unlock()
-			if inside.Add(1) != 1 {
-				t.Error("two are inside")
-			}
-			inside.Add(-1)
-		})
-	}
-	work.Wait()
-	one, _ := l.share(ctx, "a")
-	two, _ := l.share(ctx, "a")
-	short, cancel := context.WithTimeout(ctx, 20*time.Millisecond)
-	defer cancel()
-	if _, err := l.lock(short, "a"); !errors.Is(err, context.DeadlineExceeded) {
-		t.Errorf("a writer among readers: %v", err)
-	}
-	one()
-	two()
-	if len(l.held) != 0 {
-		t.Errorf("%d locks are kept for nobody", len(l.held))
 	}
 }
 

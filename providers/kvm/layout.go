@@ -13,6 +13,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 
 	"sandboxd.dev/sandboxd/providers"
+	"sandboxd.dev/sandboxd/providers/internal/files"
 )
 
 // layout names everything in the data folder:
@@ -85,7 +86,7 @@ func (l layout) claim(instance providers.Instance) error {
 	was, err := os.ReadFile(mark)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
-		return writeFile(mark, []byte(string(instance)+"\n"), fileMode)
+		return files.Write(mark, []byte(string(instance)+"\n"), fileMode)
 	case err != nil:
 		return err
 	case strings.TrimSpace(string(was)) != string(instance):
@@ -110,43 +111,4 @@ func checkRef(r providers.ImageRef) error {
 func isUUID(id types.UID) bool {
 	u, err := uuid.Parse(string(id))
 	return err == nil && u.String() == string(id)
-}
-
-// writeFile replaces a file as a whole, on disk when it returns.
-func writeFile(path string, data []byte, mode os.FileMode) error {
-	tmp, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+"-*")
-	if err != nil {
-		return err
-	}
-	defer func() { _ = os.Remove(tmp.Name()) }()
-	_, err = tmp.Write(data)
-	err = errors.Join(err, tmp.Chmod(mode), tmp.Sync(), tmp.Close())
-	if err != nil {
-		return err
-	}
-	if err := os.Rename(tmp.Name(), path); err != nil {
-		return err
-	}
-	return syncDir(filepath.Dir(path))
-}
-
-func syncDir(dir string) error {
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	return errors.Join(d.Sync(), d.Close())
-}
-
-func syncFile(path string) error {
-	f, err := os.Open(path)
-	if err != nil {
-		return err
-	}
-	return errors.Join(f.Sync(), f.Close())
-}
-
-func exists(path string) bool {
-	_, err := os.Lstat(path)
-	return err == nil
 }

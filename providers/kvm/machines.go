@@ -13,6 +13,7 @@ import (
 	v1 "sandboxd.dev/sandboxd/api/v1"
 	"sandboxd.dev/sandboxd/guest/cloudinit"
 	"sandboxd.dev/sandboxd/providers"
+	"sandboxd.dev/sandboxd/providers/internal/files"
 	"sandboxd.dev/sandboxd/providers/internal/qemuimg"
 	"sandboxd.dev/sandboxd/providers/kvm/internal/domain"
 	"sandboxd.dev/sandboxd/providers/kvm/internal/identity"
@@ -27,7 +28,7 @@ func (p *Provider) EnsureMachine(ctx context.Context, spec providers.MachineSpec
 	if err := validate(spec); err != nil {
 		return err
 	}
-	unlock, err := p.locks.lock(ctx, machineObject(spec.ID))
+	unlock, err := p.locks.Lock(ctx, machineObject(spec.ID))
 	if err != nil {
 		return err
 	}
@@ -57,7 +58,7 @@ func (p *Provider) make(ctx context.Context, spec providers.MachineSpec, was mac
 	if err != nil {
 		return err
 	}
-	if err := mkdir(p.data.machineDir(spec.ID), dirMode); err != nil {
+	if err := files.Mkdir(p.data.machineDir(spec.ID), dirMode); err != nil {
 		return p.fileError(object, err)
 	}
 	image, err := p.ensureDisk(ctx, spec)
@@ -113,7 +114,7 @@ func (p *Provider) define(ctx context.Context, spec providers.MachineSpec, text 
 // image that it lies on.
 func (p *Provider) ensureDisk(ctx context.Context, spec providers.MachineSpec) (providers.ImageRef, error) {
 	object, path := machineObject(spec.ID), p.data.disk(spec.ID)
-	if !exists(path) {
+	if !files.Exists(path) {
 		return spec.Image, p.cloneImage(ctx, spec.ID, spec.Image, spec.DiskBytes, false)
 	}
 	h, image, err := p.ownDisk(spec.ID)
@@ -161,7 +162,7 @@ func (p *Provider) cloneImage(ctx context.Context, id types.UID, image providers
 	if err := checkRef(image); err != nil {
 		return err
 	}
-	unlock, err := p.locks.share(ctx, imageObject(image))
+	unlock, err := p.locks.Share(ctx, imageObject(image))
 	if err != nil {
 		return err
 	}
@@ -181,7 +182,7 @@ func (p *Provider) cloneImage(ctx context.Context, id types.UID, image providers
 		_ = os.Remove(next)
 		return p.fileError(object, err)
 	}
-	if !replace && exists(path) {
+	if !replace && files.Exists(path) {
 		return os.Remove(next)
 	}
 	return p.fileError(object, os.Rename(next, path))
@@ -216,7 +217,7 @@ func (p *Provider) writeSeed(spec providers.MachineSpec) error {
 	if have, err := os.ReadFile(path); err == nil && bytes.Equal(have, want.Bytes()) {
 		return nil
 	}
-	return writeFile(path, want.Bytes(), fileMode)
+	return files.Write(path, want.Bytes(), fileMode)
 }
 
 // ensureNetwork joins the network that the spec wants and leaves the one that

@@ -15,6 +15,7 @@ import (
 
 	v1 "sandboxd.dev/sandboxd/api/v1"
 	"sandboxd.dev/sandboxd/providers"
+	"sandboxd.dev/sandboxd/providers/internal/files"
 	"sandboxd.dev/sandboxd/providers/internal/hostnet"
 	"sandboxd.dev/sandboxd/providers/kvm/internal/firewall"
 	"sandboxd.dev/sandboxd/providers/kvm/internal/identity"
@@ -39,11 +40,11 @@ const leaseMinutes = 5
 func (p *Provider) joinNetwork(ctx context.Context, id types.UID, n identity.Network) error {
 	ref := p.data.networkRef(id)
 	if was, err := os.ReadFile(ref); err != nil || string(was) != n.UUID() {
-		if err := writeFile(ref, []byte(n.UUID()), fileMode); err != nil {
+		if err := files.Write(ref, []byte(n.UUID()), fileMode); err != nil {
 			return p.fileError(machineObject(id), err)
 		}
 	}
-	unlock, err := p.locks.lock(ctx, "network "+n.UUID())
+	unlock, err := p.locks.Lock(ctx, "network "+n.UUID())
 	if err != nil {
 		return err
 	}
@@ -80,7 +81,7 @@ func (p *Provider) joinNetwork(ctx context.Context, id types.UID, n identity.Net
 // raiseFirewall puts the rules in force. The caller is noted as a user of a
 // network before, so that dropFirewall leaves them.
 func (p *Provider) raiseFirewall(ctx context.Context, n identity.Network) error {
-	unlock, err := p.locks.lock(ctx, "firewall")
+	unlock, err := p.locks.Lock(ctx, "firewall")
 	if err != nil {
 		return err
 	}
@@ -106,7 +107,7 @@ func mac(id types.UID) net.HardwareAddr {
 // makeNetwork makes a network. Its subnet is chosen and taken under one lock,
 // so that no two networks choose the same.
 func (p *Provider) makeNetwork(ctx context.Context, n identity.Network) error {
-	unlock, err := p.locks.lock(ctx, "subnets")
+	unlock, err := p.locks.Lock(ctx, "subnets")
 	if err != nil {
 		return err
 	}
@@ -300,7 +301,7 @@ func (p *Provider) updateHost(ctx context.Context, n identity.Network, command l
 // leaveNetwork takes a machine that does not run out of a network, and removes
 // the network with the last one.
 func (p *Provider) leaveNetwork(ctx context.Context, id types.UID, n identity.Network) error {
-	unlock, err := p.locks.lock(ctx, "network "+n.UUID())
+	unlock, err := p.locks.Lock(ctx, "network "+n.UUID())
 	if err != nil {
 		return err
 	}
@@ -356,7 +357,7 @@ func (p *Provider) destroyNetwork(ctx context.Context, n identity.Network) error
 
 // dropFirewall removes the rules once no machine needs any network.
 func (p *Provider) dropFirewall(ctx context.Context) error {
-	unlock, err := p.locks.lock(ctx, "firewall")
+	unlock, err := p.locks.Lock(ctx, "firewall")
 	if err != nil {
 		return err
 	}

@@ -149,7 +149,7 @@ func (p *Provider) GetMachine(ctx context.Context, id types.UID) (providers.Mach
 func (p *Provider) keepForwards(ctx context.Context, m machine) bool {
 	want := m.record.Network.PortForwards
 	if !p.fwd.Holds(string(m.id), want) {
-		unlock, err := p.locks.lock(ctx, machineObject(m.id))
+		unlock, err := p.locks.Lock(ctx, machineObject(m.id))
 		if err != nil {
 			return false
 		}

@@ -25,7 +25,7 @@ func (p *Provider) withMachine(ctx context.Context, id types.UID, do func(machin
 	if err := p.ready(ctx); err != nil {
 		return err
 	}
-	unlock, err := p.locks.lock(ctx, machineObject(id))
+	unlock, err := p.locks.Lock(ctx, machineObject(id))
 	if err != nil {
 		return err
 	}
@@ -250,7 +250,7 @@ func (p *Provider) DeleteMachine(ctx context.Context, id types.UID) error {
 	if err := p.ready(ctx); err != nil {
 		return err
 	}
-	unlock, err := p.locks.lock(ctx, machineObject(id))
+	unlock, err := p.locks.Lock(ctx, machineObject(id))
 	if err != nil {
 		return err
 	}

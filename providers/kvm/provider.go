@@ -14,6 +14,8 @@ import (
 
 	v1 "sandboxd.dev/sandboxd/api/v1"
 	"sandboxd.dev/sandboxd/providers"
+	"sandboxd.dev/sandboxd/providers/internal/files"
+	"sandboxd.dev/sandboxd/providers/internal/keylock"
 	"sandboxd.dev/sandboxd/providers/internal/qemuimg"
 	"sandboxd.dev/sandboxd/providers/kvm/internal/accel"
 	"sandboxd.dev/sandboxd/providers/kvm/internal/firewall"
@@ -114,7 +116,7 @@ type Provider struct {
 	data  layout
 	conn  *libvirtconn.Client
 	img   qemuimg.Tool
-	locks *locks
+	locks *keylock.Set
 	fw    *firewall.Firewall
 	fwd   *forward.Set
 	view  *hostView
@@ -141,7 +143,7 @@ func New(o Options) (*Provider, error) {
 		data:  layout{root: o.DataDir},
 		conn:  libvirtconn.New(libvirtconn.Options{URI: o.URI, Socket: o.Socket, Logger: o.Logger}),
 		img:   qemuimg.New(o.QemuImg),
-		locks: newLocks(),
+		locks: keylock.New(),
 		fw:    firewall.New(o.Instance),
 		fwd:   forward.NewSet(o.Logger),
 		host:  &hostFacts{choice: o.Accelerator, probe: accel.Probe},
@@ -226,7 +228,7 @@ func (p *Provider) Events(ctx context.Context) <-chan providers.Event {
 			func() { send(providers.Event{Type: providers.EventResync}) },
 			func(e libvirtconn.Event) {
 				id := types.UID(e.ID)
-				if !exists(p.data.machineDir(id)) { // not ours, or gone
+				if !files.Exists(p.data.machineDir(id)) { // not ours, or gone
 					return
 				}
 				p.guest.forget(id)

@@ -85,11 +85,15 @@ func (t Tool) Info(ctx context.Context, path string, format v1.DiskFormat) (Info
 	return Info{VirtualSize: v.VirtualSize, ActualSize: v.ActualSize}, nil
 }
 
-// Convert writes an image to a new qcow2 file, sparsely. progress gets the
-// part done, from 0 to 1.
-func (t Tool) Convert(ctx context.Context, src string, format v1.DiskFormat, dst string, progress func(float64)) error {
+// Convert writes an image to a new file of another format, sparsely. progress
+// gets the part done, from 0 to 1.
+func (t Tool) Convert(ctx context.Context, src string, format v1.DiskFormat, dst string, to v1.DiskFormat, progress func(float64)) error {
+	args := []string{"convert", "-p", "-f", qemuName(format), "-O", qemuName(to)}
+	if to == v1.DiskFormatQCOW2 {
+		args = append(args, "-o", "compat=1.1")
+	}
 	_, err := t.run(ctx, job{
-		args:   []string{"convert", "-p", "-f", qemuName(format), "-O", "qcow2", "-o", "compat=1.1", src, dst},
+		args:   append(args, src, dst),
 		memory: workMemory, read: []string{src}, write: []string{dst}, progress: progress,
 	})
 	return err

@@ -55,7 +55,7 @@ func TestFormatsOfQemuImg(t *testing.T) {
 		}
 		to := filepath.Join(t.TempDir(), "out.qcow2")
 		var parts []float64
-		if err := q.Convert(ctx, path, format, to, func(p float64) { parts = append(parts, p) }); err != nil {
+		if err := q.Convert(ctx, path, format, to, v1.DiskFormatQCOW2, func(p float64) { parts = append(parts, p) }); err != nil {
 			t.Errorf("%s: %v", name, err)
 		}
 		if len(parts) == 0 || parts[len(parts)-1] != 1 {
@@ -114,7 +114,7 @@ func TestConfinement(t *testing.T) {
 	}
 	hostile := makeDisk(t, "qcow2", "-u", "-F", "raw", "-b", secret)
 	out := filepath.Join(t.TempDir(), "out")
-	if err := q.Convert(ctx, hostile, v1.DiskFormatQCOW2, out, func(float64) {}); err == nil {
+	if err := q.Convert(ctx, hostile, v1.DiskFormatQCOW2, out, v1.DiskFormatQCOW2, func(float64) {}); err == nil {
 		t.Error("an image showed a file of the host that its header names")
 	}
 	if _, err := os.ReadFile(secret); err != nil {
