@@ -94,7 +94,7 @@ func New(ctx context.Context, o Options) (*Controllers, error) {
 	}
 	skipNameValidation := true // several instances may run in one process, in tests
 	config := manager.Options{
-		Scheme:                 scheme,
+		Scheme: scheme,
 		// What the library says of its own parts is detail.
 		Logger:                 o.Logger.V(1),
 		Metrics:                metricsserver.Options{BindAddress: "0"},

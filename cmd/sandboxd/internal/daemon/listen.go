@@ -9,6 +9,7 @@ import (
 	"os/user"
 	"path/filepath"
 	"strconv"
+	"syscall"
 	"time"
 )
 
@@ -22,8 +23,9 @@ const (
 )
 
 // Listen listens on a unix socket. A socket that a dead daemon left is replaced,
-// one that is in use is refused. The socket has its final mode and group from
-// the moment it can be found. Closing the listener removes it.
+// one that is in use is refused, however many daemons start at once. The socket
+// has its final mode and group from the moment it can be found. Closing the
+// listener removes it.
 func Listen(path string) (net.Listener, error) {
 	fail := func(err error, advice string) error {
 		return fmt.Errorf("socket %s: %w: %s", path, err, advice)
@@ -32,7 +34,8 @@ func Listen(path string) (net.Listener, error) {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return nil, fail(fmt.Errorf("its folder cannot be made: %w", reason(err)), "name another with --socket, or run the daemon as root")
 	}
-	if err := checkUnused(path); err != nil {
+	dead, err := checkUnused(path)
+	if err != nil {
 		return nil, err
 	}
 	// The socket is made where nobody else comes in, and moved when it is ready.
@@ -47,43 +50,81 @@ func Listen(path string) (net.Listener, error) {
 		return nil, fail(err, "name one with a shorter path, with --socket")
 	}
 	l.SetUnlinkOnClose(false)
-	err = os.Chmod(unready, socketMode)
-	if err == nil {
-		err = giveToGroup(unready)
+	info, err := prepare(unready)
+	if err == nil && dead != nil {
+		err = clearDead(path, dead, filepath.Join(private, "dead"))
 	}
 	if err == nil {
-		err = os.Rename(unready, path)
+		err = os.Link(unready, path) // fails when another daemon was quicker
 	}
-	if err != nil {
-		_ = l.Close()
-		return nil, fail(reason(err), "check the folder's permissions")
+	switch {
+	case err == nil:
+		return &socket{UnixListener: l, path: path, made: info}, nil
+	case errors.Is(err, fs.ErrExist):
+		err = inUse(path)
+	default:
+		err = fail(reason(err), "check the folder's permissions")
 	}
-	info, err := os.Lstat(path)
-	if err != nil {
-		_ = l.Close()
-		return nil, fail(reason(err), "somebody else removed it: try again")
-	}
-	return &socket{UnixListener: l, path: path, made: info}, nil
+	_ = l.Close()
+	return nil, err
 }
 
-// checkUnused refuses a path where somebody listens or that is no socket.
-func checkUnused(path string) error {
+// prepare gives a socket its final mode and group.
+func prepare(path string) (fs.FileInfo, error) {
+	if err := os.Chmod(path, socketMode); err != nil {
+		return nil, err
+	}
+	if err := giveToGroup(path); err != nil {
+		return nil, err
+	}
+	return os.Lstat(path)
+}
+
+func inUse(path string) error {
+	return fmt.Errorf("socket %s is in use: another sandboxd daemon is running: stop it, or name another with --socket", path)
+}
+
+// checkUnused refuses a path where somebody listens or that is no socket. It
+// returns what a dead daemon left there, if anything.
+func checkUnused(path string) (dead fs.FileInfo, err error) {
 	info, err := os.Lstat(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("socket %s cannot be looked at: %w", path, reason(err))
+	}
+	if info.Mode()&fs.ModeSocket == 0 {
+		return nil, fmt.Errorf("socket %s: a file that is no socket is in its place: remove it, or name another with --socket", path)
+	}
+	conn, err := net.DialTimeout("unix", path, knockTimeout)
+	switch {
+	case err == nil:
+		_ = conn.Close()
+		return nil, inUse(path)
+	case errors.Is(err, syscall.ECONNREFUSED), errors.Is(err, fs.ErrNotExist):
+		return info, nil // nobody listens
+	default: // such as a daemon that is too busy to answer
+		return nil, fmt.Errorf("socket %s: it cannot be told whether a daemon listens there: %w: stop it, or name another with --socket", path, err)
+	}
+}
+
+// clearDead removes a dead socket by way of another path. If what it took was not
+// that one, but one that took its place meanwhile, it puts that back.
+func clearDead(path string, dead fs.FileInfo, aside string) error {
+	err := os.Rename(path, aside)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
 	if err != nil {
-		return fmt.Errorf("socket %s cannot be looked at: %w", path, reason(err))
+		return err
 	}
-	if info.Mode()&fs.ModeSocket == 0 {
-		return fmt.Errorf("socket %s: a file that is no socket is in its place: remove it, or name another with --socket", path)
+	taken, err := os.Lstat(aside)
+	if err != nil || os.SameFile(taken, dead) {
+		return err
 	}
-	conn, err := net.DialTimeout("unix", path, knockTimeout)
-	if err != nil {
-		return nil // nobody answers: a dead daemon's
-	}
-	_ = conn.Close()
-	return fmt.Errorf("socket %s is in use: another sandboxd daemon is running: stop it, or name another with --socket", path)
+	_ = os.Link(aside, path) // unless yet another one is there
+	return fs.ErrExist
 }
 
 // giveToGroup lets the members of the group sandboxd in, if there is one and

@@ -6,7 +6,9 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
+	"sync"
 	"testing"
 )
 
@@ -65,6 +67,43 @@ func TestListenReplacesDeadSocket(t *testing.T) {
 		t.Errorf("the second daemon's socket was removed by the first: %v", err)
 	}
 	_ = second.Close()
+}
+
+// TestListenOnce starts many daemons at once, over a dead one's socket: one gets
+// it, and is the one who is reached there.
+func TestListenOnce(t *testing.T) {
+	for range 100 {
+		path := filepath.Join(t.TempDir(), "s.sock")
+		dead, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		dead.SetUnlinkOnClose(false)
+		_ = dead.Close()
+		got := make([]net.Listener, 4)
+		var started sync.WaitGroup
+		for i := range got {
+			started.Go(func() {
+				l, err := Listen(path)
+				if err == nil {
+					got[i] = l
+				} else if !strings.Contains(err.Error(), "another sandboxd daemon is running") {
+					t.Errorf("refused because %v", err)
+				}
+			})
+		}
+		started.Wait()
+		got = slices.DeleteFunc(got, func(l net.Listener) bool { return l == nil })
+		if len(got) != 1 {
+			t.Fatalf("%d daemons got the socket", len(got))
+		}
+		conn, err := net.Dial("unix", path)
+		if err != nil {
+			t.Fatalf("nobody is reached: %v", err)
+		}
+		_ = conn.Close()
+		_ = got[0].Close()
+	}
 }
 
 func TestListenRefuses(t *testing.T) {
