@@ -297,6 +297,8 @@ var (
 	getScript   = script("get")
 	mountScript = script("mount")
 	keysScript  = script("keys")
+
+	keysInnerScript = script("keys-inner")
 )
 
 // script is a script without its comments, which a guest need not get.

@@ -192,7 +192,7 @@ func (c *Client) SetKeys(ctx context.Context, user string, keys []string) error 
 	if content != "" {
 		content += "\n"
 	}
-	out, err := c.shell(ctx, keysScript, []byte(content), user)
+	out, err := c.shell(ctx, keysScript, []byte(content), user, keysInnerScript)
 	if err != nil {
 		return err
 	}

@@ -9,6 +9,7 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"slices"
 	"sync"
 	"syscall"
 	"testing"
@@ -18,7 +19,8 @@ import (
 // localGuest is an agent whose guest is this host: it runs the scripts that
 // guests run, with the shell that is here.
 type localGuest struct {
-	t testing.TB
+	t    testing.TB
+	wrap []string // a command that runs the commands
 
 	mu      sync.Mutex
 	running map[int64]*process
@@ -124,7 +126,8 @@ func (g *localGuest) execute(name string, raw json.RawMessage) (any, error) {
 }
 
 func (g *localGuest) exec(path string, args []string, input []byte) (any, error) {
-	p := &process{cmd: exec.Command(path, args...), done: make(chan struct{})}
+	command := slices.Concat(g.wrap, []string{path}, args)
+	p := &process{cmd: exec.Command(command[0], command[1:]...), done: make(chan struct{})}
 	p.cmd.Stdin, p.cmd.Stdout, p.cmd.Stderr = bytes.NewReader(input), &p.out, &p.err
 	p.cmd.Env = []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin"}
 	if err := p.cmd.Start(); err != nil {
