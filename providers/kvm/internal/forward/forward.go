@@ -251,7 +251,7 @@ func (s *Set) open(id string, f v1.PortForward) (*port, error) {
 	if f.Protocol == v1.ProtocolUDP {
 		p.serve, err = listenUDP(at, dest)
 	} else {
-		p.serve, err = listenTCP(at, dest)
+		p.serve, err = listenTCP(at, dest, (&net.Dialer{Timeout: dialTimeout}).DialContext)
 	}
 	if err != nil {
 		return nil, portError(id, f, err)

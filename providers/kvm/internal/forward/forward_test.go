@@ -2,6 +2,7 @@ package forward
 
 import (
 	"bufio"
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -209,6 +210,28 @@ func TestDroppedAndClosed(t *testing.T) {
 	if _, err := s.Reserve("m", f, nil); !errors.Is(err, providers.ErrUnavailable) {
 		t.Errorf("after Close: %v", err)
 	}
+}
+
+// TestCloseEndsDialling: a guest that does not answer, because it was just
+// ended, holds nobody up who closes its ports.
+func TestCloseEndsDialling(t *testing.T) {
+	dialling := make(chan struct{})
+	p, err := listenTCP("127.0.0.1:0", func() (string, bool) { return "192.0.2.1:1", true },
+		func(ctx context.Context, _, _ string) (net.Conn, error) {
+			close(dialling)
+			<-ctx.Done()
+			return nil, ctx.Err()
+		})
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, err := net.Dial("tcp", p.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = c.Close() }()
+	<-dialling
+	p.Close()
 }
 
 func TestManyAtOnce(t *testing.T) {

@@ -1,6 +1,7 @@
 package forward
 
 import (
+	"context"
 	"errors"
 	"io"
 	"net"
@@ -11,21 +12,28 @@ import (
 // acceptPause keeps a port that cannot accept from spinning.
 const acceptPause = 50 * time.Millisecond
 
+// dialer makes a connection; net.Dialer has one.
+type dialer func(ctx context.Context, network, address string) (net.Conn, error)
+
 // tcpPort serves one TCP port.
 type tcpPort struct {
 	listener net.Listener
 	dest     func() (string, bool)
+	dial     dialer
 	slots    chan struct{}
 	conns    connections
+	life     context.Context // ends with Close
+	end      context.CancelFunc
 	work     sync.WaitGroup
 }
 
-func listenTCP(at string, dest func() (string, bool)) (*tcpPort, error) {
+func listenTCP(at string, dest func() (string, bool), dial dialer) (*tcpPort, error) {
 	l, err := net.Listen("tcp", at)
 	if err != nil {
 		return nil, err
 	}
-	p := &tcpPort{listener: l, dest: dest, slots: make(chan struct{}, maxConnections)}
+	p := &tcpPort{listener: l, dest: dest, dial: dial, slots: make(chan struct{}, maxConnections)}
+	p.life, p.end = context.WithCancel(context.Background())
 	p.work.Go(p.accept)
 	return p, nil
 }
@@ -33,6 +41,7 @@ func listenTCP(at string, dest func() (string, bool)) (*tcpPort, error) {
 func (p *tcpPort) Addr() net.Addr { return p.listener.Addr() }
 
 func (p *tcpPort) Close() {
+	p.end()
 	_ = p.listener.Close()
 	p.conns.close()
 	p.work.Wait()
@@ -66,7 +75,7 @@ func (p *tcpPort) handle(client net.Conn) {
 	if !ok {
 		return
 	}
-	guest, err := net.DialTimeout("tcp", to, dialTimeout)
+	guest, err := p.dial(p.life, "tcp", to)
 	if err != nil || !p.conns.add(guest) {
 		return
 	}

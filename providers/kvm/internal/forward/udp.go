@@ -1,6 +1,7 @@
 package forward
 
 import (
+	"errors"
 	"net"
 	"net/netip"
 	"sync"
@@ -50,8 +51,12 @@ func (p *udpPort) read() {
 	buf := make([]byte, maxDatagram)
 	for {
 		n, client, err := p.socket.ReadFromUDPAddrPort(buf)
-		if err != nil {
+		if errors.Is(err, net.ErrClosed) {
 			return
+		}
+		if err != nil { // of the moment, such as a lack of memory
+			time.Sleep(acceptPause)
+			continue
 		}
 		if guest := p.association(client); guest != nil {
 			_ = guest.SetReadDeadline(time.Now().Add(udpIdle))
