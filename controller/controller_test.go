@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -17,6 +18,7 @@ import (
 	v1 "sandboxd.dev/sandboxd/api/v1"
 	"sandboxd.dev/sandboxd/providers"
 	"sandboxd.dev/sandboxd/providers/fake"
+	"sandboxd.dev/sandboxd/providers/fault"
 )
 
 func TestSandboxLife(t *testing.T) {
@@ -334,6 +336,47 @@ func TestBadImages(t *testing.T) {
 	if left := d.leftovers(); len(left) != 0 {
 		t.Errorf("left over: %+v", left)
 	}
+}
+
+func TestBadSourceIsReadOnce(t *testing.T) {
+	d := host(t, fake.Options{})
+	var imports atomic.Int32
+	d.wrap = func(p providers.Provider) providers.Provider {
+		return fault.Wrap(p, func(_ context.Context, at fault.Point) error {
+			if at.Verb == "ImportImage" && at.When == fault.Before {
+				imports.Add(1)
+			}
+			return nil
+		})
+	}
+	d.start()
+	img := goldenImage("golden")
+	img.Spec.Source.Disk.SHA256 = strings.Repeat("b", 64)
+	d.create(img)
+	stalled := func(i *v1.GoldenImage) bool {
+		return condition(i, v1.ConditionStalled).Reason == providers.ReasonDigestMismatch && i.Status.ObservedGeneration == i.Generation
+	}
+	until(d, img, "stalled", stalled)
+	// Sandboxes that come and go wake the image's reconciler.
+	for i := range int32(3) {
+		d.create(newSandbox(fmt.Sprintf("s%d", i)))
+		until(d, img, "told of its sandbox", func(img *v1.GoldenImage) bool { return img.Status.Clones == i+1 && stalled(img) })
+	}
+	if n := imports.Load(); n != 1 {
+		t.Errorf("the bad source was imported %d times", n)
+	}
+	// A change of the spec, even one that leaves the source alone, is tried.
+	before := img.DeepCopy()
+	img.Spec.Machine.CPUs = 2
+	must(t, d.client.Patch(t.Context(), img, client.MergeFrom(before)))
+	until(d, img, "stalled again", stalled)
+	if n := imports.Load(); n != 2 {
+		t.Errorf("after the change it was imported %d times in all", n)
+	}
+	before = img.DeepCopy()
+	img.Spec.Source.Disk.SHA256 = ""
+	must(t, d.client.Patch(t.Context(), img, client.MergeFrom(before)))
+	until(d, img, "ready", ready)
 }
 
 func TestOutageOfTheHypervisor(t *testing.T) {

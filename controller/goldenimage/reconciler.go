@@ -189,6 +189,9 @@ func (r *Reconciler) importImage(s *state) error {
 		return err
 	}
 	key := Key{Name: s.img.Name, Ref: s.wanted}
+	if s.img.Status.ObservedGeneration != s.img.Generation {
+		r.o.Imports.Forget(key) // a changed spec is tried anew
+	}
 	p := s.provider
 	st := r.o.Imports.Ensure(key, func(ctx context.Context, report func(providers.Progress)) (providers.Image, error) {
 		return p.ImportImage(ctx, spec, report)
@@ -196,6 +199,11 @@ func (r *Reconciler) importImage(s *state) error {
 	if !st.Done {
 		s.progress = &st.Progress
 		return nil
+	}
+	if providers.IsTerminal(st.Err) {
+		// Kept, so that whatever else wakes the reconciler, such as a new
+		// sandbox, does not have a bad source read again and again.
+		return st.Err
 	}
 	r.o.Imports.Forget(key)
 	if st.Err != nil {
