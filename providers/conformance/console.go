@@ -46,7 +46,7 @@ func (s *suite) testConsoleFollow(t *testing.T) {
 	defer cancel()
 	r, err := s.p.Console(ctx, id, providers.ConsoleOptions{Follow: true})
 	must(t, "console", err)
-	defer r.Close()
+	defer func() { _ = r.Close() }()
 	out := &signalled{text: "follow this", seen: make(chan struct{})}
 	done := make(chan error, 1)
 	go func() {

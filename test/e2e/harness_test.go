@@ -93,7 +93,7 @@ func (h *host) kill() {
 		return
 	}
 	_ = h.daemon.cmd.Process.Kill() // it may have ended
-	_ = <-h.daemon.exited
+	h.t.Logf("the daemon was killed: %v", <-h.daemon.exited)
 	h.daemon = nil
 }
 
