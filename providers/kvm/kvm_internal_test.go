@@ -20,6 +20,7 @@ import (
 	"sandboxd.dev/sandboxd/providers"
 	"sandboxd.dev/sandboxd/providers/internal/files"
 	"sandboxd.dev/sandboxd/providers/kvm/internal/accel"
+	"sandboxd.dev/sandboxd/providers/kvm/internal/identity"
 )
 
 // offline is a provider whose libvirt is not there.
@@ -401,21 +402,35 @@ func TestSpecsThatCannotBeMet(t *testing.T) {
 	}
 	nat := func(f ...v1.PortForward) v1.Network { return v1.Network{Mode: v1.NetworkNAT, PortForwards: f} }
 	for name, edit := range map[string]func(*providers.MachineSpec){
-		"ID":            func(s *providers.MachineSpec) { s.ID = "../x" },
-		"upper-case ID": func(s *providers.MachineSpec) { s.ID = "6253D238-8FFA-4C3A-AD45-3CB04DE2EED4" },
-		"name":          func(s *providers.MachineSpec) { s.Name = "A b" },
-		"namespace":     func(s *providers.MachineSpec) { s.Namespace = "" },
-		"image":         func(s *providers.MachineSpec) { s.Image.Revision = "../x" },
-		"no CPU":        func(s *providers.MachineSpec) { s.CPUs = 0 },
-		"too many CPUs": func(s *providers.MachineSpec) { s.CPUs = 1000 },
-		"memory":        func(s *providers.MachineSpec) { s.MemoryBytes = 1 },
-		"disk":          func(s *providers.MachineSpec) { s.DiskBytes = -1 },
-		"firmware":      func(s *providers.MachineSpec) { s.Firmware = "coreboot" },
-		"mode":          func(s *providers.MachineSpec) { s.Network.Mode = "wifi" },
-		"no bridge":     func(s *providers.MachineSpec) { s.Network.Mode = v1.NetworkBridged },
-		"bridge":        func(s *providers.MachineSpec) { s.Network = v1.Network{Mode: v1.NetworkBridged, Bridge: "a/b"} },
-		"network name":  func(s *providers.MachineSpec) { s.Network = v1.Network{Mode: v1.NetworkIntnet, Name: "a.b"} },
-		"forward mode":  func(s *providers.MachineSpec) { s.Network.PortForwards = []v1.PortForward{{Name: "a", GuestPort: 1}} },
+		"ID":               func(s *providers.MachineSpec) { s.ID = "../x" },
+		"upper-case ID":    func(s *providers.MachineSpec) { s.ID = "6253D238-8FFA-4C3A-AD45-3CB04DE2EED4" },
+		"name":             func(s *providers.MachineSpec) { s.Name = "A b" },
+		"namespace":        func(s *providers.MachineSpec) { s.Namespace = "" },
+		"image":            func(s *providers.MachineSpec) { s.Image.Revision = "../x" },
+		"no CPU":           func(s *providers.MachineSpec) { s.CPUs = 0 },
+		"too many CPUs":    func(s *providers.MachineSpec) { s.CPUs = 1000 },
+		"memory":           func(s *providers.MachineSpec) { s.MemoryBytes = 1 },
+		"disk":             func(s *providers.MachineSpec) { s.DiskBytes = -1 },
+		"firmware":         func(s *providers.MachineSpec) { s.Firmware = "coreboot" },
+		"mode":             func(s *providers.MachineSpec) { s.Network.Mode = "wifi" },
+		"no bridge":        func(s *providers.MachineSpec) { s.Network.Mode = v1.NetworkBridged },
+		"bridge":           func(s *providers.MachineSpec) { s.Network = v1.Network{Mode: v1.NetworkBridged, Bridge: "a/b"} },
+		"dotted namespace": func(s *providers.MachineSpec) { s.Namespace = "a.b" },
+		"another sandbox's bridge": func(s *providers.MachineSpec) {
+			n, _ := identity.NetworkOf("other", "team", v1.Network{Mode: v1.NetworkHostOnly})
+			s.Network = v1.Network{Mode: v1.NetworkBridged, Bridge: n.Bridge()}
+		},
+		"another sandbox's tap": func(s *providers.MachineSpec) {
+			s.Network = v1.Network{Mode: v1.NetworkBridged, Bridge: identity.Tap("other", v1.NetworkBridged, "x")}
+		},
+		"folder that XML cannot name": func(s *providers.MachineSpec) {
+			s.SharedFolders = []v1.SharedFolder{{Name: "a", HostPath: "/srv/bell\a"}}
+		},
+		"long network name": func(s *providers.MachineSpec) {
+			s.Network = v1.Network{Mode: v1.NetworkIntnet, Name: strings.Repeat("a", 64)}
+		},
+		"network name": func(s *providers.MachineSpec) { s.Network = v1.Network{Mode: v1.NetworkIntnet, Name: "a.b"} },
+		"forward mode": func(s *providers.MachineSpec) { s.Network.PortForwards = []v1.PortForward{{Name: "a", GuestPort: 1}} },
 		"forward names": func(s *providers.MachineSpec) {
 			s.Network = nat(v1.PortForward{GuestPort: 1}, v1.PortForward{GuestPort: 2})
 		},

@@ -9,7 +9,6 @@ import (
 	"path/filepath"
 	"regexp"
 	"runtime"
-	"strings"
 
 	"golang.org/x/sys/unix"
 
@@ -17,7 +16,9 @@ import (
 
 	v1 "sandboxd.dev/sandboxd/api/v1"
 	"sandboxd.dev/sandboxd/providers"
+	"sandboxd.dev/sandboxd/providers/kvm/internal/domain"
 	"sandboxd.dev/sandboxd/providers/kvm/internal/forward"
+	"sandboxd.dev/sandboxd/providers/kvm/internal/identity"
 )
 
 // minMemory is the least that a machine is given, in bytes: less does not hold
@@ -26,6 +27,7 @@ const minMemory = 16 << 20
 
 var (
 	objectName = regexp.MustCompile(`^[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?$`)
+	labelName  = regexp.MustCompile(`^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$`)
 	folderName = regexp.MustCompile(`^[a-z0-9]([-a-z0-9]{0,29}[a-z0-9])?$`)
 	mountPath  = regexp.MustCompile(`^/[A-Za-z0-9_./-]*$`)
 	linkName   = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9_.-]{0,14}$`)
@@ -39,7 +41,7 @@ func validate(s providers.MachineSpec) error {
 	switch {
 	case !isUUID(s.ID):
 		return invalid("the ID is not a UUID in lower-case hexadecimal")
-	case !objectName.MatchString(s.Name) || !objectName.MatchString(s.Namespace):
+	case !objectName.MatchString(s.Name) || !labelName.MatchString(s.Namespace):
 		return invalid("%q in namespace %q is not a name", s.Name, s.Namespace)
 	case s.CPUs < 1 || s.CPUs > 256:
 		return invalid("it has %d CPUs: 1 to 256 are possible", s.CPUs)
@@ -63,6 +65,8 @@ func validate(s providers.MachineSpec) error {
 			return invalid("shared folder %q: the name is malformed or used twice", f.Name)
 		case !filepath.IsAbs(f.HostPath):
 			return invalid("shared folder %q: %q is not an absolute path", f.Name, f.HostPath)
+		case !domain.Writable(f.HostPath):
+			return invalid("shared folder %q: libvirt cannot be told the path %q: rename the folder", f.Name, f.HostPath)
 		case !mountPath.MatchString(f.GuestPath()):
 			return invalid("shared folder %q: %q is not a path to mount on", f.Name, f.GuestPath())
 		}
@@ -75,12 +79,15 @@ func validateNetwork(n v1.Network) error {
 	switch n.Mode {
 	case v1.NetworkNone, v1.NetworkNAT:
 	case v1.NetworkIntnet, v1.NetworkHostOnly:
-		if n.Name != "" && (!objectName.MatchString(n.Name) || strings.Contains(n.Name, ".")) {
+		if n.Name != "" && !labelName.MatchString(n.Name) {
 			return fmt.Errorf("%q is not the name of a network", n.Name)
 		}
 	case v1.NetworkBridged:
-		if !linkName.MatchString(n.Bridge) {
+		switch {
+		case !linkName.MatchString(n.Bridge):
 			return fmt.Errorf("network mode bridged needs the name of a link, not %q", n.Bridge)
+		case identity.IsLink(n.Bridge):
+			return fmt.Errorf("%s belongs to the network of other sandboxes: use network mode intnet or hostonly to join one", n.Bridge)
 		}
 	default:
 		return fmt.Errorf("network mode %q is not one of none, intnet, hostonly, nat and bridged", n.Mode)

@@ -11,6 +11,8 @@ package domain
 
 import (
 	"fmt"
+	"strings"
+	"unicode/utf8"
 
 	"k8s.io/apimachinery/pkg/types"
 	"libvirt.org/go/libvirtxml"
@@ -222,6 +224,14 @@ func share(f v1.SharedFolder) libvirtxml.DomainFilesystem {
 	return fs
 }
 
+// Writable tells whether XML can carry a text: what it cannot, an encoder
+// replaces.
+func Writable(text string) bool {
+	return utf8.ValidString(text) && !strings.ContainsFunc(text, func(r rune) bool {
+		return r < 0x20 || r == 0xfffe || r == 0xffff
+	})
+}
+
 // Interface is a machine's network interface as libvirt shows it.
 type Interface struct {
 	// Kind is network, bridge, direct, or libvirt's word for any other.
@@ -288,10 +298,22 @@ func (l *Live) readDevices(v *libvirtxml.DomainDeviceList) {
 	for _, i := range v.Interfaces {
 		l.Interfaces = append(l.Interfaces, readInterface(i))
 	}
+	line := false // a character device that leads somewhere
 	for _, c := range v.Channels {
 		if c.Target != nil && c.Target.VirtIO != nil && c.Target.VirtIO.Name == AgentChannel {
 			l.AgentConnected = c.Target.VirtIO.State == "connected"
+		} else {
+			line = line || leadsOut(c.Source)
 		}
+	}
+	for _, s := range v.Serials {
+		line = line || leadsOut(s.Source)
+	}
+	for _, p := range v.Parallels {
+		line = line || leadsOut(p.Source)
+	}
+	for _, c := range v.Consoles {
+		line = line || leadsOut(c.Source)
 	}
 	for _, f := range v.Filesystems {
 		if f.Target != nil {
@@ -307,15 +329,27 @@ func (l *Live) readDevices(v *libvirtxml.DomainDeviceList) {
 			l.Base = filePath(d.BackingStore.Source)
 		}
 	}
-	if len(v.Hostdevs) > 0 {
-		l.Extra = append(l.Extra, "a device of the host")
+	for _, e := range []struct {
+		what  string
+		there bool
+	}{
+		{"a device of the host", len(v.Hostdevs) > 0},
+		{"a vsock device", v.VSock != nil},
+		{"a redirected USB device", len(v.RedirDevs) > 0},
+		{"memory that it shares with others", len(v.Shmems) > 0},
+		{"a display", len(v.Graphics) > 0},
+		{"a line to something else", line},
+	} {
+		if e.there {
+			l.Extra = append(l.Extra, e.what)
+		}
 	}
-	if v.VSock != nil {
-		l.Extra = append(l.Extra, "a vsock device")
-	}
-	if len(v.RedirDevs) > 0 {
-		l.Extra = append(l.Extra, "a redirected USB device")
-	}
+}
+
+// leadsOut tells whether a character device is connected to more than a file or
+// a terminal.
+func leadsOut(s *libvirtxml.DomainChardevSource) bool {
+	return s != nil && s.File == nil && s.Pty == nil && s.Null == nil
 }
 
 func filePath(s *libvirtxml.DomainDiskSource) string {

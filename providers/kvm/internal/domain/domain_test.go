@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"libvirt.org/go/libvirtxml"
 	"pgregory.net/rapid"
 
 	v1 "sandboxd.dev/sandboxd/api/v1"
@@ -113,6 +114,31 @@ func TestRecordSurvivesAnyText(t *testing.T) {
 	})
 }
 
+// TestPathsComeBackAsTheyWere: QEMU opens the path that was checked, or the
+// path is refused.
+func TestPathsComeBackAsTheyWere(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		path := "/" + rapid.OneOf(rapid.String(), rapid.Map(rapid.SliceOf(rapid.Byte()), func(b []byte) string { return string(b) })).Draw(t, "path")
+		if !Writable(path) {
+			return
+		}
+		s := spec(v1.NetworkNone)
+		s.SharedFolders = []v1.SharedFolder{{Name: "x", HostPath: path}}
+		var d libvirtxml.Domain
+		if err := d.Unmarshal(build(t, s)); err != nil {
+			t.Fatal(err)
+		}
+		if got := d.Devices.Filesystems[0].Source.Mount.Dir; got != path {
+			t.Fatalf("%q became %q", path, got)
+		}
+	})
+	for _, path := range []string{"/a\x01b", "/a\xffb", "/a\uffffb", "/a\x00"} {
+		if Writable(path) {
+			t.Errorf("%q passes", path)
+		}
+	}
+}
+
 func TestMachinesOfOthers(t *testing.T) {
 	s := spec(v1.NetworkNone)
 	ours := build(t, s)
@@ -140,14 +166,25 @@ func TestMachinesOfOthers(t *testing.T) {
 
 func TestDevicesThatReachOutAreSeen(t *testing.T) {
 	text := build(t, spec(v1.NetworkNone))
-	for name, device := range map[string]string{
-		"a device of the host":    `<hostdev mode="subsystem" type="usb"><source><vendor id="0x1"/><product id="0x2"/></source></hostdev>`,
-		"a vsock device":          `<vsock model="virtio"><cid auto="yes"/></vsock>`,
-		"a redirected USB device": `<redirdev bus="usb" type="spicevmc"/>`,
+	for name, devices := range map[string][]string{
+		"a device of the host":              {`<hostdev mode="subsystem" type="usb"><source><vendor id="0x1"/><product id="0x2"/></source></hostdev>`},
+		"a vsock device":                    {`<vsock model="virtio"><cid auto="yes"/></vsock>`},
+		"a redirected USB device":           {`<redirdev bus="usb" type="spicevmc"/>`},
+		"memory that it shares with others": {`<shmem name="x"><model type="ivshmem-plain"/></shmem>`},
+		"a display":                         {`<graphics type="vnc" port="-1"/>`},
+		"a line to something else": {
+			`<serial type="tcp"><source mode="connect" host="192.0.2.1" service="1"/><protocol type="raw"/></serial>`,
+			`<parallel type="udp"><source mode="connect" host="192.0.2.1" service="1"/></parallel>`,
+			`<console type="unix"><source mode="bind" path="/x"/></console>`,
+			`<channel type="unix"><source mode="bind" path="/x"/><target type="virtio" name="another"/></channel>`,
+			`<channel type="spicevmc"><target type="virtio" name="com.redhat.spice.0"/></channel>`,
+		},
 	} {
-		got, err := Parse(strings.Replace(text, "</devices>", device+"</devices>", 1))
-		if err != nil || !cmp.Equal(got.Extra, []string{name}) {
-			t.Errorf("%s: %q, %v", name, got.Extra, err)
+		for _, device := range devices {
+			got, err := Parse(strings.Replace(text, "</devices>", device+"</devices>", 1))
+			if err != nil || !cmp.Equal(got.Extra, []string{name}) {
+				t.Errorf("%s: %q, %v", device, got.Extra, err)
+			}
 		}
 	}
 	args := `<qemu:commandline xmlns:qemu="http://libvirt.org/schemas/domain/qemu/1.0"><qemu:arg value="-netdev"/></qemu:commandline>`

@@ -17,6 +17,7 @@ import (
 	"crypto/sha256"
 	"encoding/base32"
 	"fmt"
+	"regexp"
 	"strings"
 
 	"github.com/google/uuid"
@@ -121,12 +122,24 @@ func Tap(i providers.Instance, mode v1.NetworkMode, id types.UID) string {
 	return TapPrefix(i, mode) + short(string(id), 8)
 }
 
+// IsLink tells whether a link's name is such as the bridges and taps of any
+// instance of sandboxd have.
+func IsLink(name string) bool { return linkName.MatchString(name) }
+
+var linkName = regexp.MustCompile(`^s[bt][0-9a-v]{4}[ihnb][0-9a-v]{8}$`)
+
 // Table is the name of the instance's nftables tables.
 func Table(i providers.Instance) string { return "sandboxd_" + short(string(i), 8) }
 
-// DomainName is a machine's name on the hypervisor, for people.
+// maxDomainName bounds a machine's name on the hypervisor. libvirt makes names
+// of files of it, which have at most 255 bytes with what is appended.
+const maxDomainName = 200
+
+// DomainName is a machine's name on the hypervisor, for people. A name that is
+// too long loses its end.
 func DomainName(namespace, name string, id types.UID) string {
-	return fmt.Sprintf("%s.%s.%.8s", namespace, name, id)
+	whole := namespace + "." + name
+	return fmt.Sprintf("%s.%.8s", strings.TrimRight(whole[:min(len(whole), maxDomainName-9)], ".-"), id)
 }
 
 func letter(mode v1.NetworkMode) string {

@@ -70,6 +70,33 @@ func TestTaps(t *testing.T) {
 	}
 }
 
+func TestLinksAreKnownByTheirNames(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		n := drawNetwork(t)
+		if tap := Tap(n.Instance, n.Mode, types.UID(label.Draw(t, "machine"))); !IsLink(n.Bridge()) || !IsLink(tap) {
+			t.Fatalf("%s and %s are not known", n.Bridge(), tap)
+		}
+	})
+	for _, name := range []string{"br0", "eth0", "sb0", "sb-uplink", "storage0", "stack", "virbr0", "sb0123n0123456", "sb0123n012345678", "sb0123x01234567"} {
+		if IsLink(name) {
+			t.Errorf("%s is taken for one of ours", name)
+		}
+	}
+}
+
+func TestDomainName(t *testing.T) {
+	const id = "6253d238-8ffa-4c3a-ad45-3cb04de2eed4"
+	for _, tc := range []struct{ name, want string }{
+		{"web", "team.web.6253d238"},
+		{strings.Repeat("a", 253), "team." + strings.Repeat("a", 186) + ".6253d238"},
+		{strings.Repeat("a", 185) + ".b", "team." + strings.Repeat("a", 185) + ".6253d238"},
+	} {
+		if got := DomainName("team", tc.name, id); got != tc.want || len(got) > maxDomainName {
+			t.Errorf("%s: got %s", tc.name, got)
+		}
+	}
+}
+
 func TestNetworkOf(t *testing.T) {
 	for _, tc := range []struct {
 		network v1.Network
