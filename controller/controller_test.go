@@ -3,6 +3,7 @@ package controller_test
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -10,6 +11,7 @@ import (
 	"time"
 
 	"github.com/go-logr/logr/funcr"
+	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
@@ -335,6 +337,39 @@ func TestBadImages(t *testing.T) {
 	}
 	if left := d.leftovers(); len(left) != 0 {
 		t.Errorf("left over: %+v", left)
+	}
+}
+
+func TestEventsTellOfImports(t *testing.T) {
+	d := host(t, fake.Options{})
+	d.start()
+	good, bad := goldenImage("golden"), goldenImage("bad")
+	bad.Spec.Source.Disk.SHA256 = strings.Repeat("b", 64)
+	d.create(good, bad)
+	until(d, good, "ready", ready)
+	for name, want := range map[string][]string{
+		"golden": {v1.ReasonImporting, v1.ReasonImported},
+		"bad":    {v1.ReasonImporting, providers.ReasonDigestMismatch},
+	} {
+		d.eventually("events of "+name, func() error {
+			var list corev1.EventList
+			must(t, d.client.List(t.Context(), &list, client.InNamespace("default")))
+			var got []string
+			for _, e := range list.Items {
+				if e.InvolvedObject.Kind == "GoldenImage" && e.InvolvedObject.Name == name {
+					got = append(got, e.Reason)
+				}
+			}
+			for _, reason := range want {
+				if !slices.Contains(got, reason) {
+					return fmt.Errorf("got %q, want %q", got, want)
+				}
+			}
+			if len(got) != len(want) {
+				return fmt.Errorf("got %q, want %q", got, want)
+			}
+			return nil
+		})
 	}
 }
 

@@ -11,6 +11,7 @@ import (
 	"github.com/go-logr/logr"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/meta"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/utils/clock"
@@ -93,6 +94,9 @@ type state struct {
 	now      time.Time
 }
 
+// key of the import of the wanted revision.
+func (s *state) key() Key { return Key{Name: s.img.Name, Ref: s.wanted} }
+
 // Reconcile brings one GoldenImage nearer to its spec.
 func (r *Reconciler) Reconcile(ctx context.Context, req reconcile.Request) (reconcile.Result, error) {
 	img := &v1.GoldenImage{}
@@ -128,6 +132,7 @@ func (r *Reconciler) reconcile(ctx context.Context, img *v1.GoldenImage) (reconc
 		case actImport:
 			s.err = r.importImage(s)
 		case actSettle:
+			r.o.Imports.Forget(s.key())
 			r.cancelImports(s, s.wanted.Revision)
 			s.err = r.removeObsolete(ctx, s)
 		case actRemove:
@@ -143,6 +148,7 @@ func (r *Reconciler) reconcile(ctx context.Context, img *v1.GoldenImage) (reconc
 	if err := r.writer.Status(ctx, before, img); err != nil {
 		return reconcile.Result{}, err
 	}
+	r.tell(s, before)
 	return r.result(ctx, s, before)
 }
 
@@ -188,7 +194,7 @@ func (r *Reconciler) importImage(s *state) error {
 	if err != nil {
 		return err
 	}
-	key := Key{Name: s.img.Name, Ref: s.wanted}
+	key := s.key()
 	if s.img.Status.ObservedGeneration != s.img.Generation {
 		r.o.Imports.Forget(key) // a changed spec is tried anew
 	}
@@ -210,7 +216,6 @@ func (r *Reconciler) importImage(s *state) error {
 		return st.Err
 	}
 	s.sealed = &st.Result
-	r.event(s.img, corev1.EventTypeNormal, v1.ReasonImported, "Import", "sealed revision %s (%s)", s.wanted.Revision, st.Result.Digest)
 	return nil
 }
 
@@ -315,6 +320,24 @@ func (r *Reconciler) result(ctx context.Context, s *state, before *v1.GoldenImag
 		return reconcile.Result{RequeueAfter: progressInterval}, nil
 	}
 	return reconcile.Result{RequeueAfter: r.o.Resync}, nil
+}
+
+// tell records what became of the image's import. It goes by what the status
+// said before, so that an import whose end nobody was there to see, because the
+// daemon was restarted, is told of too.
+func (r *Reconciler) tell(s *state, before *v1.GoldenImage) {
+	reason := func(img *v1.GoldenImage) string {
+		if c := meta.FindStatusCondition(img.Status.Conditions, v1.ConditionImported); c != nil {
+			return c.Reason
+		}
+		return ""
+	}
+	switch st := s.img.Status; {
+	case s.sealed != nil && st.Revision != before.Status.Revision:
+		r.event(s.img, corev1.EventTypeNormal, v1.ReasonImported, "Import", "sealed revision %s (%s)", st.Revision, st.Digest)
+	case reason(s.img) == v1.ReasonImporting && reason(before) != v1.ReasonImporting:
+		r.event(s.img, corev1.EventTypeNormal, v1.ReasonImporting, "Import", "reading the source of revision %s", s.wanted.Revision)
+	}
 }
 
 func (r *Reconciler) event(img *v1.GoldenImage, kind, reason, action, note string, args ...any) {
