@@ -10,7 +10,10 @@ import (
 
 // programs are the directories that qemu-img itself and its libraries are
 // loaded from.
-var programs = []string{"/usr", "/lib", "/lib64", "/bin", "/etc/ld.so.cache", "/etc/ld.so.conf", "/etc/ld.so.preload", "/nix/store", "/proc", "/dev/null", "/dev/urandom"}
+var programs = []string{"/usr", "/lib", "/lib64", "/bin", "/etc/ld.so.cache", "/etc/ld.so.conf", "/etc/ld.so.preload", "/nix/store", "/proc", "/dev/urandom"}
+
+// null is opened for writing, too.
+const null = "/dev/null"
 
 const (
 	fileRead  = unix.LANDLOCK_ACCESS_FS_READ_FILE | unix.LANDLOCK_ACCESS_FS_EXECUTE
@@ -52,7 +55,7 @@ func confineThread(read, write []string) error {
 			return err
 		}
 	}
-	for _, p := range write {
+	for _, p := range append([]string{null}, write...) {
 		if err := allow(int(fd), p, fileWrite); err != nil {
 			return err
 		}

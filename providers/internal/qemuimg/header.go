@@ -42,8 +42,9 @@ type Header struct {
 
 // Bounds of what is read of a header, in bytes.
 const (
-	maxDescriptor = 1 << 20 // VMDK descriptor; real ones have some hundred bytes
-	maxBackingLen = 1023    // qcow2 specification
+	maxDescriptor  = 1 << 20  // VMDK descriptor; real ones have some hundred bytes
+	qemuDescriptor = 20 * 512 // what QEMU reads of one inside an extent
+	maxBackingLen  = 1023     // qcow2 specification
 )
 
 // Inspect finds a file's format, or checks that it is the wanted one, and
@@ -281,7 +282,8 @@ func checkVMDK(r io.ReaderAt) error {
 	if length == 0 || length > maxDescriptor/512 || offset > 1<<40 {
 		return fmt.Errorf("%w: the VMDK descriptor is out of bounds", ErrFormat)
 	}
-	text := make([]byte, length*512)
+	// QEMU reads as much as descriptors usually have, whatever the header says.
+	text := make([]byte, max(length*512, qemuDescriptor))
 	n, err := r.ReadAt(text, int64(offset)*512)
 	if err != nil && !errors.Is(err, io.EOF) {
 		return err
@@ -290,13 +292,17 @@ func checkVMDK(r io.ReaderAt) error {
 }
 
 func checkVMDKDescriptor(text string) error {
+	// QEMU looks for this word anywhere, and not just at the beginning of a line.
+	if strings.Contains(strings.ToLower(text), "parentfilenamehint") {
+		return fmt.Errorf("%w: its descriptor names a parent", ErrRefersToOthers)
+	}
 	extents := 0
 	for line := range strings.Lines(text) {
 		line = strings.TrimSpace(line)
 		key, value, _ := strings.Cut(line, "=")
 		key, value = strings.ToLower(strings.TrimSpace(key)), strings.Trim(strings.TrimSpace(value), `"`)
 		switch {
-		case key == "parentfilenamehint", key == "parentcid" && !strings.EqualFold(value, "ffffffff"):
+		case key == "parentcid" && !strings.EqualFold(value, "ffffffff"):
 			return fmt.Errorf("%w: its descriptor names a parent", ErrRefersToOthers)
 		case key == "createtype" && value != "monolithicSparse" && value != "streamOptimized":
 			return fmt.Errorf("%w: VMDK type %q keeps its data in other files", ErrRefersToOthers, value)

@@ -10,6 +10,7 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"regexp"
 	"strconv"
 	"strings"
@@ -19,6 +20,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	v1 "sandboxd.dev/sandboxd/api/v1"
+	"sandboxd.dev/sandboxd/providers/internal/files"
 )
 
 // Limits of one run of qemu-img.
@@ -94,9 +96,17 @@ func (t Tool) Convert(ctx context.Context, src string, format v1.DiskFormat, dst
 	}
 	_, err := t.run(ctx, job{
 		args:   append(args, src, dst),
-		memory: workMemory, read: []string{src}, write: []string{dst}, progress: progress,
+		memory: workMemory, size: roomFor(dst), read: []string{src}, write: []string{dst}, progress: progress,
 	})
 	return err
+}
+
+// roomFor is how large a file may become: compressed data may be any number of
+// times larger than the image that it comes from, and must not take the last
+// space from the machines that run there.
+func roomFor(path string) uint64 {
+	free := files.Free(filepath.Dir(path))
+	return uint64(max(1, free-free/10))
 }
 
 // CreateOverlay makes a new qcow2 file that lies on base, size bytes long.
@@ -135,6 +145,7 @@ func qemuName(f v1.DiskFormat) string {
 type job struct {
 	args        []string
 	memory, cpu uint64
+	size        uint64 // of the largest file that it may write, in bytes
 	read, write []string
 	progress    func(float64)
 }
@@ -190,6 +201,7 @@ func (t Tool) confined(ctx context.Context, j job) ([]byte, error) {
 	}
 	limit(cmd.Process.Pid, unix.RLIMIT_AS, j.memory)
 	limit(cmd.Process.Pid, unix.RLIMIT_CPU, j.cpu)
+	limit(cmd.Process.Pid, unix.RLIMIT_FSIZE, j.size)
 	if pipe != nil {
 		readProgress(pipe, j.progress)
 	}
@@ -209,8 +221,11 @@ func limit(pid, resource int, value uint64) {
 func failure(verb string, err error, stderr string) error {
 	text := strings.Join(strings.Fields(strings.TrimSpace(stderr)), " ")
 	text = strings.TrimPrefix(text, "qemu-img: ")
-	if strings.Contains(stderr, "No space left on device") { // qemu-img has no exit code of its own for it
+	switch { // qemu-img has no exit codes of its own for these
+	case strings.Contains(stderr, "No space left on device"):
 		err = errors.Join(err, syscall.ENOSPC)
+	case strings.Contains(stderr, "File too large"):
+		return fmt.Errorf("qemu-img %s: the result would be larger than the space that it may take: %w", verb, syscall.ENOSPC)
 	}
 	if text == "" {
 		return fmt.Errorf("qemu-img %s: %w", verb, err)

@@ -1,15 +1,18 @@
 package qemuimg
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 
 	v1 "sandboxd.dev/sandboxd/api/v1"
+	"sandboxd.dev/sandboxd/providers/internal/files"
 )
 
 func tool(t *testing.T) Tool {
@@ -119,6 +122,34 @@ func TestConfinement(t *testing.T) {
 	}
 	if _, err := os.ReadFile(secret); err != nil {
 		t.Errorf("the confinement stayed with this process: %v", err)
+	}
+}
+
+// TestBomb: an image that becomes larger than there is room for takes no more
+// than it may.
+func TestBomb(t *testing.T) {
+	q := tool(t)
+	raw := filepath.Join(t.TempDir(), "raw")
+	if err := os.WriteFile(raw, bytes.Repeat([]byte("x"), 8<<20), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	small, out := filepath.Join(t.TempDir(), "small"), filepath.Join(t.TempDir(), "out")
+	if text, err := exec.Command("qemu-img", "convert", "-c", "-f", "raw", "-O", "qcow2", raw, small).CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, text)
+	}
+	const room = 1 << 20
+	_, err := q.run(context.Background(), job{
+		args:   []string{"convert", "-f", "qcow2", "-O", "qcow2", small, out},
+		memory: workMemory, size: room, read: []string{small}, write: []string{out},
+	})
+	if !errors.Is(err, syscall.ENOSPC) || strings.ContainsAny(err.Error(), "\n(") {
+		t.Errorf("got %v", err)
+	}
+	if info, err := os.Stat(out); err != nil || info.Size() > room {
+		t.Errorf("it became %d bytes, %v", info.Size(), err)
+	}
+	if free := files.Free(os.TempDir()); free > 0 && roomFor(out) >= uint64(free) {
+		t.Errorf("of %d bytes %d may be taken", free, roomFor(out))
 	}
 }
 

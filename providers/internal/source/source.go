@@ -112,7 +112,7 @@ func Stage(ctx context.Context, object, path, to string, progress func(providers
 		}
 	}()
 	sum := sha256.New()
-	from, out := io.Reader(src), dst
+	from, out := io.Reader(io.LimitReader(src, info.Size())), dst // it may grow for ever
 	if unix.IoctlFileClone(int(dst.Fd()), int(src.Fd())) == nil { // same file system with reflinks: the copy is there
 		from, out = dst, nil
 	}
