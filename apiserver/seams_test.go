@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"os/user"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -19,6 +20,7 @@ import (
 	"go.uber.org/goleak"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/klog/v2"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -41,6 +43,38 @@ func TestMain(m *testing.M) {
 type admission func(ctx context.Context, a apiserver.Attributes) error
 
 func (f admission) Admit(ctx context.Context, a apiserver.Attributes) error { return f(ctx, a) }
+
+// Objects get their controller's finalizer at birth, and it belongs to none of
+// those who write them.
+func TestFinalizersAtBirth(t *testing.T) {
+	const finalizer = "example.com/keep"
+	a := newAPI(t, func(o *apiserver.Options) {
+		o.Finalizers = map[schema.GroupResource]string{v1.Resource("sandboxes"): finalizer}
+	})
+	want := func(name string, want ...string) {
+		t.Helper()
+		if got := a.get(sandboxes + "/" + name).want(200).object().GetFinalizers(); !slices.Equal(got, want) {
+			t.Errorf("%s has finalizers %q, want %q", name, got, want)
+		}
+	}
+	a.do("POST", sandboxes, sandbox("posted")).want(201)
+	want("posted", finalizer)
+	a.do("POST", sandboxes, with(sandbox("twice"), []any{"example.com/other", finalizer}, "metadata", "finalizers")).want(201)
+	want("twice", "example.com/other", finalizer)
+	for range 2 {
+		a.patch(applyPatch, sandboxes+"/applied?fieldManager=m", applied("applied", "{image: tiny}"))
+		want("applied", finalizer)
+	}
+	a.do("POST", goldenImages, image("tiny", object("source", object("disk", object("path", "a"))))).want(201)
+	if got := a.get(goldenImages + "/tiny").want(200).object().GetFinalizers(); len(got) > 0 {
+		t.Errorf("an image has finalizers %q, which are for sandboxes", got)
+	}
+	// It holds the object until its controller takes it away.
+	a.do("DELETE", sandboxes+"/posted", nil).want(200)
+	want("posted", finalizer)
+	a.patch(mergePatch, sandboxes+"/posted", `{"metadata":{"finalizers":null}}`).want(200)
+	a.get(sandboxes+"/posted").refused(404, "NotFound")
+}
 
 func TestAdmission(t *testing.T) {
 	var mu sync.Mutex

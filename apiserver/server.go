@@ -47,6 +47,9 @@ type Options struct {
 	CRDs fs.FS
 	// Admission hooks, asked in order.
 	Admission []Admission
+	// Finalizers that objects are created with, by kind. A controller's
+	// finalizer must be there before it does anything; here it costs no write.
+	Finalizers map[schema.GroupResource]string
 	// Subresources that others serve.
 	Subresources []Subresource
 	// Version is served at /version.
@@ -69,6 +72,7 @@ type Server struct {
 	registry     *registry
 	codecs       *codecs
 	admission    []Admission
+	finalizers   map[schema.GroupResource]string
 	subresources map[schema.GroupResource][]Subresource
 	openAPI      func() (*openAPI, error)
 	namespaces   *namespaces
@@ -95,7 +99,7 @@ func New(ctx context.Context, o Options) (*Server, error) {
 	}
 	s := &Server{
 		store: o.Store, log: o.Logger, clock: o.Clock, version: o.Version,
-		admission: o.Admission, pipe: newPipeListener(),
+		admission: o.Admission, finalizers: o.Finalizers, pipe: newPipeListener(),
 	}
 	if s.clock == nil {
 		s.clock = clock.RealClock{}

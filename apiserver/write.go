@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"net/http"
+	"slices"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	apivalidation "k8s.io/apimachinery/pkg/api/validation"
@@ -69,6 +70,10 @@ func (s *Server) insert(rq *request, u *unstructured.Unstructured, o options, ma
 		if err := track(r.owners, u, empty, manager); err != nil {
 			return nil, 0, err
 		}
+	}
+	// After the owners were tracked: it belongs to none of those who write manifests.
+	if f := s.finalizers[r.groupResource()]; f != "" && !slices.Contains(u.GetFinalizers(), f) {
+		u.SetFinalizers(append(u.GetFinalizers(), f))
 	}
 	if err := s.admit(rq.Context(), Attributes{
 		Operation: Create, Resource: r.gvr, Namespace: u.GetNamespace(), Name: u.GetName(),

@@ -17,6 +17,7 @@ import (
 
 	"github.com/go-logr/logr"
 	"golang.org/x/sync/errgroup"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/version"
 	"k8s.io/client-go/rest"
 	crclient "sigs.k8s.io/controller-runtime/pkg/client"
@@ -79,7 +80,11 @@ func Run(ctx context.Context, o Options) (err error) {
 	users := &imageUsers{}
 	server, err := apiserver.New(ctx, apiserver.Options{
 		Store: store, CRDs: v1.CRDs, Version: o.Version, Logger: o.Logger.WithName("apiserver"),
-		Admission:    []apiserver.Admission{admission.New(set, paths)},
+		Admission: []apiserver.Admission{admission.New(set, paths)},
+		Finalizers: map[schema.GroupResource]string{
+			v1.Resource("goldenimages"): v1.FinalizerImage,
+			v1.Resource("sandboxes"):    v1.FinalizerMachine,
+		},
 		Subresources: subresources(set, users, o.Logger.WithName("access")),
 	})
 	if err != nil {
@@ -108,7 +113,7 @@ func serve(ctx context.Context, o Options, server *apiserver.Server, l net.Liste
 	}
 	group.Go(func() error { return server.Serve(ctx, l) })
 	group.Go(func() error { return controllers.Start(ctx) })
-	group.Go(func() error { tuneMemory(ctx); return nil })
+	group.Go(func() error { trimMemory(ctx); return nil })
 	group.Go(func() error { probe(ctx, o.Logger, set); return nil })
 	o.Logger.Info("Serving", "socket", o.Config.Socket, "version", o.Version.GitVersion, "simulate", o.Simulate)
 	o.Notify("READY=1")

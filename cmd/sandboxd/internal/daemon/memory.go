@@ -2,17 +2,12 @@ package daemon
 
 import (
 	"context"
-	"os"
 	"runtime/debug"
 	"runtime/metrics"
 	"time"
 )
 
 const (
-	// gcPercent lets the heap grow to three times of what is alive before it is
-	// collected. What is alive is mostly every object there is, whose marking
-	// would else take a third of the time of a thousand sandboxes being made.
-	gcPercent = 200
 	// trimInterval is how often the daemon looks whether it is at rest.
 	trimInterval = 5 * time.Second
 	// restBytes is the most that a daemon at rest allocates in an interval.
@@ -21,14 +16,10 @@ const (
 	worthTrimming = 16 << 20
 )
 
-// tuneMemory trades memory for time while there is work, and returns the memory
-// to the system once there is none, until the context ends. Who sets $GOGC has
-// decided otherwise.
-func tuneMemory(ctx context.Context) {
-	if os.Getenv("GOGC") != "" {
-		return
-	}
-	debug.SetGCPercent(gcPercent)
+// trimMemory returns the memory of a burst of work to the system once there is
+// rest, until the context ends. By itself the runtime takes minutes, and keeps
+// as much again as what is alive.
+func trimMemory(ctx context.Context) {
 	var t trimmer
 	ticker := time.NewTicker(trimInterval)
 	defer ticker.Stop()
