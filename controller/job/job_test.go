@@ -98,6 +98,7 @@ func TestCancel(t *testing.T) {
 			return "", ctx.Err()
 		}
 		r.Ensure("a", untilCancelled)
+		synctest.Wait()
 		r.Ensure("b", untilCancelled) // waits for the slot
 		synctest.Wait()
 		r.Cancel(is("a"))
