@@ -160,9 +160,24 @@ func noArgs(cmd *cobra.Command, args []string) error {
 	}
 	hint := ""
 	if near := cmd.SuggestionsFor(args[0]); len(near) > 0 {
-		hint = fmt.Sprintf(", did you mean %q?", near[0])
+		hint = fmt.Sprintf(" (did you mean %q?)", near[0])
 	}
 	return fmt.Errorf("there is no command %q%s: see '%s --help'", args[0], hint, cmd.CommandPath())
+}
+
+// wantArgs refuses another number of arguments than n. They are called what the
+// command's usage calls them.
+func wantArgs(n int) cobra.PositionalArgs {
+	return func(cmd *cobra.Command, args []string) error {
+		if len(args) == n {
+			return nil
+		}
+		names := strings.TrimPrefix(cmd.Use, cmd.Name()+" ")
+		if len(args) < n {
+			return fmt.Errorf("say %s: see '%s --help'", names, cmd.CommandPath())
+		}
+		return fmt.Errorf("%q is more than %s: see '%s --help'", args[n], names, cmd.CommandPath())
+	}
 }
 
 // connected adds the flag that says where the daemon is.

@@ -2,6 +2,7 @@ package cli
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"reflect"
@@ -56,6 +57,7 @@ func TestSentences(t *testing.T) {
 		},
 		"unknown fields": {fmt.Errorf("f: %w", apierrors.NewBadRequest(`strict decoding error: unknown field "a", unknown field "b"`)), `f: unknown field "a" (and 1 more problem)`},
 		"long":           {errors.New(strings.Repeat("x", 5000)), strings.Repeat("x", maxSentence) + "…"},
+		"time up":        {context.DeadlineExceeded, "the time was up before it was done"},
 		"unreachable":    {fmt.Errorf("x: %w", &client.UnreachableError{Socket: "/s", Err: errors.New("odd")}), `cannot reach the sandboxd daemon at /s: odd: start it with "sandboxd serve"`},
 	} {
 		t.Run(name, func(t *testing.T) {

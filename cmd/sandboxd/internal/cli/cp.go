@@ -34,7 +34,7 @@ sandboxd cp ./script.sh web:/tmp/script.sh
 sandboxd cp web:/var/log ./logs
 tar -c src | sandboxd cp - web:/tmp/src.tar
 sandboxd cp web:/etc/os-release -`),
-		Args: cobra.ExactArgs(2),
+		Args: wantArgs(2),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			from, to, err := a.cpArgs(args[0], args[1])
 			if err != nil {

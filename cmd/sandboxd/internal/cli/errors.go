@@ -33,6 +33,8 @@ func words(err error) string {
 	var status apierrors.APIStatus
 	var address *url.Error
 	switch text := err.Error(); {
+	case err == context.DeadlineExceeded: //nolint:errorlint // nothing was put before it
+		return "the time was up before it was done"
 	case errors.As(err, &unreachable):
 		return unreachable.Error()
 	case errors.As(err, &status):

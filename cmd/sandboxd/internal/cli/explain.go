@@ -27,7 +27,7 @@ func (a *app) explain() *cobra.Command {
 sandboxd explain sandbox
 sandboxd explain sandbox.spec.network.portForwards
 sandboxd explain goldenimage --recursive`),
-		Args: cobra.ExactArgs(1),
+		Args: wantArgs(1),
 		RunE: func(_ *cobra.Command, args []string) error {
 			definitions, err := readDefinitions(v1.CRDs)
 			if err != nil {

@@ -123,7 +123,10 @@ func goalCondition(name string, status metav1.ConditionStatus) goal {
 		if found && c.Message != "" && !strings.EqualFold(string(c.Status), string(status)) {
 			return state{why: c.Message}
 		}
-		return state{why: readyWords(u)}
+		if why := readyWords(u); why != "" || found {
+			return state{why: why}
+		}
+		return state{why: "it has no condition " + name + " yet"}
 	}
 }
 
@@ -134,11 +137,14 @@ func goalGone(uid string) goal {
 		if u == nil || uid != "" && string(u.GetUID()) != uid {
 			return state{met: true}
 		}
-		why := readyWords(u)
-		if why == "" {
-			why = "it is being deleted"
+		switch why := readyWords(u); {
+		case u.GetDeletionTimestamp() == nil:
+			return state{why: "it exists and is not being deleted"}
+		case why == "":
+			return state{why: "it is being deleted"}
+		default:
+			return state{why: why}
 		}
-		return state{why: why}
 	}
 }
 

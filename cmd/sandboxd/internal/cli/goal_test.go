@@ -30,6 +30,11 @@ func sbx(spec, conditions string) string {
 		`}, status: {phase: Running, observedGeneration: 2, conditions: [` + conditions + `]}}`
 }
 
+// deleting is a sandbox that is being deleted.
+func deleting(conditions string) string {
+	return strings.Replace(sbx("", conditions), "uid: u1", `uid: u1, deletionTimestamp: "2026-01-02T03:04:05Z"`, 1)
+}
+
 func TestGoals(t *testing.T) {
 	const (
 		ready    = `{type: Ready, status: "True", observedGeneration: 2}`
@@ -68,7 +73,9 @@ func TestGoals(t *testing.T) {
 		"condition Stalled":             {goal: "condition=Stalled", object: sbx("", notReady+","+stalled), met: true},
 		"condition of nothing":          {goal: "condition=Ready", stuck: true, why: "it does not exist"},
 		"gone":                          {goal: "delete", met: true},
-		"not gone":                      {goal: "delete", object: sbx("", notReady), why: "the guest boots"},
+		"not being deleted":             {goal: "delete", object: sbx("", notReady), why: "it exists and is not being deleted"},
+		"not gone":                      {goal: "delete", object: deleting(notReady), why: "the guest boots"},
+		"not gone, nothing is known":    {goal: "delete", object: deleting(""), why: "it is being deleted"},
 		"exists":                        {goal: "create", object: sbx("", ""), met: true},
 		"does not exist":                {goal: "create", why: "it does not exist yet"},
 		"path":                          {goal: "jsonpath={.status.phase}=Running", object: sbx("", ""), met: true},
@@ -80,7 +87,7 @@ func TestGoals(t *testing.T) {
 		"path to a map":                 {goal: "jsonpath={.status}", object: sbx("", ""), why: `the value is ""`},
 		"path with a filter":            {goal: `jsonpath={.status.conditions[?(@.type=="Ready")].status}=True`, object: sbx("", ready), met: true},
 		"path of a stalled object":      {goal: "jsonpath={.status.phase}=Stopped", object: sbx("", stalled), stuck: true, why: "it is wrong"},
-		"malformed conditions":          {goal: "condition=Ready", object: `{apiVersion: sandboxd.dev/v1, kind: Sandbox, metadata: {name: x}, status: {conditions: [1, {type: 5}]}}`},
+		"malformed conditions":          {goal: "condition=Ready", object: `{apiVersion: sandboxd.dev/v1, kind: Sandbox, metadata: {name: x}, status: {conditions: [1, {type: 5}]}}`, why: "it has no condition Ready yet"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			judge := goal(goalApplied)

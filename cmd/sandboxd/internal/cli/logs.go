@@ -27,7 +27,7 @@ steer the terminal with them; --raw leaves them in.`,
 		Example: examples(`
 sandboxd logs web --tail 20
 sandboxd logs web -f`),
-		Args: cobra.ExactArgs(1),
+		Args: wantArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			key, err := a.sandboxKey(args[0])
 			if err != nil {

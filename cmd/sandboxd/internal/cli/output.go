@@ -33,7 +33,7 @@ func (o *output) printer() (printers.ResourcePrinter, error) {
 		return &printers.NamePrinter{}, nil
 	}
 	template, ok := strings.CutPrefix(o.format, "jsonpath=")
-	if !ok {
+	if !ok || template == "" {
 		return nil, fmt.Errorf("output %q is not one of wide, yaml, json, name and jsonpath=TEMPLATE", o.format)
 	}
 	printer, err := printers.NewJSONPathPrinter(template)

@@ -68,6 +68,14 @@ func (p *progress) done(ref string) {
 	p.order = slices.DeleteFunc(p.order, func(r string) bool { return r == ref })
 }
 
+// above prints something that is to stay, without the live lines in its way.
+func (p *progress) above(print func()) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	fmt.Fprint(p.w, p.erase())
+	print()
+}
+
 // close removes the live lines.
 func (p *progress) close() {
 	close(p.stop)
@@ -112,7 +120,8 @@ func (p *progress) draw() {
 			continue
 		}
 		p.mu.Lock()
-		text := p.frame(frame)
+		width, height := size(p.w)
+		text := p.frame(frame, width, height)
 		erase := p.erase()
 		p.lines = strings.Count(text, "\n")
 		fmt.Fprint(p.w, erase+text) // at once, so that nothing flickers
@@ -130,19 +139,25 @@ func (p *progress) erase() string {
 	return fmt.Sprintf("\x1b[%dA\r\x1b[J", n)
 }
 
-// frame is what the terminal shows now.
-func (p *progress) frame(n int) string {
-	width := 80
-	if f, ok := p.w.(*os.File); ok {
-		if w, _, err := term.GetSize(int(f.Fd())); err == nil && w > 20 {
-			width = w
+// size is how many characters and lines a terminal shows.
+func size(w io.Writer) (width, height int) {
+	if f, ok := w.(*os.File); ok {
+		if width, height, err := term.GetSize(int(f.Fd())); err == nil && width > 0 && height > 0 {
+			return width, height
 		}
 	}
+	return 80, 24
+}
+
+// frame is what a terminal of that size shows now. It leaves the last column
+// and the last line free, where the terminal would begin a new line by itself.
+func (p *progress) frame(n, width, height int) string {
 	spinner := []rune("⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏")
 	var b strings.Builder
+	most := max(1, min(maxLive, height-2))
 	for i, ref := range p.order {
-		if i == maxLive {
-			fmt.Fprintf(&b, "  … and %d more\n", len(p.order)-i)
+		if i == most {
+			b.WriteString(shorten(fmt.Sprintf("  … and %d more", len(p.order)-i), width-1) + "\n")
 			break
 		}
 		line := fmt.Sprintf("%c %s  %s", spinner[n%len(spinner)], ref, time.Since(p.start).Round(time.Second))
@@ -157,8 +172,11 @@ func (p *progress) frame(n int) string {
 // shorten cuts a line to a number of characters.
 func shorten(line string, most int) string {
 	runes := []rune(line)
-	if len(runes) <= most {
+	switch {
+	case len(runes) <= most:
 		return line
+	case most < 1:
+		return ""
 	}
 	return string(runes[:most-1]) + "…"
 }

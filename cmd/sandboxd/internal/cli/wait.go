@@ -22,7 +22,7 @@ func (a *app) wait() *cobra.Command {
 	var every bool
 	cmd := &cobra.Command{
 		Use:   "wait TYPE NAME… | TYPE/NAME… | -f FILE --for=GOAL",
-		Short: "Wait until objects are so far",
+		Short: "Wait until objects meet a goal",
 		Long: `Wait until all of the named objects meet a goal: a condition is true or has
 another status, a JSONPath finds a value, the object exists, or it is gone. It
 fails at once, with the daemon's reason, when an object is stalled: then the goal
@@ -33,6 +33,9 @@ sandboxd wait sandbox/web --for=condition=Ready --timeout=2m
 sandboxd wait sbx -l app=tests --for=jsonpath='{.status.phase}'=Stopped
 sandboxd wait sandbox/web --for=delete`),
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if condition == "" {
+				return errors.New("say what to wait for, such as --for=condition=Ready or --for=delete")
+			}
 			target, err := parseGoal(condition)
 			if err != nil {
 				return err
@@ -64,7 +67,6 @@ sandboxd wait sandbox/web --for=delete`),
 	cmd.Flags().BoolVar(&every, "all", false, "All objects of the type")
 	cmd.Flags().StringVar(&condition, "for", "", "What to wait for: condition=NAME[=STATUS], create, delete, jsonpath='{PATH}'[=VALUE]")
 	cmd.Flags().DurationVar(&timeout, "timeout", 30*time.Second, "How long to wait; 0 looks once, less than 0 means a week")
-	_ = cmd.MarkFlagRequired("for")
 	return a.namespaced(cmd)
 }
 

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"sync"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -46,11 +45,8 @@ func (a *app) waitFor(ctx context.Context, api *kube.API, all []awaited, timeout
 	}
 	p := newProgress(a.Err)
 	defer p.close()
-	var printing sync.Mutex
 	w := &waiter{api: api, progress: p, met: func(o awaited) {
-		printing.Lock()
-		defer printing.Unlock()
-		met(o)
+		p.above(func() { met(o) })
 	}}
 	for _, o := range all {
 		p.set(o.ref(), "")
