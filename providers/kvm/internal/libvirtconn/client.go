@@ -51,6 +51,10 @@ type Options struct {
 	URI string
 	// Socket of the daemon.
 	Socket string
+	// BeforeChange is called before each call that changes something or makes
+	// libvirt start programs (with a limit above Quick), by the goroutine that
+	// makes the call; may be nil.
+	BeforeChange func()
 	// Logger gets changes of the connection's state.
 	Logger logr.Logger
 }
@@ -66,10 +70,12 @@ type Client struct {
 	agents    []*Link
 	events    *Link
 
-	epoch     atomic.Uint64
-	closed    chan struct{}
-	closeOnce sync.Once
-	calls     sync.WaitGroup
+	epoch  atomic.Uint64
+	closed chan struct{}
+
+	mu    sync.Mutex
+	done  bool           // closed is closed; guarded by mu
+	calls sync.WaitGroup // nothing is added once done is set
 }
 
 // New makes a Client; nothing is connected yet.
@@ -101,11 +107,26 @@ func (c *Client) Epoch() uint64 { return c.epoch.Load() }
 // Close ends all connections. Calls under way and later ones fail with
 // providers.ErrUnavailable.
 func (c *Client) Close() {
-	c.closeOnce.Do(func() { close(c.closed) })
+	c.mu.Lock()
+	if !c.done {
+		c.done = true
+		close(c.closed)
+	}
+	c.mu.Unlock()
 	for _, l := range append([]*Link{c.lifecycle, c.events}, c.agents...) {
 		l.close()
 	}
 	c.calls.Wait()
+}
+
+// spawn runs something that Close waits for; not after it.
+func (c *Client) spawn(do func()) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if !c.done {
+		c.calls.Go(do)
+	}
+	return !c.done
 }
 
 func (c *Client) isClosed() bool {
@@ -159,7 +180,10 @@ func (c *Client) dial(ctx context.Context) (*session, error) {
 	s := &session{lib: libvirt.NewWithDialer(givenConn{conn}), conn: conn}
 
 	done := make(chan error, 1)
-	c.calls.Go(func() { done <- s.lib.ConnectToURI(libvirt.ConnectURI(c.opts.URI)) })
+	if !c.spawn(func() { done <- s.lib.ConnectToURI(libvirt.ConnectURI(c.opts.URI)) }) {
+		s.kill()
+		return nil, net.ErrClosed
+	}
 	timeout := time.NewTimer(connectTimeout)
 	defer timeout.Stop()
 	select {

@@ -13,6 +13,10 @@ import (
 // daemon that hangs would otherwise look like one where nothing happens.
 const heartbeat = 30 * time.Second
 
+// resubscribe is the pause after a daemon that answers has refused the
+// subscription.
+const resubscribe = time.Second
+
 // Event is a change that libvirt reported.
 type Event struct {
 	// ID is the domain's UUID.
@@ -28,11 +32,15 @@ type Event struct {
 // called from one goroutine at a time.
 func (c *Client) Watch(ctx context.Context, connected func(), event func(Event)) {
 	for ctx.Err() == nil && !c.isClosed() {
+		wait := resubscribe
 		if s, err := c.events.session(ctx); err == nil {
-			c.watch(ctx, s, connected, event)
-			continue
+			if c.watch(ctx, s, connected, event) {
+				continue
+			}
+		} else {
+			wait = max(c.outage.wait(), 10*time.Millisecond)
 		}
-		pause := time.NewTimer(max(c.outage.wait(), 10*time.Millisecond))
+		pause := time.NewTimer(wait)
 		select {
 		case <-pause.C:
 		case <-ctx.Done():
@@ -42,11 +50,12 @@ func (c *Client) Watch(ctx context.Context, connected func(), event func(Event))
 	}
 }
 
-// watch subscribes on one connection and returns when it is over. The
+// watch subscribes on one connection and returns when it is over. It tells
+// whether there was a subscription at all. The
 // subscriptions are never cancelled but die with their connection:
 // go-libvirt's own way of cancelling can block its reader for ever when an
 // event arrives in between.
-func (c *Client) watch(ctx context.Context, s *session, connected func(), event func(Event)) {
+func (c *Client) watch(ctx context.Context, s *session, connected func(), event func(Event)) (subscribed bool) {
 	defer s.kill()
 	stop := context.AfterFunc(ctx, s.kill)
 	defer stop()
@@ -55,14 +64,14 @@ func (c *Client) watch(ctx context.Context, s *session, connected func(), event 
 	lifecycle, err := s.lib.SubscribeEvents(context.Background(), libvirt.DomainEventIDLifecycle, libvirt.OptDomain{})
 	if err != nil {
 		hang.Stop()
-		return
+		return false
 	}
 	agent, err := s.lib.SubscribeEvents(context.Background(), libvirt.DomainEventIDAgentLifecycle, libvirt.OptDomain{})
 	if err != nil {
 		hang.Stop()
 		s.kill()
 		drain(lifecycle)
-		return
+		return false
 	}
 	hang.Stop()
 	connected()
@@ -86,6 +95,7 @@ func (c *Client) watch(ctx context.Context, s *session, connected func(), event 
 	}
 	s.kill()
 	reading.Wait()
+	return true
 }
 
 // beat asks for a sign of life until the connection is over, and ends it when

@@ -2,11 +2,14 @@ package libvirtconn
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"os"
 	"path/filepath"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -166,6 +169,98 @@ func TestWatchEndsWithItsContext(t *testing.T) {
 		cancel()
 		<-done
 	}
+}
+
+// answer reads requests and lets a client in, but ends the connection at
+// whatever it asks for then. Requests and replies begin with their length and
+// six numbers: program, version, procedure, type, serial, status.
+func answer(conn net.Conn) {
+	defer func() { _ = conn.Close() }()
+	const reply, connectOpen, authList = 1, 1, 66
+	for {
+		var head [7]uint32
+		if binary.Read(conn, binary.BigEndian, &head) != nil {
+			return
+		}
+		if _, err := io.CopyN(io.Discard, conn, int64(head[0])-28); err != nil {
+			return
+		}
+		out := []uint32{28, head[1], head[2], head[3], reply, head[5], 0}
+		switch head[3] {
+		case authList:
+			out = append(out, 0) // of no kind of authentication
+			out[0] += 4
+		case connectOpen:
+		default:
+			return
+		}
+		if binary.Write(conn, binary.BigEndian, out) != nil {
+			return
+		}
+	}
+}
+
+// TestWatchDoesNotSpin: a daemon that lets clients in and gives them no events
+// is asked now and then only.
+func TestWatchDoesNotSpin(t *testing.T) {
+	socket := filepath.Join(t.TempDir(), "s")
+	l, err := net.Listen("unix", socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var connections atomic.Int32
+	var serving sync.WaitGroup
+	serving.Go(func() {
+		for {
+			conn, err := l.Accept()
+			if err != nil {
+				return
+			}
+			connections.Add(1)
+			serving.Go(func() { answer(conn) })
+		}
+	})
+	c := newClient(t, socket)
+	ctx, cancel := context.WithCancel(context.Background())
+	begun := time.Now()
+	watching := make(chan struct{})
+	go func() {
+		defer close(watching)
+		c.Watch(ctx, func() { t.Error("connected") }, func(Event) { t.Error("event") })
+	}()
+	for connections.Load() == 0 {
+		time.Sleep(time.Millisecond)
+	}
+	time.Sleep(300 * time.Millisecond)
+	got, most := connections.Load(), int32(2+time.Since(begun)/resubscribe)
+	if got > most {
+		t.Errorf("it was asked %d times, and %d are enough", got, most)
+	}
+	cancel()
+	<-watching
+	_ = l.Close()
+	c.Close()
+	serving.Wait()
+}
+
+// TestNothingBeginsAfterClose: what Close has waited for stays so.
+func TestNothingBeginsAfterClose(t *testing.T) {
+	c := newClient(t, filepath.Join(t.TempDir(), "none"))
+	var over atomic.Bool
+	var callers sync.WaitGroup
+	for range 4 {
+		callers.Go(func() {
+			for c.spawn(func() {
+				if over.Load() {
+					t.Error("something began after Close")
+				}
+			}) {
+			}
+		})
+	}
+	c.Close()
+	over.Store(true)
+	callers.Wait()
 }
 
 // realDaemon is a client of a real libvirtd's test driver.

@@ -15,7 +15,7 @@ import (
 const (
 	// Quick is for questions.
 	Quick = 30 * time.Second
-	// Slow is for calls that start and stop processes. libvirt has been seen
+	// Slow is for calls that change something or start and stop processes. libvirt has been seen
 	// to take 86 s for a start when it must probe QEMU anew.
 	Slow = 3 * time.Minute
 	// Save is for writing a guest's memory to disk.
@@ -60,6 +60,10 @@ func Do(ctx context.Context, l *Link, object string, limit time.Duration, call f
 // ErrUnavailable.
 func Get[T any](ctx context.Context, l *Link, object string, limit time.Duration, call func(*libvirt.Libvirt) (T, error)) (T, error) {
 	var none T
+	changes := limit > Quick
+	if changes && l.client.opts.BeforeChange != nil {
+		l.client.opts.BeforeChange()
+	}
 	if err := l.acquire(ctx, object, limit); err != nil {
 		return none, err
 	}
@@ -73,7 +77,7 @@ func Get[T any](ctx context.Context, l *Link, object string, limit time.Duration
 		err   error
 	}
 	done := make(chan result, 1)
-	l.client.calls.Go(func() {
+	ok := l.client.spawn(func() {
 		defer func() { <-l.slots }()
 		hang := time.AfterFunc(limit, func() {
 			l.client.opts.Logger.Info("libvirt call hangs, its connection is given up", "link", l.name, "object", object, "limit", limit)
@@ -83,12 +87,16 @@ func Get[T any](ctx context.Context, l *Link, object string, limit time.Duration
 		v, err := call(s.lib)
 		done <- result{v, err}
 	})
+	if !ok {
+		<-l.slots
+		return none, l.client.closedError()
+	}
 	select {
 	case r := <-done:
 		return r.value, Translate(object, r.err)
 	case <-ctx.Done():
 	}
-	if limit > Quick {
+	if changes {
 		late := time.NewTimer(settle)
 		defer late.Stop()
 		select {
@@ -149,6 +157,9 @@ func (l *Link) session(ctx context.Context) (*session, error) {
 	if err != nil {
 		if ctx.Err() != nil {
 			return nil, ctx.Err()
+		}
+		if c.isClosed() {
+			return nil, c.closedError()
 		}
 		err = c.unreachable(err)
 		if c.outage.failed(err) {
