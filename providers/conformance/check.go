@@ -54,6 +54,8 @@ func wrongError(err error) string {
 		return "does not say what it is about"
 	case strings.ContainsFunc(err.Error(), unicode.IsControl):
 		return "is not one printable line"
+	case strings.Contains(err.Error(), "%!"):
+		return "has a part that was not filled in"
 	}
 	return ""
 }

@@ -2,6 +2,7 @@ package kvm_test
 
 import (
 	"os/exec"
+	"runtime"
 	"strings"
 	"syscall"
 	"testing"
@@ -11,6 +12,7 @@ import (
 	v1 "sandboxd.dev/sandboxd/api/v1"
 	"sandboxd.dev/sandboxd/providers"
 	"sandboxd.dev/sandboxd/providers/conformance"
+	"sandboxd.dev/sandboxd/providers/kvm"
 )
 
 func TestConformance(t *testing.T) {
@@ -19,9 +21,12 @@ func TestConformance(t *testing.T) {
 	t.Cleanup(func() { _ = exec.Command("ip", "link", "del", "confbr0").Run() })
 	run(t, "ip", "link", "set", "confbr0", "up")
 	h.was = h.inventory()
+	var opened *kvm.Provider
 	conformance.Run(t, conformance.Backend{
 		Open: func(_ testing.TB, i providers.Instance) providers.Provider {
-			return h.open(t, i)
+			p := h.open(t, i)
+			opened = p
+			return p
 		},
 		Image:     tinySource(t),
 		Hardware:  providers.MachineSpec{CPUs: 1, MemoryBytes: 128 << 20, Firmware: v1.FirmwareBIOS},
@@ -38,9 +43,29 @@ func TestConformance(t *testing.T) {
 		BreakNetwork: func(t testing.TB, id types.UID) {
 			run(t, "ip", "link", "set", tapOf(t, id), "nomaster")
 		},
-		Audit:    h.audit,
-		Parallel: 3,
+		Audit:     h.audit,
+		Interrupt: func(n int, call func()) bool { return interrupt(opened, n, call) },
+		Parallel:  3,
 	})
+}
+
+// interrupt ends the goroutine that makes a call at its n-th step.
+func interrupt(p *kvm.Provider, n int, call func()) (completed bool) {
+	steps := 0
+	p.OnStep(func() {
+		if steps++; steps == n {
+			runtime.Goexit()
+		}
+	})
+	defer p.OnStep(nil)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		call()
+		completed = true
+	}()
+	<-done
+	return completed
 }
 
 // foreign makes a machine that is somebody else's.

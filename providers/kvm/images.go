@@ -86,6 +86,7 @@ func (p *Provider) DeleteImage(ctx context.Context, ref providers.ImageRef) erro
 			continue
 		}
 		found = true
+		p.steps.next()
 		if err := os.RemoveAll(path); err != nil {
 			return p.fileError(imageObject(ref), err)
 		}
@@ -146,12 +147,14 @@ func (p *Provider) seal(spec providers.ImageSpec, from string, img providers.Ima
 	if err != nil {
 		return providers.Image{}, err
 	}
+	p.steps.next()
 	if err := os.Rename(from, to); err != nil {
 		return providers.Image{}, err
 	}
 	if err := files.SyncDir(filepath.Dir(to)); err != nil {
 		return providers.Image{}, err
 	}
+	p.steps.next()
 	if err := files.Write(p.data.sidecar(spec.ImageRef), append(b, '\n'), 0o444); err != nil {
 		return providers.Image{}, err
 	}

@@ -44,6 +44,7 @@ func (p *Provider) ImportImage(ctx context.Context, spec providers.ImageSpec, pr
 		return providers.Image{}, err
 	}
 	img, err := p.importDisk(ctx, object, spec, disk, progress)
+	p.steps.next()
 	// Half an import is worth nothing; what cannot be removed now is wiped by
 	// the next one.
 	_ = os.RemoveAll(p.data.staging(spec.ImageRef))
@@ -62,12 +63,14 @@ func (p *Provider) importDisk(ctx context.Context, object string, spec providers
 	if err := os.RemoveAll(dir); err != nil {
 		return providers.Image{}, err
 	}
+	p.steps.next()
 	if err := files.Mkdir(filepath.Dir(dir), dirMode); err != nil {
 		return providers.Image{}, err
 	}
 	if err := files.Mkdir(dir, 0o700); err != nil {
 		return providers.Image{}, err
 	}
+	p.steps.next()
 	staged, digest, err := source.Stage(ctx, object, disk.Path, filepath.Join(dir, "source"), progress)
 	if err != nil {
 		return providers.Image{}, err
@@ -82,6 +85,7 @@ func (p *Provider) importDisk(ctx context.Context, object string, spec providers
 	}
 	image := filepath.Join(dir, "image")
 	progress(providers.Progress{Stage: "converting", Total: size})
+	p.steps.next()
 	err = p.img.Convert(ctx, staged.Name(), format, image, v1.DiskFormatQCOW2, func(part float64) {
 		progress(providers.Progress{Stage: "converting", Done: int64(part * float64(size)), Total: size})
 	})

@@ -206,7 +206,7 @@ func (p *Provider) listImages(context.Context) ([]providers.Resource, error) {
 	})
 }
 
-// listTree visits the folders of a folder.
+// listTree visits the folders of a folder. What is none was not made here.
 func (p *Provider) listTree(root string, visit func(dir string, files []fs.DirEntry) []providers.Resource) ([]providers.Resource, error) {
 	dirs, err := os.ReadDir(root)
 	if err != nil {
@@ -214,6 +214,10 @@ func (p *Provider) listTree(root string, visit func(dir string, files []fs.DirEn
 	}
 	var out []providers.Resource
 	for _, d := range dirs {
+		if !d.IsDir() {
+			out = append(out, p.fileResource(providers.ResourceFile, filepath.Base(root)+"/"+d.Name(), nil, providers.Ambiguous))
+			continue
+		}
 		files, err := os.ReadDir(filepath.Join(root, d.Name()))
 		if errors.Is(err, fs.ErrNotExist) {
 			continue
@@ -308,7 +312,10 @@ func (p *Provider) removeNetwork(ctx context.Context, object, id string) error {
 	if o := owners[id]; len(o) > 0 {
 		return busy(o)
 	}
-	return p.destroyNetwork(ctx, n)
+	if err := p.destroyNetwork(ctx, n); err != nil {
+		return err
+	}
+	return p.dropFirewall(ctx)
 }
 
 // notOurNetwork tells a network that is gone from one that is another's.

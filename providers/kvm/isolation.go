@@ -65,10 +65,10 @@ func (p *Provider) observeNetwork(ctx context.Context, m machine, fresh bool) (p
 	return providers.NetworkObservation{Isolated: ok, Detail: detail}, nil
 }
 
-// mend puts rules back that somebody removed.
+// mend puts rules and settings back that somebody removed.
 func (p *Provider) mend(ctx context.Context, m machine, n identity.Network, s sight) {
 	g, known := guestOf(s)
-	if s.absent || (s.rulesErr == nil && (!known || s.rules.Permits(g))) {
+	if s.absent || (s.quiet && s.rulesErr == nil && (!known || s.rules.Permits(g))) {
 		return
 	}
 	unlock, err := p.locks.Lock(ctx, machineObject(m.id))
@@ -84,7 +84,7 @@ func (p *Provider) mend(ctx context.Context, m machine, n identity.Network, s si
 		p.log.Info("isolation of a running machine cannot be restored", "machine", m.id, "error", err.Error())
 		return
 	}
-	p.log.Info("firewall rules were not in force and were put back", "machine", m.id)
+	p.log.Info("isolation was not in force and was restored", "machine", m.id)
 }
 
 // guestOf is what the firewall ought to permit a machine.

@@ -312,6 +312,9 @@ func TestIsolationIntnet(t *testing.T) {
 	eventually(t, "the rules are back", func() bool { return l.get(t, a).Network.Isolated && l.get(t, b).Network.Isolated })
 	l.reached(t, "guest to guest with the rules back", a, "192.168.77.2", guestPort, "GUEST")
 	l.refused(t, "guest to host with the rules back", a, hostAddr, hostPort)
+	run(t, "sysctl", "-qw", "net.ipv4.conf."+bridgeOf(t, a)+".arp_ignore=0")
+	eventually(t, "a bridge that answers for all addresses is noticed", func() bool { return !l.get(t, a).Network.Isolated })
+	eventually(t, "it answers for its own alone again", func() bool { return l.get(t, a).Network.Isolated })
 }
 
 func readFile(t *testing.T, path string) []byte {

@@ -9,6 +9,8 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -162,6 +164,31 @@ func TestWithoutLibvirt(t *testing.T) {
 	}
 }
 
+// TestNothingBeginsAfterClose: what Close has waited for stays so.
+func TestNothingBeginsAfterClose(t *testing.T) {
+	p := offline(t)
+	var over atomic.Bool
+	var callers sync.WaitGroup
+	for range 4 {
+		callers.Go(func() {
+			for p.spawn(func() {
+				if over.Load() {
+					t.Error("something began after Close")
+				}
+			}) {
+			}
+		})
+	}
+	if err := p.Close(); err != nil {
+		t.Error(err)
+	}
+	over.Store(true)
+	callers.Wait()
+	for range p.Events(context.Background()) {
+		t.Error("an event after Close")
+	}
+}
+
 // TestImportSurvivesWhatWasLeft imports over what a process that was killed at
 // any point could have left.
 func TestImportSurvivesWhatWasLeft(t *testing.T) {
@@ -258,6 +285,31 @@ func TestNamesThatCannotBeFiles(t *testing.T) {
 	for _, path := range []string{"/data/images/u/../v/r.qcow2", "/data/images/u/r", "/etc/passwd", "/data/images/u/r.qcow2/x"} {
 		if got, ok := l.refOf(path); ok {
 			t.Errorf("%s is taken for %+v", path, got)
+		}
+	}
+}
+
+// TestStraysInTheDataFolder: a file in the place of a folder was not made here;
+// it is told and does not keep the rest from being listed.
+func TestStraysInTheDataFolder(t *testing.T) {
+	p := offline(t)
+	for _, path := range []string{p.data.machines() + "/stray", p.data.images() + "/stray"} {
+		if err := os.WriteFile(path, nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.Symlink("/etc", filepath.Join(p.data.machines(), string(judged))); err != nil {
+		t.Fatal(err)
+	}
+	for _, list := range []func(context.Context) ([]providers.Resource, error){p.listMachineFiles, p.listImages} {
+		all, err := list(context.Background())
+		if err != nil || len(all) == 0 {
+			t.Fatalf("%v, %v", all, err)
+		}
+		for _, r := range all {
+			if r.Ownership != providers.Ambiguous {
+				t.Errorf("%+v may be collected", r)
+			}
 		}
 	}
 }

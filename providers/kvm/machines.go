@@ -58,6 +58,7 @@ func (p *Provider) make(ctx context.Context, spec providers.MachineSpec, was mac
 	if err != nil {
 		return err
 	}
+	p.steps.next()
 	if err := files.Mkdir(p.data.machineDir(spec.ID), dirMode); err != nil {
 		return p.fileError(object, err)
 	}
@@ -129,6 +130,7 @@ func (p *Provider) ensureDisk(ctx context.Context, spec providers.MachineSpec) (
 		return image, tooSmall(object, spec.DiskBytes, img)
 	}
 	if spec.DiskBytes > h.VirtualSize {
+		p.steps.next()
 		if err := p.img.Resize(ctx, path, p.data.image(image), roundUp(spec.DiskBytes)); err != nil {
 			return image, p.fileError(object, err)
 		}
@@ -178,6 +180,7 @@ func (p *Provider) cloneImage(ctx context.Context, id types.UID, image providers
 	if err := os.RemoveAll(next); err != nil {
 		return p.fileError(object, err)
 	}
+	p.steps.next()
 	if err := p.img.CreateOverlay(ctx, next, p.data.image(image), roundUp(max(size, img.VirtualSize))); err != nil {
 		_ = os.Remove(next)
 		return p.fileError(object, err)
@@ -185,6 +188,7 @@ func (p *Provider) cloneImage(ctx context.Context, id types.UID, image providers
 	if !replace && files.Exists(path) {
 		return os.Remove(next)
 	}
+	p.steps.next()
 	return p.fileError(object, os.Rename(next, path))
 }
 
@@ -217,6 +221,7 @@ func (p *Provider) writeSeed(spec providers.MachineSpec) error {
 	if have, err := os.ReadFile(path); err == nil && bytes.Equal(have, want.Bytes()) {
 		return nil
 	}
+	p.steps.next()
 	return files.Write(path, want.Bytes(), fileMode)
 }
 

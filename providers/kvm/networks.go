@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"slices"
 	"strings"
 
 	"github.com/digitalocean/go-libvirt"
@@ -40,6 +41,7 @@ const leaseMinutes = 5
 func (p *Provider) joinNetwork(ctx context.Context, id types.UID, n identity.Network) error {
 	ref := p.data.networkRef(id)
 	if was, err := os.ReadFile(ref); err != nil || string(was) != n.UUID() {
+		p.steps.next()
 		if err := files.Write(ref, []byte(n.UUID()), fileMode); err != nil {
 			return p.fileError(machineObject(id), err)
 		}
@@ -72,6 +74,7 @@ func (p *Provider) joinNetwork(ctx context.Context, id types.UID, n identity.Net
 		}
 	}
 	p.view.forgetNetwork(n)
+	p.steps.next()
 	if err := p.fw.Permit(g); err != nil {
 		return firewallError(n, err)
 	}
@@ -86,6 +89,7 @@ func (p *Provider) raiseFirewall(ctx context.Context, n identity.Network) error 
 		return err
 	}
 	defer unlock()
+	p.steps.next()
 	if err := p.fw.Ensure(); err != nil {
 		return firewallError(n, err)
 	}
@@ -299,7 +303,8 @@ func (p *Provider) updateHost(ctx context.Context, n identity.Network, command l
 }
 
 // leaveNetwork takes a machine that does not run out of a network, and removes
-// the network with the last one.
+// the network with the last one. The note that the machine uses the network goes
+// after all that is found by it: until then, this can be repeated.
 func (p *Provider) leaveNetwork(ctx context.Context, id types.UID, n identity.Network) error {
 	unlock, err := p.locks.Lock(ctx, "network "+n.UUID())
 	if err != nil {
@@ -307,40 +312,36 @@ func (p *Provider) leaveNetwork(ctx context.Context, id types.UID, n identity.Ne
 	}
 	defer unlock()
 	defer p.view.forgetNetwork(n)
-	ref := p.data.networkRef(id)
-	if was, err := os.ReadFile(ref); err == nil && string(was) == n.UUID() {
-		if err := os.Remove(ref); err != nil {
-			return p.fileError(machineObject(id), err)
-		}
+	p.steps.next()
+	if err := p.fw.Revoke(n.Mode, identity.Tap(n.Instance, n.Mode, id)); err != nil {
+		return firewallError(n, err)
 	}
 	x, err := p.readNetwork(ctx, n)
-	switch {
-	case errors.Is(err, providers.ErrNotFound):
-		return p.dropFirewall(ctx)
-	case err != nil:
+	if err != nil && !errors.Is(err, providers.ErrNotFound) {
 		return err
 	}
+	there := err == nil
 	owners, err := p.networkOwners()
 	if err != nil {
 		return p.fileError(n.String(), err)
 	}
-	if len(owners[n.UUID()]) == 0 {
-		return p.destroyNetwork(ctx, n)
+	// Whoever joins from here on waits for the lock, and makes the network anew.
+	last := !slices.ContainsFunc(owners[n.UUID()], func(o types.UID) bool { return o != id })
+	if there && last {
+		err = p.destroyNetwork(ctx, n)
+	} else if a, ok := reservation(x, mac(id).String()); ok {
+		err = p.updateHost(ctx, n, libvirt.NetworkUpdateCommandDelete, id, a)
 	}
-	g := firewall.Guest{Mode: n.Mode, Tap: identity.Tap(n.Instance, n.Mode, id), MAC: mac(id)}
-	if n.Mode != v1.NetworkIntnet {
-		var ok bool
-		if g.Address, ok = reservation(x, g.MAC.String()); !ok {
-			return nil // it never got as far
+	if err != nil {
+		return err
+	}
+	if slices.Contains(owners[n.UUID()], id) {
+		p.steps.next()
+		if err := os.Remove(p.data.networkRef(id)); err != nil {
+			return p.fileError(machineObject(id), err)
 		}
-		if err := p.updateHost(ctx, n, libvirt.NetworkUpdateCommandDelete, id, g.Address); err != nil {
-			return err
-		}
 	}
-	if err := p.fw.Revoke(g); err != nil {
-		return firewallError(n, err)
-	}
-	return nil
+	return p.dropFirewall(ctx)
 }
 
 // destroyNetwork removes a network that nobody uses.
@@ -352,7 +353,7 @@ func (p *Provider) destroyNetwork(ctx context.Context, n identity.Network) error
 		return err
 	}
 	p.log.Info("network removed", "network", n.LibvirtName())
-	return p.dropFirewall(ctx)
+	return nil
 }
 
 // dropFirewall removes the rules once no machine needs any network.
@@ -370,6 +371,7 @@ func (p *Provider) dropFirewall(ctx context.Context) error {
 		return nil
 	}
 	p.view.rules.forget(struct{}{})
+	p.steps.next()
 	if err := p.fw.Remove(); err != nil && !errors.Is(err, firewall.ErrNotPermitted) {
 		return providers.Errorf(providers.ErrUnavailable, "firewall", "its rules cannot be removed: %w", err)
 	}

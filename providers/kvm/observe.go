@@ -3,6 +3,7 @@ package kvm
 import (
 	"context"
 	"errors"
+	"net/netip"
 	"path/filepath"
 	"time"
 
@@ -163,8 +164,12 @@ func (p *Provider) keepForwards(ctx context.Context, m machine) bool {
 			return false
 		}
 	}
-	if len(want) > 0 && m.on() {
+	switch {
+	case len(want) == 0:
+	case m.on():
 		p.aimForwards(ctx, m.id, m.record)
+	default:
+		p.loseForwards(ctx, m.id)
 	}
 	return true
 }
@@ -198,6 +203,22 @@ func (p *Provider) restoreForwards() {
 				return
 			}
 		}
+	}
+}
+
+// loseForwards tells the forwards of a machine that is off that there is no
+// guest: its address may become another's.
+func (p *Provider) loseForwards(ctx context.Context, id types.UID) {
+	if !p.fwd.Aimed(string(id)) {
+		return
+	}
+	unlock, err := p.locks.Lock(ctx, machineObject(id))
+	if err != nil {
+		return
+	}
+	defer unlock()
+	if now, err := p.look(ctx, id); err == nil && !now.on() { // it may have been started meanwhile
+		p.fwd.SetTarget(string(id), netip.Addr{})
 	}
 }
 

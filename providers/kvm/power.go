@@ -12,6 +12,7 @@ import (
 
 	v1 "sandboxd.dev/sandboxd/api/v1"
 	"sandboxd.dev/sandboxd/providers"
+	"sandboxd.dev/sandboxd/providers/kvm/internal/firewall"
 	"sandboxd.dev/sandboxd/providers/kvm/internal/identity"
 	"sandboxd.dev/sandboxd/providers/kvm/internal/libvirtconn"
 )
@@ -207,8 +208,10 @@ func (p *Provider) Suspend(ctx context.Context, id types.UID) error {
 		if now, lookErr := p.look(ctx, id); lookErr != nil || now.power != m.power {
 			return err
 		}
+		var said libvirt.Error
+		errors.As(err, &said)
 		return providers.Errorf(providers.ErrUnsupported, machineObject(id),
-			"it has shared folders mounted, whose state cannot be saved: unmount them in the guest, or stop the machine (%w)", errors.Unwrap(errors.Unwrap(err)))
+			"it has shared folders mounted, whose state cannot be saved: unmount them in the guest, or stop the machine (libvirt: %w)", said)
 	})
 }
 
@@ -279,6 +282,7 @@ func (p *Provider) DeleteMachine(ctx context.Context, id types.UID) error {
 	} else if !errors.Is(statErr, fs.ErrNotExist) {
 		return p.fileError(machineObject(id), statErr)
 	}
+	p.steps.next()
 	if err := os.RemoveAll(dir); err != nil {
 		return p.fileError(machineObject(id), err)
 	}
@@ -328,6 +332,12 @@ func (p *Provider) leaveAnyNetwork(ctx context.Context, id types.UID, m machine)
 		return p.leaveNetwork(ctx, id, n)
 	}
 	// No such network is there (any more), so nothing but the rules may be left.
+	for _, mode := range []v1.NetworkMode{v1.NetworkIntnet, v1.NetworkHostOnly, v1.NetworkNAT} {
+		err := p.fw.Revoke(mode, identity.Tap(p.opts.Instance, mode, id))
+		if err != nil && !errors.Is(err, firewall.ErrNotPermitted) {
+			return providers.Errorf(providers.ErrUnavailable, machineObject(id), "its firewall rules cannot be removed: %w", err)
+		}
+	}
 	if err := os.Remove(p.data.networkRef(id)); err != nil {
 		return p.fileError(machineObject(id), err)
 	}

@@ -122,10 +122,12 @@ type Provider struct {
 	view  *hostView
 	guest *guestStates
 	host  *hostFacts
+	steps steps
 
-	life context.Context // ends with Close
-	end  context.CancelFunc
-	work sync.WaitGroup // what outlives a call
+	life    context.Context // ends with Close
+	end     context.CancelFunc
+	closing sync.Mutex     // held while life ends and while work is added
+	work    sync.WaitGroup // what outlives a call; nothing is added once life has ended
 }
 
 var _ providers.Provider = (*Provider)(nil)
@@ -141,20 +143,20 @@ func New(o Options) (*Provider, error) {
 		opts:  o,
 		log:   o.Logger,
 		data:  layout{root: o.DataDir},
-		conn:  libvirtconn.New(libvirtconn.Options{URI: o.URI, Socket: o.Socket, Logger: o.Logger}),
 		img:   qemuimg.New(o.QemuImg),
 		locks: keylock.New(),
 		fw:    firewall.New(o.Instance),
 		fwd:   forward.NewSet(o.Logger),
 		host:  &hostFacts{choice: o.Accelerator, probe: accel.Probe},
 	}
+	p.conn = libvirtconn.New(libvirtconn.Options{URI: o.URI, Socket: o.Socket, BeforeChange: p.steps.next, Logger: o.Logger})
 	p.view = newHostView(p)
 	p.guest = newGuestStates(p.conn.Epoch)
 	p.life, p.end = context.WithCancel(context.Background())
 	if err := p.data.claim(o.Instance); err != nil {
 		return nil, providers.Errorf(providers.ErrInvalid, "data folder "+o.DataDir, "%w", err)
 	}
-	p.work.Go(p.restoreForwards)
+	p.spawn(p.restoreForwards)
 	return p, nil
 }
 
@@ -163,7 +165,9 @@ func (p *Provider) Name() v1.ProviderName { return v1.ProviderKVM }
 
 // Close implements providers.Provider.
 func (p *Provider) Close() error {
+	p.closing.Lock()
 	p.end()
+	p.closing.Unlock()
 	p.conn.Close()
 	p.fwd.Close()
 	p.work.Wait()
@@ -220,7 +224,7 @@ func (p *Provider) Events(ctx context.Context) <-chan providers.Event {
 		case <-ctx.Done():
 		}
 	}
-	p.work.Go(func() {
+	watching := p.spawn(func() {
 		defer close(out)
 		defer unlink()
 		defer stop()
@@ -239,16 +243,28 @@ func (p *Provider) Events(ctx context.Context) <-chan providers.Event {
 				}
 			})
 	})
+	if !watching {
+		stop()
+		close(out)
+	}
 	return out
+}
+
+// spawn runs something that Close waits for; not after it.
+func (p *Provider) spawn(do func()) bool {
+	p.closing.Lock()
+	defer p.closing.Unlock()
+	if p.life.Err() != nil {
+		return false
+	}
+	p.work.Go(do)
+	return true
 }
 
 // later does something that a call need not wait for. It ends with the
 // provider.
 func (p *Provider) later(limit time.Duration, do func(context.Context)) {
-	if p.life.Err() != nil {
-		return
-	}
-	p.work.Go(func() {
+	p.spawn(func() {
 		ctx, cancel := context.WithTimeout(p.life, limit)
 		defer cancel()
 		do(ctx)

@@ -3,6 +3,7 @@ package kvm_test
 import (
 	"context"
 	"errors"
+	"net"
 	"os"
 	"strconv"
 	"strings"
@@ -105,6 +106,30 @@ func TestClaimedAddress(t *testing.T) {
 		}
 		return false
 	})
+}
+
+// TestForwardsOfAMachineThatIsOff lead nowhere, also when its address is
+// another's.
+func TestForwardsOfAMachineThatIsOff(t *testing.T) {
+	l := newLab(t)
+	id := l.boot(t, "machine", v1.Network{Mode: v1.NetworkNAT, PortForwards: []v1.PortForward{{Name: "echo", GuestPort: guestPort}}})
+	xml := run(t, "virsh", "net-dumpxml", strings.TrimSpace(run(t, "virsh", "net-list", "--name")))
+	_, rest, _ := strings.Cut(xml, "<host mac=")
+	_, rest, _ = strings.Cut(rest, "ip='")
+	address, _, found := strings.Cut(rest, "'")
+	if !found {
+		t.Fatalf("the machine has no address in %s", xml)
+	}
+	must(t, l.p.Stop(context.Background(), id, providers.StopForce))
+	run(t, "ip", "addr", "add", address+"/32", "dev", "lo")
+	t.Cleanup(func() { run(t, "ip", "addr", "del", address+"/32", "dev", "lo") })
+	other, err := net.Listen("tcp", net.JoinHostPort(address, strconv.Itoa(guestPort)))
+	must(t, err)
+	greet(t, other, "OTHER")
+	m := l.get(t, id)
+	if got := fromHost(m.PortForwards[0].HostAddress, int(m.PortForwards[0].HostPort)); got != "" {
+		t.Errorf("it leads to another, which says %q", got)
+	}
 }
 
 func TestFolderThatQEMUMayNotUse(t *testing.T) {

@@ -1,11 +1,13 @@
 package firewall
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"net"
 	"net/netip"
 	"os"
+	"slices"
 	"sync"
 
 	"github.com/google/nftables"
@@ -130,46 +132,70 @@ func (f *Firewall) Exists() bool {
 	return false
 }
 
-// Permit lets a guest send from its addresses.
+// Permit lets a guest send from its addresses, and from no others that it may
+// have had before.
 func (f *Firewall) Permit(g Guest) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	return f.change(g, (*nftables.Conn).SetAddElements)
+	return permission(f.replaceKeys(g.Mode, g.Tap, keys(g)))
 }
 
-// Revoke takes the permission back. It is no error if there was none.
-func (f *Firewall) Revoke(g Guest) error {
+// Revoke takes the permission back from whatever is behind a tap. It is no
+// error if there was none.
+func (f *Firewall) Revoke(mode v1.NetworkMode, tap string) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	held, err := f.check()
-	if errors.Is(err, ErrNotInForce) || (err == nil && !held.Permits(g)) {
-		return nil
+	if err := f.replaceKeys(mode, tap, nil); !errors.Is(err, unix.ENOENT) {
+		return permission(err)
 	}
-	if err != nil {
-		return err
-	}
-	return f.change(g, (*nftables.Conn).SetDeleteElements)
+	return nil
 }
 
-func (f *Firewall) change(g Guest, do func(*nftables.Conn, *nftables.Set, []nftables.SetElement) error) error {
+// replaceKeys makes the elements of a tap these, in one transaction.
+func (f *Firewall) replaceKeys(mode v1.NetworkMode, tap string, want [][]byte) error {
 	c, err := nftables.New()
 	if err != nil {
 		return err
 	}
 	t := bridgeTable(f.instance)
-	nt := &nftables.Table{Family: t.family, Name: identity.Table(f.instance)}
 	s := t.sets[0]
-	if g.Mode == v1.NetworkIntnet {
+	if mode == v1.NetworkIntnet {
 		s = t.sets[1]
 	}
-	var elements []nftables.SetElement
-	for _, k := range keys(g) {
-		elements = append(elements, nftables.SetElement{Key: k})
-	}
-	if err := do(c, f.set(nt, s), elements); err != nil {
+	in := f.set(&nftables.Table{Family: t.family, Name: identity.Table(f.instance)}, s)
+	held, err := elements(c, in)
+	if err != nil {
 		return err
 	}
-	return permission(c.Flush())
+	var stale, missing []nftables.SetElement
+	for _, e := range held {
+		if tapOf(e.Key) == tap && !slices.ContainsFunc(want, func(k []byte) bool { return bytes.Equal(k, e.Key) }) {
+			stale = append(stale, nftables.SetElement{Key: e.Key})
+		}
+	}
+	for _, k := range want {
+		if !slices.ContainsFunc(held, func(e nftables.SetElement) bool { return bytes.Equal(k, e.Key) }) {
+			missing = append(missing, nftables.SetElement{Key: k})
+		}
+	}
+	for _, change := range []struct {
+		elements []nftables.SetElement
+		make     func(*nftables.Set, []nftables.SetElement) error
+	}{{stale, c.SetDeleteElements}, {missing, c.SetAddElements}} {
+		if len(change.elements) == 0 {
+			continue
+		}
+		if err := change.make(in, change.elements); err != nil {
+			return err
+		}
+	}
+	return c.Flush()
+}
+
+// tapOf is the link's name that a key begins with.
+func tapOf(key []byte) string {
+	name, _, _ := bytes.Cut(key[:min(len(key), unix.IFNAMSIZ)], []byte{0})
+	return string(name)
 }
 
 // keys of a guest's elements, as the kernel concatenates them: each part is
@@ -189,17 +215,29 @@ func keys(g Guest) [][]byte {
 
 // State is what the kernel was seen to hold: the rules as they ought to be,
 // and these guests.
-type State struct{ elements map[string]bool }
+type State struct {
+	keys map[string][]string // by tap
+}
 
-// Permits tells whether a guest may send.
+func (s State) add(key []byte) {
+	tap := tapOf(key)
+	s.keys[tap] = append(s.keys[tap], string(key))
+}
+
+// Permits tells whether a guest may send from its addresses, and from no
+// others.
 func (s State) Permits(g Guest) bool {
-	for _, k := range keys(g) {
-		if !s.elements[string(k)] {
+	want, held := keys(g), s.keys[g.Tap]
+	for _, k := range want {
+		if !slices.Contains(held, string(k)) {
 			return false
 		}
 	}
-	return true
+	return len(held) == len(want)
 }
+
+// Knows tells whether anything may send from behind a tap.
+func (s State) Knows(tap string) bool { return len(s.keys[tap]) > 0 }
 
 // Check reads the tables back from the kernel. ErrNotInForce says what differs.
 func (f *Firewall) Check() (State, error) {
@@ -213,9 +251,9 @@ func (f *Firewall) check() (State, error) {
 	if err != nil {
 		return State{}, err
 	}
-	s := State{elements: map[string]bool{}}
+	s := State{keys: map[string][]string{}}
 	for _, t := range tables(f.instance) {
-		if err := f.compare(c, t, s.elements); err != nil {
+		if err := f.compare(c, t, s); err != nil {
 			return State{}, permission(err)
 		}
 	}
@@ -223,12 +261,21 @@ func (f *Firewall) check() (State, error) {
 }
 
 // compare reads one table back.
-func (f *Firewall) compare(c *nftables.Conn, t table, elements map[string]bool) error {
+func (f *Firewall) compare(c *nftables.Conn, t table, seen State) error {
 	name := identity.Table(f.instance)
 	differs := func(what string) error {
 		return fmt.Errorf("%w: %s of table %s (%s)", ErrNotInForce, what, name, familyName(t.family))
 	}
 	nt := &nftables.Table{Family: t.family, Name: name}
+	have, err := c.ListTablesOfFamily(t.family)
+	if err != nil {
+		return err
+	}
+	for _, h := range have {
+		if h.Name == name && h.Flags != 0 { // such as dormant, which lists rules and does not apply them
+			return differs("the flags")
+		}
+	}
 	chains, err := c.ListChainsOfTableFamily(t.family)
 	if err != nil {
 		return err
@@ -246,7 +293,7 @@ func (f *Firewall) compare(c *nftables.Conn, t table, elements map[string]bool) 
 		}
 		rules, err := c.GetRules(nt, &nftables.Chain{Name: ch.name, Table: nt})
 		if err != nil {
-			return absent(err, differs("chain "+ch.name))
+			return err
 		}
 		if len(rules) != len(ch.rules) {
 			return differs("the number of rules in chain " + ch.name)
@@ -258,23 +305,27 @@ func (f *Firewall) compare(c *nftables.Conn, t table, elements map[string]bool) 
 		}
 	}
 	for _, s := range t.sets {
-		got, err := c.GetSetElements(f.set(nt, s))
+		got, err := elements(c, f.set(nt, s))
+		if errors.Is(err, unix.ENOENT) {
+			return differs("set " + s.name)
+		}
 		if err != nil {
-			return absent(err, differs("set "+s.name))
+			return err
 		}
 		for _, e := range got {
-			elements[string(e.Key)] = true
+			seen.add(e.Key)
 		}
 	}
 	return nil
 }
 
-// absent turns the kernel's "no such thing" into what it means here.
-func absent(err, means error) error {
-	if errors.Is(err, unix.ENOENT) {
-		return means
+// elements reads a set; unix.ENOENT when there is no such set. The library's
+// reading of elements alone does not let that be seen.
+func elements(c *nftables.Conn, s *nftables.Set) ([]nftables.SetElement, error) {
+	if _, err := c.GetSetByName(s.Table, s.Name); err != nil {
+		return nil, err
 	}
-	return err
+	return c.GetSetElements(s)
 }
 
 func sameHook(want chain, got *nftables.Chain) bool {
@@ -330,10 +381,10 @@ func familyName(f nftables.TableFamily) string {
 // Permitting is the state in which the rules are in force and permit these
 // guests, for judging without a kernel.
 func Permitting(guests ...Guest) State {
-	s := State{elements: map[string]bool{}}
+	s := State{keys: map[string][]string{}}
 	for _, g := range guests {
 		for _, k := range keys(g) {
-			s.elements[string(k)] = true
+			s.add(k)
 		}
 	}
 	return s

@@ -85,11 +85,11 @@ func TestRulesAreMadeAndReadBack(t *testing.T) {
 			t.Fatalf("%s is not permitted any more, %v", g.Tap, err)
 		}
 		for range 2 {
-			if err := f.Revoke(g); err != nil {
+			if err := f.Revoke(g.Mode, g.Tap); err != nil {
 				t.Fatal(err)
 			}
 		}
-		if s, err := f.Check(); err != nil || s.Permits(g) {
+		if s, err := f.Check(); err != nil || s.Permits(g) || s.Knows(g.Tap) {
 			t.Fatalf("%s is still permitted, %v", g.Tap, err)
 		}
 	}
@@ -100,6 +100,37 @@ func TestRulesAreMadeAndReadBack(t *testing.T) {
 		if f.Exists() {
 			t.Fatal("there is still a table")
 		}
+	}
+}
+
+// TestOldAddressIsTakenBack: a guest that gets another address may not send
+// from the one that it had, which may be another's by then.
+func TestOldAddressIsTakenBack(t *testing.T) {
+	inNamespace(t)
+	f := New(instance)
+	if err := f.Ensure(); err != nil {
+		t.Fatal(err)
+	}
+	neighbour := guests()[0]
+	neighbour.Tap = identity.Tap(instance, v1.NetworkNAT, "b")
+	was, is := guests()[0], guests()[0]
+	is.Address = netip.MustParseAddr("10.1.2.4")
+	for _, g := range []Guest{neighbour, was, is} {
+		if err := f.Permit(g); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if s, err := f.Check(); err != nil || s.Permits(was) || !s.Permits(is) || !s.Permits(neighbour) {
+		t.Errorf("the old address: %v, the new one: %v, a neighbour: %v; %v", s.Permits(was), s.Permits(is), s.Permits(neighbour), err)
+	}
+	if Permitting(was, is).Permits(is) {
+		t.Error("a guest with an address too many passes for permitted")
+	}
+	if err := f.Remove(); err != nil {
+		t.Fatal(err)
+	}
+	if err := f.Revoke(is.Mode, is.Tap); err != nil {
+		t.Errorf("without a table: %v", err)
 	}
 }
 
@@ -137,6 +168,7 @@ func TestEveryChangeIsNoticed(t *testing.T) {
 		{"insert", "rule", "inet", name, "forward", "accept"},
 		{"add", "rule", "inet", name, "tohost", "accept"},
 		{"insert", "rule", "bridge", name, "prerouting", "accept"},
+		{"add", "table", "inet", name, "{ flags dormant; }"},
 	} {
 		if err := f.Ensure(); err != nil {
 			t.Fatal(err)

@@ -181,6 +181,9 @@ func (s *Set) SetTarget(id string, a netip.Addr) {
 	}
 }
 
+// Aimed tells whether an owner's forwards lead to a guest.
+func (s *Set) Aimed(id string) bool { return s.target(id).IsValid() }
+
 func (s *Set) target(id string) netip.Addr {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -97,7 +97,13 @@ func TestTCP(t *testing.T) {
 	if b, err := io.ReadAll(dial(t, f)); len(b) > 0 || err != nil {
 		t.Errorf("without a guest: %q, %v", b, err)
 	}
+	if s.Aimed("m") {
+		t.Error("it leads to a guest that there is not")
+	}
 	s.SetTarget("m", loopback)
+	if !s.Aimed("m") {
+		t.Error("it leads to no guest")
+	}
 	c := dial(t, f)
 	_, _ = fmt.Fprintln(c, "hello")
 	if err := c.(*net.TCPConn).CloseWrite(); err != nil {
