@@ -8,6 +8,7 @@ import (
 	"io"
 	"net/http"
 	"strconv"
+	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
@@ -16,8 +17,16 @@ import (
 	"sandboxd.dev/sandboxd/store"
 )
 
+// beginAnswer gives the client time to take an answer from now on, however long
+// it took to find: the admission of an image may read all of its source.
+func beginAnswer(w http.ResponseWriter) {
+	// Not every writer has deadlines (a test's recorder has none).
+	_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(writeTimeout))
+}
+
 // writeBody sends a whole response.
 func writeBody(w http.ResponseWriter, code int, media string, body []byte) {
+	beginAnswer(w)
 	h := w.Header()
 	h.Set("Content-Type", media)
 	h.Set("Content-Length", strconv.Itoa(len(body)))
@@ -154,6 +163,7 @@ func (s *Server) writeObjectList(w http.ResponseWriter, rq *request, entries []s
 	if rq.accept.yaml {
 		out = &whole
 	} else {
+		beginAnswer(w)
 		h := w.Header()
 		h.Set("Content-Type", mediaJSON)
 		h.Set("Content-Length", strconv.Itoa(size))
