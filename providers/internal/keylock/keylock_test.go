@@ -1,0 +1,44 @@
+package keylock
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+)
+
+func TestLocks(t *testing.T) {
+	l := New()
+	ctx := context.Background()
+	var inside atomic.Int32
+	var work sync.WaitGroup
+	for range 50 {
+		work.Go(func() {
+			unlock, err := l.Lock(ctx, "a")
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			defer unlock()
+			if inside.Add(1) != 1 {
+				t.Error("two are inside")
+			}
+			inside.Add(-1)
+		})
+	}
+	work.Wait()
+	one, _ := l.Share(ctx, "a")
+	two, _ := l.Share(ctx, "a")
+	short, cancel := context.WithTimeout(ctx, 20*time.Millisecond)
+	defer cancel()
+	if _, err := l.Lock(short, "a"); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("a writer among readers: %v", err)
+	}
+	one()
+	two()
+	if len(l.held) != 0 {
+		t.Errorf("%d locks are kept for nobody", len(l.held))
+	}
+}
