@@ -489,6 +489,9 @@ func TestSpecsThatCannotBeMet(t *testing.T) {
 		"forward ports": func(s *providers.MachineSpec) {
 			s.Network = nat(v1.PortForward{Name: "a", GuestPort: 1, HostPort: 9}, v1.PortForward{Name: "b", GuestPort: 2, HostPort: 9, HostAddress: "127.0.0.1"})
 		},
+		"forward addresses": func(s *providers.MachineSpec) {
+			s.Network = nat(v1.PortForward{Name: "a", GuestPort: 1, HostPort: 9}, v1.PortForward{Name: "b", GuestPort: 2, HostPort: 9, HostAddress: "0.0.0.0"})
+		},
 		"guest port": func(s *providers.MachineSpec) { s.Network = nat(v1.PortForward{Name: "a"}) },
 		"host address": func(s *providers.MachineSpec) {
 			s.Network = nat(v1.PortForward{Name: "a", GuestPort: 1, HostAddress: "x"})

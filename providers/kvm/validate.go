@@ -1,7 +1,6 @@
 package kvm
 
 import (
-	"cmp"
 	"context"
 	"fmt"
 	"net/netip"
@@ -9,6 +8,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"runtime"
+	"slices"
 
 	"golang.org/x/sys/unix"
 
@@ -95,15 +95,14 @@ func validateNetwork(n v1.Network) error {
 	if len(n.PortForwards) > 0 && n.Mode != v1.NetworkNAT {
 		return fmt.Errorf("port forwards need network mode nat, not %s", n.Mode)
 	}
-	names, ports := map[string]bool{}, map[string]bool{}
-	for _, f := range n.PortForwards {
-		port := fmt.Sprintf("%s port %d of %s", cmp.Or(f.Protocol, v1.ProtocolTCP), f.HostPort, cmp.Or(f.HostAddress, forward.DefaultHostAddress))
+	names := map[string]bool{}
+	for i, f := range n.PortForwards {
 		_, err := netip.ParseAddr(f.HostAddress)
 		switch {
 		case names[f.Name]:
 			return fmt.Errorf("two port forwards are named %q", f.Name)
-		case f.HostPort != 0 && ports[port]:
-			return fmt.Errorf("two port forwards want %s", port)
+		case slices.ContainsFunc(n.PortForwards[:i], func(o v1.PortForward) bool { return forward.Conflict(o, f) }):
+			return fmt.Errorf("port forward %q: host port %d is wanted by another one, too", f.Name, f.HostPort)
 		case f.GuestPort < 1 || f.GuestPort > 65535 || f.HostPort < 0 || f.HostPort > 65535:
 			return fmt.Errorf("port forward %q: ports go from 1 to 65535", f.Name)
 		case f.HostAddress != "" && err != nil:
@@ -111,7 +110,7 @@ func validateNetwork(n v1.Network) error {
 		case f.Protocol != "" && f.Protocol != v1.ProtocolTCP && f.Protocol != v1.ProtocolUDP:
 			return fmt.Errorf("port forward %q: protocol %q is not one of TCP and UDP", f.Name, f.Protocol)
 		}
-		names[f.Name], ports[port] = true, true
+		names[f.Name] = true
 	}
 	return nil
 }

@@ -10,10 +10,12 @@
 package forward
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"net"
 	"net/netip"
+	"slices"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -80,9 +82,10 @@ func (s *Set) reserve(id string, want, have []v1.PortForward) (resolved []v1.Por
 		o = &owner{ports: map[string]*port{}}
 	}
 	next := map[string]*port{}
+	resolved = settle(want, have)
 	var opened []*port
-	for _, f := range want {
-		f = settle(f, have)
+	for _, i := range inOrder(want, resolved) {
+		f := resolved[i]
 		p := o.find(f, next)
 		if p == nil {
 			if p, err = s.open(id, f); err != nil {
@@ -90,9 +93,8 @@ func (s *Set) reserve(id string, want, have []v1.PortForward) (resolved []v1.Por
 			}
 			opened = append(opened, p)
 		}
-		f.HostPort = p.number()
+		resolved[i].HostPort = p.number()
 		next[f.Name] = p
-		resolved = append(resolved, f)
 	}
 	for _, p := range o.ports {
 		if !holds(next, p) {
@@ -136,20 +138,54 @@ func holds(ports map[string]*port, p *port) bool {
 }
 
 // settle fills in defaults, and the port that a forward had before if it asks
-// for any.
-func settle(f v1.PortForward, have []v1.PortForward) v1.PortForward {
-	if f.Protocol == "" {
-		f.Protocol = v1.ProtocolTCP
+// for any and no other one asks for just that.
+func settle(want, have []v1.PortForward) []v1.PortForward {
+	var settled []v1.PortForward
+	for _, f := range want {
+		f.Protocol = cmp.Or(f.Protocol, v1.ProtocolTCP)
+		f.HostAddress = cmp.Or(f.HostAddress, DefaultHostAddress)
+		settled = append(settled, f)
 	}
-	if f.HostAddress == "" {
-		f.HostAddress = DefaultHostAddress
-	}
-	for _, h := range have {
-		if f.HostPort == 0 && h.Name == f.Name && h.Protocol == f.Protocol && h.HostAddress == f.HostAddress {
-			f.HostPort = h.HostPort
+	for i, f := range settled {
+		for _, h := range have {
+			if f.HostPort == 0 && h.Name == f.Name && h.Protocol == f.Protocol && h.HostAddress == f.HostAddress &&
+				!slices.ContainsFunc(want, func(w v1.PortForward) bool { return Conflict(w, h) }) {
+				settled[i].HostPort = h.HostPort
+			}
 		}
 	}
-	return f
+	return settled
+}
+
+// inOrder is the order in which forwards get their ports: those that ask for
+// one first, and last those that get any, which might be one of the others'.
+func inOrder(want, settled []v1.PortForward) []int {
+	rank := func(i int) int {
+		switch {
+		case want[i].HostPort != 0:
+			return 0
+		case settled[i].HostPort != 0:
+			return 1
+		default:
+			return 2
+		}
+	}
+	order := make([]int, len(want))
+	for i := range order {
+		order[i] = i
+	}
+	slices.SortStableFunc(order, func(a, b int) int { return cmp.Compare(rank(a), rank(b)) })
+	return order
+}
+
+// Conflict tells whether two forwards ask for one port of the host.
+func Conflict(a, b v1.PortForward) bool {
+	if a.HostPort == 0 || a.HostPort != b.HostPort || cmp.Or(a.Protocol, v1.ProtocolTCP) != cmp.Or(b.Protocol, v1.ProtocolTCP) {
+		return false
+	}
+	x, err1 := netip.ParseAddr(cmp.Or(a.HostAddress, DefaultHostAddress))
+	y, err2 := netip.ParseAddr(cmp.Or(b.HostAddress, DefaultHostAddress))
+	return err1 == nil && err2 == nil && (x.Unmap() == y.Unmap() || x.IsUnspecified() || y.IsUnspecified())
 }
 
 // Holds tells whether exactly these resolved forwards are open.

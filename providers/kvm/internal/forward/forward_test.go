@@ -8,6 +8,7 @@ import (
 	"io"
 	"net"
 	"net/netip"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -171,6 +172,42 @@ func TestPortsAreKept(t *testing.T) {
 	again := reserve(t, s, "m", []v1.PortForward{forward("a", 3)}, changed)
 	if again[0] != changed[0] {
 		t.Errorf("%+v became %+v", changed[0], again[0])
+	}
+}
+
+// TestPortsThatAreAskedFor: who asks for a port gets it, also one that another
+// forward of the same machine was given, whatever their order.
+func TestPortsThatAreAskedFor(t *testing.T) {
+	s := newSet(t)
+	any := forward("any", 1)
+	had := reserve(t, s, "m", []v1.PortForward{any}, nil)
+	asks := forward("asks", 2)
+	asks.HostPort = had[0].HostPort
+	got := reserve(t, s, "m", []v1.PortForward{any, asks}, had)
+	if got[1] != asks || got[0].HostPort == asks.HostPort || got[0].Name != "any" {
+		t.Errorf("got %+v", got)
+	}
+	again := reserve(t, s, "m", []v1.PortForward{any, asks}, got)
+	if !slices.Equal(again, got) {
+		t.Errorf("%+v became %+v", got, again)
+	}
+}
+
+func TestConflict(t *testing.T) {
+	at := func(address string, port int32, protocol v1.Protocol) v1.PortForward {
+		return v1.PortForward{HostAddress: address, HostPort: port, Protocol: protocol}
+	}
+	base := at("127.0.0.1", 80, v1.ProtocolTCP)
+	for f, want := range map[v1.PortForward]bool{
+		base: true, at("", 80, ""): true, at("0.0.0.0", 80, ""): true, at("::", 80, ""): true, at("::ffff:127.0.0.1", 80, ""): true,
+		at("127.0.0.2", 80, ""): false, at("", 81, ""): false, at("", 80, v1.ProtocolUDP): false, at("::1", 80, ""): false,
+	} {
+		if Conflict(base, f) != want || Conflict(f, base) != want {
+			t.Errorf("%+v: want %v", f, want)
+		}
+	}
+	if Conflict(at("", 0, ""), at("", 0, "")) {
+		t.Error("two that ask for any port")
 	}
 }
 
