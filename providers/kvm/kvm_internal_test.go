@@ -271,6 +271,30 @@ func TestSourcesThatAreNoPlainFiles(t *testing.T) {
 	}
 }
 
+func TestSame(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "file")
+	if same(path, nil) {
+		t.Error("a file that is not there")
+	}
+	for content, want := range map[string]bool{"": false, "see": false, "seed": true, "seeds": false} {
+		if err := os.WriteFile(path, []byte(content), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if same(path, []byte("seed")) != want {
+			t.Errorf("%q: want %v", content, want)
+		}
+	}
+	if err := os.WriteFile(path, []byte("seed"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Truncate(path, 8<<40); err != nil { // does not fit into memory
+		t.Skip(err)
+	}
+	if same(path, []byte("seed")) {
+		t.Error("an endless file")
+	}
+}
+
 func TestNamesThatCannotBeFiles(t *testing.T) {
 	for _, s := range []string{"", ".", "..", "../x", "a/b", "a\x00", ".hidden", "-x", strings.Repeat("a", 200)} {
 		if checkRef(providers.ImageRef{UID: "ok", Revision: s}) == nil {

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"io"
 	"os"
 
 	"github.com/digitalocean/go-libvirt"
@@ -218,11 +219,23 @@ func (p *Provider) writeSeed(spec providers.MachineSpec) error {
 		return providers.Errorf(providers.ErrInvalid, machineObject(spec.ID), "its cloud-init seed cannot be written: %w", err)
 	}
 	path := p.data.seed(spec.ID)
-	if have, err := os.ReadFile(path); err == nil && bytes.Equal(have, want.Bytes()) {
+	if same(path, want.Bytes()) {
 		return nil
 	}
 	p.steps.next()
 	return files.Write(path, want.Bytes(), fileMode)
+}
+
+// same tells whether a file has a content. The file may be anything: it was in
+// the hands of QEMU's user.
+func same(path string, want []byte) bool {
+	f, err := os.Open(path)
+	if err != nil {
+		return false
+	}
+	defer func() { _ = f.Close() }()
+	have, err := io.ReadAll(io.LimitReader(f, int64(len(want))+1))
+	return err == nil && bytes.Equal(have, want)
 }
 
 // ensureNetwork joins the network that the spec wants and leaves the one that
