@@ -29,8 +29,8 @@ type sight struct {
 	absent   bool
 	rules    firewall.State
 	rulesErr error
-	// quiet: the bridge answers ARP for its own address only.
-	quiet bool
+	// flaw of the bridge's settings, if any.
+	flaw string
 }
 
 // observeNetwork looks at a machine's connections on the host. With fresh, at
@@ -56,7 +56,7 @@ func (p *Provider) observeNetwork(ctx context.Context, m machine, fresh bool) (p
 			return providers.NetworkObservation{}, err
 		}
 		s.rules, s.rulesErr = p.view.rules.get(ctx, struct{}{}, fresh)
-		s.quiet = hostnet.AnswersOwnAddressOnly(n.Bridge())
+		s.flaw = hostnet.Flaw(n.Bridge())
 	}
 	detail, ok := judge(s)
 	if !ok && managed && !fresh {
@@ -68,7 +68,7 @@ func (p *Provider) observeNetwork(ctx context.Context, m machine, fresh bool) (p
 // mend puts rules and settings back that somebody removed.
 func (p *Provider) mend(ctx context.Context, m machine, n identity.Network, s sight) {
 	g, known := guestOf(s)
-	if s.absent || (s.quiet && s.rulesErr == nil && (!known || s.rules.Permits(g))) {
+	if s.absent || (s.flaw == "" && s.rulesErr == nil && (!known || s.rules.Permits(g))) {
 		return
 	}
 	unlock, err := p.locks.Lock(ctx, machineObject(m.id))
@@ -220,10 +220,7 @@ func judgeBridge(s sight, _ domain.Interface) string {
 			return fmt.Sprintf("port %s of bridge %s is not isolated from the others", port.Name, bridge.Name)
 		}
 	}
-	if !s.quiet {
-		return fmt.Sprintf("the host answers on bridge %s for all of its addresses (arp_ignore is 0)", bridge.Name)
-	}
-	return ""
+	return s.flaw
 }
 
 // judgeRules looks at the firewall.

@@ -35,7 +35,7 @@ func good(mode v1.NetworkMode) *sight {
 	i := domain.Interface{MAC: providers.MACAddress(judged, 0), Tap: identity.Tap(instance, mode, judged)}
 	switch {
 	case managed:
-		s.net, s.quiet = n, true
+		s.net = n
 		i.Kind, i.Network, i.Bridge, i.Isolated = "network", n.LibvirtName(), n.Bridge(), mode != v1.NetworkIntnet
 		s.host.Links[n.Bridge()] = hostnet.Link{Name: n.Bridge(), Index: 10, Kind: "bridge", Up: true}
 		s.host.Links[i.Tap] = hostnet.Link{Name: i.Tap, Index: 11, Kind: "tuntap", Master: 10, Isolated: i.Isolated}
@@ -145,7 +145,7 @@ func TestEveryFlawIsSeen(t *testing.T) {
 		}},
 		"no address of the host":              {withIP, func(s *sight) { s.host.Addresses[10] = nil }},
 		"another length of the host's subnet": {withIP, func(s *sight) { s.host.Addresses[10] = []netip.Prefix{netip.MustParsePrefix("10.208.0.1/16")} }},
-		"a bridge that answers for all":       {managed, func(s *sight) { s.quiet = false }},
+		"a setting of the bridge":             {managed, func(s *sight) { s.flaw = "it answers for all" }},
 		"rules that are not in force":         {managed, func(s *sight) { s.rulesErr = firewall.ErrNotInForce }},
 		"a guest unknown to the rules":        {managed, func(s *sight) { s.rules = firewall.State{} }},
 		"no reserved address":                 {withIP, func(s *sight) { s.xml.IPs[0].DHCP.Hosts = nil }},

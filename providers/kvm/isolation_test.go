@@ -372,6 +372,23 @@ func TestIsolationHostonlyAndNAT(t *testing.T) {
 			}
 		}
 	})
+	t.Run("nor by frames that end at the bridge", func(t *testing.T) {
+		const lldp = "01:80:c2:00:00:0e"
+		for _, id := range []types.UID{h1, n1} {
+			l.sh(t, id, "arp -s "+gates[id]+" "+lldp)
+			if l.pings(t, id, gates[id]) || id == n1 && l.pings(t, id, hostAddr) {
+				t.Error("the host answers a ping")
+			}
+			l.sh(t, id, "arp -d "+gates[id])
+		}
+		victim, own := providers.MACAddress(n1, 0), providers.MACAddress(n2, 0)
+		become := "ip link set eth0 down; ip link set eth0 address %s; ip link set eth0 up; "
+		l.sh(t, n2, fmt.Sprintf(become+"arp -s %s %s; ping -c 2 -W 1 %s; arp -d %s; "+become+"ip route replace default via %s",
+			victim, gates[n2], lldp, gates[n2], gates[n2], own, gates[n2]))
+		if fdb := run(t, "bridge", "fdb", "show", "brport", tapOf(t, n2)); strings.Contains(fdb, victim) {
+			t.Errorf("a guest draws another's frames to itself: %s", fdb)
+		}
+	})
 	t.Run("no guest reaches another", func(t *testing.T) {
 		for _, from := range []types.UID{h1, n1} {
 			for _, to := range []types.UID{h2, n2} {

@@ -64,7 +64,7 @@ func (p *Provider) joinNetwork(ctx context.Context, id types.UID, n identity.Net
 	if err != nil {
 		return err
 	}
-	if err := hostnet.AnswerOwnAddressOnly(n.Bridge()); err != nil {
+	if err := hostnet.Guard(n.Bridge()); err != nil {
 		return providers.Errorf(providers.ErrUnavailable, n.String(), "its bridge cannot be set up: %w", err)
 	}
 	g := firewall.Guest{Mode: n.Mode, Tap: identity.Tap(n.Instance, n.Mode, id), MAC: mac(id)}

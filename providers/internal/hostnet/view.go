@@ -5,8 +5,6 @@ package hostnet
 import (
 	"encoding/binary"
 	"net/netip"
-	"os"
-	"path/filepath"
 
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netlink/nl"
@@ -173,21 +171,4 @@ func Neighbours(mac string) ([]netip.Addr, error) {
 		}
 	}
 	return out, nil
-}
-
-// arpIgnore is the kernel's setting of which addresses a link answers ARP for.
-func arpIgnore(link string) string {
-	return filepath.Join("/proc/sys/net/ipv4/conf", link, "arp_ignore")
-}
-
-// AnswerOwnAddressOnly makes a link answer ARP for its own addresses only, and
-// not for those of the host's other links.
-func AnswerOwnAddressOnly(link string) error {
-	return os.WriteFile(arpIgnore(link), []byte("1"), 0o644)
-}
-
-// AnswersOwnAddressOnly tells whether it does.
-func AnswersOwnAddressOnly(link string) bool {
-	b, err := os.ReadFile(arpIgnore(link))
-	return err == nil && len(b) > 0 && b[0] == '1'
 }

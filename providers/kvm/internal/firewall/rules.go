@@ -1,7 +1,8 @@
 // Package firewall keeps the instance's nftables tables.
 //
 //	bridge sandboxd_X   prerouting   a guest sends from its own addresses only
-//	arp    sandboxd_X   input        an internal network gets no answer from the host
+//	arp    sandboxd_X   input        an internal network, or a tap by itself, gets no
+//	                                 answer from the host
 //	inet   sandboxd_X   prerouting ─┐ what is for the host itself, before and
 //	                    input      ─┴▶ tohost   after address translation
 //	                    forward      what goes through the host
@@ -121,11 +122,12 @@ func bridgeTable(i providers.Instance) table {
 const arpIn = 0
 
 // arpTable: a host answers ARP for all its addresses on any link, so also on a
-// bridge that has none of its own.
+// bridge that has none of its own, and on taps; see inetTable.
 func arpTable(i providers.Instance) table {
 	return table{
 		family: nftables.TableFamilyARP,
 		chains: []chain{{"input", nftables.ChainHookRef(arpIn), 0, [][]expr.Any{
+			rule(iifname(identity.InstanceTaps(i), true), drop()),
 			rule(iifname(identity.BridgePrefix(i, v1.NetworkIntnet), true), drop()),
 		}}},
 	}
@@ -135,6 +137,11 @@ func arpTable(i providers.Instance) table {
 // that their own bridge has, and otherwise only to answer. Where the host has
 // bridged frames pass through its own hooks (br_netfilter), what guests of one
 // internal network send each other comes by here too and must pass.
+//
+// What a guest sends belongs to the bridge, but for frames to the addresses
+// 01:80:c2:00:00:0X, which belong to no bridge: the kernel takes them as
+// received on the tap itself, whatever they carry, and no hook of the bridge
+// family sees all of them.
 func inetTable(i providers.Instance) table {
 	const (
 		local, broadcast = unix.RTN_LOCAL, unix.RTN_BROADCAST
@@ -158,6 +165,7 @@ func inetTable(i providers.Instance) table {
 				rule(drop()),
 			}},
 			{"prerouting", nftables.ChainHookPrerouting, beforeNAT, [][]expr.Any{
+				rule(iifname(identity.InstanceTaps(i), true), drop()),
 				rule(ours, addrType(local, false), jump("tohost")),
 			}},
 			{"input", nftables.ChainHookInput, beforeFilter, [][]expr.Any{

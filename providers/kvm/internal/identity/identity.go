@@ -117,6 +117,10 @@ func TapPrefix(i providers.Instance, mode v1.NetworkMode) string {
 	return "st" + short(string(i), 4) + letter(mode)
 }
 
+// InstanceTaps begins the names of the host's ends of all interfaces of an
+// instance.
+func InstanceTaps(i providers.Instance) string { return "st" + short(string(i), 4) }
+
 // Tap is the name of the host's end of a machine's interface.
 func Tap(i providers.Instance, mode v1.NetworkMode, id types.UID) string {
 	return TapPrefix(i, mode) + short(string(id), 8)

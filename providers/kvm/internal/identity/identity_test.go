@@ -62,7 +62,7 @@ func TestTaps(t *testing.T) {
 	for _, mode := range []v1.NetworkMode{v1.NetworkIntnet, v1.NetworkHostOnly, v1.NetworkNAT, v1.NetworkBridged} {
 		for range 1000 {
 			tap := Tap("instance", mode, types.UID(uuid.NewString()))
-			if len(tap) != linkNameMax || !strings.HasPrefix(tap, TapPrefix("instance", mode)) || seen[tap] {
+			if len(tap) != linkNameMax || !strings.HasPrefix(tap, InstanceTaps("instance")) || !strings.HasPrefix(tap, TapPrefix("instance", mode)) || seen[tap] {
 				t.Fatalf("tap %q", tap)
 			}
 			seen[tap] = true
