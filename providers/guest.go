@@ -87,6 +87,19 @@ func (c GuestConfig) IsEmpty() bool {
 	return len(c.SSHAuthorizedKeys) == 0 && len(c.Mounts) == 0
 }
 
+// Login is how a user of a guest logs in.
+type Login struct {
+	User, Password string
+}
+
+// Logins knows how to log in to guests, for providers whose agents ask for it. It
+// is asked each time and nothing is remembered, so that a password may change.
+type Logins interface {
+	// LoginOf is the login of a machine's guest. ErrUnsupported when its image
+	// names none, ErrNotFound when what it names is not there.
+	LoginOf(ctx context.Context, id types.UID) (Login, error)
+}
+
 // Guests reaches inside running machines. What a guest answers is hostile
 // input: bounded, parsed strictly, and never taken for a path or an argument.
 // A request that is wrong in itself is ErrInvalid. Without a connected agent the

@@ -1,0 +1,229 @@
+package virtualbox
+
+import (
+	"context"
+	"errors"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"k8s.io/apimachinery/pkg/types"
+
+	"sandboxd.dev/sandboxd/providers"
+	"sandboxd.dev/sandboxd/providers/internal/files"
+	"sandboxd.dev/sandboxd/providers/virtualbox/internal/vboxmanage"
+)
+
+// clone makes a machine that VirtualBox does not have, as a linked clone of its
+// image. A disk that the record names, of a machine that others removed, takes
+// the place of the clone's.
+func (p *Provider) clone(ctx context.Context, r *record, image sealed) (machine, error) {
+	object, id := machineObject(r.ID), string(r.ID)
+	unlock, err := p.locks.Share(ctx, imageObject(r.Image))
+	if err != nil {
+		return machine{}, err
+	}
+	defer unlock()
+	kept := r.Disk != "" && within(p.vmDir(*r), r.Disk) && files.Exists(r.Disk)
+	if err := p.clearFolder(ctx, *r, kept); err != nil {
+		return machine{}, err
+	}
+	_, err = p.manage(ctx, r.ID, vboxmanage.Slow, "clonevm", string(image.Machine), "--name", r.VM, "--uuid", id,
+		"--snapshot", image.Snapshot, "--options", "link", "--basefolder", p.data.machineDir(r.ID), "--register")
+	if err != nil {
+		return machine{}, p.notCloned(ctx, *r, err)
+	}
+	m, err := p.look(ctx, r.ID)
+	if err != nil {
+		return machine{}, err
+	}
+	if m.power == providers.PowerSaved { // its image's snapshot was taken of a machine that ran
+		if _, err := p.manage(ctx, r.ID, 0, "discardstate", id); err != nil {
+			return machine{}, err
+		}
+	}
+	disks := disksOf(m.info)
+	if len(disks) == 0 {
+		return machine{}, providers.Errorf(providers.ErrUnavailable, object, "VirtualBox cloned it without its disk")
+	}
+	if !kept {
+		r.Disk, r.DiskBytes, r.Fresh, r.Forced = disks[0].path, 0, true, false
+		return m, nil
+	}
+	if err := p.attach(ctx, r.ID, disks[0], r.Disk); err != nil {
+		return machine{}, err
+	}
+	if _, err := p.manage(ctx, r.ID, 0, "closemedium", "disk", disks[0].medium, "--delete"); p.ignoreMissing(err) != nil {
+		return machine{}, err
+	}
+	return p.look(ctx, r.ID)
+}
+
+// notCloned words why a machine could not be cloned, and clears away what there
+// is of it.
+func (p *Provider) notCloned(ctx context.Context, r record, err error) error {
+	if ctx.Err() != nil {
+		return err // the clone may yet be finished: the next call finds it
+	}
+	_, lookErr := p.look(ctx, r.ID)
+	switch {
+	case errors.Is(lookErr, errForeign):
+		if cleared := p.removeFolder(ctx, r.ID); cleared != nil {
+			return cleared
+		}
+		return foreign(r.ID)
+	case errors.Is(err, providers.ErrNotFound):
+		return providers.Errorf(providers.ErrNotFound, imageObject(r.Image), "its golden machine or snapshot is gone from VirtualBox: delete the GoldenImage and apply it again (%w)", errors.Unwrap(err))
+	}
+	return err
+}
+
+// attach puts a disk in the place of another.
+func (p *Provider) attach(ctx context.Context, id types.UID, at disk, path string) error {
+	_, err := p.manage(ctx, id, 0, "storageattach", string(id), "--storagectl", at.controller,
+		"--port", at.port, "--device", at.device, "--type", "hdd", "--medium", path)
+	return err
+}
+
+// clearFolder removes what VirtualBox has left of a machine that it does not
+// have, all but the disk if that is kept.
+func (p *Provider) clearFolder(ctx context.Context, r record, keep bool) error {
+	dir := p.vmDir(r)
+	if !files.Exists(dir) {
+		return nil
+	}
+	kept := ""
+	if keep {
+		kept = r.Disk
+	}
+	if err := p.closeMedia(ctx, r.ID, dir, kept); err != nil {
+		return err
+	}
+	if !keep {
+		return p.fileError(machineObject(r.ID), os.RemoveAll(dir))
+	}
+	definitions, err := filepath.Glob(filepath.Join(dir, "*.vbox*"))
+	for _, path := range definitions {
+		err = errors.Join(err, os.Remove(path))
+	}
+	return p.fileError(machineObject(r.ID), err)
+}
+
+// closeMedia makes VirtualBox forget the disks in a folder that no machine has,
+// all but one, and removes them. It would go on thinking that their parents are
+// in use.
+func (p *Provider) closeMedia(ctx context.Context, id types.UID, dir string, but ...string) error {
+	return filepath.WalkDir(dir, func(path string, entry fs.DirEntry, err error) error {
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil
+		}
+		if err != nil {
+			return p.fileError(machineObject(id), err)
+		}
+		if !entry.Type().IsRegular() || !strings.EqualFold(filepath.Ext(path), ".vdi") {
+			return nil
+		}
+		for _, b := range but {
+			if path == b {
+				return nil
+			}
+		}
+		// It may not know the file, or take it for broken.
+		if _, err := p.manage(ctx, id, 0, "closemedium", "disk", path, "--delete"); ctx.Err() != nil {
+			return err
+		}
+		if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return p.fileError(machineObject(id), err)
+		}
+		return nil
+	})
+}
+
+// Reset implements providers.Machines.
+func (p *Provider) Reset(ctx context.Context, id types.UID) error {
+	return p.withMachine(ctx, id, func(m machine) error {
+		if m.power != providers.PowerOff {
+			return providers.Errorf(providers.ErrBusy, machineObject(id), "it is %s: only the disk of a machine that is off can be replaced", m.power)
+		}
+		r := m.record
+		if err := p.refresh(ctx, &r, m); err != nil {
+			return err
+		}
+		return p.writeRecord(r)
+	})
+}
+
+// names of the files that a machine's disks alternate between.
+var diskNames = [2]string{"disk-a", "disk-b"}
+
+// refresh replaces the disks of a machine that is off by fresh ones on the same
+// image, of the same size:
+//
+//	disk-b made, on the parent of disk-a ──▶ attached in its place ──▶ disk-a deleted
+//
+// Cut off anywhere, the next one clears away whatever is not attached.
+func (p *Provider) refresh(ctx context.Context, r *record, m machine) error {
+	if r.Fresh {
+		return nil
+	}
+	disks := disksOf(m.info)
+	var current []string
+	for _, d := range disks {
+		current = append(current, d.path)
+	}
+	if err := p.closeMedia(ctx, m.id, p.vmDir(*r), current...); err != nil {
+		return err
+	}
+	for n, d := range disks {
+		next, err := p.renew(ctx, *r, d, n)
+		if err != nil {
+			return err
+		}
+		if n == 0 {
+			r.Disk = next
+		}
+	}
+	r.Fresh = true
+	return nil
+}
+
+// renew replaces one disk and returns the file of the new one.
+func (p *Provider) renew(ctx context.Context, r record, d disk, n int) (string, error) {
+	object := machineObject(r.ID)
+	out, err := p.vbox.Run(ctx, vboxmanage.Call{Object: object, VM: string(r.ID), Args: []string{"showmediuminfo", "disk", d.medium}})
+	if err != nil {
+		return "", err
+	}
+	blocks := vboxmanage.Blocks(out.Stdout)
+	if len(blocks) == 0 || !isUUID(types.UID(blocks[0]["Parent UUID"])) {
+		return "", providers.Errorf(providers.ErrInvalid, object, "its disk %s lies on no image: delete the sandbox and apply it again", d.path)
+	}
+	next := filepath.Join(p.vmDir(r), diskName(d.path, n))
+	steps := [][]string{{"createmedium", "disk", "--filename", next, "--diffparent", blocks[0]["Parent UUID"]}}
+	if n == 0 && r.DiskBytes != 0 {
+		steps = append(steps, []string{"modifymedium", "disk", next, "--resizebyte", formatBytes(r.DiskBytes)})
+	}
+	for _, args := range steps {
+		if _, err := p.manage(ctx, r.ID, 0, args...); err != nil {
+			return "", err
+		}
+	}
+	if err := p.attach(ctx, r.ID, d, next); err != nil {
+		return "", err
+	}
+	_, err = p.manage(ctx, r.ID, 0, "closemedium", "disk", d.medium, "--delete")
+	return next, p.ignoreMissing(err)
+}
+
+// diskName is the file name of the disk that follows another.
+func diskName(current string, n int) string {
+	name := diskNames[0]
+	if strings.HasPrefix(filepath.Base(current), name) {
+		name = diskNames[1]
+	}
+	if n > 0 {
+		name += "-" + formatBytes(int64(n))
+	}
+	return name + ".vdi"
+}

@@ -1,0 +1,26 @@
+// Package virtualbox runs machines on VirtualBox, driven through VBoxManage.
+//
+//	GoldenImage ──ImportImage──▶ golden machine with a disk, sealed by a snapshot
+//	                             (or an existing machine and snapshot, adopted)
+//	                                     ▲ linked clone
+//	Sandbox ──EnsureMachine──▶ machine (UUID = UID), record.json, seed.iso
+//	        ──Start──▶ configuration looked at ──▶ headless process ──▶ looked at again
+//	        ──Exec ──▶ guest control of the Guest Additions
+//
+// What a machine was made from stands in record.json of its folder; that the
+// machine which VirtualBox has under the UUID is the one, its place in that
+// folder shows. Instance and owner stand in the machine's description as well,
+// for people. The provider remembers nothing else between processes.
+//
+// # Isolation
+//
+// A machine's network cards are its configuration, which VirtualBox does not let
+// anybody change in its file while it runs. It is looked at before each start and
+// again when the machine runs, and each time GetMachine is asked: one card as
+// the spec says or none, no other card, port or display, no clipboard, no shared
+// folder that the spec does not name, and the port forwards as they were set.
+//
+// Mode nat is VirtualBox's own, in the machine's process: the guest reaches what
+// the host reaches, except the host's loopback addresses. Guests of one hostonly
+// network, and the host, reach each other.
+package virtualbox

@@ -1,0 +1,272 @@
+package virtualbox
+
+import (
+	"context"
+	"errors"
+	"maps"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"k8s.io/apimachinery/pkg/types"
+
+	"sandboxd.dev/sandboxd/providers"
+	"sandboxd.dev/sandboxd/providers/virtualbox/internal/vboxmanage"
+)
+
+// VirtualBox tells nobody what happens unless it is asked. One listing for all
+// machines is made every so often, and compared with the last:
+//
+//	awaited guests      every second, with their run levels
+//	machines are on     every 2 seconds
+//	machines are there  every 10 seconds
+//	none is             never
+//
+// and never more often than a tenth of the time goes into it. What this process
+// does itself is reported at once.
+const (
+	lookAwaited = time.Second
+	lookOn      = 2 * time.Second
+	lookOff     = 10 * time.Second
+	lookShare   = 10
+)
+
+// awaitFor is how long a guest's agent is waited for with the short pause.
+const awaitFor = 10 * time.Minute
+
+// watcher knows what was last seen of the machines.
+type watcher struct {
+	mu sync.Mutex
+	// awaited are running machines whose agent was not seen yet, since when.
+	awaited map[types.UID]time.Time
+	// poked are machines that this process has changed.
+	poked map[types.UID]bool
+	wake  chan struct{}
+}
+
+func newWatcher() *watcher {
+	return &watcher{awaited: map[types.UID]time.Time{}, poked: map[types.UID]bool{}, wake: make(chan struct{}, 1)}
+}
+
+// poke notes that this process has changed a machine.
+func (w *watcher) poke(id types.UID) {
+	w.mu.Lock()
+	w.poked[id] = true
+	delete(w.awaited, id)
+	w.mu.Unlock()
+	select {
+	case w.wake <- struct{}{}:
+	default:
+	}
+}
+
+// seen notes what was seen of a running machine's agent.
+func (w *watcher) seen(id types.UID, connected bool) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if connected {
+		delete(w.awaited, id)
+	}
+}
+
+// takePoked returns the machines that were changed since the last time.
+func (w *watcher) takePoked() []types.UID {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	ids := slices.Collect(maps.Keys(w.poked))
+	clear(w.poked)
+	return ids
+}
+
+// await notes machines that are on and whose agent was not seen yet, and forgets
+// those that are off.
+func (w *watcher) await(on map[types.UID]bool, fresh []types.UID, now time.Time) (waiting bool) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, id := range fresh {
+		if on[id] {
+			w.awaited[id] = now
+		}
+	}
+	for id, since := range w.awaited {
+		if !on[id] || now.Sub(since) > awaitFor {
+			delete(w.awaited, id)
+		}
+	}
+	return len(w.awaited) > 0
+}
+
+// arrived returns the awaited machines that are among those with an agent.
+func (w *watcher) arrived(connected map[types.UID]bool) []types.UID {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	var ids []types.UID
+	for id := range w.awaited {
+		if connected[id] {
+			ids = append(ids, id)
+			delete(w.awaited, id)
+		}
+	}
+	return ids
+}
+
+// Events implements providers.Provider.
+func (p *Provider) Events(ctx context.Context) <-chan providers.Event {
+	out := make(chan providers.Event, 64)
+	ctx, stop := context.WithCancel(ctx)
+	unlink := context.AfterFunc(p.life, stop)
+	send := func(kind providers.EventType, id types.UID) {
+		select {
+		case out <- providers.Event{Type: kind, ID: id}:
+		case <-ctx.Done():
+		}
+	}
+	p.work.Go(func() {
+		defer close(out)
+		defer unlink()
+		defer stop()
+		p.follow(ctx, send)
+	})
+	return out
+}
+
+// view is what one listing shows of our machines.
+type view struct {
+	there, on map[types.UID]bool
+}
+
+// follow compares listings until the context ends.
+func (p *Provider) follow(ctx context.Context, send func(providers.EventType, types.UID)) {
+	var last *view
+	failed := true
+	next := time.NewTimer(0)
+	defer next.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-p.watch.wake:
+		case <-next.C:
+		}
+		poked := p.watch.takePoked()
+		for _, id := range poked {
+			send(providers.EventMachine, id)
+		}
+		begun := time.Now()
+		now, err := p.viewOf(ctx)
+		wait := lookOff
+		switch {
+		case ctx.Err() != nil:
+			return
+		case err != nil:
+			if !failed {
+				p.log.Info("VirtualBox does not answer", "error", err.Error())
+			}
+			failed, wait = true, lookOn
+		default:
+			if failed {
+				send(providers.EventResync, "")
+			}
+			failed = false
+			changed := differences(last, now)
+			for _, id := range changed {
+				if !slices.Contains(poked, id) {
+					send(providers.EventMachine, id)
+				}
+			}
+			if p.watch.await(now.on, slices.Concat(changed, poked), begun) {
+				for _, id := range p.watch.arrived(p.connected(ctx)) {
+					send(providers.EventGuest, id)
+				}
+				wait = lookAwaited
+			} else if len(now.on) > 0 {
+				wait = lookOn
+			}
+			p.trimConsoles(now.on)
+			last = &now
+		}
+		if !next.Stop() {
+			select {
+			case <-next.C:
+			default:
+			}
+		}
+		next.Reset(max(wait, lookShare*time.Since(begun)))
+	}
+}
+
+// viewOf lists our machines. Without any, VirtualBox is left in peace.
+func (p *Provider) viewOf(ctx context.Context) (view, error) {
+	v := view{there: map[types.UID]bool{}, on: map[types.UID]bool{}}
+	ids, err := p.data.machineIDs()
+	if err != nil || len(ids) == 0 {
+		return v, err
+	}
+	l, err := p.list(ctx)
+	if err != nil {
+		return v, err
+	}
+	for _, id := range ids {
+		if l.Registered[string(id)] {
+			v.there[id] = true
+		}
+		if l.On[string(id)] {
+			v.on[id] = true
+		}
+	}
+	return v, nil
+}
+
+// differences lists the machines that came, went, or changed between on and off.
+func differences(last *view, now view) []types.UID {
+	if last == nil {
+		return slices.Collect(maps.Keys(now.on))
+	}
+	var ids []types.UID
+	for _, pair := range [][2]map[types.UID]bool{{last.there, now.there}, {last.on, now.on}} {
+		for _, order := range [][2]map[types.UID]bool{{pair[0], pair[1]}, {pair[1], pair[0]}} {
+			for id := range order[0] {
+				if !order[1][id] && !slices.Contains(ids, id) {
+					ids = append(ids, id)
+				}
+			}
+		}
+	}
+	return ids
+}
+
+// connected lists the running machines whose Guest Additions are up.
+func (p *Provider) connected(ctx context.Context) map[types.UID]bool {
+	out, err := p.vbox.Run(ctx, vboxmanage.Call{Object: "VirtualBox", Args: []string{"list", "--long", "runningvms"}})
+	if err != nil {
+		if !errors.Is(err, context.Canceled) {
+			p.log.V(1).Info("guests cannot be looked at", "error", err.Error())
+		}
+		return nil
+	}
+	return parseConnected(string(out.Stdout))
+}
+
+// parseConnected reads the run levels out of a long listing. A machine's lines
+// begin with its UUID; the guest's own say comes later and cannot add another,
+// because an address at the beginning of a line is taken only once between two
+// run levels.
+func parseConnected(s string) map[types.UID]bool {
+	connected := map[types.UID]bool{}
+	var id types.UID
+	for line := range strings.Lines(s) {
+		key, value, _ := strings.Cut(line, ":")
+		switch value = strings.TrimSpace(value); key {
+		case "UUID":
+			if isUUID(types.UID(value)) {
+				id = types.UID(value)
+			}
+		case "Additions run level":
+			if value >= "2" && value <= "3" {
+				connected[id] = true
+			}
+		}
+	}
+	return connected
+}

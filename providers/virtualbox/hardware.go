@@ -1,0 +1,231 @@
+package virtualbox
+
+import (
+	"cmp"
+	"fmt"
+	"net"
+	"sort"
+	"strconv"
+	"strings"
+
+	"k8s.io/apimachinery/pkg/types"
+
+	v1 "sandboxd.dev/sandboxd/api/v1"
+	"sandboxd.dev/sandboxd/providers"
+	"sandboxd.dev/sandboxd/providers/virtualbox/internal/vboxmanage"
+)
+
+// cards is how many network cards a machine of VirtualBox's default chipset can
+// have.
+const cards = 8
+
+// hardened are the arguments of modifyvm that switch off what a sandbox does not
+// need, and the firmware's pauses for people.
+func hardened(firmware v1.Firmware) []string {
+	args := []string{
+		"--audio-enabled", "off", "--audio-driver", "none", "--audio-in", "off", "--audio-out", "off",
+		"--clipboard-mode", "disabled", "--clipboard-file-transfers", "disabled", "--drag-and-drop", "disabled",
+		"--usb-ohci", "off", "--usb-ehci", "off", "--usb-xhci", "off", "--mouse", "ps2", "--keyboard", "ps2",
+		"--vrde", "off", "--recording", "off", "--teleporter", "off", "--autostart-enabled", "off",
+		"--nested-hw-virt", "off", "--accelerate-3d", "off", "--rtc-use-utc", "on",
+		"--lpt1", "off", "--lpt2", "off", "--uart2", "off", "--uart3", "off", "--uart4", "off",
+		"--boot1", "disk", "--boot2", "none", "--boot3", "none", "--boot4", "none",
+		"--firmware-logo-fade-in", "off", "--firmware-logo-fade-out", "off",
+		"--firmware-logo-display-time", "0", "--firmware-boot-menu", "disabled",
+	}
+	if firmware != "" {
+		args = append(args, "--firmware", string(firmware))
+	}
+	for n := 2; n <= cards; n++ {
+		args = append(args, "--nic"+strconv.Itoa(n), "none")
+	}
+	return append(args, "--nic1", "none")
+}
+
+// plan is what a machine's configuration is to be.
+type plan struct {
+	spec     providers.MachineSpec
+	instance providers.Instance
+	engine   string
+	adopted  bool   // its image is somebody's machine, whose firmware is kept
+	network  string // VirtualBox's name of the intnet, adapter or link
+	forwards []v1.PortForward
+	console  string
+}
+
+// arguments of the one modifyvm call that makes a machine what is planned.
+func (pl plan) arguments(now vboxmanage.Info) []string {
+	s := pl.spec
+	firmware := cmp.Or(s.Firmware, v1.FirmwareBIOS)
+	if pl.adopted {
+		firmware = ""
+	}
+	var args []string
+	for _, name := range forwardNames(now) { // while the card is still one that has them
+		args = append(args, "--nat-pf1", "delete", name)
+	}
+	args = append(args, hardened(firmware)...)
+	args = append(args,
+		"--memory", strconv.FormatInt(s.MemoryBytes>>20, 10), "--cpus", strconv.Itoa(s.CPUs),
+		"--uart1", "0x3F8", "4", "--uart-mode1", "file", pl.console,
+		"--description", fmt.Sprintf("sandbox %s/%s (%s) of sandboxd, instance %s", s.Namespace, s.Name, s.ID, pl.instance),
+	)
+	if s.CPUs > 1 {
+		args = append(args, "--ioapic", "on")
+	}
+	if pl.engine != EngineDefault {
+		args = append(args, "--vm-execution-engine", engineArgument(pl.engine))
+	}
+	return append(args, pl.card()...)
+}
+
+func engineArgument(engine string) string {
+	if engine == EngineNative {
+		return "hm"
+	}
+	return engine
+}
+
+// card is the arguments for the network card.
+func (pl plan) card() []string {
+	s := pl.spec
+	if s.Network.Mode == v1.NetworkNone {
+		return nil // hardened has switched it off
+	}
+	args := []string{
+		"--nic1", string(s.Network.Mode), "--nic-type1", cardType(s.OSType), "--cable-connected1", "on",
+		"--mac-address1", macArgument(s.ID), "--nic-promisc1", "deny",
+	}
+	switch s.Network.Mode {
+	case v1.NetworkIntnet:
+		args = append(args, "--intnet1", pl.network)
+	case v1.NetworkHostOnly:
+		args = append(args, "--host-only-adapter1", pl.network)
+	case v1.NetworkBridged:
+		args = append(args, "--bridge-adapter1", pl.network)
+	case v1.NetworkNAT:
+		args = append(args, "--nat-localhostreachable1", "off")
+		for _, f := range pl.forwards {
+			args = append(args, "--nat-pf1", forwardRule(f))
+		}
+	}
+	return args
+}
+
+// cardType is the kind of network card: the paravirtual one, except for systems
+// that come without a driver for it.
+func cardType(osType string) string {
+	if strings.HasPrefix(osType, "Windows") {
+		return "82540EM"
+	}
+	return "virtio"
+}
+
+// macArgument is the machine's MAC address as VBoxManage takes it.
+func macArgument(id types.UID) string {
+	m, _ := net.ParseMAC(macOf(id)) // well formed by construction
+	return fmt.Sprintf("%X", []byte(m))
+}
+
+// forwardRule is a port forward as VBoxManage takes it. VirtualBox names rules;
+// the name keeps them apart.
+func forwardRule(f v1.PortForward) string {
+	return fmt.Sprintf("%s,%s,%s,%d,,%d", f.Name, strings.ToLower(string(f.Protocol)), f.HostAddress, f.HostPort, f.GuestPort)
+}
+
+// forwardsOf reads a machine's port forwards, as rules.
+func forwardsOf(info vboxmanage.Info) []string {
+	var rules []string
+	for i := 0; ; i++ {
+		rule, ok := info[fmt.Sprintf("Forwarding(%d)", i)]
+		if !ok {
+			break
+		}
+		rules = append(rules, rule)
+	}
+	sort.Strings(rules)
+	return rules
+}
+
+func forwardNames(info vboxmanage.Info) []string {
+	var names []string
+	for _, rule := range forwardsOf(info) {
+		name, _, _ := strings.Cut(rule, ",")
+		names = append(names, name)
+	}
+	return names
+}
+
+// rulesOf are the rules that forwards ought to be.
+func rulesOf(forwards []v1.PortForward) []string {
+	var rules []string
+	for _, f := range forwards {
+		rules = append(rules, forwardRule(f))
+	}
+	sort.Strings(rules)
+	return rules
+}
+
+// disk is a hard disk of a machine, and where it is attached.
+type disk struct {
+	controller   string
+	port, device string
+	path, medium string // file, and the UUID of the medium
+}
+
+// attached lists what is in a machine's drives: hard disks, and the rest.
+func attached(info vboxmanage.Info) (disks, others []disk) {
+	for i := 0; ; i++ {
+		name, ok := info[fmt.Sprintf("storagecontrollername%d", i)]
+		if !ok {
+			break
+		}
+		for key, path := range info {
+			rest, ok := strings.CutPrefix(key, name+"-")
+			port, device, two := strings.Cut(rest, "-")
+			if !ok || !two || !isNumber(port) || !isNumber(device) {
+				continue
+			}
+			d := disk{controller: name, port: port, device: device, path: path, medium: info[name+"-ImageUUID-"+rest]}
+			_, removable := info[name+"-tempeject-"+rest]
+			if d.medium != "" && !removable {
+				disks = append(disks, d)
+			} else {
+				others = append(others, d)
+			}
+		}
+	}
+	for _, list := range [][]disk{disks, others} {
+		sort.Slice(list, func(i, j int) bool { return list[i].order() < list[j].order() })
+	}
+	return disks, others
+}
+
+func (d disk) order() string { return fmt.Sprintf("%s %4s %4s", d.controller, d.port, d.device) }
+
+func disksOf(info vboxmanage.Info) []disk {
+	disks, _ := attached(info)
+	return disks
+}
+
+func isNumber(s string) bool {
+	_, err := strconv.ParseUint(s, 10, 16)
+	return err == nil
+}
+
+// seedSlot finds where the seed is, or where there is room for it: an empty
+// drive, or a place without one.
+func seedSlot(info vboxmanage.Info, seed string) (slot disk, inserted, ok bool) {
+	_, others := attached(info)
+	for _, d := range others {
+		if d.path == seed {
+			return d, true, true
+		}
+	}
+	for _, d := range others {
+		if d.path == "emptydrive" || d.path == "none" {
+			return d, false, true
+		}
+	}
+	return disk{}, false, false
+}

@@ -1,0 +1,187 @@
+package virtualbox
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"time"
+
+	v1 "sandboxd.dev/sandboxd/api/v1"
+	"sandboxd.dev/sandboxd/providers"
+	"sandboxd.dev/sandboxd/providers/internal/files"
+	"sandboxd.dev/sandboxd/providers/internal/source"
+)
+
+// controller is the storage controller of the machines that we make, and
+// sealSnapshot the snapshot that their clones are made of.
+const (
+	controller   = "SATA"
+	sealSnapshot = "sealed"
+)
+
+// minDisk is the size of one block of a VDI file, in bytes: VirtualBox clones no
+// smaller disk.
+const minDisk = 1 << 20
+
+// defaultOSType is used for images that name none.
+const defaultOSType = "Linux_64"
+
+// ImportImage implements providers.Images.
+//
+//	source ──copy, hash, inspect──▶ REVISION.import/source ──qemu-img──▶ REVISION/disk.vdi
+//	  ──▶ createvm, modifyvm, storagectl, storageattach, snapshot ──▶ REVISION.json
+func (p *Provider) ImportImage(ctx context.Context, spec providers.ImageSpec, progress func(providers.Progress)) (providers.Image, error) {
+	if err := p.ready(ctx); err != nil {
+		return providers.Image{}, err
+	}
+	if err := checkRef(spec.ImageRef); err != nil {
+		return providers.Image{}, err
+	}
+	object := fmt.Sprintf("image %q", spec.Name)
+	if progress == nil {
+		progress = func(providers.Progress) {}
+	}
+	unlock, err := p.locks.Lock(ctx, imageObject(spec.ImageRef))
+	if err != nil {
+		return providers.Image{}, err
+	}
+	defer unlock()
+	if s, err := p.readSealed(spec.ImageRef); err == nil || !errors.Is(err, providers.ErrNotFound) {
+		return s.Image, err
+	}
+	if spec.Source.Machine != nil {
+		return p.adopt(ctx, object, spec, progress)
+	}
+	disk, err := source.Of(object, p.Name(), spec)
+	if err != nil {
+		return providers.Image{}, err
+	}
+	img, err := p.importDisk(ctx, object, spec, disk, progress)
+	_ = os.RemoveAll(p.data.staging(spec.ImageRef))
+	if err != nil {
+		// Half an import is worth nothing; what cannot be removed now is wiped
+		// by the next one.
+		p.discardGolden(context.WithoutCancel(ctx), spec.ImageRef)
+		_ = os.Remove(p.data.imageDir(spec.UID))
+		if ctx.Err() != nil {
+			err = ctx.Err()
+		}
+		return providers.Image{}, p.fileError(object, err)
+	}
+	return img, nil
+}
+
+// discardGolden removes what an import that did not come to its end has made.
+func (p *Provider) discardGolden(ctx context.Context, ref providers.ImageRef) {
+	if !files.Exists(p.data.golden(ref)) {
+		return
+	}
+	if err := p.removeGolden(ctx, ref); err != nil {
+		p.log.Info("a golden machine is left of an import", "image", ref.String(), "error", err.Error())
+		return
+	}
+	_ = os.RemoveAll(p.data.golden(ref))
+}
+
+func (p *Provider) importDisk(ctx context.Context, object string, spec providers.ImageSpec, disk *v1.DiskSource, progress func(providers.Progress)) (providers.Image, error) {
+	p.discardGolden(ctx, spec.ImageRef)
+	staging := p.data.staging(spec.ImageRef)
+	if err := os.RemoveAll(staging); err != nil {
+		return providers.Image{}, err
+	}
+	for _, dir := range []string{p.data.imageDir(spec.UID), staging} {
+		if err := files.Mkdir(dir, dirMode); err != nil {
+			return providers.Image{}, err
+		}
+	}
+	staged, digest, err := source.Stage(ctx, object, disk.Path, filepath.Join(staging, "source"), progress)
+	if err != nil {
+		return providers.Image{}, err
+	}
+	defer func() { _ = staged.Close() }()
+	if err := source.CheckDigest(object, disk, digest); err != nil {
+		return providers.Image{}, err
+	}
+	format, size, err := source.Examine(ctx, p.img, object, staged, disk, p.opts.MaxImageBytes)
+	if err != nil {
+		return providers.Image{}, err
+	}
+	if err := files.Mkdir(p.data.golden(spec.ImageRef), dirMode); err != nil {
+		return providers.Image{}, err
+	}
+	vdi := p.data.goldenDisk(spec.ImageRef)
+	progress(providers.Progress{Stage: "converting", Total: size})
+	err = p.img.Convert(ctx, staged.Name(), format, vdi, v1.DiskFormatVDI, func(part float64) {
+		progress(providers.Progress{Stage: "converting", Done: int64(part * float64(size)), Total: size})
+	})
+	if err != nil {
+		return providers.Image{}, source.Error(object, disk.Path, err)
+	}
+	if err := files.Sync(vdi); err != nil {
+		return providers.Image{}, err
+	}
+	progress(providers.Progress{Stage: "sealing"})
+	if size < minDisk {
+		if err := p.manageImage(ctx, object, "modifymedium", "disk", vdi, "--resizebyte", formatBytes(minDisk)); err != nil {
+			return providers.Image{}, err
+		}
+	}
+	if err := p.makeGolden(ctx, object, spec); err != nil {
+		return providers.Image{}, err
+	}
+	return p.sealDisk(spec, providers.Image{
+		ImageRef: spec.ImageRef, Digest: "sha256:" + digest, Format: format, VirtualSize: size,
+		SealedAt: time.Now().UTC().Truncate(time.Second),
+	})
+}
+
+// makeGolden makes the golden machine around its disk, and its snapshot. It is
+// never started.
+func (p *Provider) makeGolden(ctx context.Context, object string, spec providers.ImageSpec) error {
+	id := string(goldenID(p.opts.Instance, spec.ImageRef))
+	for _, args := range [][]string{
+		{
+			"createvm", "--name", vmName("golden", spec.Name, string(spec.UID)[:min(8, len(spec.UID))], spec.Revision), "--uuid", id,
+			"--ostype", osType(spec.Machine.OSType), "--basefolder", p.data.golden(spec.ImageRef), "--register",
+		},
+		append([]string{"modifyvm", id, "--description", fmt.Sprintf("golden image %s of sandboxd, instance %s", spec.Name, p.opts.Instance)},
+			hardened(spec.Machine.Firmware)...),
+		{"storagectl", id, "--name", controller, "--add", "sata", "--controller", "IntelAhci", "--portcount", "2", "--bootable", "on"},
+		{
+			"storageattach", id, "--storagectl", controller, "--port", "0", "--device", "0",
+			"--type", "hdd", "--medium", p.data.goldenDisk(spec.ImageRef),
+		},
+		{"snapshot", id, "take", sealSnapshot},
+	} {
+		if err := p.manageImage(ctx, object, args...); err != nil {
+			if args[0] == "createvm" && errors.Is(err, providers.ErrInvalid) {
+				return providers.Errorf(providers.ErrInvalid, object, "its golden machine cannot be made; is spec.machine.osType %q one of `VBoxManage list ostypes`? %w", osType(spec.Machine.OSType), errors.Unwrap(err))
+			}
+			return err
+		}
+	}
+	return nil
+}
+
+func osType(name string) string {
+	if name == "" {
+		return defaultOSType
+	}
+	return name
+}
+
+// sealDisk writes the seal of an imported image.
+func (p *Provider) sealDisk(spec providers.ImageSpec, img providers.Image) (providers.Image, error) {
+	info, err := os.Stat(p.data.goldenDisk(spec.ImageRef))
+	if err != nil {
+		return providers.Image{}, err
+	}
+	img.ActualSize = files.Allocated(info)
+	err = p.seal(sealed{
+		Instance: p.opts.Instance, Name: spec.Name, Image: img,
+		Machine: goldenID(p.opts.Instance, spec.ImageRef), Snapshot: sealSnapshot,
+	})
+	return img, err
+}

@@ -1,0 +1,301 @@
+// Package vboxmanage runs VBoxManage, VirtualBox's command line.
+//
+//	Run(Call) ──▶ VM's turn ──▶ place in the pool ──▶ process ──▶ Output or Failure
+//	                                                     │
+//	                             lock held for a moment ◀┘ tried again, with pauses
+//
+// Every call is an argument list, never a shell's line, has a deadline, and reads
+// nothing from its caller's input. Calls about one machine are made one after
+// the other, because VBoxManage takes the machine's lock even to look at it;
+// calls about different machines run side by side, so many at a time.
+//
+// A call is not cut off when its caller goes: of one that changes something
+// VirtualBox would do the other half on its own or never, and a process that is
+// killed while it connects to VBoxSVC was seen to leave that deaf until its end.
+// It goes on to its end or its deadline, and keeps the machine's turn until then.
+// The exception is a call that waits for a guest, which may take any time.
+package vboxmanage
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"golang.org/x/sync/semaphore"
+
+	"sandboxd.dev/sandboxd/providers"
+	"sandboxd.dev/sandboxd/providers/internal/keylock"
+)
+
+// Limits of time for calls.
+const (
+	// Quick is for calls that look or change a setting. Cold, with VBoxSVC to be
+	// started and a hundred machines to be read, one was seen to take 3 s.
+	Quick = time.Minute
+	// Slow is for calls that start, save or remove a machine.
+	Slow = 5 * time.Minute
+)
+
+const (
+	// maxOutput bounds what is kept of a call's output, in bytes: the details of
+	// a thousand machines take 6 MB.
+	maxOutput = 32 << 20
+	// retryFor is how long a lock that others hold is waited for. VirtualBox
+	// lets go of a machine within a second of its end.
+	retryFor   = 5 * time.Second
+	retryFirst = 50 * time.Millisecond
+	retryLast  = 500 * time.Millisecond
+	// killAfter a process that was asked to end: one whose VM goes away was seen
+	// to ignore it for ever.
+	killAfter = 2 * time.Second
+	// parallel is how many processes run at a time.
+	parallel = 8
+)
+
+// Options of a Client.
+type Options struct {
+	// Program is the path of VBoxManage, or a name to look for; see Find.
+	Program string
+	// UserHome is VirtualBox's folder of settings (VBOX_USER_HOME); empty means
+	// the user's own.
+	UserHome string
+}
+
+// Client runs VBoxManage. Its methods may be called from many goroutines.
+type Client struct {
+	opts  Options
+	turns *keylock.Set
+	pool  *semaphore.Weighted
+	count atomic.Int64
+
+	life context.Context
+	end  context.CancelFunc
+	work sync.WaitGroup
+}
+
+// New makes a Client. Nothing runs yet.
+func New(o Options) *Client {
+	c := &Client{opts: o, turns: keylock.New(), pool: semaphore.NewWeighted(parallel)}
+	c.life, c.end = context.WithCancel(context.Background())
+	return c
+}
+
+// Close waits for calls that go on without their callers. Later calls fail.
+func (c *Client) Close() {
+	c.end()
+	c.work.Wait()
+}
+
+// Processes is how many were started so far.
+func (c *Client) Processes() int64 { return c.count.Load() }
+
+// Call is one run of VBoxManage.
+type Call struct {
+	// Object that errors are about.
+	Object string
+	// VM is the UUID of the machine whose turn the call takes; empty for none.
+	VM   string
+	Args []string
+	// Limit of time; 0 means Quick.
+	Limit time.Duration
+	// Interruptible calls end when their caller's context does.
+	Interruptible bool
+	// Stdout and Stderr get the output as it comes; nil keeps it for Output.
+	// With one of them set a call is not tried again.
+	Stdout, Stderr io.Writer
+}
+
+// Output of a call that succeeded.
+type Output struct{ Stdout, Stderr []byte }
+
+// Run makes a call. Its error is a *providers.Error that wraps a *Failure, or
+// the context's.
+func (c *Client) Run(ctx context.Context, call Call) (Output, error) {
+	if err := ctx.Err(); err != nil {
+		return Output{}, err
+	}
+	if c.life.Err() != nil {
+		return Output{}, providers.Errorf(providers.ErrUnavailable, call.Object, "the provider was closed, because sandboxd is stopping")
+	}
+	unlock, err := c.turn(ctx, call)
+	if err != nil {
+		return Output{}, err
+	}
+	if call.Interruptible {
+		defer unlock()
+		return c.attempts(ctx, call)
+	}
+	type result struct {
+		out Output
+		err error
+	}
+	done := make(chan result, 1)
+	c.work.Go(func() {
+		defer unlock()
+		out, err := c.attempts(context.WithoutCancel(ctx), call)
+		done <- result{out, err}
+	})
+	select {
+	case r := <-done:
+		return r.out, r.err
+	case <-ctx.Done():
+		return Output{}, ctx.Err()
+	}
+}
+
+// turn waits for the machine's turn.
+func (c *Client) turn(ctx context.Context, call Call) (func(), error) {
+	if call.VM == "" {
+		return func() {}, nil
+	}
+	return c.turns.Lock(ctx, call.VM)
+}
+
+// attempts makes a call until it is not refused for a moment's reason.
+func (c *Client) attempts(ctx context.Context, call Call) (Output, error) {
+	limit := call.Limit
+	if limit == 0 {
+		limit = Quick
+	}
+	ctx, cancel := context.WithTimeoutCause(ctx, limit, errLimit)
+	defer cancel()
+	begun := time.Now()
+	for pause := retryFirst; ; pause = min(2*pause, retryLast) {
+		out, err := c.once(ctx, call)
+		var f *Failure
+		again := errors.As(err, &f) && f.momentary() && call.Stdout == nil && call.Stderr == nil
+		if !again || time.Since(begun) > retryFor || sleep(ctx, pause) != nil {
+			return out, c.explain(ctx, call, limit, err)
+		}
+	}
+}
+
+var errLimit = errors.New("the call took too long")
+
+// explain turns what went wrong into an error for the caller.
+func (c *Client) explain(ctx context.Context, call Call, limit time.Duration, err error) error {
+	var f *Failure
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(context.Cause(ctx), errLimit):
+		return providers.Errorf(providers.ErrUnavailable, call.Object, "VBoxManage %s did not end within %v and was killed", verb(call.Args), limit)
+	case ctx.Err() != nil:
+		return ctx.Err()
+	case errors.As(err, &f):
+		return providers.Errorf(f.Kind(), call.Object, "%w", f)
+	default:
+		return providers.Errorf(providers.ErrUnavailable, call.Object, "%w", err)
+	}
+}
+
+// once runs the process.
+func (c *Client) once(ctx context.Context, call Call) (Output, error) {
+	program, err := Find(c.opts.Program)
+	if err != nil {
+		return Output{}, err
+	}
+	if err := c.pool.Acquire(ctx, 1); err != nil {
+		return Output{}, err
+	}
+	defer c.pool.Release(1)
+	var stdout, stderr bounded
+	cmd := exec.CommandContext(ctx, program, call.Args...)
+	cmd.Env = c.environment()
+	cmd.Stdout, cmd.Stderr = io.Writer(&stdout), io.Writer(&stderr)
+	if call.Stdout != nil {
+		cmd.Stdout = call.Stdout
+	}
+	if call.Stderr != nil {
+		cmd.Stderr = io.MultiWriter(&stderr, call.Stderr)
+	}
+	// A group of its own: Ctrl-C in the daemon's terminal must not cut a call
+	// off, nor reach VBoxSVC, which the first call starts.
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }
+	cmd.WaitDelay = killAfter
+	c.count.Add(1)
+	err = cmd.Run()
+	out := Output{Stdout: stdout.Bytes(), Stderr: stderr.Bytes()}
+	var exit *exec.ExitError
+	if errors.As(err, &exit) && ctx.Err() == nil {
+		return out, newFailure(call.Args, exit.ExitCode(), out.Stderr)
+	}
+	if errors.Is(err, exec.ErrWaitDelay) { // VBoxSVC, just started, holds the pipe
+		err = nil
+	}
+	return out, err
+}
+
+// environment is what VBoxManage gets to see: its messages in English, its
+// arguments in UTF-8.
+func (c *Client) environment() []string {
+	env := []string{"LC_ALL=C.UTF-8", "LANG=C.UTF-8", "LANGUAGE="}
+	for _, name := range []string{"HOME", "USER", "LOGNAME", "PATH", "TMPDIR", "VBOX_USER_HOME", "VBOX_IPC_SOCKETID", "VBOX_INSTALL_PATH"} {
+		if v, ok := os.LookupEnv(name); ok {
+			env = append(env, name+"="+v)
+		}
+	}
+	if c.opts.UserHome != "" {
+		env = append(env, "VBOX_USER_HOME="+c.opts.UserHome)
+	}
+	return env
+}
+
+func sleep(ctx context.Context, d time.Duration) error {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// verb is what a call does, for messages.
+func verb(args []string) string {
+	switch {
+	case len(args) == 0:
+		return ""
+	case args[0] == "controlvm" || args[0] == "snapshot" || args[0] == "guestcontrol" || args[0] == "guestproperty":
+		if len(args) > 2 && args[0] != "guestproperty" {
+			return args[0] + " " + args[2]
+		}
+	case len(args) > 1 && (args[0] == "hostonlyif" || args[0] == "dhcpserver" || args[0] == "list"):
+		return args[0] + " " + args[1]
+	}
+	return args[0]
+}
+
+// bounded keeps the first maxOutput bytes written to it.
+type bounded struct{ bytes.Buffer }
+
+func (b *bounded) Write(p []byte) (int, error) {
+	if room := maxOutput - b.Len(); room > 0 {
+		_, _ = b.Buffer.Write(p[:min(len(p), room)])
+	}
+	return len(p), nil
+}
+
+// Version asks for VirtualBox's version, such as 7.2.22_Debianr175245. It needs
+// no VBoxSVC.
+func (c *Client) Version(ctx context.Context) (string, error) {
+	out, err := c.Run(ctx, Call{Object: "VirtualBox", Args: []string{"--version"}})
+	if err != nil {
+		return "", err
+	}
+	lines := bytes.Fields(out.Stdout) // warnings may come first
+	if len(lines) == 0 {
+		return "", providers.Errorf(providers.ErrUnavailable, "VirtualBox", "VBoxManage --version printed nothing")
+	}
+	return fmt.Sprintf("%s", lines[len(lines)-1]), nil
+}

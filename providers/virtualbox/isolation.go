@@ -1,0 +1,126 @@
+package virtualbox
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+
+	"k8s.io/apimachinery/pkg/types"
+
+	v1 "sandboxd.dev/sandboxd/api/v1"
+	"sandboxd.dev/sandboxd/providers"
+	"sandboxd.dev/sandboxd/providers/virtualbox/internal/vboxmanage"
+)
+
+// off are the keys that have to have one value, whatever the spec.
+var off = map[string]string{
+	"uart2": "off", "uart3": "off", "uart4": "off", "lpt1": "off", "lpt2": "off",
+	"vrde": "off", "usb": "off", "ehci": "off", "xhci": "off", "audio": "none",
+	"clipboard": "disabled", "draganddrop": "disabled", "teleporterenabled": "off",
+}
+
+// isolation judges a machine's configuration, as VirtualBox shows it, by its
+// record. network is VirtualBox's name of what the card is to be connected to.
+// The detail says what was seen, or what is wrong.
+func isolation(info vboxmanage.Info, r record, network, console string) (isolated bool, detail string) {
+	if wrong := wrongCard(info, r, network); wrong != "" {
+		return false, wrong
+	}
+	for n := 2; n <= cards; n++ {
+		if kind := info[fmt.Sprintf("nic%d", n)]; kind != "none" {
+			return false, fmt.Sprintf("the machine has a network card %d, of kind %q, that its spec does not name", n, kind)
+		}
+	}
+	for _, key := range sortedKeys(off) {
+		if value, known := info[key]; known && value != off[key] {
+			return false, fmt.Sprintf("the machine has %s set to %q: it ought to be %q", key, value, off[key])
+		}
+	}
+	if mode := info["uartmode1"]; mode != "file,"+console {
+		return false, fmt.Sprintf("the serial port leads to %q, not to the console's log", mode)
+	}
+	if wrong := wrongFolders(info, r.SharedFolders); wrong != "" {
+		return false, wrong
+	}
+	switch r.Network.Mode {
+	case v1.NetworkNone:
+		return true, "no network card, as VirtualBox shows the machine"
+	case v1.NetworkNAT:
+		return true, fmt.Sprintf("one network card on VirtualBox's NAT with %d port forwards, closed to the host's loopback; it reaches what the host reaches", len(r.Network.PortForwards))
+	case v1.NetworkBridged:
+		return true, fmt.Sprintf("one network card bridged to %s, as the spec asks", network)
+	default:
+		return true, fmt.Sprintf("one network card on %s network %s, as VirtualBox shows the machine", r.Network.Mode, network)
+	}
+}
+
+// wrongCard says what is wrong with the first network card.
+func wrongCard(info vboxmanage.Info, r record, network string) string {
+	want := string(r.Network.Mode)
+	if got := info["nic1"]; got != want {
+		return fmt.Sprintf("the network card is of kind %q, and the spec asks for %q", got, want)
+	}
+	if r.Network.Mode == v1.NetworkNone {
+		return ""
+	}
+	if got := info["macaddress1"]; !strings.EqualFold(got, macArgument(r.ID)) {
+		return fmt.Sprintf("the network card has the address %s, not its own %s", got, macArgument(r.ID))
+	}
+	key := map[v1.NetworkMode]string{
+		v1.NetworkIntnet: "intnet1", v1.NetworkHostOnly: "hostonlyadapter1", v1.NetworkBridged: "bridgeadapter1",
+	}[r.Network.Mode]
+	if key != "" && info[key] != network {
+		return fmt.Sprintf("the network card is connected to %q, not to %q", info[key], network)
+	}
+	if r.Network.Mode != v1.NetworkNAT {
+		return ""
+	}
+	if info["localhostReachable"] == "1" {
+		return "the guest may reach services on the host's loopback addresses"
+	}
+	if got, want := forwardsOf(info), rulesOf(r.Network.PortForwards); !slices.Equal(got, want) {
+		return fmt.Sprintf("the port forwards are %q, not %q", got, want)
+	}
+	return ""
+}
+
+// foldersOf lists the folders that a machine offers, path by name.
+func foldersOf(info vboxmanage.Info) map[string]string {
+	folders := map[string]string{}
+	for _, kind := range []string{"Machine", "Transient", "Global"} {
+		for i := 1; ; i++ {
+			name, ok := info[fmt.Sprintf("SharedFolderName%sMapping%d", kind, i)]
+			if !ok {
+				break
+			}
+			folders[name] = info[fmt.Sprintf("SharedFolderPath%sMapping%d", kind, i)]
+		}
+	}
+	return folders
+}
+
+func wrongFolders(info vboxmanage.Info, want []v1.SharedFolder) string {
+	have := foldersOf(info)
+	for _, f := range want {
+		if path, ok := have[f.Name]; ok && path != f.HostPath {
+			return fmt.Sprintf("the shared folder %q leads to %s, not to %s", f.Name, path, f.HostPath)
+		}
+		delete(have, f.Name)
+	}
+	for _, name := range sortedKeys(have) {
+		return fmt.Sprintf("the guest is offered the folder %q, which its spec does not name", name)
+	}
+	return ""
+}
+
+func sortedKeys(m map[string]string) []string {
+	keys := make([]string, 0, len(m))
+	for k := range m {
+		keys = append(keys, k)
+	}
+	slices.Sort(keys)
+	return keys
+}
+
+// macOf is the machine's MAC address.
+func macOf(id types.UID) string { return providers.MACAddress(id, 0) }

@@ -1,0 +1,196 @@
+package virtualbox
+
+import (
+	"crypto/sha256"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+
+	"github.com/google/uuid"
+	"k8s.io/apimachinery/pkg/types"
+
+	v1 "sandboxd.dev/sandboxd/api/v1"
+	"sandboxd.dev/sandboxd/providers"
+	"sandboxd.dev/sandboxd/providers/internal/files"
+)
+
+// layout names everything in the data folder:
+//
+//	DataDir                                  0700
+//	├── instance                             whose folder it is
+//	├── images/UID/REVISION.json             written last: with it the image is sealed
+//	│             REVISION/disk.vdi          of the golden machine
+//	│             REVISION/NAME/             the golden machine, as VirtualBox keeps it
+//	│             REVISION.import/           an import under way, or what one left
+//	├── machines/UID/record.json             what the machine was made from
+//	│               seed.iso                 cloud-init's seed
+//	│               console.log              serial console
+//	│               NAME/                    the machine, as VirtualBox keeps it
+//	└── networks/KEY.json                    host-only networks that we made
+//
+// VirtualBox's processes run as the user of whoever first called VBoxManage, so
+// nobody else needs to get in.
+type layout struct{ root string }
+
+const (
+	dirMode  = 0o700
+	fileMode = 0o600
+)
+
+func (l layout) images() string                 { return filepath.Join(l.root, "images") }
+func (l layout) machines() string               { return filepath.Join(l.root, "machines") }
+func (l layout) networks() string               { return filepath.Join(l.root, "networks") }
+func (l layout) imageDir(id types.UID) string   { return filepath.Join(l.images(), string(id)) }
+func (l layout) machineDir(id types.UID) string { return filepath.Join(l.machines(), string(id)) }
+func (l layout) record(id types.UID) string     { return filepath.Join(l.machineDir(id), "record.json") }
+func (l layout) seed(id types.UID) string       { return filepath.Join(l.machineDir(id), "seed.iso") }
+func (l layout) console(id types.UID) string    { return filepath.Join(l.machineDir(id), "console.log") }
+
+func (l layout) sidecar(r providers.ImageRef) string {
+	return filepath.Join(l.imageDir(r.UID), r.Revision+".json")
+}
+
+func (l layout) golden(r providers.ImageRef) string {
+	return filepath.Join(l.imageDir(r.UID), r.Revision)
+}
+
+func (l layout) goldenDisk(r providers.ImageRef) string {
+	return filepath.Join(l.golden(r), "disk.vdi")
+}
+
+func (l layout) staging(r providers.ImageRef) string {
+	return filepath.Join(l.imageDir(r.UID), r.Revision+".import")
+}
+
+// claim makes the folder, or finds out that it belongs to another instance.
+func (l layout) claim(instance providers.Instance) error {
+	for _, dir := range []string{l.root, l.images(), l.machines(), l.networks()} {
+		if err := os.MkdirAll(dir, dirMode); err != nil {
+			return err
+		}
+		if err := os.Chmod(dir, dirMode); err != nil { // whatever the umask
+			return err
+		}
+	}
+	mark := filepath.Join(l.root, "instance")
+	was, err := os.ReadFile(mark)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return files.Write(mark, []byte(string(instance)+"\n"), fileMode)
+	case err != nil:
+		return err
+	case strings.TrimSpace(string(was)) != string(instance):
+		return fmt.Errorf("it holds the machines of another sandboxd instance (%s): give each instance a data folder of its own", strings.TrimSpace(string(was)))
+	}
+	return nil
+}
+
+// machineIDs lists the machines that have a folder.
+func (l layout) machineIDs() ([]types.UID, error) {
+	dirs, err := os.ReadDir(l.machines())
+	if err != nil {
+		return nil, err
+	}
+	var ids []types.UID
+	for _, d := range dirs {
+		if id := types.UID(d.Name()); isUUID(id) {
+			ids = append(ids, id)
+		}
+	}
+	return ids, nil
+}
+
+var fileName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9_-]{0,127}$`)
+
+// checkRef refuses what cannot be a file's name.
+func checkRef(r providers.ImageRef) error {
+	for _, s := range []string{string(r.UID), r.Revision} {
+		if !fileName.MatchString(s) {
+			return providers.Errorf(providers.ErrInvalid, "image "+r.String(), "%q cannot be the name of a file", s)
+		}
+	}
+	return nil
+}
+
+// isUUID tells whether a machine may have this ID.
+func isUUID(id types.UID) bool {
+	u, err := uuid.Parse(string(id))
+	return err == nil && u.String() == string(id)
+}
+
+// space is the UUID namespace of the golden machines: sandboxd's own, made once.
+var space = uuid.MustParse("1f3c54e6-6f1a-5c39-8a4e-9a0d3f4b7c10")
+
+// goldenID is the UUID of an image's golden machine.
+func goldenID(i providers.Instance, r providers.ImageRef) types.UID {
+	return types.UID(uuid.NewSHA1(space, fmt.Appendf(nil, "%s/%s/%s", i, r.UID, r.Revision)).String())
+}
+
+var odd = regexp.MustCompile(`[^A-Za-z0-9.-]+`)
+
+// vmName is a machine's name on the hypervisor, for people, and its folder's:
+// short enough for any file system.
+func vmName(parts ...string) string {
+	for i, p := range parts {
+		p = odd.ReplaceAllString(p, "-")
+		parts[i] = strings.Trim(p[:min(len(p), 60)], ".-")
+	}
+	return strings.Join(parts, ".")
+}
+
+// record is what a machine was made from, or is being made from.
+type record struct {
+	Instance  providers.Instance `json:"instance"`
+	ID        types.UID          `json:"id"`
+	Namespace string             `json:"namespace"`
+	Name      string             `json:"name"`
+	// VM is the machine's name on the hypervisor.
+	VM    string             `json:"vm"`
+	Image providers.ImageRef `json:"image"`
+	// Hashes of the spec in effect; none while the machine is being changed.
+	Hashes        providers.Hashes  `json:"hashes"`
+	Network       v1.Network        `json:"network"`
+	SharedFolders []v1.SharedFolder `json:"sharedFolders,omitempty"`
+	Engine        string            `json:"engine,omitempty"`
+	DiscardOnStop bool              `json:"discardOnStop,omitempty"`
+	// DiskBytes the disk was grown to.
+	DiskBytes int64 `json:"diskBytes,omitempty"`
+	// Disk is the file of the machine's disk, when it was last known.
+	Disk string `json:"disk,omitempty"`
+	// Fresh: the disk was not written to since it was cloned.
+	Fresh bool `json:"fresh,omitempty"`
+	// Forced: it was powered off by us, not by its guest.
+	Forced bool `json:"forced,omitempty"`
+}
+
+// readRecord reads a machine's record; fs.ErrNotExist when there is none or it
+// is not what we wrote.
+func (p *Provider) readRecord(id types.UID) (record, error) {
+	b, err := os.ReadFile(p.data.record(id))
+	if err != nil {
+		return record{}, err
+	}
+	var r record
+	if err := json.Unmarshal(b, &r); err != nil || r.ID != id || r.Instance != p.opts.Instance {
+		return record{}, fmt.Errorf("%s is damaged: %w", p.data.record(id), fs.ErrNotExist)
+	}
+	return r, nil
+}
+
+func (p *Provider) writeRecord(r record) error {
+	b, err := json.MarshalIndent(r, "", "  ")
+	if err != nil {
+		return err
+	}
+	return p.fileError(machineObject(r.ID), files.Write(p.data.record(r.ID), append(b, '\n'), fileMode))
+}
+
+// short is n hexadecimal digits of a hash.
+func short(s string, n int) string {
+	return fmt.Sprintf("%x", sha256.Sum256([]byte(s)))[:n]
+}

@@ -1,0 +1,293 @@
+package virtualbox
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"k8s.io/apimachinery/pkg/types"
+
+	v1 "sandboxd.dev/sandboxd/api/v1"
+	"sandboxd.dev/sandboxd/guest/cloudinit"
+	"sandboxd.dev/sandboxd/providers"
+	"sandboxd.dev/sandboxd/providers/internal/files"
+	"sandboxd.dev/sandboxd/providers/virtualbox/internal/vboxmanage"
+)
+
+// EnsureMachine implements providers.Machines. A machine that has no folder of
+// ours yet is cloned without being looked for first: VirtualBox refuses a UUID
+// that it knows.
+func (p *Provider) EnsureMachine(ctx context.Context, spec providers.MachineSpec) error {
+	if err := p.ready(ctx); err != nil {
+		return err
+	}
+	if err := validate(spec); err != nil {
+		return err
+	}
+	unlock, err := p.locks.Lock(ctx, machineObject(spec.ID))
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	defer p.watch.poke(spec.ID)
+	var was machine
+	if files.Exists(p.data.machineDir(spec.ID)) {
+		was, err = p.look(ctx, spec.ID)
+		switch {
+		case errors.Is(err, errForeign):
+			return foreign(spec.ID)
+		case errors.Is(err, providers.ErrNotFound):
+			was = machine{id: spec.ID}
+			if was.record, err = p.readRecord(spec.ID); err != nil && !errors.Is(err, fs.ErrNotExist) {
+				return p.fileError(machineObject(spec.ID), err)
+			}
+		case err != nil:
+			return err
+		case was.power != providers.PowerOff && was.whole():
+			return p.changeForwards(ctx, spec, was)
+		case was.power == providers.PowerSaved: // a clone of an online snapshot, not prepared yet
+			if _, err := p.manage(ctx, spec.ID, 0, "discardstate", string(spec.ID)); err != nil {
+				return err
+			}
+		}
+	}
+	return p.make(ctx, spec, was)
+}
+
+func foreign(id types.UID) error {
+	return providers.Errorf(providers.ErrAlreadyExists, machineObject(id), "VirtualBox has a machine of that UUID which is not ours: it is left alone")
+}
+
+// make makes a machine that is off, or does not exist, what the spec says. The
+// record says first what is being done, so that whatever is left by a crash has
+// an owner, and last that it is done.
+func (p *Provider) make(ctx context.Context, spec providers.MachineSpec, was machine) error {
+	object := machineObject(spec.ID)
+	if err := p.checkHost(spec); err != nil {
+		return err
+	}
+	r := record{
+		Instance: p.opts.Instance, ID: spec.ID, Namespace: spec.Namespace, Name: spec.Name,
+		VM: was.record.VM, Image: spec.Image, Network: spec.Network, SharedFolders: spec.SharedFolders,
+		Engine: p.opts.Engine, DiscardOnStop: spec.DiscardOnStop,
+		DiskBytes: was.record.DiskBytes, Disk: was.record.Disk, Fresh: was.record.Fresh, Forced: was.record.Forced,
+	}
+	if was.record.VM == "" {
+		r.VM = vmName(spec.Namespace, spec.Name, string(spec.ID)[:8])
+	} else if was.record.Disk != "" {
+		r.Image = was.record.Image // the disk stays on what it was cloned from
+	}
+	image, err := p.imageFor(ctx, spec, r.Image)
+	if err != nil {
+		return err
+	}
+	if spec.DiskBytes != 0 && spec.DiskBytes < image.Image.VirtualSize {
+		return providers.Errorf(providers.ErrInvalid, object, "a disk of %d bytes is smaller than its image of %d bytes", spec.DiskBytes, image.Image.VirtualSize)
+	}
+	if r.Network.PortForwards, err = p.ports.reserve(spec.ID, spec.Network.PortForwards, was.record.Network.PortForwards); err != nil {
+		return err
+	}
+	if was.info != nil && was.record.Hashes == spec.Hashes() && was.record.Engine == r.Engine && isConfigured(was, p.networkName(was.record), p.data) {
+		return nil
+	}
+	if err := p.begin(r); err != nil {
+		return err
+	}
+	if err := p.joinNetwork(ctx, r); err != nil {
+		return err
+	}
+	if had, ok := networkOf(was.record); ok {
+		if err := p.leaveNetwork(ctx, had); err != nil {
+			return err
+		}
+	}
+	if was.info == nil {
+		if was, err = p.clone(ctx, &r, image); err != nil {
+			return err
+		}
+	}
+	return p.prepare(ctx, spec, r, was, image)
+}
+
+// isConfigured tells whether a machine that is off, and whose record fits its
+// spec, is still configured so.
+func isConfigured(m machine, network string, data layout) bool {
+	isolated, _ := isolation(m.info, m.record, network, data.console(m.id))
+	_, seeded, _ := seedSlot(m.info, data.seed(m.id))
+	return isolated && seeded && len(foldersOf(m.info)) == len(m.record.SharedFolders) && len(disksOf(m.info)) > 0
+}
+
+// imageFor returns the sealed image that a machine is cloned from. Without it the
+// caller is told first if the machine would be refused anyway.
+func (p *Provider) imageFor(ctx context.Context, spec providers.MachineSpec, ref providers.ImageRef) (sealed, error) {
+	if err := checkRef(ref); err != nil {
+		return sealed{}, err
+	}
+	s, err := p.readSealed(ref)
+	if errors.Is(err, providers.ErrNotFound) {
+		if _, lookErr := p.look(ctx, spec.ID); errors.Is(lookErr, errForeign) {
+			return s, foreign(spec.ID)
+		}
+	}
+	return s, err
+}
+
+// begin notes what is going to be done.
+func (p *Provider) begin(r record) error {
+	if err := files.Mkdir(p.data.machineDir(r.ID), dirMode); err != nil {
+		return p.fileError(machineObject(r.ID), err)
+	}
+	r.Hashes = providers.Hashes{}
+	return p.writeRecord(r)
+}
+
+// prepare configures a machine that is off and notes that it is done.
+func (p *Provider) prepare(ctx context.Context, spec providers.MachineSpec, r record, now machine, image sealed) error {
+	id := string(spec.ID)
+	disks := disksOf(now.info)
+	if len(disks) == 0 {
+		return providers.Errorf(providers.ErrInvalid, machineObject(spec.ID), "somebody took its disk out: delete the sandbox and apply it again")
+	}
+	r.Disk = disks[0].path
+	if err := p.grow(ctx, &r, disks[0], spec.DiskBytes, image); err != nil {
+		return err
+	}
+	pl := plan{
+		spec: spec, instance: p.opts.Instance, engine: p.opts.Engine, adopted: image.Adopted,
+		network: p.networkName(r), forwards: r.Network.PortForwards, console: p.data.console(spec.ID),
+	}
+	if _, err := p.manage(ctx, spec.ID, 0, append([]string{"modifyvm", id}, pl.arguments(now.info)...)...); err != nil {
+		return err
+	}
+	if err := p.offerFolders(ctx, spec, now.info); err != nil {
+		return err
+	}
+	if err := p.insertSeed(ctx, spec, now.info); err != nil {
+		return err
+	}
+	r.Hashes = spec.Hashes()
+	return p.writeRecord(r)
+}
+
+// grow makes a disk at least so large. It never shrinks.
+func (p *Provider) grow(ctx context.Context, r *record, d disk, size int64, image sealed) error {
+	size = (size + 511) &^ 511 // the sectors that a disk consists of
+	if size <= max(r.DiskBytes, image.Image.VirtualSize) {
+		return nil
+	}
+	if _, err := p.manage(ctx, r.ID, 0, "modifymedium", "disk", d.medium, "--resizebyte", formatBytes(size)); err != nil {
+		return err
+	}
+	r.DiskBytes = size
+	return nil
+}
+
+// offerFolders makes the shared folders what the spec says. Whether one is
+// read-only VirtualBox does not show, so all are made anew.
+func (p *Provider) offerFolders(ctx context.Context, spec providers.MachineSpec, now vboxmanage.Info) error {
+	for _, name := range sortedKeys(foldersOf(now)) {
+		if _, err := p.manage(ctx, spec.ID, 0, "sharedfolder", "remove", string(spec.ID), "--name", name); p.ignoreMissing(err) != nil {
+			return err
+		}
+	}
+	for _, f := range spec.SharedFolders {
+		args := []string{"sharedfolder", "add", string(spec.ID), "--name", f.Name, "--hostpath", f.HostPath}
+		if f.IsReadOnly() {
+			args = append(args, "--readonly")
+		}
+		if _, err := p.manage(ctx, spec.ID, 0, args...); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// insertSeed writes the seed, unless it is there already, and inserts it.
+func (p *Provider) insertSeed(ctx context.Context, spec providers.MachineSpec, now vboxmanage.Info) error {
+	object, path := machineObject(spec.ID), p.data.seed(spec.ID)
+	d := cloudinit.Data{
+		InstanceID: string(spec.ID), Hostname: spec.Seed.Hostname, User: spec.Seed.User,
+		SSHAuthorizedKeys: spec.Seed.SSHAuthorizedKeys, UserData: spec.Seed.UserData, NetworkConfig: spec.Seed.NetworkConfig,
+	}
+	if d.Hostname == "" {
+		d.Hostname = spec.Name
+	}
+	if spec.Network.Mode != v1.NetworkNone {
+		d.MACAddress = macOf(spec.ID)
+	}
+	var want bytes.Buffer
+	if err := cloudinit.Write(&want, d); err != nil {
+		return providers.Errorf(providers.ErrInvalid, object, "its cloud-init seed cannot be written: %w", err)
+	}
+	if have, err := os.ReadFile(path); err != nil || !bytes.Equal(have, want.Bytes()) {
+		if err := files.Write(path, want.Bytes(), fileMode); err != nil {
+			return p.fileError(object, err)
+		}
+	}
+	slot, inserted, ok := seedSlot(now, path)
+	switch {
+	case inserted:
+		return nil
+	case !ok:
+		return providers.Errorf(providers.ErrUnsupported, object, "its image's machine has no free place for a DVD drive, which the cloud-init seed needs: give its storage controller one port more")
+	}
+	_, err := p.manage(ctx, spec.ID, 0, "storageattach", string(spec.ID), "--storagectl", slot.controller,
+		"--port", slot.port, "--device", slot.device, "--type", "dvddrive", "--medium", path)
+	return err
+}
+
+// changeForwards changes the port forwards of a machine that is not off, and its
+// record.
+func (p *Provider) changeForwards(ctx context.Context, spec providers.MachineSpec, was machine) error {
+	r := was.record
+	want := spec.Network.PortForwards
+	if r.Network.Mode != v1.NetworkNAT {
+		want = nil // the machine is on another network until it is off
+	}
+	forwards, err := p.ports.reserve(spec.ID, want, r.Network.PortForwards)
+	if err != nil {
+		return err
+	}
+	have, next := forwardsOf(was.info), rulesOf(forwards)
+	for _, step := range ruleChanges(have, next) {
+		args := append([]string{"controlvm", string(spec.ID), "natpf1"}, step...)
+		if was.power == providers.PowerSaved {
+			args = append([]string{"modifyvm", string(spec.ID), "--nat-pf1"}, step...)
+		}
+		if _, err := p.manage(ctx, spec.ID, 0, args...); err != nil {
+			return err
+		}
+	}
+	hash := spec.Hashes().Forwards
+	if slices.Equal(r.Network.PortForwards, forwards) && r.Hashes.Forwards == hash {
+		return nil
+	}
+	r.Network.PortForwards, r.Hashes.Forwards = forwards, hash
+	return p.writeRecord(r)
+}
+
+// ruleChanges are the arguments that turn rules into others, one step after the
+// other: first what goes, then what comes.
+func ruleChanges(have, want []string) [][]string {
+	var steps [][]string
+	for _, rule := range have {
+		if !slices.Contains(want, rule) {
+			name, _, _ := strings.Cut(rule, ",")
+			steps = append(steps, []string{"delete", name})
+		}
+	}
+	for _, rule := range want {
+		if !slices.Contains(have, rule) {
+			steps = append(steps, []string{rule})
+		}
+	}
+	return steps
+}
+
+// vmDir is VirtualBox's folder of a machine.
+func (p *Provider) vmDir(r record) string { return filepath.Join(p.data.machineDir(r.ID), r.VM) }

@@ -1,0 +1,158 @@
+package virtualbox
+
+import (
+	"context"
+	"errors"
+	"io/fs"
+	"path/filepath"
+	"strconv"
+	"time"
+
+	"k8s.io/apimachinery/pkg/types"
+
+	"sandboxd.dev/sandboxd/providers"
+	"sandboxd.dev/sandboxd/providers/internal/files"
+	"sandboxd.dev/sandboxd/providers/virtualbox/internal/vboxmanage"
+)
+
+// errForeign: VirtualBox has a machine of that UUID, and it is not ours.
+var errForeign = errors.New("made by somebody else")
+
+// VirtualBox's words for a machine's state that are compared with.
+const (
+	statePoweroff = "poweroff"
+	stateSaved    = "saved"
+	stateRunning  = "running"
+)
+
+// machine is what VirtualBox and the record say of a machine.
+type machine struct {
+	id     types.UID
+	power  providers.Power
+	off    providers.OffReason
+	record record
+	info   vboxmanage.Info
+}
+
+// on tells whether the machine's process exists.
+func (m machine) on() bool {
+	return m.power == providers.PowerRunning || m.power == providers.PowerPaused || m.power == providers.PowerStopping
+}
+
+// whole tells whether the machine is what its record says: not on its way from
+// one spec to the next.
+func (m machine) whole() bool { return m.record.Hashes != providers.Hashes{} }
+
+// look asks VirtualBox about a machine. One that is not ours is errForeign, which
+// is also ErrNotFound.
+func (p *Provider) look(ctx context.Context, id types.UID) (machine, error) {
+	object := machineObject(id)
+	if !isUUID(id) {
+		return machine{}, providers.Errorf(providers.ErrNotFound, object, "the ID is not a UUID, so there is no such machine")
+	}
+	out, err := p.vbox.Run(ctx, vboxmanage.Call{Object: object, VM: string(id), Args: []string{"showvminfo", string(id), "--machinereadable"}})
+	if err != nil {
+		return machine{}, err
+	}
+	m := machine{id: id, info: vboxmanage.ParseInfo(out.Stdout)}
+	m.record, err = p.readRecord(id)
+	switch {
+	case err != nil && !errors.Is(err, fs.ErrNotExist):
+		return machine{}, p.fileError(object, err)
+	case err != nil || !within(p.data.machineDir(id), m.info["CfgFile"]):
+		return machine{}, providers.Errorf(providers.ErrNotFound, object, "VirtualBox's machine of that UUID was %w", errForeign)
+	}
+	m.power, m.off = power(m.info["VMState"])
+	if m.power == providers.PowerOff && m.off == "" {
+		m.off = p.offReason(m)
+	}
+	return m, nil
+}
+
+// power translates VirtualBox's state of a machine. How one came to be powered
+// off, VirtualBox does not say.
+func power(state string) (providers.Power, providers.OffReason) {
+	switch state {
+	case stateRunning, "livesnapshotting", "teleporting":
+		return providers.PowerRunning, ""
+	case "paused", "gurumeditation", "starting", "restoring", "saving", "teleportingpausedvm", "teleportingin",
+		"onlinesnapshotting", "deletingsnapshotlive", "deletingsnapshotlivepaused":
+		return providers.PowerPaused, ""
+	case "stopping":
+		return providers.PowerStopping, ""
+	case stateSaved, "abortedsaved", "aborted-saved":
+		return providers.PowerSaved, ""
+	case "aborted":
+		return providers.PowerOff, providers.OffCrashed
+	default:
+		return providers.PowerOff, ""
+	}
+}
+
+// offReason says how a machine that VirtualBox calls powered off came to be so:
+// it has a log once it was started, and we note when we take the power away.
+func (p *Provider) offReason(m machine) providers.OffReason {
+	switch {
+	case m.record.Forced:
+		return providers.OffDestroyed
+	case !p.everStarted(m):
+		return providers.OffNeverStarted
+	default:
+		return providers.OffShutdown
+	}
+}
+
+func (p *Provider) everStarted(m machine) bool {
+	return files.Exists(filepath.Join(p.data.machineDir(m.id), m.record.VM, "Logs", "VBox.log"))
+}
+
+// GetMachine implements providers.Machines.
+func (p *Provider) GetMachine(ctx context.Context, id types.UID) (providers.Machine, error) {
+	if err := p.ready(ctx); err != nil {
+		return providers.Machine{}, err
+	}
+	m, err := p.look(ctx, id)
+	if err != nil {
+		return providers.Machine{}, err
+	}
+	out := providers.Machine{
+		ID: id, Power: m.power, OffReason: m.off, Hashes: m.record.Hashes,
+		ImageRevision: m.record.Image.Revision, PortForwards: m.record.Network.PortForwards,
+		Accelerator: accelerator(m.record.Engine), Agent: providers.AgentDisconnected,
+	}
+	out.Network = p.observeNetwork(m)
+	if m.power == providers.PowerRunning {
+		out.Agent = agentOf(m)
+		out.Addresses = p.addresses(ctx, m)
+		p.watch.seen(id, out.Agent == providers.AgentConnected)
+	}
+	return out, nil
+}
+
+// observeNetwork judges a machine's network while there is something to look at.
+func (p *Provider) observeNetwork(m machine) providers.NetworkObservation {
+	if m.power == providers.PowerOff {
+		return providers.NetworkObservation{Detail: "the machine is off"}
+	}
+	isolated, detail := isolation(m.info, m.record, p.networkName(m.record), p.data.console(m.id))
+	return providers.NetworkObservation{Isolated: isolated, Detail: detail}
+}
+
+// agentLevel is the run level of the Guest Additions from which on their
+// services answer ("userland").
+const agentLevel = 2
+
+// agentOf tells whether a running machine's Guest Additions are up. Their run
+// level is the machine's, and does not outlive its process.
+func agentOf(m machine) providers.AgentState {
+	if level, err := strconv.Atoi(m.info["GuestAdditionsRunLevel"]); err == nil && level >= agentLevel {
+		return providers.AgentConnected
+	}
+	return providers.AgentDisconnected
+}
+
+// since is when a machine came into its present state.
+func (m machine) since() time.Time {
+	t, _ := time.Parse("2006-01-02T15:04:05.999999999", m.info["VMStateChangeTime"])
+	return t
+}

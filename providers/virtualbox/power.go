@@ -1,0 +1,353 @@
+package virtualbox
+
+import (
+	"context"
+	"errors"
+	"io/fs"
+	"os"
+	"strconv"
+	"time"
+
+	"k8s.io/apimachinery/pkg/types"
+
+	v1 "sandboxd.dev/sandboxd/api/v1"
+	"sandboxd.dev/sandboxd/providers"
+	"sandboxd.dev/sandboxd/providers/internal/files"
+	"sandboxd.dev/sandboxd/providers/virtualbox/internal/vboxmanage"
+)
+
+// withMachine does something with a machine that exists, and nothing else at
+// the same time.
+func (p *Provider) withMachine(ctx context.Context, id types.UID, do func(machine) error) error {
+	if err := p.ready(ctx); err != nil {
+		return err
+	}
+	unlock, err := p.locks.Lock(ctx, machineObject(id))
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	m, err := p.look(ctx, id)
+	if err != nil {
+		return err
+	}
+	defer p.watch.poke(id)
+	return do(m)
+}
+
+// Start implements providers.Machines.
+func (p *Provider) Start(ctx context.Context, id types.UID) error {
+	return p.withMachine(ctx, id, func(m machine) error {
+		switch m.power {
+		case providers.PowerRunning:
+			return nil
+		case providers.PowerStopping:
+			return providers.Errorf(providers.ErrBusy, machineObject(id), "the guest is shutting down: start it once it is off")
+		case providers.PowerPaused:
+			return p.resume(ctx, m)
+		}
+		return p.powerOn(ctx, m)
+	})
+}
+
+// powerOn starts a machine that is off or saved.
+func (p *Provider) powerOn(ctx context.Context, m machine) error {
+	object := machineObject(m.id)
+	if !m.whole() {
+		return providers.Errorf(providers.ErrBusy, object, "it is not configured to its end: ensure the machine again")
+	}
+	if _, err := p.readSealed(m.record.Image); err != nil {
+		return err
+	}
+	r := m.record
+	if m.power == providers.PowerOff && r.DiscardOnStop {
+		if err := p.refresh(ctx, &r, m); err != nil {
+			return err
+		}
+	}
+	if err := p.joinNetwork(ctx, r); err != nil {
+		return err
+	}
+	if isolated, detail := isolation(m.info, r, p.networkName(r), p.data.console(m.id)); !isolated {
+		return notIsolated(m.id, "it was not started", detail)
+	}
+	if err := checkOpenable(m.id, r.Network.PortForwards); err != nil {
+		return err
+	}
+	for _, f := range r.SharedFolders {
+		if err := checkFolder(object, f); err != nil {
+			return err
+		}
+	}
+	r.Fresh, r.Forced = false, false
+	if err := p.writeRecord(r); err != nil {
+		return err
+	}
+	if _, err := p.manage(ctx, m.id, vboxmanage.Slow, "startvm", string(m.id), "--type", "headless"); err != nil {
+		return p.notStarted(ctx, m.id, err)
+	}
+	return p.confirm(ctx, m.id)
+}
+
+func notIsolated(id types.UID, what, detail string) error {
+	return providers.Errorf(providers.ErrUnavailable, machineObject(id), "%s, because it is not isolated as defined: %s", what, detail).WithReason(v1.ReasonNotObserved)
+}
+
+// notStarted forgives a start that somebody else's has come before.
+func (p *Provider) notStarted(ctx context.Context, id types.UID, err error) error {
+	if ctx.Err() == nil && errors.Is(err, providers.ErrBusy) {
+		if m, lookErr := p.look(ctx, id); lookErr == nil && m.power == providers.PowerRunning {
+			return p.confirm(ctx, id)
+		}
+	}
+	return err
+}
+
+// confirm looks at a machine that was just started: VBoxManage's word for it is
+// not enough.
+func (p *Provider) confirm(ctx context.Context, id types.UID) error {
+	m, err := p.look(ctx, id)
+	if err != nil {
+		return err
+	}
+	if !m.on() {
+		return providers.Errorf(providers.ErrUnavailable, machineObject(id), "it was started and is %s again: VBoxHeadless ended; its log is %s", m.power, p.vmDir(m.record)+"/Logs/VBox.log")
+	}
+	if seen := p.observeNetwork(m); !seen.Isolated {
+		return p.refuse(ctx, m, notIsolated(id, "it was powered off", seen.Detail))
+	}
+	if f, closed := unopened(m.record.Network.PortForwards); closed {
+		return p.refuse(ctx, m, portError(id, f, errPortLost))
+	}
+	p.log.V(1).Info("machine runs", "machine", id, "network", string(m.record.Network.Mode))
+	return nil
+}
+
+// refuse powers a machine off that must not run, and returns why.
+func (p *Provider) refuse(ctx context.Context, m machine, why error) error {
+	if err := p.powerOff(context.WithoutCancel(ctx), m); err != nil {
+		return err
+	}
+	return why
+}
+
+// resume lets a paused machine go on, if it is isolated.
+func (p *Provider) resume(ctx context.Context, m machine) error {
+	if seen := p.observeNetwork(m); !seen.Isolated {
+		return p.refuse(ctx, m, notIsolated(m.id, "it was powered off", seen.Detail))
+	}
+	switch m.info["VMState"] {
+	case "paused":
+	case "gurumeditation":
+		return p.refuse(ctx, m, providers.Errorf(providers.ErrUnavailable, machineObject(m.id), "its processor had come to a dead end (guru meditation), so it was powered off: start it again"))
+	default:
+		return providers.Errorf(providers.ErrBusy, machineObject(m.id), "it is %s: start it once that has ended", m.info["VMState"])
+	}
+	if _, err := p.manage(ctx, m.id, 0, "controlvm", string(m.id), "resume"); err != nil {
+		return err
+	}
+	return p.confirm(ctx, m.id)
+}
+
+// Stop implements providers.Machines.
+func (p *Provider) Stop(ctx context.Context, id types.UID, mode providers.StopMode) error {
+	return p.withMachine(ctx, id, func(m machine) error {
+		if mode == providers.StopForce {
+			return p.powerOff(ctx, m)
+		}
+		switch m.power {
+		case providers.PowerOff, providers.PowerStopping:
+			return nil
+		case providers.PowerPaused, providers.PowerSaved:
+			return providers.Errorf(providers.ErrBusy, machineObject(id), "it is %s: no guest runs that could be asked to shut down", m.power)
+		}
+		_, err := p.manage(ctx, id, 0, "controlvm", string(id), "acpipowerbutton")
+		if err != nil && ctx.Err() == nil {
+			if now, lookErr := p.look(ctx, id); lookErr == nil && !now.on() {
+				return nil
+			}
+		}
+		return err
+	})
+}
+
+// offPause is between looks at a machine that is going off.
+const offPause = 50 * time.Millisecond
+
+// powerOff takes the power away and discards a saved state. It notes before that
+// it is us who did it.
+func (p *Provider) powerOff(ctx context.Context, m machine) error {
+	if m.power == providers.PowerOff {
+		return nil
+	}
+	r := m.record
+	if !r.Forced {
+		r.Forced = true
+		if err := p.writeRecord(r); err != nil {
+			return err
+		}
+	}
+	args := []string{"controlvm", string(m.id), "poweroff"}
+	if m.power == providers.PowerSaved {
+		args = []string{"discardstate", string(m.id)}
+	}
+	_, err := p.manage(ctx, m.id, vboxmanage.Slow, args...)
+	if err != nil && ctx.Err() != nil {
+		return err
+	}
+	// Whatever it said: what counts is whether the machine is off.
+	for n := 0; ; n++ {
+		now, lookErr := p.look(ctx, m.id)
+		switch {
+		case lookErr != nil:
+			return lookErr
+		case now.power == providers.PowerOff:
+			return nil
+		case err != nil && n == 0 && now.on():
+			// Its process does not obey: end it.
+			_, err = p.manage(ctx, m.id, vboxmanage.Slow, "startvm", string(m.id), "--type", "emergencystop")
+		case n == 20:
+			if err == nil {
+				err = providers.Errorf(providers.ErrUnavailable, machineObject(m.id), "it was powered off and is still %s", now.power)
+			}
+			return err
+		}
+		if err := pause(ctx, offPause<<min(n, 4)); err != nil {
+			return err
+		}
+	}
+}
+
+func pause(ctx context.Context, d time.Duration) error {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// Suspend implements providers.Machines.
+func (p *Provider) Suspend(ctx context.Context, id types.UID) error {
+	return p.withMachine(ctx, id, func(m machine) error {
+		switch m.power {
+		case providers.PowerSaved:
+			return nil
+		case providers.PowerOff, providers.PowerStopping:
+			return providers.Errorf(providers.ErrBusy, machineObject(id), "it is %s: only a machine that is on can be suspended", m.power)
+		}
+		_, err := p.manage(ctx, id, vboxmanage.Slow, "controlvm", string(id), "savestate")
+		if ctx.Err() != nil {
+			return err
+		}
+		// Whatever it said: what counts is what came of it.
+		now, lookErr := p.look(ctx, id)
+		switch {
+		case lookErr != nil:
+			return lookErr
+		case now.power == providers.PowerSaved:
+			return nil
+		case err == nil:
+			err = providers.Errorf(providers.ErrUnavailable, machineObject(id), "VirtualBox saved it and it is %s", now.power)
+		}
+		return err
+	})
+}
+
+// DeleteMachine implements providers.Machines.
+func (p *Provider) DeleteMachine(ctx context.Context, id types.UID) error {
+	if err := p.ready(ctx); err != nil {
+		return err
+	}
+	if !isUUID(id) {
+		return providers.Errorf(providers.ErrNotFound, machineObject(id), "the ID is not a UUID, so there is no such machine")
+	}
+	unlock, err := p.locks.Lock(ctx, machineObject(id))
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	if !files.Exists(p.data.machineDir(id)) {
+		return providers.Errorf(providers.ErrNotFound, machineObject(id), "it does not exist")
+	}
+	defer p.watch.poke(id)
+	m, err := p.look(ctx, id)
+	switch {
+	case err == nil:
+		if err := p.unregister(ctx, m); err != nil {
+			return err
+		}
+	case errors.Is(err, providers.ErrNotFound):
+	default:
+		if err := p.unregisterLost(ctx, id, err); err != nil {
+			return err
+		}
+	}
+	return p.removeFolder(ctx, id)
+}
+
+// unregister removes a machine with its files.
+func (p *Provider) unregister(ctx context.Context, m machine) error {
+	if m.on() {
+		if err := p.powerOff(ctx, m); err != nil {
+			return err
+		}
+	}
+	_, err := p.manage(ctx, m.id, vboxmanage.Slow, "unregistervm", string(m.id), "--delete")
+	if err == nil {
+		// VirtualBox would remember the seed as long as it runs.
+		_, err = p.manage(ctx, m.id, 0, "closemedium", "dvd", p.data.seed(m.id))
+	}
+	if err == nil || ctx.Err() != nil || errors.Is(err, providers.ErrNotFound) {
+		return p.ignoreMissing(err)
+	}
+	// It may have forgotten the machine all the same.
+	if _, lookErr := p.look(ctx, m.id); errors.Is(lookErr, providers.ErrNotFound) {
+		return nil
+	}
+	return err
+}
+
+// unregisterLost removes a machine whose definition VirtualBox cannot read: it
+// says that it fails, and forgets the machine.
+func (p *Provider) unregisterLost(ctx context.Context, id types.UID, cause error) error {
+	r, err := p.readRecord(id)
+	if err != nil || files.Exists(p.vmDir(r)+"/"+r.VM+".vbox") {
+		return cause
+	}
+	_, _ = p.manage(ctx, id, vboxmanage.Slow, "unregistervm", string(id))
+	if _, err := p.look(ctx, id); !errors.Is(err, providers.ErrNotFound) {
+		return cause
+	}
+	return nil
+}
+
+// removeFolder removes what is left of a machine that VirtualBox does not have
+// (any more): files, ports, and the network with its last machine.
+func (p *Provider) removeFolder(ctx context.Context, id types.UID) error {
+	object, dir := machineObject(id), p.data.machineDir(id)
+	r, err := p.readRecord(id)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return p.fileError(object, err)
+	}
+	if err := p.closeMedia(ctx, id, dir); err != nil {
+		return err
+	}
+	if n, ok := networkOf(r); ok {
+		// The record goes first: as long as it is there the network is in use.
+		// Should this be cut off, the adapter's own file has it collected.
+		if err := os.Remove(p.data.record(id)); err != nil {
+			return p.fileError(object, err)
+		}
+		if err := p.leaveNetwork(ctx, n); err != nil {
+			return err
+		}
+	}
+	p.ports.release(id)
+	p.guest.forget(id)
+	return p.fileError(object, os.RemoveAll(dir))
+}
+
+func formatBytes(n int64) string { return strconv.FormatInt(n, 10) }
