@@ -36,11 +36,12 @@ func good(mode v1.NetworkMode) *sight {
 	switch {
 	case managed:
 		s.net = n
-		i.Kind, i.Network, i.Bridge, i.Isolated = "network", n.LibvirtName(), n.Bridge(), mode != v1.NetworkIntnet
-		s.host.Links[n.Bridge()] = hostnet.Link{Name: n.Bridge(), Index: 10, Kind: "bridge", Up: true}
-		s.host.Links[i.Tap] = hostnet.Link{Name: i.Tap, Index: 11, Kind: "tuntap", Master: 10, Isolated: i.Isolated}
+		i.Kind, i.Network, i.Bridge = "network", n.LibvirtName(), n.Bridge()
+		isolated := mode != v1.NetworkIntnet
+		s.host.Links[n.Bridge()] = hostnet.Link{Name: n.Bridge(), Index: 10, Kind: "bridge"}
+		s.host.Links[i.Tap] = hostnet.Link{Name: i.Tap, Index: 11, Kind: "tuntap", Master: 10, Isolated: isolated}
 		neighbour := identity.Tap(instance, mode, "other")
-		s.host.Links[neighbour] = hostnet.Link{Name: neighbour, Index: 12, Kind: "tuntap", Master: 10, Isolated: i.Isolated}
+		s.host.Links[neighbour] = hostnet.Link{Name: neighbour, Index: 12, Kind: "tuntap", Master: 10, Isolated: isolated}
 		s.xml = networkXML(n, netip.MustParsePrefix("10.208.0.0/24"))
 		if mode != v1.NetworkIntnet {
 			s.host.Addresses[10] = []netip.Prefix{netip.MustParsePrefix("10.208.0.1/24")}

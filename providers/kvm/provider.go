@@ -146,7 +146,7 @@ func New(o Options) (*Provider, error) {
 		img:   qemuimg.New(o.QemuImg),
 		locks: keylock.New(),
 		fw:    firewall.New(o.Instance),
-		fwd:   forward.NewSet(o.Logger),
+		fwd:   forward.NewSet(),
 		host:  &hostFacts{choice: o.Accelerator, probe: accel.Probe},
 	}
 	p.conn = libvirtconn.New(libvirtconn.Options{URI: o.URI, Socket: o.Socket, BeforeChange: p.steps.next, Logger: o.Logger})

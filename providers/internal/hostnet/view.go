@@ -22,7 +22,6 @@ type Link struct {
 	Master int
 	// Isolated: a bridge port that reaches no other isolated port.
 	Isolated bool
-	Up       bool
 }
 
 // View is the links and addresses at one moment.
@@ -50,7 +49,7 @@ func Look() (View, error) {
 		}
 		v.Links[a.Name] = Link{
 			Name: a.Name, Index: a.Index, Kind: kind, Master: a.MasterIndex,
-			Isolated: isolated[a.Index], Up: a.RawFlags&unix.IFF_UP != 0,
+			Isolated: isolated[a.Index],
 		}
 	}
 	addrs, err := netlink.AddrList(nil, netlink.FAMILY_ALL)

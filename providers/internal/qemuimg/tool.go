@@ -43,7 +43,6 @@ func New(path string) Tool { return Tool{path: path} }
 // Info is what qemu-img says of an image.
 type Info struct {
 	VirtualSize int64
-	ActualSize  int64
 }
 
 // Info asks qemu-img about an image of a format. ErrRefersToOthers when it
@@ -61,7 +60,6 @@ func (t Tool) Info(ctx context.Context, path string, format v1.DiskFormat) (Info
 	var v struct {
 		Format      string `json:"format"`
 		VirtualSize int64  `json:"virtual-size"`
-		ActualSize  int64  `json:"actual-size"`
 		Backing     string `json:"backing-filename"`
 		FullBacking string `json:"full-backing-filename"`
 		Specific    struct {
@@ -84,7 +82,7 @@ func (t Tool) Info(ctx context.Context, path string, format v1.DiskFormat) (Info
 	case v.VirtualSize <= 0:
 		return Info{}, fmt.Errorf("%w: its disk has no size", ErrFormat)
 	}
-	return Info{VirtualSize: v.VirtualSize, ActualSize: v.ActualSize}, nil
+	return Info{VirtualSize: v.VirtualSize}, nil
 }
 
 // Convert writes an image to a new file of another format, sparsely. progress

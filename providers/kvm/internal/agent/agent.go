@@ -106,9 +106,6 @@ func Printable(s string) string {
 	return s
 }
 
-// Ping asks the agent for a sign of life.
-func (c *Client) Ping(ctx context.Context) error { return c.call(ctx, "guest-ping", nil, nil) }
-
 // SetTime sets the guest's clock.
 func (c *Client) SetTime(ctx context.Context, t time.Time) error {
 	return c.call(ctx, "guest-set-time", map[string]int64{"time": t.UnixNano()}, nil)

@@ -239,8 +239,6 @@ type Interface struct {
 	MAC  string
 	// Network and Bridge it is attached to, and Tap, its end on the host.
 	Network, Bridge, Tap string
-	// Isolated: its port is kept apart from the others of its bridge.
-	Isolated bool
 }
 
 // Live is what a domain's XML says.
@@ -255,10 +253,6 @@ type Live struct {
 	AgentConnected bool
 	// Shares are the shared folders by their tag; true means read-only.
 	Shares map[string]bool
-	// Disk and Base as Build's.
-	Disk, Base string
-	// ID the domain has while it is active, new at each start.
-	ID int
 }
 
 // Parse reads a domain's XML. ErrNoRecord and ErrBadRecord mean that it is not
@@ -281,9 +275,6 @@ func Parse(text string) (Live, error) {
 	l := Live{Record: record, Accelerator: TCG, Shares: map[string]bool{}}
 	if d.Type == "kvm" {
 		l.Accelerator = KVM
-	}
-	if d.ID != nil {
-		l.ID = *d.ID
 	}
 	if d.QEMUCommandline != nil {
 		l.Extra = append(l.Extra, "arguments of its own to QEMU")
@@ -320,15 +311,6 @@ func (l *Live) readDevices(v *libvirtxml.DomainDeviceList) {
 			l.Shares[f.Target.Dir] = f.ReadOnly != nil
 		}
 	}
-	for _, d := range v.Disks {
-		if d.Target == nil || d.Target.Dev != "vda" {
-			continue
-		}
-		l.Disk = filePath(d.Source)
-		if d.BackingStore != nil {
-			l.Base = filePath(d.BackingStore.Source)
-		}
-	}
 	for _, e := range []struct {
 		what  string
 		there bool
@@ -352,13 +334,6 @@ func leadsOut(s *libvirtxml.DomainChardevSource) bool {
 	return s != nil && s.File == nil && s.Pty == nil && s.Null == nil
 }
 
-func filePath(s *libvirtxml.DomainDiskSource) string {
-	if s == nil || s.File == nil {
-		return ""
-	}
-	return s.File.File
-}
-
 func readInterface(i libvirtxml.DomainInterface) Interface {
 	out := Interface{Kind: "other"}
 	if i.MAC != nil {
@@ -367,7 +342,6 @@ func readInterface(i libvirtxml.DomainInterface) Interface {
 	if i.Target != nil {
 		out.Tap = i.Target.Dev
 	}
-	out.Isolated = i.PortOptions != nil && i.PortOptions.Isolated == "yes"
 	if i.Source == nil {
 		return out
 	}

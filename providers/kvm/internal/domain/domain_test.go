@@ -80,9 +80,9 @@ func TestParseReadsWhatBuildWrites(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := Live{
-		Record: s.Record, Accelerator: TCG, Disk: s.Disk, Base: s.Base,
+		Record: s.Record, Accelerator: TCG,
 		Shares:     map[string]bool{"in": true, "out": false},
-		Interfaces: []Interface{{Kind: "network", MAC: providers.MACAddress(s.ID, 0), Network: "sandboxd-instance-nat", Tap: "stn8j69nme7o46t", Isolated: true}},
+		Interfaces: []Interface{{Kind: "network", MAC: providers.MACAddress(s.ID, 0), Network: "sandboxd-instance-nat", Tap: "stn8j69nme7o46t"}},
 	}
 	want.Interfaces[0].Tap = got.Interfaces[0].Tap // derived; its form is tested where it is made
 	if diff := cmp.Diff(want, got); diff != "" {

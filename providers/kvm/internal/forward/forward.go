@@ -22,8 +22,6 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/go-logr/logr"
-
 	v1 "sandboxd.dev/sandboxd/api/v1"
 	"sandboxd.dev/sandboxd/providers"
 )
@@ -43,8 +41,6 @@ const (
 // Set is the forwards of all machines. Its methods may be called from many
 // goroutines.
 type Set struct {
-	log logr.Logger
-
 	mu     sync.Mutex
 	owners map[string]*owner
 	closed bool
@@ -56,7 +52,7 @@ type owner struct {
 }
 
 // NewSet makes an empty Set.
-func NewSet(log logr.Logger) *Set { return &Set{log: log, owners: map[string]*owner{}} }
+func NewSet() *Set { return &Set{owners: map[string]*owner{}} }
 
 // Reserve makes an owner's forwards what is wanted and returns them with their
 // real host ports. have are those it had before: a forward that did not change

@@ -14,7 +14,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/go-logr/logr"
 	"go.uber.org/goleak"
 
 	v1 "sandboxd.dev/sandboxd/api/v1"
@@ -55,7 +54,7 @@ func guestTCP(t *testing.T) int32 {
 }
 
 func newSet(t *testing.T) *Set {
-	s := NewSet(logr.Discard())
+	s := NewSet()
 	t.Cleanup(s.Close)
 	return s
 }
