@@ -29,6 +29,8 @@ import (
 	"strings"
 	"time"
 	"unicode"
+
+	"sandboxd.dev/sandboxd/providers/internal/guestscript"
 )
 
 // Errors that say whose fault it is.
@@ -285,30 +287,16 @@ func cutLine(b []byte) (string, []byte) {
 //go:embed scripts/*.sh
 var scripts embed.FS
 
-// The scripts that run in guests.
+// The scripts that run in guests of this agent only.
 var (
 	runScript   = script("run")
-	innerScript = script("inner")
-	killScript  = script("kill")
-	putScript   = script("put")
-	getScript   = script("get")
 	mountScript = script("mount")
-	keysScript  = script("keys")
-
-	keysInnerScript = script("keys-inner")
 )
 
-// script is a script without its comments, which a guest need not get.
 func script(name string) string {
 	b, err := scripts.ReadFile("scripts/" + name + ".sh")
 	if err != nil {
 		panic(err) // it is embedded
 	}
-	var out strings.Builder
-	for line := range strings.Lines(string(b)) {
-		if !strings.HasPrefix(strings.TrimSpace(line), "#") {
-			out.WriteString(strings.TrimLeft(line, "\t"))
-		}
-	}
-	return out.String()
+	return guestscript.Strip(string(b))
 }

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"sandboxd.dev/sandboxd/providers"
+	"sandboxd.dev/sandboxd/providers/internal/guestscript"
 )
 
 // Sizes, in bytes.
@@ -113,7 +114,7 @@ func (r *run) start(ctx context.Context, req providers.ExecRequest) error {
 	}
 	rest, coded := encode(slices.Concat([]string{req.Dir, strconv.Itoa(len(req.Env))}, req.Env, req.Command))
 	args := append([]string{
-		"-c", runScript, "sandboxd", r.dir, req.User, mode, strconv.Itoa(inlineMax), innerScript, coded,
+		"-c", runScript, "sandboxd", r.dir, req.User, mode, strconv.Itoa(inlineMax), guestscript.Inner, coded,
 	}, rest...)
 	pid, err := r.c.start(ctx, shellPath, args, inline)
 	if err != nil {
@@ -314,7 +315,7 @@ func (r *run) drain(ctx context.Context) error {
 func (r *run) abandon(ctx context.Context) (providers.ExecResult, error) {
 	late, cancel := context.WithTimeout(context.WithoutCancel(ctx), afterwards)
 	defer cancel()
-	out, err := r.c.shell(late, killScript, nil, r.dir, strconv.FormatInt(r.pid, 10))
+	out, err := r.c.shell(late, guestscript.Kill, nil, r.dir, strconv.FormatInt(r.pid, 10))
 	timeUp := errors.Is(context.Cause(ctx), errTimeUp)
 	if timeUp {
 		err = first(err, r.drain(late))

@@ -12,6 +12,7 @@ import (
 
 	v1 "sandboxd.dev/sandboxd/api/v1"
 	"sandboxd.dev/sandboxd/providers"
+	"sandboxd.dev/sandboxd/providers/internal/guestscript"
 )
 
 // Errors of files and of the guest's configuration.
@@ -39,7 +40,7 @@ func (c *Client) WriteFile(ctx context.Context, p string, mode uint32, from io.R
 	}
 	temp := strings.TrimSuffix(path.Dir(p), "/") + "/.sandboxd-" + token()
 	put := func(ctx context.Context, verb string, content []byte) error {
-		out, err := c.shell(ctx, putScript, content, verb, p, temp, fmt.Sprintf("%04o", mode))
+		out, err := c.shell(ctx, guestscript.Put, content, verb, p, temp, fmt.Sprintf("%04o", mode))
 		if err != nil {
 			return err
 		}
@@ -101,7 +102,7 @@ func (c *Client) ReadFile(ctx context.Context, p string, to io.Writer) (provider
 	if err := checkPath(p); err != nil {
 		return providers.FileInfo{}, err
 	}
-	out, err := c.shell(ctx, getScript, nil, p, strconv.Itoa(inlineMax))
+	out, err := c.shell(ctx, guestscript.Get, nil, p, strconv.Itoa(inlineMax))
 	if err != nil {
 		return providers.FileInfo{}, err
 	}
@@ -192,7 +193,7 @@ func (c *Client) SetKeys(ctx context.Context, user string, keys []string) error 
 	if content != "" {
 		content += "\n"
 	}
-	out, err := c.shell(ctx, keysScript, []byte(content), user, keysInnerScript)
+	out, err := c.shell(ctx, guestscript.Keys, []byte(content), user, guestscript.KeysInner)
 	if err != nil {
 		return err
 	}
