@@ -95,9 +95,10 @@ type Login struct {
 // Logins knows how to log in to guests, for providers whose agents ask for it. It
 // is asked each time and nothing is remembered, so that a password may change.
 type Logins interface {
-	// LoginOf is the login of a machine's guest. ErrUnsupported when its image
-	// names none, ErrNotFound when what it names is not there.
-	LoginOf(ctx context.Context, id types.UID) (Login, error)
+	// LoginOf is the login of the guest of the machine of a Sandbox.
+	// ErrUnsupported when its image names none, ErrNotFound when the Sandbox or
+	// what its image names is not there.
+	LoginOf(ctx context.Context, namespace, name string, id types.UID) (Login, error)
 }
 
 // Guests reaches inside running machines. What a guest answers is hostile

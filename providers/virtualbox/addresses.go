@@ -6,10 +6,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
-	"sync"
 	"time"
-
-	"k8s.io/apimachinery/pkg/types"
 
 	v1 "sandboxd.dev/sandboxd/api/v1"
 	"sandboxd.dev/sandboxd/providers"
@@ -24,38 +21,6 @@ const (
 	// maxAddresses of what a guest claims are taken.
 	maxAddresses = 16
 )
-
-// guestStates remembers for a moment what guests said.
-type guestStates struct {
-	mu     sync.Mutex
-	states map[types.UID]guestState
-}
-
-type guestState struct {
-	run    time.Time // of the machine that the claims are of
-	claims []v1.GuestAddress
-	at     time.Time
-}
-
-func newGuestStates() *guestStates { return &guestStates{states: map[types.UID]guestState{}} }
-
-func (g *guestStates) get(id types.UID) guestState {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	return g.states[id]
-}
-
-func (g *guestStates) put(id types.UID, s guestState) {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	g.states[id] = s
-}
-
-func (g *guestStates) forget(id types.UID) {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	delete(g.states, id)
-}
 
 // addresses of a running guest: what its Guest Additions said in this run, what
 // the DHCP server of its host-only network gave out, and, when bridged, what the

@@ -171,6 +171,9 @@ func (p *Provider) follow(ctx context.Context, send func(providers.EventType, ty
 			failed = false
 			changed := differences(last, now)
 			for _, id := range changed {
+				if !now.on[id] {
+					p.guest.forget(id)
+				}
 				if !slices.Contains(poked, id) {
 					send(providers.EventMachine, id)
 				}

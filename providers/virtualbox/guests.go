@@ -2,15 +2,135 @@ package virtualbox
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"io"
+	"os"
+	"strings"
+	"time"
 
 	"k8s.io/apimachinery/pkg/types"
 
 	"sandboxd.dev/sandboxd/providers"
+	"sandboxd.dev/sandboxd/providers/virtualbox/internal/guestcontrol"
+	"sandboxd.dev/sandboxd/providers/virtualbox/internal/vboxmanage"
 )
 
-// inGuest does something inside a machine that runs and whose agent answers.
-func (p *Provider) inGuest(ctx context.Context, id types.UID, do func(machine) error) error {
+const (
+	// readyIn is how long a guest whose Guest Additions are up may take until
+	// they take commands: a second, where the guest is interpreted.
+	readyIn = time.Minute
+	// readyPause is between attempts.
+	readyPause = 300 * time.Millisecond
+	// sessions is how many commands one guest is given at a time. Each has a
+	// process of its own on both sides.
+	sessions = 8
+)
+
+// guest is how package guestcontrol reaches one machine.
+type guest struct {
+	p  *Provider
+	id types.UID
+	of record
+}
+
+// Control implements guestcontrol.Guest. The password goes by a file that only
+// this user can read, for as long as the call takes.
+func (g guest) Control(ctx context.Context, stdout, stderr io.Writer, verb string, args ...string) error {
+	leave, err := g.p.guest.enter(ctx, g.id)
+	if err != nil {
+		return err
+	}
+	defer leave()
+	login, err := g.p.loginOf(ctx, g.of)
+	if err != nil {
+		return err
+	}
+	password, err := g.p.passwordFile(login)
+	if err != nil {
+		return g.p.fileError(machineObject(g.id), err)
+	}
+	defer func() { _ = os.Remove(password) }()
+	head := []string{"guestcontrol", string(g.id), verb, "--username", login.User, "--passwordfile", password}
+	deadline := time.Now().Add(readyIn)
+	for {
+		_, err := g.p.vbox.Run(ctx, vboxmanage.Call{
+			Object: machineObject(g.id), Args: append(head[:len(head):len(head)], args...),
+			Interruptible: true, Stdout: stdout, Stderr: stderr,
+		})
+		err = controlError(err)
+		if !errors.Is(err, guestcontrol.ErrNotReady) || time.Now().After(deadline) {
+			return err
+		}
+		if err := pause(ctx, readyPause); err != nil {
+			return err
+		}
+	}
+}
+
+// loginOf asks who commands run as.
+func (p *Provider) loginOf(ctx context.Context, r record) (providers.Login, error) {
+	object := machineObject(r.ID)
+	if p.opts.Logins == nil {
+		return providers.Login{}, providers.Errorf(providers.ErrUnsupported, object, "VirtualBox's guest control needs a user and a password, and nobody knows them")
+	}
+	login, err := p.opts.Logins.LoginOf(ctx, r.Namespace, r.Name, r.ID)
+	switch {
+	case err != nil:
+		return login, err
+	case login.User == "" || strings.HasPrefix(login.User, "-") || strings.ContainsAny(login.Password, "\r\n\x00"):
+		return login, providers.Errorf(providers.ErrInvalid, object, "the guest's user is empty or no name, or the password has more than one line")
+	}
+	return login, nil
+}
+
+// passwordFile writes a password to a new file.
+func (p *Provider) passwordFile(l providers.Login) (string, error) {
+	f, err := os.CreateTemp(p.data.root, ".login-*") // of mode 0600
+	if err != nil {
+		return "", err
+	}
+	_, err = f.WriteString(l.Password)
+	if err := errors.Join(err, f.Close()); err != nil {
+		_ = os.Remove(f.Name())
+		return "", err
+	}
+	return f.Name(), nil
+}
+
+// phrases are what VBoxManage says of guests, in English as it is asked to. For
+// most of it there is but one code, VBOX_E_IPRT_ERROR.
+var phrases = []struct {
+	text string
+	err  error
+}{
+	{"not able to logon on guest", guestcontrol.ErrLogin},
+	{"not installed or not ready", guestcontrol.ErrNotReady},
+	{"execution service is not ready", guestcontrol.ErrNotReady},
+	{"current status is: terminated", guestcontrol.ErrUnusable},
+	{`No such file or directory "/bin/sh"`, guestcontrol.ErrGuestLacks},
+}
+
+// controlError finds out what a failure of guest control means.
+func controlError(err error) error {
+	var f *vboxmanage.Failure
+	if !errors.As(err, &f) {
+		return err
+	}
+	for _, phrase := range phrases {
+		if strings.Contains(f.Message, phrase.text) {
+			return fmt.Errorf("%w (%s)", phrase.err, f.Message)
+		}
+	}
+	if f.Code == vboxmanage.CodeGuestControl {
+		return fmt.Errorf("%w (%s)", guestcontrol.ErrNotReady, f.Message)
+	}
+	return err
+}
+
+// inGuest does something inside a machine that runs and whose Guest Additions
+// are up. It ends when the machine goes off.
+func (p *Provider) inGuest(ctx context.Context, id types.UID, do func(context.Context, *guestcontrol.Client, machine) error) error {
 	if err := p.ready(ctx); err != nil {
 		return err
 	}
@@ -25,31 +145,114 @@ func (p *Provider) inGuest(ctx context.Context, id types.UID, do func(machine) e
 	if agentOf(m) != providers.AgentConnected {
 		return providers.Errorf(providers.ErrUnavailable, object, "its Guest Additions do not answer: the guest is still booting, or has none")
 	}
-	return do(m)
+	inside, done := p.guest.attend(ctx, id)
+	defer done()
+	unlink := context.AfterFunc(p.life, done)
+	defer unlink()
+	err = do(inside, guestcontrol.New(guest{p, id, m.record}, p.data.root), m)
+	if err != nil && ctx.Err() == nil && inside.Err() != nil {
+		return providers.Errorf(providers.ErrUnavailable, object, "it went off, or sandboxd is stopping")
+	}
+	return guestError(ctx, object, err)
+}
+
+// guestError gives an error of package guestcontrol a kind. Errors of the
+// caller's own readers and writers are passed on as they are.
+func guestError(ctx context.Context, object string, err error) error {
+	var kind error
+	switch {
+	case err == nil:
+		return nil
+	case ctx.Err() != nil && (errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded)):
+		return ctx.Err()
+	case errors.Is(err, guestcontrol.ErrCaller):
+		return err
+	case errors.Is(err, guestcontrol.ErrNoProgram), errors.Is(err, guestcontrol.ErrNoFile):
+		kind = providers.ErrNotFound
+	case errors.Is(err, guestcontrol.ErrBadRequest):
+		kind = providers.ErrInvalid
+	case errors.Is(err, guestcontrol.ErrLogin):
+		return providers.Errorf(providers.ErrInvalid, object, "%w: correct the Secret that the image's guest.passwordSecretRef names", err)
+	case errors.Is(err, guestcontrol.ErrUnusable):
+		return providers.Errorf(providers.ErrUnavailable, object, "%w; it cannot be used any more: stop the sandbox and start it again", err)
+	case errors.Is(err, guestcontrol.ErrGuestLacks):
+		kind = providers.ErrUnsupported
+	case providers.KindOf(err) != nil:
+		return err
+	default:
+		kind = providers.ErrUnavailable
+	}
+	return providers.Errorf(kind, object, "%w", err)
 }
 
 // Exec implements providers.Guests.
 func (p *Provider) Exec(ctx context.Context, id types.UID, req providers.ExecRequest) (providers.ExecResult, error) {
-	err := p.inGuest(ctx, id, func(machine) error { return notReachable(id) })
-	return providers.ExecResult{}, err
+	var result providers.ExecResult
+	err := p.inGuest(ctx, id, func(ctx context.Context, c *guestcontrol.Client, _ machine) (err error) {
+		result, err = c.Exec(ctx, req)
+		return err
+	})
+	return result, err
 }
 
 // WriteFile implements providers.Guests.
 func (p *Provider) WriteFile(ctx context.Context, id types.UID, path string, mode uint32, r io.Reader) error {
-	return p.inGuest(ctx, id, func(machine) error { return notReachable(id) })
+	return p.inGuest(ctx, id, func(ctx context.Context, c *guestcontrol.Client, _ machine) error {
+		return c.WriteFile(ctx, path, mode, r)
+	})
 }
 
 // ReadFile implements providers.Guests.
 func (p *Provider) ReadFile(ctx context.Context, id types.UID, path string, w io.Writer) (providers.FileInfo, error) {
-	return providers.FileInfo{}, p.inGuest(ctx, id, func(machine) error { return notReachable(id) })
+	var info providers.FileInfo
+	err := p.inGuest(ctx, id, func(ctx context.Context, c *guestcontrol.Client, _ machine) (err error) {
+		info, err = c.ReadFile(ctx, path, w)
+		return err
+	})
+	return info, err
 }
 
-// ConfigureGuest implements providers.Guests.
+// ConfigureGuest implements providers.Guests. Without a user no keys are
+// touched.
 func (p *Provider) ConfigureGuest(ctx context.Context, id types.UID, cfg providers.GuestConfig) error {
-	return p.inGuest(ctx, id, func(machine) error { return notReachable(id) })
+	return p.inGuest(ctx, id, func(ctx context.Context, c *guestcontrol.Client, m machine) error {
+		if cfg.User == "" && len(cfg.SSHAuthorizedKeys) > 0 {
+			return fmt.Errorf("%w: ssh keys are given, and no user they are for", guestcontrol.ErrBadRequest)
+		}
+		offered := foldersOf(m.info)
+		for _, f := range cfg.Mounts {
+			readOnly := true
+			for _, have := range m.record.SharedFolders {
+				readOnly = readOnly && (have.Name != f.Name || have.IsReadOnly())
+			}
+			switch _, ok := offered[f.Name]; {
+			case !ok:
+				return fmt.Errorf("%w: the machine was not started with the shared folder %q", guestcontrol.ErrBadRequest, f.Name)
+			case readOnly && !f.IsReadOnly():
+				return fmt.Errorf("%w: the machine was started with the shared folder %q read-only", guestcontrol.ErrBadRequest, f.Name)
+			}
+		}
+		if cfg.User != "" {
+			if err := c.SetKeys(ctx, cfg.User, cfg.SSHAuthorizedKeys); err != nil {
+				return err
+			}
+		}
+		for _, f := range cfg.Mounts {
+			if err := c.Mount(ctx, f); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
 }
 
-// notReachable is the answer where a guest cannot be reached inside.
-func notReachable(id types.UID) error {
-	return providers.Errorf(providers.ErrUnsupported, machineObject(id), "its guest cannot be reached inside")
+// clearLogins removes password files that a process which was killed has left.
+func (l layout) clearLogins() error {
+	left, err := os.ReadDir(l.root)
+	for _, e := range left {
+		if strings.HasPrefix(e.Name(), ".login-") || strings.HasPrefix(e.Name(), ".copy-") {
+			err = errors.Join(err, os.Remove(l.root+"/"+e.Name()))
+		}
+	}
+	return err
 }

@@ -93,7 +93,7 @@ func (pl plan) card() []string {
 		return nil // hardened has switched it off
 	}
 	args := []string{
-		"--nic1", string(s.Network.Mode), "--nic-type1", cardType(s.OSType), "--cable-connected1", "on",
+		"--nic1", string(s.Network.Mode), "--nic-type1", cardType, "--cable-connected1", "on",
 		"--mac-address1", macArgument(s.ID), "--nic-promisc1", "deny",
 	}
 	switch s.Network.Mode {
@@ -112,14 +112,9 @@ func (pl plan) card() []string {
 	return args
 }
 
-// cardType is the kind of network card: the paravirtual one, except for systems
-// that come without a driver for it.
-func cardType(osType string) string {
-	if strings.HasPrefix(osType, "Windows") {
-		return "82540EM"
-	}
-	return "virtio"
-}
+// cardType is the kind of network card: Intel's, for which every system has a
+// driver.
+const cardType = "82540EM"
 
 // macArgument is the machine's MAC address as VBoxManage takes it.
 func macArgument(id types.UID) string {

@@ -77,7 +77,7 @@ func (h *host) open(t testing.TB, i providers.Instance) *virtualbox.Provider {
 // login is that of the test guest.
 type login struct{}
 
-func (login) LoginOf(context.Context, types.UID) (providers.Login, error) {
+func (login) LoginOf(context.Context, string, string, types.UID) (providers.Login, error) {
 	return providers.Login{User: "root", Password: "sandbox"}, nil
 }
 

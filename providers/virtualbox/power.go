@@ -202,6 +202,7 @@ func (p *Provider) powerOff(ctx context.Context, m machine) error {
 		case lookErr != nil:
 			return lookErr
 		case now.power == providers.PowerOff:
+			p.guest.forget(m.id)
 			return nil
 		case err != nil && n == 0 && now.on():
 			// Its process does not obey: end it.
@@ -248,6 +249,7 @@ func (p *Provider) Suspend(ctx context.Context, id types.UID) error {
 		case lookErr != nil:
 			return lookErr
 		case now.power == providers.PowerSaved:
+			p.guest.forget(id)
 			return nil
 		case err == nil:
 			err = providers.Errorf(providers.ErrUnavailable, machineObject(id), "VirtualBox saved it and it is %s", now.power)

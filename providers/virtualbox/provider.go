@@ -2,6 +2,7 @@ package virtualbox
 
 import (
 	"context"
+	"errors"
 	"net/netip"
 	"path/filepath"
 	"strings"
@@ -142,7 +143,7 @@ func New(o Options) (*Provider, error) {
 	if err := p.data.claim(o.Instance); err != nil {
 		return nil, providers.Errorf(providers.ErrInvalid, "data folder "+o.DataDir, "%w", err)
 	}
-	if err := p.claimPorts(); err != nil {
+	if err := errors.Join(p.data.clearLogins(), p.claimPorts()); err != nil {
 		return nil, providers.Errorf(providers.ErrInvalid, "data folder "+o.DataDir, "%w", err)
 	}
 	return p, nil

@@ -18,6 +18,7 @@ package vboxmanage
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -106,7 +107,8 @@ type Call struct {
 	Args []string
 	// Limit of time; 0 means Quick.
 	Limit time.Duration
-	// Interruptible calls end when their caller's context does.
+	// Interruptible calls end when their caller's context does. They have no
+	// limit and take no place in the pool, because they wait for a guest.
 	Interruptible bool
 	// Stdout and Stderr get the output as it comes; nil keeps it for Output.
 	// With one of them set a call is not tried again.
@@ -161,12 +163,12 @@ func (c *Client) turn(ctx context.Context, call Call) (func(), error) {
 
 // attempts makes a call until it is not refused for a moment's reason.
 func (c *Client) attempts(ctx context.Context, call Call) (Output, error) {
-	limit := call.Limit
-	if limit == 0 {
-		limit = Quick
+	limit := cmp.Or(call.Limit, Quick)
+	if !call.Interruptible {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeoutCause(ctx, limit, errLimit)
+		defer cancel()
 	}
-	ctx, cancel := context.WithTimeoutCause(ctx, limit, errLimit)
-	defer cancel()
 	begun := time.Now()
 	for pause := retryFirst; ; pause = min(2*pause, retryLast) {
 		out, err := c.once(ctx, call)
@@ -203,10 +205,12 @@ func (c *Client) once(ctx context.Context, call Call) (Output, error) {
 	if err != nil {
 		return Output{}, err
 	}
-	if err := c.pool.Acquire(ctx, 1); err != nil {
-		return Output{}, err
+	if !call.Interruptible {
+		if err := c.pool.Acquire(ctx, 1); err != nil {
+			return Output{}, err
+		}
+		defer c.pool.Release(1)
 	}
-	defer c.pool.Release(1)
 	var stdout, stderr bounded
 	cmd := exec.CommandContext(ctx, program, call.Args...)
 	cmd.Env = c.environment()

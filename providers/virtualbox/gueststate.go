@@ -1,0 +1,113 @@
+package virtualbox
+
+import (
+	"context"
+	"sync"
+	"time"
+
+	"golang.org/x/sync/semaphore"
+	"k8s.io/apimachinery/pkg/types"
+
+	v1 "sandboxd.dev/sandboxd/api/v1"
+)
+
+// guestStates remembers for a moment what guests said, and who is busy inside
+// them.
+type guestStates struct {
+	mu     sync.Mutex
+	states map[types.UID]guestState
+	visits map[types.UID]map[*visit]bool
+	doors  map[types.UID]*door
+}
+
+type guestState struct {
+	run    time.Time // of the machine that the claims are of
+	claims []v1.GuestAddress
+	at     time.Time
+}
+
+// visit is one call into a guest.
+type visit struct{ end context.CancelFunc }
+
+// door lets so many into a guest at a time.
+type door struct {
+	users int
+	sem   *semaphore.Weighted
+}
+
+func newGuestStates() *guestStates {
+	return &guestStates{
+		states: map[types.UID]guestState{}, visits: map[types.UID]map[*visit]bool{}, doors: map[types.UID]*door{},
+	}
+}
+
+func (g *guestStates) get(id types.UID) guestState {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.states[id]
+}
+
+func (g *guestStates) put(id types.UID, s guestState) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.states[id] = s
+}
+
+// forget forgets what a guest said and ends all calls into it: the machine is off.
+func (g *guestStates) forget(id types.UID) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	delete(g.states, id)
+	for v := range g.visits[id] {
+		v.end()
+	}
+}
+
+// attend notes a call into a guest. Its context ends when the machine goes off:
+// VBoxManage itself may wait for ever then.
+func (g *guestStates) attend(ctx context.Context, id types.UID) (context.Context, context.CancelFunc) {
+	ctx, cancel := context.WithCancel(ctx)
+	v := &visit{end: cancel}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.visits[id] == nil {
+		g.visits[id] = map[*visit]bool{}
+	}
+	g.visits[id][v] = true
+	return ctx, func() {
+		cancel()
+		g.mu.Lock()
+		defer g.mu.Unlock()
+		delete(g.visits[id], v)
+		if len(g.visits[id]) == 0 {
+			delete(g.visits, id)
+		}
+	}
+}
+
+// enter waits until a guest may be given one more command.
+func (g *guestStates) enter(ctx context.Context, id types.UID) (leave func(), err error) {
+	g.mu.Lock()
+	d := g.doors[id]
+	if d == nil {
+		d = &door{sem: semaphore.NewWeighted(sessions)}
+		g.doors[id] = d
+	}
+	d.users++
+	g.mu.Unlock()
+	away := func() {
+		g.mu.Lock()
+		defer g.mu.Unlock()
+		if d.users--; d.users == 0 {
+			delete(g.doors, id)
+		}
+	}
+	if err := d.sem.Acquire(ctx, 1); err != nil {
+		away()
+		return nil, err
+	}
+	return func() {
+		d.sem.Release(1)
+		away()
+	}, nil
+}

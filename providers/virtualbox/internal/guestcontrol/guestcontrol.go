@@ -1,0 +1,228 @@
+// Package guestcontrol reaches into guests by the guest control of VirtualBox's
+// Guest Additions.
+//
+//	Exec ──VBoxManage guestcontrol run──▶ /bin/sh: exec.sh ──▶ command
+//	  ◀── stdout, stderr as they come ──────────┘ ... \001TOKEN done CODE
+//	  ──copyto──▶ /tmp/.sandboxd-TOKEN.in        long input goes before
+//
+// VBoxManage maps a guest's exit codes above 94 to one, waits for whatever the
+// command left in the background, and takes arguments apart and puts them
+// together again. So a small shell script runs the command; it is told what to
+// do in plain characters, and reports in the streams themselves, behind a token
+// that nobody in the guest can guess in advance.
+//
+// Everything that comes from a guest is hostile: what it prints is passed on or
+// compared with words, never used as a path or as part of a command.
+package guestcontrol
+
+import (
+	"context"
+	"crypto/rand"
+	"embed"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+	"time"
+
+	"sandboxd.dev/sandboxd/providers/internal/guestscript"
+)
+
+// Errors that say whose fault it is.
+var (
+	// ErrNotReady: the Guest Additions do not take commands yet.
+	ErrNotReady = errors.New("the guest's Guest Additions are not ready yet")
+	// ErrLogin: the guest refused user or password.
+	ErrLogin = errors.New("the guest refused the user or the password")
+	// ErrUnusable: the guest takes commands and ends each at once.
+	ErrUnusable = errors.New("the guest ends every session at once")
+	// ErrRefused: the guest answered, and refused.
+	ErrRefused = errors.New("the guest refused")
+	// ErrBadRequest: what was asked for is wrong.
+	ErrBadRequest = errors.New("bad request")
+	// ErrNoProgram: the guest has no such program.
+	ErrNoProgram = errors.New("no such program")
+	// ErrNoFile: the guest has no such file or directory.
+	ErrNoFile = errors.New("no such file or directory")
+	// ErrGuestLacks: the guest cannot do it.
+	ErrGuestLacks = errors.New("the guest lacks support")
+	// ErrCaller: a reader or writer that the caller gave failed.
+	ErrCaller = errors.New("the caller's stream failed")
+)
+
+// Guest runs VBoxManage guestcontrol on one machine, with its login.
+type Guest interface {
+	// Control runs a verb with its arguments and passes its output on as it
+	// comes; the writers may be nil. It ends with the context. The error is
+	// one of the above if the guest or its Guest Additions gave the reason.
+	Control(ctx context.Context, stdout, stderr io.Writer, verb string, args ...string) error
+}
+
+// Client speaks with one guest.
+type Client struct {
+	guest Guest
+	// temp is a folder of the host for what is copied in.
+	temp string
+}
+
+// New makes a Client. Files that go to the guest are kept in temp meanwhile.
+func New(g Guest, temp string) *Client { return &Client{guest: g, temp: temp} }
+
+//go:embed scripts/*.sh
+var scripts embed.FS
+
+var (
+	execScript  = script("prelude", "exec")
+	shellScript = script("prelude", "shell")
+	mountScript = script("mount")
+	killScript  = script("stop") + guestscript.Kill
+)
+
+func script(names ...string) string {
+	var all strings.Builder
+	for _, name := range names {
+		b, err := scripts.ReadFile("scripts/" + name + ".sh")
+		if err != nil {
+			panic(err) // it is embedded
+		}
+		all.WriteString(guestscript.Strip(string(b)))
+	}
+	return all.String()
+}
+
+// bootstrap makes a script of its first argument, in characters that nothing on
+// the way to the guest's shell changes.
+const bootstrap = `IFS=;set -f;eval $(printf %b $1)`
+
+const (
+	// inlineMax is the input, in bytes, that travels with its command.
+	inlineMax = 4 << 10
+	// maxArguments bounds a command with its environment, in bytes.
+	maxArguments = 48 << 10
+	// afterwards bounds killing and cleaning up once the caller is gone.
+	afterwards = time.Minute
+	// goodbye is how long VBoxManage may take to end once the command has.
+	goodbye = 2 * time.Second
+)
+
+// sh runs a script by the guest's shell.
+func (c *Client) sh(ctx context.Context, stdout, stderr io.Writer, script string, args ...string) error {
+	all := []string{"--exe", "/bin/sh", "--wait-stdout", "--wait-stderr", "--", "-c", bootstrap, "sandboxd", encode(script)}
+	for _, a := range args {
+		all = append(all, encode(a))
+	}
+	return c.guest.Control(ctx, stdout, stderr, "run", all...)
+}
+
+// encode writes an argument for printf's %b, so that nothing is left in it which
+// VirtualBox or a shell could take for something else. printf stops at \c.
+func encode(s string) string {
+	if s == "" {
+		return `\c`
+	}
+	var b strings.Builder
+	for i, c := range []byte(s) {
+		space := c == ' ' && i > 0 && i < len(s)-1
+		switch {
+		case c >= 'a' && c <= 'z', c >= 'A' && c <= 'Z', c >= '0' && c <= '9', strings.IndexByte("_./:=,+@%", c) >= 0, space, c == '-' && i > 0:
+			b.WriteByte(c)
+		default:
+			fmt.Fprintf(&b, `\0%03o`, c)
+		}
+	}
+	return b.String()
+}
+
+// token names temporary files and reports so that nobody in the guest can guess
+// it.
+func token() string {
+	b := make([]byte, 16)
+	_, _ = rand.Read(b) // never fails
+	return hex.EncodeToString(b)
+}
+
+// shell runs one of our scripts and returns what it printed, up to 64 KiB.
+func (c *Client) shell(ctx context.Context, script string, stdin io.Reader, args ...string) (string, error) {
+	var out strings.Builder
+	err := c.stream(ctx, script, stdin, func(p []byte) error {
+		out.Write(p[:min(len(p), 64<<10-out.Len())])
+		return nil
+	}, args...)
+	return out.String(), err
+}
+
+// stream runs one of our scripts and passes on what it prints.
+func (c *Client) stream(ctx context.Context, script string, stdin io.Reader, deliver func([]byte) error, args ...string) error {
+	id := token()
+	mode, data, err := c.input(ctx, "/tmp/.sandboxd-"+id+".in", stdin)
+	if err != nil {
+		return err
+	}
+	run := newRun(ctx, id, deliver, nil)
+	err = run.wait(func(ctx context.Context) error {
+		return c.sh(ctx, run.stdout, run.stderr, shellScript, append([]string{id, mode, data, script}, args...)...)
+	})
+	if err == nil && run.verdict() != "done 0" {
+		err = fmt.Errorf("the guest's report is not understood: %q", Printable(run.verdict()))
+	}
+	return err
+}
+
+// input reads what a command is given to read: nothing, a short text that
+// travels with it, or a file that is copied to path.
+func (c *Client) input(ctx context.Context, path string, stdin io.Reader) (mode, data string, err error) {
+	if stdin == nil {
+		return "none", "", nil
+	}
+	head := make([]byte, inlineMax+1)
+	n, err := io.ReadFull(stdin, head)
+	head = head[:n]
+	switch {
+	case errors.Is(err, io.EOF):
+		return "none", "", nil
+	case err != nil && !errors.Is(err, io.ErrUnexpectedEOF):
+		return "", "", fmt.Errorf("%w: input: %w", ErrCaller, err)
+	case n <= inlineMax && !strings.ContainsRune(string(head), 0):
+		return "inline", string(head), nil
+	}
+	return path, "", c.upload(ctx, path, io.MultiReader(strings.NewReader(string(head)), stdin))
+}
+
+// upload copies a stream to a new file of the guest.
+func (c *Client) upload(ctx context.Context, path string, from io.Reader) error {
+	f, err := os.CreateTemp(c.temp, ".copy-*")
+	if err != nil {
+		return err
+	}
+	defer func() { _ = os.Remove(f.Name()) }()
+	_, err = io.Copy(f, reader{ctx, from})
+	if err := errors.Join(err, f.Close()); err != nil {
+		return err
+	}
+	err = c.guest.Control(ctx, nil, nil, "copyto", f.Name(), path)
+	if err != nil && ctx.Err() != nil {
+		late, cancel := context.WithTimeout(context.WithoutCancel(ctx), afterwards)
+		defer cancel()
+		_, _ = c.shell(late, `rm -f "$1"`, nil, path)
+	}
+	return err
+}
+
+// reader says of errors whose they are, and ends with a context.
+type reader struct {
+	ctx context.Context
+	r   io.Reader
+}
+
+func (r reader) Read(p []byte) (int, error) {
+	if err := r.ctx.Err(); err != nil {
+		return 0, err
+	}
+	n, err := r.r.Read(p)
+	if err != nil && !errors.Is(err, io.EOF) {
+		err = fmt.Errorf("%w: input: %w", ErrCaller, err)
+	}
+	return n, err
+}
