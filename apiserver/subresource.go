@@ -1,6 +1,8 @@
 package apiserver
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"net/http"
 	"slices"
@@ -21,10 +23,13 @@ type Subresource struct {
 	// Methods that Handler serves, such as GET and POST; others are answered
 	// with 405.
 	Methods []string
+	// Stream: it may go on for as long as the client likes. Its requests end at
+	// once when the server stops; those of others may finish.
+	Stream bool
 	// Handler serves a request once the parent object was found. It owns the
 	// response and may take over the connection. The parent is its own. The
-	// request's context ends when the client goes away or the server stops;
-	// UserFrom tells who asks.
+	// request's context ends when the client goes away or, with ErrStopping as
+	// its cause, when the server stops; UserFrom tells who asks.
 	Handler func(w http.ResponseWriter, r *http.Request, parent *unstructured.Unstructured)
 }
 
@@ -73,8 +78,26 @@ func (s *Server) serveSubresource(w http.ResponseWriter, rq *request, sub Subres
 	if err != nil {
 		return fmt.Errorf("%s: %w", entry.Key, err)
 	}
-	// It may stream for as long as it likes. Not every writer has deadlines.
+	r := rq.Request
+	if sub.Stream {
+		ctx, cancel := context.WithCancelCause(r.Context())
+		defer cancel(nil)
+		go endWhenDraining(ctx, cancel)
+		r = r.WithContext(ctx)
+	}
+	// It may take as long as it likes. Not every writer has deadlines.
 	_ = http.NewResponseController(w).SetWriteDeadline(time.Time{})
-	sub.Handler(w, rq.Request, parent)
+	sub.Handler(w, r, parent)
 	return nil
+}
+
+// ErrStopping is why a stream's context ends when the server stops.
+var ErrStopping = errors.New("the daemon is stopping")
+
+func endWhenDraining(ctx context.Context, cancel context.CancelCauseFunc) {
+	select {
+	case <-draining(ctx):
+		cancel(ErrStopping)
+	case <-ctx.Done():
+	}
 }

@@ -160,6 +160,9 @@ func (c *Client) get(ctx context.Context, address string, w io.Writer) (http.Hea
 		return nil, 0, responseError(response)
 	}
 	n, err := io.Copy(w, response.Body)
+	if errors.Is(err, io.ErrUnexpectedEOF) {
+		err = fmt.Errorf("the connection to the daemon broke before everything had come: %w", err)
+	}
 	if err != nil {
 		return nil, n, err
 	}

@@ -125,6 +125,10 @@ func (s *stream) trailer(name, value string) {
 // finish ends a stream, well or with an error. Before the first byte the error
 // is the caller's to answer.
 func (h *Handlers) finish(s *stream, m machine, err error) error {
+	ended := context.Cause(s.r.Context())
+	if ended != nil && !errors.Is(ended, context.Canceled) && !s.failed {
+		err = ended // the client is there and can be told
+	}
 	switch {
 	case err == nil:
 		s.begin()

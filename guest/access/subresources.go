@@ -12,16 +12,19 @@ import (
 type Endpoint struct {
 	Name    string
 	Methods []string
-	Serve   func(w http.ResponseWriter, r *http.Request, parent *unstructured.Unstructured)
+	// Stream: it goes on until the client goes away or the guest is done, and
+	// is told of any other end by the cause of its context's.
+	Stream bool
+	Serve  func(w http.ResponseWriter, r *http.Request, parent *unstructured.Unstructured)
 }
 
 // Endpoints lists the subresources to serve.
 func (h *Handlers) Endpoints() []Endpoint {
 	read, both := []string{http.MethodGet}, []string{http.MethodGet, http.MethodPut}
 	return []Endpoint{
-		{wire.Exec, read, h.Exec},
-		{wire.Files, both, h.Files},
-		{wire.Archive, both, h.Archive},
-		{wire.Log, read, h.Log},
+		{wire.Exec, read, true, h.Exec},
+		{wire.Files, both, false, h.Files},
+		{wire.Archive, both, false, h.Archive},
+		{wire.Log, read, true, h.Log},
 	}
 }

@@ -65,7 +65,8 @@ func Run(ctx context.Context, o Options) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, store.Close()) }()
-	set, err := openProviders(o, providers.Instance(store.InstanceID()))
+	users := &imageUsers{}
+	set, err := openProviders(o, providers.Instance(store.InstanceID()), users)
 	if err != nil {
 		return err
 	}
@@ -77,7 +78,6 @@ func Run(ctx context.Context, o Options) (err error) {
 	if err != nil {
 		return err
 	}
-	users := &imageUsers{}
 	server, err := apiserver.New(ctx, apiserver.Options{
 		Store: store, CRDs: v1.CRDs, Version: o.Version, Logger: o.Logger.WithName("apiserver"),
 		Admission: []apiserver.Admission{admission.New(set, paths)},
@@ -146,7 +146,7 @@ func subresources(set *providers.Set, users *imageUsers, log logr.Logger) []apis
 	var subs []apiserver.Subresource
 	for _, e := range handlers.Endpoints() {
 		subs = append(subs, apiserver.Subresource{
-			Resource: v1.Resource("sandboxes"), Name: e.Name, Methods: e.Methods, Handler: e.Serve,
+			Resource: v1.Resource("sandboxes"), Name: e.Name, Methods: e.Methods, Stream: e.Stream, Handler: e.Serve,
 		})
 	}
 	return subs
@@ -192,11 +192,11 @@ func prepareDirs(c config.Config) error {
 // deniedDirs are folders that no manifest may reach into: the data folder, or
 // what the daemon keeps in it when images may lie there too.
 func deniedDirs(c config.Config) []string {
+	denied := []string{c.VirtualBox.MachineFolder}
 	if relative, err := filepath.Rel(c.DataDir, c.BaseImageDir); err != nil || !filepath.IsLocal(relative) {
-		return []string{c.DataDir}
+		return append(denied, c.DataDir)
 	}
-	var denied []string
-	for _, name := range []string{storeFile, "kvm", "virtualbox"} {
+	for _, name := range []string{storeFile, "kvm"} {
 		denied = append(denied, filepath.Join(c.DataDir, name))
 	}
 	return denied
