@@ -60,9 +60,28 @@ type KVM struct {
 
 // VirtualBox configures the provider virtualbox.
 type VirtualBox struct {
-	// Manage is the VBoxManage program.
+	// Manage is the VBoxManage program: a path, or a name to look for.
 	Manage string
+	// MachineFolder holds images and machines.
+	MachineFolder string
+	// UserHome is VirtualBox's folder of settings; empty means the user's own.
+	UserHome string
+	// ExecutionEngine of machines.
+	ExecutionEngine Engine
+	// SubnetPool that hostonly networks are taken from.
+	SubnetPool netip.Prefix
 }
+
+// Engine is what VirtualBox runs machines with.
+type Engine string
+
+// The engines. All but the first need VirtualBox 7.2.
+const (
+	EngineDefault     Engine = "default"
+	EngineNative      Engine = "native"
+	EngineInterpreter Engine = "interpreter"
+	EngineRecompiler  Engine = "recompiler"
+)
 
 // Defaults of the host, for what neither a sandbox nor its image says.
 type Defaults struct {
@@ -126,12 +145,14 @@ func Default(h Host) Config {
 			URI: "qemu:///system", Socket: "/var/run/libvirt/libvirt-sock",
 			Accelerator: "auto", SubnetPool: netip.MustParsePrefix("10.208.0.0/12"),
 		},
-		VirtualBox: VirtualBox{Manage: "VBoxManage"},
-		Defaults:   Defaults{CPUs: 1, Memory: resource.MustParse("512Mi")},
-		Workers:    16,
-		Resync:     time.Minute,
-		GC:         GC{Interval: time.Minute, Grace: 2 * time.Minute},
-		Log:        Log{Level: LevelInfo, Format: FormatText},
+		VirtualBox: VirtualBox{
+			Manage: "VBoxManage", ExecutionEngine: EngineDefault, SubnetPool: netip.MustParsePrefix("192.168.56.0/21"),
+		},
+		Defaults: Defaults{CPUs: 1, Memory: resource.MustParse("512Mi")},
+		Workers:  16,
+		Resync:   time.Minute,
+		GC:       GC{Interval: time.Minute, Grace: 2 * time.Minute},
+		Log:      Log{Level: LevelInfo, Format: FormatText},
 	}
 	if !h.Root {
 		c.DataDir = filepath.Join(h.dataHome(), "sandboxd")
@@ -187,11 +208,15 @@ func (c *Config) finish() error {
 	if c.BaseImageDir == "" && c.DataDir != "" {
 		c.BaseImageDir = filepath.Join(c.DataDir, "base-images")
 	}
+	if c.VirtualBox.MachineFolder == "" && c.DataDir != "" {
+		c.VirtualBox.MachineFolder = filepath.Join(c.DataDir, "virtualbox")
+	}
 	for _, p := range []struct{ name, path string }{
 		{"dataDir", c.DataDir},
 		{"socket", c.Socket},
 		{"baseImageDir", c.BaseImageDir},
 		{"kvm.socket", c.KVM.Socket},
+		{"virtualbox.machineFolder", c.VirtualBox.MachineFolder},
 	} {
 		if !filepath.IsAbs(p.path) {
 			return fmt.Errorf("%s %q is not an absolute path", p.name, p.path)
@@ -199,6 +224,9 @@ func (c *Config) finish() error {
 	}
 	if len(c.Socket) > maxSocket {
 		return fmt.Errorf("socket %q is longer than the %d bytes that a unix socket's path may have", c.Socket, maxSocket)
+	}
+	if home := c.VirtualBox.UserHome; home != "" && !filepath.IsAbs(home) {
+		return fmt.Errorf("virtualbox.userHome %q is not an absolute path", home)
 	}
 	for _, root := range c.AllowedHostPaths {
 		if !filepath.IsAbs(root) {
@@ -214,6 +242,8 @@ func (c *Config) checkNumbers() error {
 		return fmt.Errorf("kvm.accelerator %q is not one of auto, kvm and tcg", c.KVM.Accelerator)
 	case !c.KVM.SubnetPool.Addr().Is4() || c.KVM.SubnetPool.Bits() > 20:
 		return fmt.Errorf("kvm.subnetPool %s is not an IPv4 prefix of at most /20", c.KVM.SubnetPool)
+	case !c.VirtualBox.SubnetPool.Addr().Is4() || c.VirtualBox.SubnetPool.Bits() > 24:
+		return fmt.Errorf("virtualbox.subnetPool %s is not an IPv4 prefix of at most /24", c.VirtualBox.SubnetPool)
 	case c.Defaults.CPUs < 1 || c.Defaults.CPUs > 256:
 		return fmt.Errorf("defaults.cpus %d is not between 1 and 256", c.Defaults.CPUs)
 	case c.Defaults.Memory.Cmp(minMemory) < 0:

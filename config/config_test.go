@@ -91,7 +91,9 @@ func samples(path string) [3]string {
 		return [3]string{"virtualbox", "kvm", "virtualbox"}
 	case "kvm.accelerator":
 		return [3]string{"kvm", "tcg", "auto"}
-	case "kvm.subnetPool":
+	case "virtualbox.executionEngine":
+		return [3]string{"native", "interpreter", "recompiler"}
+	case "kvm.subnetPool", "virtualbox.subnetPool":
 		return [3]string{"10.1.0.0/16", "10.2.0.0/16", "10.3.0.0/16"}
 	case "defaults.cpus", "workers":
 		return [3]string{"2", "3", "4"}

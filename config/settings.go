@@ -71,7 +71,11 @@ func Settings(c *Config) []Setting {
 		text("kvm.socket", &c.KVM.Socket, "Unix socket of libvirt's daemon"),
 		text("kvm.accelerator", &c.KVM.Accelerator, "What runs machines: kvm, tcg (emulation), or auto to find out"),
 		parsed("kvm.subnetPool", &c.KVM.SubnetPool, netip.ParsePrefix, "IPv4 prefix that the networks of modes hostonly and nat are taken from"),
-		alias(text("virtualbox.manage", &c.VirtualBox.Manage, "The VBoxManage program"), "VBOX_MANAGE_PATH"),
+		alias(text("virtualbox.manage", &c.VirtualBox.Manage, "The VBoxManage program: a path, or a name to look for"), "VBOX_MANAGE_PATH"),
+		text("virtualbox.machineFolder", &c.VirtualBox.MachineFolder, "Folder of VirtualBox's images and machines (default: virtualbox in dataDir)"),
+		alias(text("virtualbox.userHome", &c.VirtualBox.UserHome, "VirtualBox's folder of settings (default: the user's own)"), "VBOX_USER_HOME"),
+		parsed("virtualbox.executionEngine", &c.VirtualBox.ExecutionEngine, oneOf(EngineDefault, EngineNative, EngineInterpreter, EngineRecompiler), "What runs VirtualBox's machines: default, native, or the slow interpreter or recompiler, which need no driver"),
+		parsed("virtualbox.subnetPool", &c.VirtualBox.SubnetPool, netip.ParsePrefix, "IPv4 prefix that VirtualBox's networks of mode hostonly are taken from"),
 		alias(text("baseImageDir", &c.BaseImageDir, "Folder in which relative image paths are looked up (default: base-images in dataDir)"), "BASE_IMAGE_DIR"),
 		{
 			Path: "allowedHostPaths", List: true,

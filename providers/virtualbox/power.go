@@ -298,10 +298,6 @@ func (p *Provider) unregister(ctx context.Context, m machine) error {
 		}
 	}
 	_, err := p.manage(ctx, m.id, vboxmanage.Slow, "unregistervm", string(m.id), "--delete")
-	if err == nil {
-		// VirtualBox would remember the seed as long as it runs.
-		_, err = p.manage(ctx, m.id, 0, "closemedium", "dvd", p.data.seed(m.id))
-	}
 	if err == nil || ctx.Err() != nil || errors.Is(err, providers.ErrNotFound) {
 		return p.ignoreMissing(err)
 	}
@@ -336,6 +332,12 @@ func (p *Provider) removeFolder(ctx context.Context, id types.UID) error {
 	}
 	if err := p.closeMedia(ctx, id, dir); err != nil {
 		return err
+	}
+	if files.Exists(p.data.seed(id)) {
+		// VirtualBox would remember the seed as long as it runs.
+		if _, err := p.manage(ctx, id, 0, "closemedium", "dvd", p.data.seed(id)); ctx.Err() != nil {
+			return err
+		}
 	}
 	if n, ok := networkOf(r); ok {
 		// The record goes first: as long as it is there the network is in use.

@@ -151,3 +151,9 @@ func checkFolder(object string, f v1.SharedFolder) error {
 }
 
 var errMoved = errors.New("its path leads through a symbolic link by now")
+
+// covers tells whether a range, as networks.conf writes it, holds a prefix.
+func covers(network string, p netip.Prefix) bool {
+	n, err := netip.ParsePrefix(network)
+	return err == nil && n.Masked().Contains(p.Addr()) && n.Bits() <= p.Bits()
+}

@@ -19,13 +19,10 @@ import (
 	"golang.org/x/sync/errgroup"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/version"
-	"k8s.io/client-go/rest"
-	crclient "sigs.k8s.io/controller-runtime/pkg/client"
 
 	"sandboxd.dev/sandboxd/admission"
 	v1 "sandboxd.dev/sandboxd/api/v1"
 	"sandboxd.dev/sandboxd/apiserver"
-	"sandboxd.dev/sandboxd/client"
 	"sandboxd.dev/sandboxd/config"
 	"sandboxd.dev/sandboxd/controller"
 	"sandboxd.dev/sandboxd/controller/sandbox"
@@ -150,31 +147,6 @@ func subresources(set *providers.Set, users *imageUsers, log logr.Logger) []apis
 		})
 	}
 	return subs
-}
-
-// imageUsers looks up the guest users that images name.
-type imageUsers struct {
-	reader crclient.Reader
-}
-
-func (u *imageUsers) connect(config *rest.Config) error {
-	c, err := client.New(client.Options{Config: config})
-	u.reader = c
-	return err
-}
-
-// of is the user that a sandbox's commands run as. The default, root, is left
-// to the agent, which need not call its superuser so. Without its image the
-// sandbox's user is unknown, and nothing is run as a greater one.
-func (u *imageUsers) of(ctx context.Context, sbx *v1.Sandbox) (string, error) {
-	img := &v1.GoldenImage{}
-	if err := u.reader.Get(ctx, crclient.ObjectKey{Name: sbx.Spec.Image}, img); err != nil {
-		return "", err
-	}
-	if img.Spec.Guest.User == "root" {
-		return "", nil
-	}
-	return img.Spec.Guest.User, nil
 }
 
 // prepareDirs makes the daemon's folders.

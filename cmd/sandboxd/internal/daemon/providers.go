@@ -2,7 +2,8 @@ package daemon
 
 import (
 	"context"
-	"fmt"
+	"errors"
+	"os"
 	"path/filepath"
 
 	"github.com/go-logr/logr"
@@ -12,6 +13,7 @@ import (
 	"sandboxd.dev/sandboxd/providers"
 	"sandboxd.dev/sandboxd/providers/fake"
 	"sandboxd.dev/sandboxd/providers/kvm"
+	"sandboxd.dev/sandboxd/providers/virtualbox"
 )
 
 // simulatedBridge is a bridge that the simulated host has.
@@ -20,8 +22,10 @@ const simulatedBridge = "br0"
 // SimulatedSuffix marks the version of a daemon that simulates its hypervisors.
 const SimulatedSuffix = "+simulated"
 
-// openProviders makes the providers that the configuration asks for.
-func openProviders(o Options, instance providers.Instance) (*providers.Set, error) {
+// openProviders makes the providers of this host: that of images that name none,
+// and the other one if its hypervisor is installed. An image that names one which
+// is not served is told so in its conditions.
+func openProviders(o Options, instance providers.Instance, logins providers.Logins) (*providers.Set, error) {
 	if o.Simulate {
 		o.Logger.Info("SIMULATION: machines exist in memory only, run no real code, and end with this process")
 		var simulated []providers.Provider
@@ -31,16 +35,61 @@ func openProviders(o Options, instance providers.Instance) (*providers.Set, erro
 		}
 		return providers.NewSet(o.Config.Hypervisor, simulated...), nil
 	}
-	if o.Config.Hypervisor != v1.ProviderKVM {
-		return nil, fmt.Errorf("hypervisor %s is not served by this version: use kvm", o.Config.Hypervisor)
+	var served []providers.Provider
+	for _, h := range hypervisors(o.Config) {
+		if !h.wanted {
+			o.Logger.V(1).Info("A hypervisor is not installed: images that name it wait for another daemon", "provider", h.name)
+			continue
+		}
+		p, err := h.open(instance, logins, o.Logger.WithName(string(h.name)))
+		if err != nil {
+			for _, opened := range served {
+				err = errors.Join(err, opened.Close())
+			}
+			return nil, err
+		}
+		served = append(served, p)
 	}
-	options := kvmOptions(o.Config)
-	options.Instance, options.Logger = instance, o.Logger.WithName("kvm")
-	p, err := kvm.New(options)
-	if err != nil {
-		return nil, err
+	return providers.NewSet(o.Config.Hypervisor, served...), nil
+}
+
+// hypervisor is one that a configuration may ask for.
+type hypervisor struct {
+	name v1.ProviderName
+	// wanted: it is the default one, or installed.
+	wanted   bool
+	open     func(providers.Instance, providers.Logins, logr.Logger) (providers.Provider, error)
+	diagnose func(context.Context) []providers.Finding
+}
+
+func hypervisors(c config.Config) []hypervisor {
+	return []hypervisor{
+		{
+			name:   v1.ProviderKVM,
+			wanted: c.Hypervisor == v1.ProviderKVM || exists(c.KVM.Socket),
+			open: func(i providers.Instance, _ providers.Logins, log logr.Logger) (providers.Provider, error) {
+				o := kvmOptions(c)
+				o.Instance, o.Logger = i, log
+				return kvm.New(o)
+			},
+			diagnose: func(ctx context.Context) []providers.Finding { return kvm.Diagnose(ctx, kvmOptions(c)) },
+		},
+		{
+			name:   v1.ProviderVirtualBox,
+			wanted: c.Hypervisor == v1.ProviderVirtualBox || virtualbox.Installed(c.VirtualBox.Manage),
+			open: func(i providers.Instance, logins providers.Logins, log logr.Logger) (providers.Provider, error) {
+				o := virtualboxOptions(c)
+				o.Instance, o.Logins, o.Logger = i, logins, log
+				return virtualbox.New(o)
+			},
+			diagnose: func(ctx context.Context) []providers.Finding { return virtualbox.Diagnose(ctx, virtualboxOptions(c)) },
+		},
 	}
-	return providers.NewSet(o.Config.Hypervisor, p), nil
+}
+
+func exists(path string) bool {
+	_, err := os.Stat(path)
+	return err == nil
 }
 
 // kvmOptions are the options of the provider kvm that are configured.
@@ -52,14 +101,23 @@ func kvmOptions(c config.Config) kvm.Options {
 	}
 }
 
+// virtualboxOptions are the options of the provider virtualbox that are
+// configured.
+func virtualboxOptions(c config.Config) virtualbox.Options {
+	return virtualbox.Options{
+		DataDir: c.VirtualBox.MachineFolder, Manage: c.VirtualBox.Manage, UserHome: c.VirtualBox.UserHome,
+		Engine: string(c.VirtualBox.ExecutionEngine), SubnetPool: c.VirtualBox.SubnetPool,
+		Logger: logr.Discard(),
+	}
+}
+
 // Diagnoses are the checks of the hypervisors that the configuration asks for.
 func Diagnoses(c config.Config) []func(context.Context) []providers.Finding {
-	if c.Hypervisor != v1.ProviderKVM {
-		return nil
+	var all []func(context.Context) []providers.Finding
+	for _, h := range hypervisors(c) {
+		if h.wanted {
+			all = append(all, h.diagnose)
+		}
 	}
-	return []func(context.Context) []providers.Finding{func(ctx context.Context) []providers.Finding {
-		options := kvmOptions(c)
-		options.Instance = "doctor" // makes nothing, so that nothing bears it
-		return kvm.Diagnose(ctx, options)
-	}}
+	return all
 }

@@ -1,0 +1,92 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/rest"
+	crclient "sigs.k8s.io/controller-runtime/pkg/client"
+
+	v1 "sandboxd.dev/sandboxd/api/v1"
+	"sandboxd.dev/sandboxd/client"
+	"sandboxd.dev/sandboxd/providers"
+)
+
+// imageUsers looks up the guest users that images name, and their passwords.
+type imageUsers struct {
+	reader crclient.Reader
+}
+
+func (u *imageUsers) connect(config *rest.Config) error {
+	c, err := client.New(client.Options{Config: config})
+	u.reader = c
+	return err
+}
+
+// of is the user that a sandbox's commands run as. The default, root, is left
+// to the agent, which need not call its superuser so. Without its image the
+// sandbox's user is unknown, and nothing is run as a greater one.
+func (u *imageUsers) of(ctx context.Context, sbx *v1.Sandbox) (string, error) {
+	img := &v1.GoldenImage{}
+	if err := u.reader.Get(ctx, crclient.ObjectKey{Name: sbx.Spec.Image}, img); err != nil {
+		return "", err
+	}
+	if img.Spec.Guest.User == "root" {
+		return "", nil
+	}
+	return img.Spec.Guest.User, nil
+}
+
+// passwordKey is the key of a Secret under which a guest's password is.
+const passwordKey = "password"
+
+// LoginOf implements providers.Logins.
+func (u *imageUsers) LoginOf(ctx context.Context, namespace, name string, id types.UID) (providers.Login, error) {
+	object := fmt.Sprintf("sandbox %s/%s", namespace, name)
+	if u.reader == nil {
+		return providers.Login{}, providers.Errorf(providers.ErrUnavailable, object, "the daemon is not up yet")
+	}
+	sbx := &v1.Sandbox{}
+	if err := u.get(ctx, object, sbx, namespace, name); err != nil {
+		return providers.Login{}, err
+	}
+	if sbx.UID != id {
+		return providers.Login{}, providers.Errorf(providers.ErrNotFound, object, "it is another one by now")
+	}
+	img := &v1.GoldenImage{}
+	if err := u.get(ctx, object, img, "", sbx.Spec.Image); err != nil {
+		return providers.Login{}, err
+	}
+	ref := img.Spec.Guest.PasswordSecretRef
+	if ref == nil {
+		return providers.Login{}, providers.Errorf(providers.ErrUnsupported, object,
+			"VirtualBox's guest control needs a password: set guest.passwordSecretRef of GoldenImage %s to a Secret with the key %q", img.Name, passwordKey)
+	}
+	secret := &corev1.Secret{}
+	if err := u.get(ctx, object, secret, ref.Namespace, ref.Name); err != nil {
+		return providers.Login{}, err
+	}
+	password, ok := secret.Data[passwordKey]
+	if !ok {
+		return providers.Login{}, providers.Errorf(providers.ErrNotFound, object, "Secret %s/%s has no key %q", ref.Namespace, ref.Name, passwordKey)
+	}
+	return providers.Login{User: img.Spec.Guest.User, Password: string(password)}, nil
+}
+
+// get reads an object; what goes wrong has a provider's kind and is about another
+// object, whose login is asked for.
+func (u *imageUsers) get(ctx context.Context, object string, into crclient.Object, namespace, name string) error {
+	err := u.reader.Get(ctx, crclient.ObjectKey{Namespace: namespace, Name: name}, into)
+	switch {
+	case err == nil || errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded):
+		return err
+	case apierrors.IsNotFound(err):
+		return providers.Errorf(providers.ErrNotFound, object, "its guest's login cannot be found: %w", err)
+	default:
+		return providers.Errorf(providers.ErrUnavailable, object, "its guest's login cannot be read: %w", err)
+	}
+}
