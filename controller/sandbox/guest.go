@@ -2,8 +2,10 @@ package sandbox
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
+	"os"
 	"strconv"
 	"time"
 
@@ -69,12 +71,12 @@ func checkPort(ctx context.Context, d Dialer, sbx *v1.Sandbox, m *providers.Mach
 	if ssh {
 		port = firstSet(port, defaultSSHPort)
 	}
-	address := guestAddress(m, port)
+	address, forwarded := guestAddress(m, port)
 	if address == "" {
 		waiting.message = fmt.Sprintf("waiting for an address of the guest, to check its port %d", port)
 		return waiting
 	}
-	if err := probe(ctx, d, address, ssh); err != nil {
+	if err := probe(ctx, d, address, ssh, forwarded); err != nil {
 		waiting.message = fmt.Sprintf("waiting for %s: %v", address, err)
 		return waiting
 	}
@@ -84,25 +86,29 @@ func checkPort(ctx context.Context, d Dialer, sbx *v1.Sandbox, m *providers.Mach
 	}
 }
 
-// guestAddress is where the host reaches a port of the guest: through a port
-// forward if there is one, else directly.
-func guestAddress(m *providers.Machine, port int32) string {
-	for _, f := range m.PortForwards {
-		if f.GuestPort == port && f.HostPort != 0 && f.Protocol != v1.ProtocolUDP {
-			return net.JoinHostPort(f.HostAddress, strconv.Itoa(int(f.HostPort)))
-		}
-	}
+// guestAddress is where the host reaches a port of the guest: directly if it
+// knows an address, else through a port forward, which accepts connections
+// whether the guest does or not.
+func guestAddress(m *providers.Machine, port int32) (address string, forwarded bool) {
 	for _, a := range m.Addresses {
 		// What a guest says of itself may point anywhere: only addresses that
 		// the host learned on its own are dialled.
 		if a.Source == v1.AddressFromLease || a.Source == v1.AddressFromNeighbour {
-			return net.JoinHostPort(a.IP, strconv.Itoa(int(port)))
+			return net.JoinHostPort(a.IP, strconv.Itoa(int(port))), false
 		}
 	}
-	return ""
+	for _, f := range m.PortForwards {
+		if f.GuestPort == port && f.HostPort != 0 && f.Protocol != v1.ProtocolUDP {
+			return net.JoinHostPort(f.HostAddress, strconv.Itoa(int(f.HostPort))), true
+		}
+	}
+	return "", false
 }
 
-func probe(ctx context.Context, d Dialer, address string, ssh bool) error {
+// probe connects, and with ssh waits for the greeting. Behind a forward a
+// connection counts only if it is not ended again at once, which is how a
+// forward tells that the guest refused.
+func probe(ctx context.Context, d Dialer, address string, ssh, forwarded bool) error {
 	ctx, cancel := context.WithTimeout(ctx, probeTimeout)
 	defer cancel()
 	conn, err := d.DialContext(ctx, "tcp", address)
@@ -110,12 +116,18 @@ func probe(ctx context.Context, d Dialer, address string, ssh bool) error {
 		return fmt.Errorf("no connection yet")
 	}
 	defer func() { _ = conn.Close() }()
-	if !ssh {
+	if !ssh && !forwarded {
 		return nil
 	}
 	deadline, _ := ctx.Deadline()
 	if err := conn.SetReadDeadline(deadline); err != nil {
 		return err
+	}
+	if !ssh {
+		if _, err := conn.Read(make([]byte, 1)); err != nil && !errors.Is(err, os.ErrDeadlineExceeded) {
+			return fmt.Errorf("connected, but the guest does not accept yet")
+		}
+		return nil
 	}
 	greeting := make([]byte, len("SSH-"))
 	for n := 0; n < len(greeting); {
