@@ -3,6 +3,8 @@ package controller_test
 import (
 	"context"
 	"fmt"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -591,6 +593,78 @@ func TestNothingIsClaimedAfterARestartBeforeItIsSeen(t *testing.T) {
 	if c := condition(on, v1.ConditionNetworkIsolated); c.Status != metav1.ConditionTrue {
 		t.Errorf("ready, but the network is %+v", c)
 	}
+}
+
+func TestStalledSandboxesEndInTime(t *testing.T) {
+	d := host(t, fake.Options{})
+	d.start()
+	tooSmall := resource.MustParse("1Mi")
+	sbx := newSandbox("web", func(s *v1.Sandbox) {
+		s.Spec.DiskSize = &tooSmall
+		s.Spec.Lifecycle.TTL = &metav1.Duration{Duration: 3 * time.Second}
+	})
+	d.create(goldenImage("golden"), sbx)
+	until(d, sbx, "stalled", because(v1.ConditionStalled, v1.ReasonInvalid))
+	d.gone(sbx)
+}
+
+func TestStalledSandboxesCanBeStopped(t *testing.T) {
+	for name, stop := range map[string]func(*v1.Sandbox){
+		"asked": func(s *v1.Sandbox) { s.Spec.PowerState = v1.PowerStopped },
+		"expired": func(s *v1.Sandbox) {
+			s.Spec.Lifecycle = v1.Lifecycle{TTL: &metav1.Duration{Duration: time.Second}, OnExpiry: v1.ExpiryStop}
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			d := host(t, fake.Options{})
+			d.start()
+			sbx := newSandbox("web", func(s *v1.Sandbox) {
+				s.Spec.SharedFolders = []v1.SharedFolder{{Name: "share", HostPath: filepath.Join(d.dir, "share")}}
+			})
+			d.create(goldenImage("golden"), sbx)
+			until(d, sbx, "ready", ready)
+			must(t, os.Remove(filepath.Join(d.dir, "share")))
+			d.update(sbx, stop)
+			until(d, sbx, "off", func(s *v1.Sandbox) bool {
+				return condition(s, v1.ConditionPoweredOn).Reason == v1.ReasonStopped &&
+					condition(s, v1.ConditionStalled).Reason == v1.ReasonHostPathNotFound
+			})
+			if m, err := d.provider().GetMachine(t.Context(), sbx.UID); err != nil || m.Power != providers.PowerOff {
+				t.Errorf("said to be off, but it is %s (%v)", m.Power, err)
+			}
+		})
+	}
+}
+
+func TestImageWithoutAgent(t *testing.T) {
+	d := host(t, fake.Options{Source: func(string) (fake.Source, bool) {
+		return fake.Source{SHA256: strings.Repeat("a", 64), Agentless: true}, true
+	}})
+	d.start()
+	img, sbx := goldenImage("golden"), newSandbox("web")
+	img.Spec.Guest.Agent = v1.GuestAgentNone
+	d.create(img, sbx)
+	until(d, sbx, "told that it cannot become ready so", func(s *v1.Sandbox) bool {
+		return condition(s, v1.ConditionReady).Reason == v1.ReasonUnsupported && condition(s, v1.ConditionPoweredOn).Reason == v1.ReasonRunning
+	})
+	d.update(sbx, func(s *v1.Sandbox) { s.Spec.Readiness.Mode = v1.ReadinessNone })
+	until(d, sbx, "ready", ready)
+}
+
+func TestProviderOfAnImageStays(t *testing.T) {
+	d := host(t, fake.Options{})
+	d.start()
+	img := goldenImage("golden")
+	d.create(img)
+	until(d, img, "ready", ready)
+	before := img.DeepCopy()
+	img.Spec.Provider = v1.ProviderVirtualBox
+	must(t, d.client.Patch(t.Context(), img, client.MergeFrom(before)))
+	until(d, img, "stalled", func(i *v1.GoldenImage) bool {
+		return condition(i, v1.ConditionStalled).Reason == v1.ReasonInvalid && i.Status.Provider == v1.ProviderKVM
+	})
+	must(t, d.client.Delete(t.Context(), img))
+	d.gone(img)
 }
 
 func TestCapacityAndSizes(t *testing.T) {

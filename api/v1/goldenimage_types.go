@@ -51,7 +51,8 @@ const (
 	// GuestAgentInstalled: qemu-guest-agent (kvm) or the Guest Additions
 	// (virtualbox) start with the guest.
 	GuestAgentInstalled GuestAgent = "Installed"
-	// GuestAgentNone: the guest has no agent; exec and cp need ssh.
+	// GuestAgentNone: the guest has no agent, so that nothing can be run in it
+	// and its sandboxes need another readiness check than the agent's.
 	GuestAgentNone GuestAgent = "None"
 )
 
@@ -238,7 +239,8 @@ type MachineDefaults struct {
 
 // GuestAccess says how to reach inside a running guest.
 type GuestAccess struct {
-	// agent says whether the image carries a guest agent.
+	// agent says whether the image carries a guest agent. Without one nothing
+	// can be run in its sandboxes, and they need another readiness.mode.
 	// +optional
 	// +kubebuilder:default=Installed
 	Agent GuestAgent `json:"agent,omitempty"`
@@ -282,7 +284,8 @@ type GoldenImageStatus struct {
 	// +optional
 	Provider ProviderName `json:"provider,omitempty"`
 	// revision that new sandboxes are cloned from. It is derived from
-	// spec.source alone, so the same source is never imported twice.
+	// spec.source and spec.provision alone, so that the same is never imported
+	// twice.
 	// +optional
 	Revision string `json:"revision,omitempty"`
 	// digest of the source file, as sha256:HEX.

@@ -171,6 +171,10 @@ func (r *Reconciler) observe(ctx context.Context, s *state) error {
 		}
 		return err
 	}
+	if asked := s.img.Spec.Provider; asked != "" && asked != name && s.img.DeletionTimestamp.IsZero() {
+		return providers.Errorf(providers.ErrInvalid, fmt.Sprintf("image %q", s.img.Name),
+			"spec.provider says %s, but %s holds the image already: make another GoldenImage", asked, name)
+	}
 	s.provider, s.img.Status.Provider = p, name
 	s.wanted = providers.ImageRef{
 		UID:      s.img.UID,

@@ -108,13 +108,35 @@ func (r *Reconciler) eventMade(v *view) {
 	r.event(v.sbx, corev1.EventTypeWarning, "Recreated", "Ensure", "machine %s had disappeared: made it again from image %s", v.sbx.UID, v.img.Name)
 }
 
-// isolate powers a machine off that is on a network which the spec does not
-// name any more, when something else in the spec keeps it from being mended.
-func (r *Reconciler) isolate(ctx context.Context, p providers.Provider, v *view) {
-	m := v.machine
-	if m == nil || m.Power == providers.PowerOff || m.Hashes.Network == v.desired.Hashes.Network {
+// restrain does to a machine what must be done even when something in the spec
+// keeps it from being made what it should be: it takes it off a network that the
+// spec does not name any more, and stops it when it is to be off.
+func (r *Reconciler) restrain(ctx context.Context, p providers.Provider, v *view) {
+	switch m := v.machine; {
+	case m == nil || m.Power == providers.PowerOff:
+	case m.Hashes.Network != v.desired.Hashes.Network:
+		r.isolate(ctx, p, v)
+	case v.desired.Power == v1.PowerStopped:
+		r.stop(ctx, p, v)
+	}
+}
+
+// stop stops a machine as it is.
+func (r *Reconciler) stop(ctx context.Context, p providers.Provider, v *view) {
+	asItIs := desired{Power: v1.PowerStopped, Restart: v.desired.Restart, Hashes: v.machine.Hashes}
+	if v.last = next(asItIs, observedOf(v), v.now); v.last.action == actWait {
 		return
 	}
+	if err := r.act(ctx, p, v, providers.MachineSpec{}); err != nil {
+		v.err = err // not terminal, or not for long: tried again
+		return
+	}
+	v.last.after = max(v.last.after, cacheLag) // to see what came of it
+}
+
+// isolate powers a machine off that is on a network which the spec does not
+// name any more.
+func (r *Reconciler) isolate(ctx context.Context, p providers.Provider, v *view) {
 	if err := p.Stop(ctx, v.sbx.UID, providers.StopForce); err != nil {
 		v.err = err // not terminal, or not for long: tried again
 		return
@@ -138,7 +160,7 @@ func (r *Reconciler) settle(ctx context.Context, p providers.Provider, v *view) 
 	case v1.ReadinessSSH, v1.ReadinessTCP:
 		v.guest = checkPort(ctx, r.o.Dialer, v.sbx, v.machine)
 	default:
-		v.guest = checkAgent(v.sbx, v.machine)
+		v.guest = checkAgent(v.sbx, v.img, v.machine)
 	}
 	r.configureGuest(ctx, p, v)
 }

@@ -22,7 +22,7 @@ func (r *Reconciler) delete(ctx context.Context, before, sbx *v1.Sandbox) (recon
 		if werr := r.writer.Status(ctx, before, sbx); werr != nil {
 			return reconcile.Result{}, werr
 		}
-		return r.failed(ctx, sbx, before, err)
+		return r.failed(ctx, sbx, before, err, 0)
 	}
 	controllerutil.RemoveFinalizer(sbx, v1.FinalizerMachine)
 	return reconcile.Result{}, r.writer.Object(ctx, before, sbx)

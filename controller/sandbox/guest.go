@@ -32,12 +32,18 @@ type Dialer interface {
 	DialContext(ctx context.Context, network, address string) (net.Conn, error)
 }
 
-// checkAgent judges readiness by the guest's agent.
-func checkAgent(sbx *v1.Sandbox, m *providers.Machine) guestCheck {
+// checkAgent judges readiness by the guest's agent. img may be nil.
+func checkAgent(sbx *v1.Sandbox, img *v1.GoldenImage, m *providers.Machine) guestCheck {
 	if m.Agent == providers.AgentConnected {
 		return guestCheck{
 			status: metav1.ConditionTrue, reason: v1.ReasonAgentConnected,
 			message: "the guest agent answers",
+		}
+	}
+	if img != nil && img.Spec.Guest.Agent == v1.GuestAgentNone {
+		return guestCheck{
+			status: metav1.ConditionFalse, reason: v1.ReasonUnsupported,
+			message: fmt.Sprintf("GoldenImage %q has no guest agent (its guest.agent is None) to wait for: set spec.readiness.mode to ssh, tcp or none", img.Name),
 		}
 	}
 	if answeredBefore(sbx) {

@@ -112,7 +112,7 @@ func (r *Reconciler) reconcile(ctx context.Context, sbx *v1.Sandbox) (reconcile.
 		return reconcile.Result{}, err
 	}
 	if v.err != nil {
-		return r.failed(ctx, sbx, before, v.err)
+		return r.failed(ctx, sbx, before, v.err, r.stillDue(v))
 	}
 	return reconcile.Result{RequeueAfter: r.requeueAfter(v)}, nil
 }
@@ -159,7 +159,7 @@ func (r *Reconciler) step(ctx context.Context, p providers.Provider, v *view) bo
 	r.remember(v)
 	if err != nil {
 		v.err = err
-		r.isolate(ctx, p, v)
+		r.restrain(ctx, p, v)
 		return true
 	}
 	v.last = next(v.desired, observedOf(v), v.now)
@@ -210,14 +210,15 @@ func (r *Reconciler) image(ctx context.Context, name string) (*v1.GoldenImage, e
 }
 
 // failed turns the error that ended a reconciliation into its result. Terminal
-// errors wait for a change; the others are tried again with backoff.
-func (r *Reconciler) failed(ctx context.Context, sbx, before *v1.Sandbox, err error) (reconcile.Result, error) {
+// errors wait for a change, or for what is due whatever is wrong; the others
+// are tried again with backoff.
+func (r *Reconciler) failed(ctx context.Context, sbx, before *v1.Sandbox, err error, due time.Duration) (reconcile.Result, error) {
 	if patch.ReadyChanged(before.Status.Conditions, sbx.Status.Conditions) {
 		r.event(sbx, corev1.EventTypeWarning, providers.ReasonOf(err), "Reconcile", "%s", err.Error())
 	}
 	if providers.IsTerminal(err) {
 		logr.FromContextOrDiscard(ctx).Info("stalled", "reason", providers.ReasonOf(err), "error", err.Error())
-		return reconcile.Result{}, nil
+		return reconcile.Result{RequeueAfter: due}, nil
 	}
 	return reconcile.Result{}, err
 }
@@ -226,23 +227,32 @@ func (r *Reconciler) failed(ctx context.Context, sbx, before *v1.Sandbox, err er
 func (r *Reconciler) requeueAfter(v view) time.Duration {
 	// Spread over half the interval, so that sandboxes made together are not
 	// looked at together for ever.
-	after := r.o.Resync/2 + rand.N(r.o.Resync/2+1)
-	sooner := func(d time.Duration) {
-		if d > 0 {
-			after = min(after, d)
-		}
-	}
-	sooner(v.last.after)
-	if at := v.sbx.Status.ExpiresAt; at != nil && !expired(v.sbx, v.now) {
-		sooner(at.Sub(v.now))
-	}
+	after := sooner(r.o.Resync/2+rand.N(r.o.Resync/2+1), r.stillDue(v))
 	if v.guest.reason == v1.ReasonWaitingForProbe {
-		sooner(probeInterval)
+		after = sooner(after, probeInterval)
 	}
 	if v.guest.configErr != nil {
-		sooner(guestConfigRetry)
+		after = sooner(after, guestConfigRetry)
 	}
 	return after
+}
+
+// stillDue is when the next step or the end of the sandbox's time comes,
+// whatever is wrong with its spec; 0 when neither does.
+func (r *Reconciler) stillDue(v view) time.Duration {
+	due := v.last.after
+	if at := v.sbx.Status.ExpiresAt; at != nil && !expired(v.sbx, v.now) {
+		due = sooner(due, at.Sub(v.now))
+	}
+	return due
+}
+
+// sooner is the smaller of two times to wait, where 0 is for ever.
+func sooner(a, b time.Duration) time.Duration {
+	if a <= 0 || b > 0 && b < a {
+		return b
+	}
+	return a
 }
 
 func (r *Reconciler) event(sbx *v1.Sandbox, kind, reason, action, note string, args ...any) {
