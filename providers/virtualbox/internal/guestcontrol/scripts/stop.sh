@@ -1,3 +1,4 @@
 # Comes before kill.sh, which is given what exec.sh has written down: stop.sh DIR.
-trap 'rm -rf "$1" "$1.in"' EXIT
-set -- "$1" "$(cat "$1/run" 2>/dev/null)"
+r=$1
+trap 'rm -rf "$r" "$r.in"' EXIT
+set -- "$r" "$(cat "$r/run" 2>/dev/null)"

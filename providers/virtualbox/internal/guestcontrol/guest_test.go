@@ -1,0 +1,306 @@
+package guestcontrol
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+
+	"sandboxd.dev/sandboxd/providers"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// thisHost stands in for a guest: it runs what a guest's shell would run.
+type thisHost struct{ shell string }
+
+func (h thisHost) Control(ctx context.Context, stdout, stderr io.Writer, verb string, args ...string) error {
+	if verb == "copyto" {
+		b, err := os.ReadFile(args[0])
+		if err != nil {
+			return err
+		}
+		return os.WriteFile(args[1], b, 0o600)
+	}
+	i := slices.Index(args, "--")
+	cmd := exec.CommandContext(ctx, h.shell, args[i+1:]...)
+	if strings.HasSuffix(h.shell, "busybox") {
+		cmd.Args = append([]string{"sh"}, args[i+1:]...)
+	}
+	cmd.Stdout, cmd.Stderr = stdout, stderr
+	cmd.Dir = "/"
+	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }
+	cmd.WaitDelay = 200 * time.Millisecond
+	err := cmd.Run()
+	if errors.Is(err, exec.ErrWaitDelay) {
+		return nil
+	}
+	return err
+}
+
+// clients speak with every shell that this host has.
+func clients(t *testing.T, test func(t *testing.T, c *Client)) {
+	for _, name := range []string{"dash", "busybox", "bash"} {
+		path, err := exec.LookPath(name)
+		if err != nil {
+			continue
+		}
+		t.Run(name, func(t *testing.T) { test(t, New(thisHost{path}, t.TempDir())) })
+	}
+}
+
+// outcome is what came of a command.
+type outcome struct {
+	providers.ExecResult
+	stdout, stderr string
+}
+
+func execute(t *testing.T, c *Client, req providers.ExecRequest) outcome {
+	t.Helper()
+	var stdout, stderr bytes.Buffer
+	req.Stdout, req.Stderr = &stdout, &stderr
+	r, err := c.Exec(t.Context(), req)
+	if err != nil {
+		t.Fatalf("exec %.100q: %v", req.Command, err)
+	}
+	return outcome{r, stdout.String(), stderr.String()}
+}
+
+func TestArguments(t *testing.T) {
+	clients(t, func(t *testing.T, c *Client) {
+		args := []string{
+			"", " ", " two  words ", "line\nbreak\n", "tab\t", `'s'`, `"d"`, "`b`", `\`, `\n`, `\0101`, `\c`, "$HOME", "$(exit 3)",
+			"*", "?", "~", "#", "!", ";", "&", "|", "<", ">", "()", "{}", "-n", "--", "-", "äöü€😀", "\x01\x7f", "%s%%", "a\xff\xfez",
+			strings.Repeat("long ", 2000), "",
+		}
+		o := execute(t, c, providers.ExecRequest{Command: append([]string{"printf", `%s\0`}, args...)})
+		if want := strings.Join(args, "\x00") + "\x00"; o.stdout != want || o.ExitCode != 0 {
+			t.Errorf("arrived as\n%q, want\n%q", o.stdout, want)
+		}
+	})
+}
+
+func TestOutcomes(t *testing.T) {
+	clients(t, func(t *testing.T, c *Client) {
+		for _, code := range []int{0, 1, 94, 126, 127, 255} {
+			o := execute(t, c, providers.ExecRequest{Command: []string{"sh", "-c", `printf out; printf err >&2; exit "$1"`, "sh", fmt.Sprint(code)}})
+			if o.ExitCode != code || o.stdout != "out" || o.stderr != "err" {
+				t.Errorf("exit %d: %+v", code, o)
+			}
+		}
+		if o := execute(t, c, providers.ExecRequest{Command: []string{"sh", "-c", `kill -KILL $$`}}); o.ExitCode != 137 {
+			t.Errorf("killed: %+v", o)
+		}
+		o := execute(t, c, providers.ExecRequest{
+			Command: []string{"sh", "-c", `printf '%s|' "$ONE"; pwd; cat`}, Env: []string{"ONE=two $words\n"}, Dir: "/tmp", Stdin: strings.NewReader("in\n"),
+		})
+		if o.stdout != "two $words\n|/tmp\nin\n" {
+			t.Errorf("environment: %+v", o)
+		}
+		long := strings.Repeat("\x00binary\xff", 100_000)
+		if o := execute(t, c, providers.ExecRequest{Command: []string{"cat"}, Stdin: strings.NewReader(long)}); o.stdout != long {
+			t.Errorf("%d bytes came back as %d", len(long), len(o.stdout))
+		}
+		o = execute(t, c, providers.ExecRequest{Command: []string{"sh", "-c", "cat; cat >&2"}, Stdin: strings.NewReader(long), MaxOutput: 1000})
+		if o.stdout != long[:1000] || !o.Truncated {
+			t.Errorf("bounded: %d bytes, %+v", len(o.stdout), o.ExecResult)
+		}
+	})
+	noneLeft(t)
+}
+
+func TestRefused(t *testing.T) {
+	plain := filepath.Join(t.TempDir(), "plain")
+	if err := os.WriteFile(plain, nil, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	clients(t, func(t *testing.T, c *Client) {
+		for name, tc := range map[string]struct {
+			req  providers.ExecRequest
+			want error
+		}{
+			"no such program": {providers.ExecRequest{Command: []string{"no-such-program"}}, ErrNoProgram},
+			"no such path":    {providers.ExecRequest{Command: []string{"/no/such"}}, ErrNoProgram},
+			"no bit":          {providers.ExecRequest{Command: []string{plain}}, ErrBadRequest},
+			"no directory":    {providers.ExecRequest{Command: []string{"true"}, Dir: "/no/such"}, ErrBadRequest},
+			"no user":         {providers.ExecRequest{Command: []string{"true"}, User: "no-such-user"}, ErrBadRequest},
+			"no name":         {providers.ExecRequest{Command: []string{"true"}, User: "-c"}, ErrBadRequest},
+			"no command":      {providers.ExecRequest{}, ErrBadRequest},
+			"a zero byte":     {providers.ExecRequest{Command: []string{"a\x00"}}, ErrBadRequest},
+			"no variable":     {providers.ExecRequest{Command: []string{"true"}, Env: []string{"A"}}, ErrBadRequest},
+			"too long":        {providers.ExecRequest{Command: []string{strings.Repeat("a", maxArguments)}}, ErrBadRequest},
+		} {
+			var out bytes.Buffer
+			tc.req.Stdout, tc.req.Stderr = &out, &out
+			if _, err := c.Exec(t.Context(), tc.req); !errors.Is(err, tc.want) || out.Len() > 0 {
+				t.Errorf("%s: %v, output %q", name, err, out.String())
+			}
+		}
+	})
+	noneLeft(t)
+}
+
+// TestTimeUp: a command is killed with what it has started, in another session
+// too.
+func TestTimeUp(t *testing.T) {
+	clients(t, func(t *testing.T, c *Client) {
+		pids := filepath.Join(t.TempDir(), "pids")
+		script := `setsid sleep 1000 & sleep 1000 & echo $$ $! >"$1"; wait`
+		o := execute(t, c, providers.ExecRequest{Command: []string{"sh", "-c", script, "sh", pids}, Timeout: 500 * time.Millisecond})
+		if !o.TimedOut || o.ExitCode != 137 {
+			t.Errorf("after its time: %+v", o)
+		}
+		wantDead(t, pids)
+
+		_ = os.Remove(pids)
+		ctx, cancel := context.WithCancel(t.Context())
+		go func() {
+			for !strings.Contains(readAll(pids), "\n") {
+				time.Sleep(10 * time.Millisecond)
+			}
+			cancel()
+		}()
+		if _, err := c.Exec(ctx, providers.ExecRequest{Command: []string{"sh", "-c", script, "sh", pids}}); !errors.Is(err, context.Canceled) {
+			t.Errorf("cancelled: %v", err)
+		}
+		wantDead(t, pids)
+	})
+	noneLeft(t)
+}
+
+func readAll(path string) string {
+	b, _ := os.ReadFile(path)
+	return string(b)
+}
+
+func wantDead(t *testing.T, pids string) {
+	t.Helper()
+	found := strings.Fields(readAll(pids))
+	if len(found) != 2 {
+		t.Fatalf("the command wrote %q", found)
+	}
+	for _, pid := range found {
+		stat := readAll("/proc/" + pid + "/stat")
+		if stat != "" && !strings.Contains(stat, ") Z ") {
+			t.Errorf("process %s is still there: %s", pid, stat)
+		}
+	}
+}
+
+// TestBackground: what a command leaves in the background, with its streams, does
+// not hold it up.
+func TestBackground(t *testing.T) {
+	clients(t, func(t *testing.T, c *Client) {
+		o := execute(t, c, providers.ExecRequest{Command: []string{"sh", "-c", "sleep 1000 & echo $!"}})
+		if o.ExitCode != 0 || len(strings.TrimSpace(o.stdout)) == 0 {
+			t.Errorf("got %+v", o)
+		}
+		_ = exec.Command("kill", strings.TrimSpace(o.stdout)).Run()
+	})
+}
+
+var errOwn = errors.New("the caller's own error")
+
+type broken struct{ left int }
+
+func (b *broken) Read(p []byte) (int, error) {
+	if b.left <= 0 {
+		return 0, errOwn
+	}
+	n := min(len(p), b.left)
+	b.left -= n
+	return n, nil
+}
+
+func (b *broken) Write(p []byte) (int, error) {
+	if b.left -= len(p); b.left <= 0 {
+		return 0, errOwn
+	}
+	return len(p), nil
+}
+
+func TestCallersErrors(t *testing.T) {
+	clients(t, func(t *testing.T, c *Client) {
+		file := filepath.Join(t.TempDir(), "file")
+		for _, size := range []int{10, 100_000} {
+			_, err := c.Exec(t.Context(), providers.ExecRequest{Command: []string{"touch", file}, Stdin: &broken{left: size}})
+			if !errors.Is(err, errOwn) || readAll(file) != "" {
+				t.Errorf("a broken reader: %v", err)
+			}
+			if err := c.WriteFile(t.Context(), file, 0o644, &broken{left: size}); !errors.Is(err, errOwn) {
+				t.Errorf("a broken reader of a file: %v", err)
+			}
+		}
+		if _, err := os.Lstat(file); err == nil {
+			t.Error("something was done all the same")
+		}
+		_, err := c.Exec(t.Context(), providers.ExecRequest{Command: []string{"sh", "-c", "while :; do echo y; done"}, Stdout: &broken{left: 1000}})
+		if !errors.Is(err, errOwn) {
+			t.Errorf("a broken writer: %v", err)
+		}
+	})
+	noneLeft(t)
+}
+
+func TestFiles(t *testing.T) {
+	clients(t, func(t *testing.T, c *Client) {
+		dir := t.TempDir()
+		for i, size := range []int{0, 1, 4096, 4097, 70_000, 3 << 20} {
+			content := strings.Repeat("0123456\x00\n\xff", size/10+1)[:size]
+			file := filepath.Join(dir, fmt.Sprintf("odd\n'\"$name %d", i))
+			if err := c.WriteFile(t.Context(), file, 0o640, strings.NewReader(content)); err != nil {
+				t.Fatal(err)
+			}
+			var back bytes.Buffer
+			info, err := c.ReadFile(t.Context(), file, &back)
+			if err != nil || back.String() != content || info.Size != int64(size) || info.Mode != 0o640 || readAll(file) != content {
+				t.Errorf("%d bytes came back as %d, %+v, %v", size, back.Len(), info, err)
+			}
+		}
+		if _, err := c.ReadFile(t.Context(), dir+"/none", io.Discard); !errors.Is(err, ErrNoFile) {
+			t.Errorf("no file: %v", err)
+		}
+		for _, path := range []string{dir, "relative", "", "/dev/zero", "a\x00b"} {
+			if _, err := c.ReadFile(t.Context(), path, io.Discard); !errors.Is(err, ErrBadRequest) {
+				t.Errorf("read %q: %v", path, err)
+			}
+		}
+		for path, want := range map[string]error{dir: ErrBadRequest, "relative": ErrBadRequest, dir + "/none/file": ErrNoFile, "/": ErrBadRequest, "/proc/file": ErrBadRequest} {
+			if err := c.WriteFile(t.Context(), path, 0o644, strings.NewReader("x")); !errors.Is(err, want) {
+				t.Errorf("write %q: %v", path, err)
+			}
+		}
+		entries, err := os.ReadDir(dir)
+		if err != nil || len(entries) != 6 {
+			t.Errorf("the folder has %v, %v", entries, err)
+		}
+	})
+	noneLeft(t)
+}
+
+// noneLeft checks that nothing is left where guests keep temporary files.
+func noneLeft(t *testing.T) {
+	t.Helper()
+	deadline := time.Now().Add(time.Minute)
+	for {
+		left, _ := filepath.Glob("/tmp/.sandboxd-*")
+		if len(left) == 0 {
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("left: %q", left)
+		}
+		time.Sleep(50 * time.Millisecond)
+	}
+}
