@@ -11,6 +11,8 @@ import (
 	"strconv"
 	"syscall"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 const (
@@ -20,6 +22,10 @@ const (
 	socketGroup = "sandboxd"
 	// knockTimeout is how long a socket that exists may take to answer.
 	knockTimeout = 2 * time.Second
+	// lockTimeout is how long other daemons may take to make their sockets, and
+	// lockInterval how often it is looked whether they have.
+	lockTimeout  = 10 * time.Second
+	lockInterval = 5 * time.Millisecond
 )
 
 // Listen listens on a unix socket. A socket that a dead daemon left is replaced,
@@ -34,8 +40,12 @@ func Listen(path string) (net.Listener, error) {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return nil, fail(fmt.Errorf("its folder cannot be made: %w", reason(err)), "name another with --socket, or run the daemon as root")
 	}
-	dead, err := checkUnused(path)
+	unlock, err := lockDir(dir)
 	if err != nil {
+		return nil, fail(fmt.Errorf("its folder cannot be locked: %w", reason(err)), "name another with --socket, or run the daemon as root")
+	}
+	defer unlock()
+	if err := checkUnused(path); err != nil {
 		return nil, err
 	}
 	// The socket is made where nobody else comes in, and moved when it is ready.
@@ -51,22 +61,35 @@ func Listen(path string) (net.Listener, error) {
 	}
 	l.SetUnlinkOnClose(false)
 	info, err := prepare(unready)
-	if err == nil && dead != nil {
-		err = clearDead(path, dead, filepath.Join(private, "dead"))
-	}
 	if err == nil {
-		err = os.Link(unready, path) // fails when another daemon was quicker
+		err = os.Rename(unready, path)
 	}
-	switch {
-	case err == nil:
-		return &socket{UnixListener: l, path: path, made: info}, nil
-	case errors.Is(err, fs.ErrExist):
-		err = inUse(path)
-	default:
-		err = fail(reason(err), "check the folder's permissions")
+	if err != nil {
+		_ = l.Close()
+		return nil, fail(reason(err), "check the folder's permissions")
 	}
-	_ = l.Close()
-	return nil, err
+	return &socket{UnixListener: l, path: path, made: info}, nil
+}
+
+// lockDir keeps other daemons from making a socket in a folder meanwhile: what
+// is found there stays so. Nothing is left behind, and a dead daemon holds no
+// lock.
+func lockDir(dir string) (unlock func(), err error) {
+	d, err := os.Open(dir)
+	if err != nil {
+		return nil, err
+	}
+	for deadline := time.Now().Add(lockTimeout); ; time.Sleep(lockInterval) {
+		err := unix.Flock(int(d.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+		switch {
+		case err == nil:
+			return func() { _ = d.Close() }, nil
+		case errors.Is(err, unix.EINTR):
+		case !errors.Is(err, unix.EWOULDBLOCK) || time.Now().After(deadline):
+			_ = d.Close()
+			return nil, err
+		}
+	}
 }
 
 // prepare gives a socket its final mode and group.
@@ -80,51 +103,28 @@ func prepare(path string) (fs.FileInfo, error) {
 	return os.Lstat(path)
 }
 
-func inUse(path string) error {
-	return fmt.Errorf("socket %s is in use: another sandboxd daemon is running: stop it, or name another with --socket", path)
-}
-
-// checkUnused refuses a path where somebody listens or that is no socket. It
-// returns what a dead daemon left there, if anything.
-func checkUnused(path string) (dead fs.FileInfo, err error) {
+// checkUnused refuses a path where somebody listens or that is no socket.
+func checkUnused(path string) error {
 	info, err := os.Lstat(path)
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil, nil
+		return nil
 	}
 	if err != nil {
-		return nil, fmt.Errorf("socket %s cannot be looked at: %w", path, reason(err))
+		return fmt.Errorf("socket %s cannot be looked at: %w", path, reason(err))
 	}
 	if info.Mode()&fs.ModeSocket == 0 {
-		return nil, fmt.Errorf("socket %s: a file that is no socket is in its place: remove it, or name another with --socket", path)
+		return fmt.Errorf("socket %s: a file that is no socket is in its place: remove it, or name another with --socket", path)
 	}
 	conn, err := net.DialTimeout("unix", path, knockTimeout)
 	switch {
 	case err == nil:
 		_ = conn.Close()
-		return nil, inUse(path)
+		return fmt.Errorf("socket %s is in use: another sandboxd daemon is running: stop it, or name another with --socket", path)
 	case errors.Is(err, syscall.ECONNREFUSED), errors.Is(err, fs.ErrNotExist):
-		return info, nil // nobody listens
+		return nil // nobody listens: a dead daemon's
 	default: // such as a daemon that is too busy to answer
-		return nil, fmt.Errorf("socket %s: it cannot be told whether a daemon listens there: %w: stop it, or name another with --socket", path, err)
+		return fmt.Errorf("socket %s: it cannot be told whether a daemon listens there: %w: stop it, or name another with --socket", path, err)
 	}
-}
-
-// clearDead removes a dead socket by way of another path. If what it took was not
-// that one, but one that took its place meanwhile, it puts that back.
-func clearDead(path string, dead fs.FileInfo, aside string) error {
-	err := os.Rename(path, aside)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
-	if err != nil {
-		return err
-	}
-	taken, err := os.Lstat(aside)
-	if err != nil || os.SameFile(taken, dead) {
-		return err
-	}
-	_ = os.Link(aside, path) // unless yet another one is there
-	return fs.ErrExist
 }
 
 // giveToGroup lets the members of the group sandboxd in, if there is one and
