@@ -2,6 +2,7 @@ package virtualbox_test
 
 import (
 	"testing"
+	"time"
 
 	"k8s.io/apimachinery/pkg/types"
 
@@ -19,16 +20,18 @@ func TestConformance(t *testing.T) {
 		Open: func(_ testing.TB, i providers.Instance) providers.Provider {
 			return h.open(t, i)
 		},
-		Image:     haltDisk(t),
-		Hardware:  providers.MachineSpec{CPUs: 1, MemoryBytes: 64 << 20, Firmware: v1.FirmwareBIOS},
-		OtherUser: "nobody",
+		Image:     guestImage(t),
+		Hardware:  providers.MachineSpec{CPUs: 1, MemoryBytes: 128 << 20, Firmware: v1.FirmwareBIOS},
+		OtherUser: "sandbox",
 		RootDisk:  "sda",
+		Service:   conformance.Service{Port: 22, Greeting: "SSH-2.0-"},
 		Foreign:   foreignMachine,
 		Crash:     func(t testing.TB, id types.UID) { kill(t, "VBoxHeadless", string(id)) },
 		Pause:     func(t testing.TB, id types.UID) { manage(t, "controlvm", string(id), "pause") },
 		Undefine:  func(t testing.TB, id types.UID) { manage(t, "unregistervm", string(id)) },
 		Audit:     h.audit,
 		Parallel:  3,
+		Limits:    conformance.Limits{Boot: 10 * time.Minute, Call: 5 * time.Minute},
 		Skip: map[conformance.Feature]string{
 			conformance.Mode(v1.NetworkIntnet):   noDriver,
 			conformance.Mode(v1.NetworkHostOnly): noDriver,

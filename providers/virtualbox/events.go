@@ -40,13 +40,19 @@ type watcher struct {
 	mu sync.Mutex
 	// awaited are running machines whose agent was not seen yet, since when.
 	awaited map[types.UID]time.Time
+	// up are machines whose agent was seen since they last changed; those of them
+	// that nobody was told of yet are news.
+	up   map[types.UID]bool
+	news []types.UID
 	// poked are machines that this process has changed.
 	poked map[types.UID]bool
 	wake  chan struct{}
 }
 
 func newWatcher() *watcher {
-	return &watcher{awaited: map[types.UID]time.Time{}, poked: map[types.UID]bool{}, wake: make(chan struct{}, 1)}
+	return &watcher{
+		awaited: map[types.UID]time.Time{}, up: map[types.UID]bool{}, poked: map[types.UID]bool{}, wake: make(chan struct{}, 1),
+	}
 }
 
 // poke notes that this process has changed a machine.
@@ -54,20 +60,40 @@ func (w *watcher) poke(id types.UID) {
 	w.mu.Lock()
 	w.poked[id] = true
 	delete(w.awaited, id)
+	delete(w.up, id)
 	w.mu.Unlock()
+	w.hurry()
+}
+
+// hurry makes the next look come at once.
+func (w *watcher) hurry() {
 	select {
 	case w.wake <- struct{}{}:
 	default:
 	}
 }
 
-// seen notes what was seen of a running machine's agent.
-func (w *watcher) seen(id types.UID, connected bool) {
+// seen notes that a running machine's agent was seen.
+func (w *watcher) seen(ids ...types.UID) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if connected {
+	for _, id := range ids {
 		delete(w.awaited, id)
+		if !w.up[id] {
+			w.up[id] = true
+			w.news = append(w.news, id)
+			w.hurry()
+		}
 	}
+}
+
+// takeNews returns the machines whose agent came up since the last time.
+func (w *watcher) takeNews() []types.UID {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	ids := w.news
+	w.news = nil
+	return ids
 }
 
 // takePoked returns the machines that were changed since the last time.
@@ -85,30 +111,17 @@ func (w *watcher) await(on map[types.UID]bool, fresh []types.UID, now time.Time)
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	for _, id := range fresh {
-		if on[id] {
+		if on[id] && !w.up[id] {
 			w.awaited[id] = now
 		}
 	}
+	maps.DeleteFunc(w.up, func(id types.UID, _ bool) bool { return !on[id] })
 	for id, since := range w.awaited {
 		if !on[id] || now.Sub(since) > awaitFor {
 			delete(w.awaited, id)
 		}
 	}
 	return len(w.awaited) > 0
-}
-
-// arrived returns the awaited machines that are among those with an agent.
-func (w *watcher) arrived(connected map[types.UID]bool) []types.UID {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	var ids []types.UID
-	for id := range w.awaited {
-		if connected[id] {
-			ids = append(ids, id)
-			delete(w.awaited, id)
-		}
-	}
-	return ids
 }
 
 // Events implements providers.Provider.
@@ -149,6 +162,9 @@ func (p *Provider) follow(ctx context.Context, send func(providers.EventType, ty
 		case <-p.watch.wake:
 		case <-next.C:
 		}
+		for _, id := range p.watch.takeNews() {
+			send(providers.EventGuest, id)
+		}
 		poked := p.watch.takePoked()
 		for _, id := range poked {
 			send(providers.EventMachine, id)
@@ -179,9 +195,7 @@ func (p *Provider) follow(ctx context.Context, send func(providers.EventType, ty
 				}
 			}
 			if p.watch.await(now.on, slices.Concat(changed, poked), begun) {
-				for _, id := range p.watch.arrived(p.connected(ctx)) {
-					send(providers.EventGuest, id)
-				}
+				p.watch.seen(p.connected(ctx)...)
 				wait = lookAwaited
 			} else if len(now.on) > 0 {
 				wait = lookOn
@@ -240,7 +254,7 @@ func differences(last *view, now view) []types.UID {
 }
 
 // connected lists the running machines whose Guest Additions are up.
-func (p *Provider) connected(ctx context.Context) map[types.UID]bool {
+func (p *Provider) connected(ctx context.Context) []types.UID {
 	out, err := p.vbox.Run(ctx, vboxmanage.Call{Object: "VirtualBox", Args: []string{"list", "--long", "runningvms"}})
 	if err != nil {
 		if !errors.Is(err, context.Canceled) {
@@ -251,12 +265,10 @@ func (p *Provider) connected(ctx context.Context) map[types.UID]bool {
 	return parseConnected(string(out.Stdout))
 }
 
-// parseConnected reads the run levels out of a long listing. A machine's lines
-// begin with its UUID; the guest's own say comes later and cannot add another,
-// because an address at the beginning of a line is taken only once between two
-// run levels.
-func parseConnected(s string) map[types.UID]bool {
-	connected := map[types.UID]bool{}
+// parseConnected reads the run levels out of a long listing, in which a machine's
+// UUID comes before what its guest has a say in.
+func parseConnected(s string) []types.UID {
+	var connected []types.UID
 	var id types.UID
 	for line := range strings.Lines(s) {
 		key, value, _ := strings.Cut(line, ":")
@@ -266,8 +278,9 @@ func parseConnected(s string) map[types.UID]bool {
 				id = types.UID(value)
 			}
 		case "Additions run level":
-			if value >= "2" && value <= "3" {
-				connected[id] = true
+			if id != "" && (value == "2" || value == "3") {
+				connected = append(connected, id)
+				id = ""
 			}
 		}
 	}

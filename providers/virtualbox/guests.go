@@ -18,8 +18,9 @@ import (
 
 const (
 	// readyIn is how long a guest whose Guest Additions are up may take until
-	// they take commands: a second, where the guest is interpreted.
-	readyIn = time.Minute
+	// they take commands: a second where it is fast, half a minute where it is
+	// interpreted on a busy host.
+	readyIn = 3 * time.Minute
 	// readyPause is between attempts.
 	readyPause = 300 * time.Millisecond
 	// sessions is how many commands one guest is given at a time. Each has a
@@ -107,6 +108,8 @@ var phrases = []struct {
 	{"not able to logon on guest", guestcontrol.ErrLogin},
 	{"not installed or not ready", guestcontrol.ErrNotReady},
 	{"execution service is not ready", guestcontrol.ErrNotReady},
+	{"current status is: starting", guestcontrol.ErrNotReady}, // it gave up on a slow guest after 30 s
+	{"VERR_DUPLICATE", guestcontrol.ErrNotReady},              // and what it gave up on is still there
 	{"current status is: terminated", guestcontrol.ErrUnusable},
 	{`No such file or directory "/bin/sh"`, guestcontrol.ErrGuestLacks},
 }

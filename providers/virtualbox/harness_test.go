@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -174,6 +175,28 @@ func haltDisk(t testing.TB) v1.DiskSource {
 	must(t, os.WriteFile(path, b, 0o644))
 	sum := sha256.Sum256(b)
 	return v1.DiskSource{Path: path, SHA256: hex.EncodeToString(sum[:])}
+}
+
+// guestImage is the disk of a guest with Guest Additions, made by
+// images/guestadditions/build: SANDBOXD_GUESTADDITIONS_IMAGE names it, if it is
+// not in the cache directory.
+func guestImage(t testing.TB) v1.DiskSource {
+	t.Helper()
+	path := os.Getenv("SANDBOXD_GUESTADDITIONS_IMAGE")
+	if path == "" {
+		cache, err := os.UserCacheDir()
+		must(t, err)
+		path = filepath.Join(cache, "sandboxd", "guestadditions.qcow2")
+	}
+	path, err := filepath.EvalSymlinks(path)
+	unless(t, err == nil, "there is no guest with Guest Additions: run images/guestadditions/build ~/.cache/sandboxd/guestadditions.qcow2")
+	f, err := os.Open(path)
+	must(t, err)
+	defer func() { _ = f.Close() }()
+	sum := sha256.New()
+	_, err = io.Copy(sum, f)
+	must(t, err)
+	return v1.DiskSource{Path: path, SHA256: hex.EncodeToString(sum.Sum(nil))}
 }
 
 // newID differs from test to test.

@@ -1,6 +1,7 @@
 package virtualbox
 
 import (
+	"cmp"
 	"crypto/sha256"
 	"encoding/json"
 	"errors"
@@ -138,7 +139,7 @@ var odd = regexp.MustCompile(`[^A-Za-z0-9.-]+`)
 func vmName(parts ...string) string {
 	for i, p := range parts {
 		p = odd.ReplaceAllString(p, "-")
-		parts[i] = strings.Trim(p[:min(len(p), 60)], ".-")
+		parts[i] = cmp.Or(strings.Trim(p[:min(len(p), 60)], ".-"), "x")
 	}
 	return strings.Join(parts, ".")
 }

@@ -124,7 +124,9 @@ func (p *Provider) GetMachine(ctx context.Context, id types.UID) (providers.Mach
 	if m.power == providers.PowerRunning {
 		out.Agent = agentOf(m)
 		out.Addresses = p.addresses(ctx, m)
-		p.watch.seen(id, out.Agent == providers.AgentConnected)
+		if out.Agent == providers.AgentConnected {
+			p.watch.seen(id)
+		}
 	}
 	return out, nil
 }

@@ -12,7 +12,6 @@ import (
 	"time"
 
 	"sandboxd.dev/sandboxd/providers"
-	"sandboxd.dev/sandboxd/providers/internal/guestscript"
 )
 
 var (
@@ -74,7 +73,7 @@ func (c *Client) Exec(ctx context.Context, req providers.ExecRequest) (providers
 	if mode == dir+".in" {
 		mode = "file"
 	}
-	args := append([]string{id, dir, mode, data, guestscript.Inner, req.User, req.Dir, strconv.Itoa(len(req.Env))}, req.Env...)
+	args := append([]string{id, dir, mode, data, req.User, req.Dir, strconv.Itoa(len(req.Env))}, req.Env...)
 	args = append(args, req.Command...)
 
 	var mu sync.Mutex

@@ -74,7 +74,7 @@ func New(g Guest, temp string) *Client { return &Client{guest: g, temp: temp} }
 var scripts embed.FS
 
 var (
-	execScript  = script("prelude", "exec")
+	execScript  = script("prelude") + "inner='" + guestscript.Inner + "'\n" + script("exec") // it has no quote
 	shellScript = script("prelude", "shell")
 	mountScript = script("mount")
 	killScript  = script("stop") + guestscript.Kill
@@ -126,6 +126,8 @@ func encode(s string) string {
 	for i, c := range []byte(s) {
 		space := c == ' ' && i > 0 && i < len(s)-1
 		switch {
+		case c == '\n':
+			b.WriteString(`\n`)
 		case c >= 'a' && c <= 'z', c >= 'A' && c <= 'Z', c >= '0' && c <= '9', strings.IndexByte("_./:=,+@%", c) >= 0, space, c == '-' && i > 0:
 			b.WriteByte(c)
 		default:

@@ -106,13 +106,15 @@ func (r *run) fail(err error) {
 const maxReport = 100
 
 // stream passes on what a script prints and takes the reports out of it. What
-// comes after the report of the end is not the command's, and dropped.
+// comes before the report of the start and after that of the end is VBoxManage's
+// own, or of what the command left in the background, and dropped.
 type stream struct {
 	run  *run
 	mark []byte
 	out  func([]byte) error
 
 	held  []byte // what may be the beginning of a report
+	begun bool
 	ended bool
 }
 
@@ -140,7 +142,7 @@ func (s *stream) Write(p []byte) (int, error) {
 			break
 		}
 		word := string(rest[:max(0, end)])
-		s.ended = word != "start"
+		s.begun, s.ended = true, word != "start"
 		s.run.report(word)
 		p = rest[end+1:]
 	}
@@ -158,7 +160,7 @@ func overlap(p, mark []byte) int {
 }
 
 func (s *stream) deliver(p []byte) {
-	if len(p) == 0 || s.out == nil {
+	if len(p) == 0 || s.out == nil || !s.begun {
 		return
 	}
 	if err := s.out(p); err != nil {

@@ -19,7 +19,7 @@ func FuzzReports(f *testing.F) {
 		}
 		var got bytes.Buffer
 		r := newRun(context.Background(), "token", func(p []byte) error { _, err := got.Write(p); return err }, nil)
-		text := []byte("\x01token start\n" + before + "\x01token done 5\n" + after)
+		text := []byte("VBoxManage: warning\n\x01token start\n" + before + "\x01token done 5\n" + after)
 		for len(text) > 0 {
 			n := min(len(text), int(cut)+1)
 			if w, err := r.stdout.Write(text[:n]); w != n || err != nil {

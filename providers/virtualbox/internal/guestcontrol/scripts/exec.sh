@@ -1,10 +1,10 @@
 # Runs a command and reports:
-#   exec.sh TOKEN DIR STDIN DATA INNER USER CWD NENV [NAME=VALUE...] COMMAND [ARG...]
-# STDIN is none, inline (DATA is the command's) or file (DIR.in). A report is the
-# byte 1, TOKEN, a space, the words and a newline: "start" when the command is
-# started, "done EXIT-CODE" or "refused REASON" at the end, on both streams.
-t=$1 d=$2 i=$3 x=$4 inner=$5 u=$6
-shift 6
+#   exec.sh TOKEN DIR STDIN DATA USER CWD NENV [NAME=VALUE...] COMMAND [ARG...]
+# with inner.sh in $inner. STDIN is none, inline (DATA is the command's) or file (DIR.in). A report is the
+# byte 1, TOKEN, a space, the words and a newline, on both streams: "start" when
+# the command is started, "done EXIT-CODE" or "refused REASON" at the end.
+t=$1 d=$2 i=$3 x=$4 u=$5
+shift 5
 report() {
 	printf '\001%s %s\n' "$t" "$1"
 	printf '\001%s %s\n' "$t" "$1" >&2
@@ -16,7 +16,7 @@ refuse() {
 }
 m=$(umask)
 umask 077
-{ mkdir "$d" && echo "$$" >"$d/run" && true >"$d/fail"; } 2>/dev/null || refuse temp
+{ mkdir "$d" && echo "$$" >"$d/run" && : >"$d/fail"; } 2>/dev/null || refuse temp
 case $i in
 file) exec 3<"$d.in" && rm -f "$d.in" ;;
 inline) printf '%s' "$x" >"$d/in" && exec 3<"$d/in" ;;
@@ -25,14 +25,14 @@ esac 2>/dev/null || refuse temp
 umask "$m"
 : "${PATH:=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin}"
 export PATH
-w=$(id -un 2>/dev/null) s= su=
-if [ -n "$u" ] && [ "$u" != "$w" ]; then
+s= su=
+if [ -n "$u" ] && [ "$u" != "$(id -un 2>/dev/null)" ]; then
 	id -u "$u" >/dev/null 2>&1 || refuse user
 	[ "$(id -u)" = 0 ] || refuse su
 	su=su
 fi
 command -v setsid >/dev/null && s=setsid
-printf '\001%s start\n' "$t"
+report start
 if [ -n "$su" ]; then
 	$s sh -c 'echo "$$" >"$1/pid"; shift; exec "$@"' sh "$d" \
 		su -s /bin/sh -c "$inner" -- "$u" sh "" "$@" <&3 3<&- 4>"$d/fail" &

@@ -8,6 +8,7 @@ while [ "$n" -gt 0 ]; do
 	a=$1
 	shift
 	case $a in
+	'\c') a= ;;
 	*\\*)
 		a=$(printf '%b.' "$a")
 		a=${a%.}

@@ -3,6 +3,11 @@
 # where STDIN is none, inline or the name of a file, which is removed.
 t=$1 i=$2 x=$3 s=$4
 shift 4
+report() {
+	printf '\001%s %s\n' "$t" "$1"
+	printf '\001%s %s\n' "$t" "$1" >&2
+}
+report start
 case $i in
 none) sh -c "$s" sh "$@" </dev/null ;;
 inline) printf '%s' "$x" | sh -c "$s" sh "$@" ;;
@@ -11,5 +16,4 @@ inline) printf '%s' "$x" | sh -c "$s" sh "$@" ;;
 	rm -f "$i"
 	;;
 esac
-printf '\001%s done %s\n' "$t" 0
-printf '\001%s done %s\n' "$t" 0 >&2
+report "done 0"
