@@ -56,7 +56,7 @@ func (p *Provider) ImportImage(ctx context.Context, s providers.ImageSpec,
 
 func (p *Provider) importImage(v *verb, s providers.ImageSpec, progress func(providers.Progress),
 ) (providers.Image, error) {
-	if err := validateImage(s); err != nil {
+	if err := p.validateImage(s); err != nil {
 		return providers.Image{}, err
 	}
 	err := v.step("stage", func() error { p.folder().staged[s.ImageRef] = true; return nil })
@@ -81,12 +81,19 @@ func (p *Provider) importImage(v *verb, s providers.ImageSpec, progress func(pro
 	return img.info, nil
 }
 
-func validateImage(s providers.ImageSpec) error {
+// validateImage refuses what cannot be imported. The simulated VirtualBox has
+// every machine that is named, for adoption.
+func (p *Provider) validateImage(s providers.ImageSpec) error {
 	object := imageObject(s.Name)
 	switch {
 	case !isUUID(s.UID) || !isWord(s.Revision):
 		return providers.Errorf(providers.ErrInvalid, object,
 			"%q is not a UUID with a revision of letters and digits", s.ImageRef)
+	case len(s.Provision) > 0:
+		return providers.Errorf(providers.ErrUnsupported, object,
+			"the simulated hypervisor cannot run provision scripts: remove them")
+	case s.Source.Machine != nil && p.name == v1.ProviderVirtualBox:
+		return nil
 	case s.Source.Disk == nil:
 		return providers.Errorf(providers.ErrUnsupported, object,
 			"the simulated hypervisor imports disk files only: give it a source.disk")
@@ -96,9 +103,6 @@ func validateImage(s providers.ImageSpec) error {
 	case !filepath.IsAbs(s.Source.Disk.Path):
 		return providers.Errorf(providers.ErrInvalid, object,
 			"the path %q of its source is not absolute", s.Source.Disk.Path)
-	case len(s.Provision) > 0:
-		return providers.Errorf(providers.ErrUnsupported, object,
-			"the simulated hypervisor cannot run provision scripts: remove them")
 	}
 	return nil
 }
@@ -108,6 +112,11 @@ func (p *Provider) read(v *verb, s providers.ImageSpec, progress func(providers.
 	d := s.Source.Disk
 	object := imageObject(s.Name)
 	img := &image{info: providers.Image{ImageRef: s.ImageRef}}
+	if s.Source.Machine != nil {
+		img.info.Format, img.info.VirtualSize = v1.DiskFormatVDI, 1<<30
+		progress(providers.Progress{Stage: "adopting"})
+		return img, v.ctx.Err()
+	}
 	if src, ok := p.w.source(d.Path); ok {
 		img.agentless = src.Agentless
 		img.info.Digest = "sha256:" + src.SHA256
@@ -146,7 +155,7 @@ func (p *Provider) CheckSource(ctx context.Context, s providers.ImageSpec) error
 	if err := p.look(ctx, func() error { return nil }); err != nil {
 		return err
 	}
-	if err := validateImage(s); err != nil {
+	if err := p.validateImage(s); err != nil || s.Source.Machine != nil {
 		return err
 	}
 	d, object := s.Source.Disk, imageObject(s.Name)
