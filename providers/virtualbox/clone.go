@@ -67,6 +67,16 @@ func (p *Provider) notCloned(ctx context.Context, r record, err error) error {
 		return err // the clone may yet be finished: the next call finds it
 	}
 	_, lookErr := p.look(ctx, r.ID)
+	if lookErr != nil && !errors.Is(lookErr, providers.ErrNotFound) {
+		// It has the UUID and cannot look at the machine: whose is it?
+		config, err := p.configOf(ctx, r.ID)
+		if err != nil {
+			return err
+		}
+		if config != "" && !within(p.data.machineDir(r.ID), config) {
+			lookErr = errForeign
+		}
+	}
 	switch {
 	case errors.Is(lookErr, errForeign):
 		if cleared := p.removeFolder(ctx, r.ID); cleared != nil {

@@ -76,6 +76,9 @@ func (pl plan) arguments(now vboxmanage.Info) []string {
 	if pl.engine != EngineDefault {
 		args = append(args, "--vm-execution-engine", engineArgument(pl.engine))
 	}
+	if pl.engine == EngineInterpreter || pl.engine == EngineRecompiler {
+		args = append(args, "--paravirt-provider", "none") // nothing to gain from, and it costs time
+	}
 	return append(args, pl.card()...)
 }
 

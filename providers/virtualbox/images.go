@@ -174,7 +174,19 @@ func (p *Provider) removeGolden(ctx context.Context, ref providers.ImageRef) err
 			return err
 		}
 	}
-	return p.ignoreMissing(p.manageImage(ctx, object, "unregistervm", string(id), "--delete"))
+	if err := p.ignoreMissing(p.manageImage(ctx, object, "unregistervm", string(id), "--delete")); err != nil {
+		return err
+	}
+	// A VBoxSVC that was killed may have come back with what it knew before.
+	now, err := p.list(ctx)
+	if err != nil || !now.Registered[string(id)] {
+		return err
+	}
+	_ = p.manageImage(ctx, object, "unregistervm", string(id)) // fails, and does it
+	if now, err = p.list(ctx); err == nil && now.Registered[string(id)] {
+		err = providers.Errorf(providers.ErrBusy, object, "VirtualBox removed its golden machine and has it still: delete it again")
+	}
+	return err
 }
 
 // childrenOf finds, among all disks, those that lie on one in the folder golden:

@@ -3,15 +3,17 @@ package virtualbox
 import (
 	"context"
 	"errors"
+	"io"
 	"io/fs"
+	"os"
 	"path/filepath"
+	"regexp"
 	"strconv"
 	"time"
 
 	"k8s.io/apimachinery/pkg/types"
 
 	"sandboxd.dev/sandboxd/providers"
-	"sandboxd.dev/sandboxd/providers/internal/files"
 	"sandboxd.dev/sandboxd/providers/virtualbox/internal/vboxmanage"
 )
 
@@ -90,20 +92,41 @@ func power(state string) (providers.Power, providers.OffReason) {
 }
 
 // offReason says how a machine that VirtualBox calls powered off came to be so:
-// it has a log once it was started, and we note when we take the power away.
+// it has a log once it was started, we note when we take the power away, and a
+// process that came to its end in good order has logged that last.
 func (p *Provider) offReason(m machine) providers.OffReason {
+	tail, err := readTail(filepath.Join(p.vmDir(m.record), "Logs", "VBox.log"), logTail)
 	switch {
 	case m.record.Forced:
 		return providers.OffDestroyed
-	case !p.everStarted(m):
+	case errors.Is(err, fs.ErrNotExist):
 		return providers.OffNeverStarted
-	default:
+	case err != nil:
+		return providers.OffUnknown
+	case endedInOrder.Match(tail):
 		return providers.OffShutdown
+	default: // with VBoxSVC, for one; VirtualBox forgets that it ran
+		return providers.OffCrashed
 	}
 }
 
-func (p *Provider) everStarted(m machine) bool {
-	return files.Exists(filepath.Join(p.data.machineDir(m.id), m.record.VM, "Logs", "VBox.log"))
+// logTail is how much of a machine's log is searched for its end, in bytes.
+const logTail = 16 << 10
+
+var endedInOrder = regexp.MustCompile(`(?m)^[0-9:.]+ Console: Machine state changed to 'PoweredOff'`)
+
+// readTail reads so many bytes at the end of a file, or all that there are.
+func readTail(path string, n int64) ([]byte, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = f.Close() }()
+	info, err := f.Stat()
+	if err != nil {
+		return nil, err
+	}
+	return io.ReadAll(io.LimitReader(io.NewSectionReader(f, max(0, info.Size()-n), n), n))
 }
 
 // GetMachine implements providers.Machines.
@@ -121,6 +144,11 @@ func (p *Provider) GetMachine(ctx context.Context, id types.UID) (providers.Mach
 		Accelerator: accelerator(m.record.Engine), Agent: providers.AgentDisconnected,
 	}
 	out.Network = p.observeNetwork(m)
+	if isolated, detail := isolation(m.info, m.record, p.networkName(m.record), p.data.console(id)); m.power == providers.PowerOff && !isolated {
+		// What the record says is not what VirtualBox has: whoever compares hashes
+		// will ensure the machine again.
+		out.Network.Detail, out.Hashes = "the machine is off; "+detail, providers.Hashes{}
+	}
 	if m.power == providers.PowerRunning {
 		out.Agent = agentOf(m)
 		out.Addresses = p.addresses(ctx, m)

@@ -290,7 +290,8 @@ func (p *Provider) DeleteMachine(ctx context.Context, id types.UID) error {
 	return p.removeFolder(ctx, id)
 }
 
-// unregister removes a machine with its files.
+// unregister removes a machine with its files. Whatever VirtualBox says to it,
+// what counts is whether it has the machine afterwards.
 func (p *Provider) unregister(ctx context.Context, m machine) error {
 	if m.on() {
 		if err := p.powerOff(ctx, m); err != nil {
@@ -298,28 +299,53 @@ func (p *Provider) unregister(ctx context.Context, m machine) error {
 		}
 	}
 	_, err := p.manage(ctx, m.id, vboxmanage.Slow, "unregistervm", string(m.id), "--delete")
-	if err == nil || ctx.Err() != nil || errors.Is(err, providers.ErrNotFound) {
-		return p.ignoreMissing(err)
+	if ctx.Err() != nil {
+		return ctx.Err()
 	}
-	// It may have forgotten the machine all the same.
-	if _, lookErr := p.look(ctx, m.id); errors.Is(lookErr, providers.ErrNotFound) {
+	switch _, lookErr := p.look(ctx, m.id); {
+	case errors.Is(lookErr, providers.ErrNotFound):
 		return nil
+	case err != nil:
+		return err
+	case lookErr != nil:
+		return p.unregisterLost(ctx, m.id, lookErr)
 	}
-	return err
+	return providers.Errorf(providers.ErrBusy, machineObject(m.id), "VirtualBox removed it and has it still: delete it again")
 }
 
-// unregisterLost removes a machine whose definition VirtualBox cannot read: it
-// says that it fails, and forgets the machine.
+// unregisterLost removes a machine that VirtualBox has and cannot look at, because
+// its definition is gone: it says that it fails, and forgets the machine. One that
+// is not ours stays.
 func (p *Provider) unregisterLost(ctx context.Context, id types.UID, cause error) error {
-	r, err := p.readRecord(id)
-	if err != nil || files.Exists(p.vmDir(r)+"/"+r.VM+".vbox") {
-		return cause
+	config, err := p.configOf(ctx, id)
+	switch {
+	case err != nil:
+		return err
+	case !within(p.data.machineDir(id), config):
+		return nil
+	case files.Exists(config):
+		return cause // it is there, so that is not what is wrong
 	}
 	_, _ = p.manage(ctx, id, vboxmanage.Slow, "unregistervm", string(id))
 	if _, err := p.look(ctx, id); !errors.Is(err, providers.ErrNotFound) {
 		return cause
 	}
 	return nil
+}
+
+// configOf is the file in which VirtualBox keeps, or has lost, a machine's
+// settings; empty when it does not have the machine.
+func (p *Provider) configOf(ctx context.Context, id types.UID) (string, error) {
+	out, err := p.vbox.Run(ctx, vboxmanage.Call{Object: machineObject(id), Args: []string{"list", "--long", "vms"}})
+	if err != nil {
+		return "", err
+	}
+	for _, b := range vboxmanage.Blocks(out.Stdout) {
+		if b["UUID"] == string(id) {
+			return b["Config file"], nil
+		}
+	}
+	return "", nil
 }
 
 // removeFolder removes what is left of a machine that VirtualBox does not have

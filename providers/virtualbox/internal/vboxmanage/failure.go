@@ -19,6 +19,7 @@ type Code uint32
 const (
 	CodeObjectNotFound    Code = 0x80bb0001
 	CodeInvalidVMState    Code = 0x80bb0002
+	CodeVM                Code = 0x80bb0003
 	CodeFile              Code = 0x80bb0004
 	CodeIPRT              Code = 0x80bb0005
 	CodeInvalidObject     Code = 0x80bb0007
@@ -147,6 +148,8 @@ func (f *Failure) momentary() bool {
 		return true
 	}
 	switch f.Code {
+	case CodeVM: // its process is just going; to others than who only looks it may mean more
+		return f.Verb == "showvminfo"
 	case CodeInvalidObject, CodeAccessDenied, CodeUnexpected, CodeCallFailed, CodeAborted, CodeInvalidSession:
 		return true
 	}

@@ -1,0 +1,331 @@
+package virtualbox_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"k8s.io/apimachinery/pkg/types"
+
+	v1 "sandboxd.dev/sandboxd/api/v1"
+	"sandboxd.dev/sandboxd/providers"
+	"sandboxd.dev/sandboxd/providers/virtualbox"
+)
+
+// lab is a host with a provider and a golden image whose machines run and do
+// nothing.
+type lab struct {
+	*host
+	p     *virtualbox.Provider
+	image providers.ImageRef
+}
+
+func newLab(t testing.TB) *lab {
+	t.Helper()
+	l := &lab{host: newHost(t)}
+	l.p = l.open(t, "lab")
+	t.Cleanup(func() {
+		must(t, l.p.Close())
+		if left := l.audit(t); len(left) > 0 && !t.Failed() {
+			t.Errorf("left: %q", left)
+		}
+	})
+	l.image = l.imported(t, v1.ImageSource{Disk: ptr(haltDisk(t))})
+	return l
+}
+
+func ptr[T any](v T) *T { return &v }
+
+func (l *lab) imported(t testing.TB, source v1.ImageSource) providers.ImageRef {
+	t.Helper()
+	ref := providers.ImageRef{UID: newID(), Revision: "1"}
+	_, err := l.p.ImportImage(context.Background(), providers.ImageSpec{ImageRef: ref, Name: "golden", Source: source}, nil)
+	must(t, err)
+	t.Cleanup(func() {
+		if err := l.p.DeleteImage(context.Background(), ref); err != nil && !errors.Is(err, providers.ErrNotFound) {
+			t.Errorf("delete image: %v", err)
+		}
+	})
+	return ref
+}
+
+func (l *lab) spec(name string) providers.MachineSpec {
+	return providers.MachineSpec{
+		ID: newID(), Namespace: "default", Name: name, Image: l.image, CPUs: 1, MemoryBytes: 32 << 20,
+		Network: v1.Network{Mode: v1.NetworkNone},
+	}
+}
+
+// made makes a machine that goes with the test.
+func (l *lab) made(t testing.TB, spec providers.MachineSpec) types.UID {
+	t.Helper()
+	t.Cleanup(func() { remove(t, l.p, spec.ID) })
+	must(t, l.p.EnsureMachine(context.Background(), spec))
+	return spec.ID
+}
+
+func (l *lab) get(t testing.TB, id types.UID) providers.Machine {
+	t.Helper()
+	m, err := l.p.GetMachine(context.Background(), id)
+	must(t, err)
+	return m
+}
+
+// TestManyInParallel: eight linked clones of one image are made, started and
+// deleted side by side, ten times, and nothing is left of them.
+func TestManyInParallel(t *testing.T) {
+	l := newLab(t)
+	rounds := 10
+	if testing.Short() {
+		rounds = 1
+	}
+	before := len(l.audit(t))
+	for round := range rounds {
+		var wg sync.WaitGroup
+		for i := range 8 {
+			spec := l.spec(fmt.Sprintf("clone-%d", i))
+			spec.Network = v1.Network{Mode: v1.NetworkNAT, PortForwards: []v1.PortForward{{Name: "ssh", GuestPort: 22}}}
+			wg.Go(func() {
+				ctx := context.Background()
+				if err := errors.Join(l.p.EnsureMachine(ctx, spec), l.p.Start(ctx, spec.ID)); err != nil {
+					t.Errorf("round %d: %v", round, err)
+				} else if m, err := l.p.GetMachine(ctx, spec.ID); err != nil || m.Power != providers.PowerRunning || !m.Network.Isolated {
+					t.Errorf("round %d: %+v, %v", round, m, err)
+				}
+				remove(t, l.p, spec.ID)
+			})
+		}
+		wg.Wait()
+		if left := l.audit(t); len(left) != before {
+			t.Fatalf("after round %d there are %q", round, left)
+		}
+	}
+}
+
+// TestOddNeighbours: machines of others with names that nobody expects, one whose
+// file is lost, and one that somebody has locked, disturb nothing and stay as they
+// are.
+func TestOddNeighbours(t *testing.T) {
+	l := newLab(t)
+	dir := t.TempDir()
+	names := []string{`quotes " and ' and \`, "new\nline\" {" + string(newID()) + "}", "..", "-x", "$HOME;`id`"}
+	for i, name := range names {
+		id := string(newID())
+		// VirtualBox checks the name when it makes a file of it, so it is given later.
+		manage(t, "createvm", "--name", fmt.Sprintf("odd-%d", i), "--uuid", id, "--basefolder", dir, "--register")
+		manage(t, "modifyvm", id, "--description", name)
+		t.Cleanup(func() { manage(t, "unregistervm", id, "--delete") })
+	}
+	lost := string(newID())
+	manage(t, "createvm", "--name", "lost", "--uuid", lost, "--basefolder", dir, "--register")
+	t.Cleanup(func() { manage(t, "unregistervm", lost) })
+	must(t, os.Rename(filepath.Join(dir, "lost", "lost.vbox"), filepath.Join(dir, "lost", "lost.kept")))
+	killSVC(t)
+	t.Cleanup(func() {
+		must(t, os.Rename(filepath.Join(dir, "lost", "lost.kept"), filepath.Join(dir, "lost", "lost.vbox")))
+		killSVC(t)
+	})
+	if out := manage(t, "list", "vms"); !strings.Contains(out, "<inaccessible>") {
+		t.Fatalf("no machine is inaccessible: %s", out)
+	}
+	others := manage(t, "list", "vms")
+	id := l.made(t, l.spec("machine"))
+	must(t, l.p.Start(t.Context(), id))
+	if m := l.get(t, id); m.Power != providers.PowerRunning {
+		t.Errorf("the machine is %+v", m)
+	}
+	resources, err := l.p.ListResources(t.Context())
+	must(t, err)
+	for _, r := range resources {
+		if strings.Contains(r.Description, "odd") || strings.Contains(r.Description, "lost") {
+			t.Errorf("somebody else's is listed: %+v", r)
+		}
+	}
+	spec := l.spec("other")
+	spec.ID = types.UID(lost)
+	if err := l.p.EnsureMachine(t.Context(), spec); !errors.Is(err, providers.ErrAlreadyExists) {
+		t.Errorf("a UUID that an inaccessible machine has: %v", err)
+	}
+	remove(t, l.p, spec.ID)
+	remove(t, l.p, id)
+	if now := manage(t, "list", "vms"); now != others {
+		t.Errorf("the others were\n%s\nand are now\n%s", others, now)
+	}
+}
+
+// killSVC kills VBoxSVC and waits until another one answers.
+func killSVC(t testing.TB) {
+	t.Helper()
+	if len(pids("VBoxSVC")) > 0 {
+		kill(t, "VBoxSVC")
+	}
+	eventually(t, "VBoxSVC answers again", func() bool {
+		return exec.Command(os.Getenv("VBOX_MANAGE_PATH"), "list", "vms").Run() == nil
+	})
+}
+
+// TestLostVBoxSVC kills VBoxSVC in the middle of making a machine, of starting
+// one, and while one runs. What the caller does next, converges.
+func TestLostVBoxSVC(t *testing.T) {
+	l := newLab(t)
+	ctx := context.Background()
+	killDuring := func(after time.Duration, call func() error) {
+		done := make(chan error, 1)
+		go func() { done <- call() }()
+		time.Sleep(after)
+		if len(pids("VBoxSVC")) > 0 {
+			kill(t, "VBoxSVC")
+		}
+		if err := <-done; err != nil {
+			t.Logf("killed after %v: %v", after, err)
+		}
+	}
+	for i, after := range []time.Duration{50 * time.Millisecond, 200 * time.Millisecond} {
+		spec := l.spec(fmt.Sprintf("making-%d", i))
+		t.Cleanup(func() { remove(t, l.p, spec.ID) })
+		killDuring(after, func() error { return l.p.EnsureMachine(ctx, spec) })
+		must(t, l.p.EnsureMachine(ctx, spec))
+		killDuring(after, func() error { return l.p.Start(ctx, spec.ID) })
+		eventually(t, "the machine runs after all", func() bool {
+			return l.p.EnsureMachine(ctx, spec) == nil && l.p.Start(ctx, spec.ID) == nil && l.get(t, spec.ID).Power == providers.PowerRunning
+		})
+		remove(t, l.p, spec.ID)
+	}
+	id := l.made(t, l.spec("running"))
+	must(t, l.p.Start(ctx, id))
+	kill(t, "VBoxSVC")
+	eventually(t, "the machine is seen to have crashed", func() bool {
+		m, err := l.p.GetMachine(ctx, id)
+		return err == nil && m.Power == providers.PowerOff && m.OffReason == providers.OffCrashed
+	})
+	must(t, l.p.Start(ctx, id))
+	if _, err := l.p.GetImage(ctx, l.image); err != nil {
+		t.Errorf("the golden image: %v", err)
+	}
+}
+
+// TestAdopt: an existing machine becomes an image with a snapshot that it has, or
+// that is taken of it, and stays somebody else's.
+func TestAdopt(t *testing.T) {
+	l := newLab(t)
+	ctx := context.Background()
+	dir, id := t.TempDir(), string(newID())
+	manage(t, "createvm", "--name", "sandbox-golden", "--uuid", id, "--ostype", "Ubuntu_64", "--basefolder", dir, "--register")
+	t.Cleanup(func() { manage(t, "unregistervm", id, "--delete") })
+	vdi := filepath.Join(dir, "sandbox-golden.vdi")
+	run(t, "qemu-img", "convert", "-O", "vdi", haltDisk(t).Path, vdi)
+	manage(t, "storagectl", id, "--name", "IDE", "--add", "ide")
+	manage(t, "storageattach", id, "--storagectl", "IDE", "--port", "0", "--device", "0", "--type", "hdd", "--medium", vdi)
+	manage(t, "modifyvm", id, "--memory", "32", "--nic1", "nat", "--nat-pf1", "ssh,tcp,,2222,,22", "--clipboard-mode", "bidirectional", "--nic2", "nat")
+	manage(t, "sharedfolder", "add", id, "--name", "home", "--hostpath", dir)
+
+	source := func(name, snapshot string) v1.ImageSource {
+		return v1.ImageSource{Machine: &v1.MachineSource{Name: name, Snapshot: snapshot}}
+	}
+	for name, tc := range map[string]struct {
+		source v1.ImageSource
+		kind   error
+	}{
+		"no such machine": {source("nobody", "clean"), providers.ErrNotFound},
+		"an option":       {source("--details", ""), providers.ErrInvalid},
+		"two lines":       {source("a\nb", ""), providers.ErrInvalid},
+	} {
+		if err := l.p.CheckSource(ctx, providers.ImageSpec{ImageRef: providers.ImageRef{UID: newID(), Revision: "1"}, Name: name, Source: tc.source}); !errors.Is(err, tc.kind) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	taken := l.imported(t, source("sandbox-golden", "clean")) // absent: it is taken
+	if out := manage(t, "snapshot", id, "list", "--machinereadable"); !strings.Contains(out, `SnapshotName="clean"`) {
+		t.Errorf("the snapshots are %s", out)
+	}
+	again := l.imported(t, source(id, "clean")) // present: it is used
+	if out := manage(t, "snapshot", id, "list", "--machinereadable"); strings.Contains(out, "SnapshotName-1") {
+		t.Errorf("a second snapshot was taken: %s", out)
+	}
+	before := manage(t, "showvminfo", id, "--machinereadable")
+	for _, ref := range []providers.ImageRef{taken, again} {
+		spec := l.spec("clone")
+		spec.Image = ref
+		clone := l.made(t, spec)
+		must(t, l.p.Start(ctx, clone))
+		if m := l.get(t, clone); m.Power != providers.PowerRunning || !m.Network.Isolated {
+			t.Errorf("the clone is %+v", m)
+		}
+		if err := l.p.DeleteImage(ctx, ref); !errors.Is(err, providers.ErrBusy) || !strings.Contains(err.Error(), "default/clone") {
+			t.Errorf("deletion of an image in use: %v", err)
+		}
+		must(t, l.p.Stop(ctx, clone, providers.StopForce))
+		must(t, l.p.Reset(ctx, clone))
+		must(t, l.p.Start(ctx, clone))
+		remove(t, l.p, clone)
+		must(t, l.p.DeleteImage(ctx, ref))
+	}
+	if after := manage(t, "showvminfo", id, "--machinereadable"); after != before {
+		t.Errorf("the adopted machine was\n%s\nand is now\n%s", before, after)
+	}
+}
+
+// TestClonesOfOthers: an image on whose disk somebody else's machine lies is not
+// deleted, and keeps its golden machine.
+func TestClonesOfOthers(t *testing.T) {
+	l := newLab(t)
+	golden := ""
+	for line := range strings.Lines(manage(t, "list", "vms")) {
+		if strings.Contains(line, `"golden.`) {
+			golden = line[strings.LastIndex(line, "{")+1 : strings.LastIndex(line, "}")]
+		}
+	}
+	id := string(newID())
+	manage(t, "clonevm", golden, "--name", "mine", "--uuid", id, "--snapshot", "sealed", "--options", "link", "--basefolder", t.TempDir(), "--register")
+	if err := l.p.DeleteImage(t.Context(), l.image); !errors.Is(err, providers.ErrBusy) {
+		t.Errorf("got %v", err)
+	}
+	if !strings.Contains(manage(t, "list", "vms"), golden) {
+		t.Error("the golden machine is gone")
+	}
+	manage(t, "unregistervm", id, "--delete")
+	if _, err := l.p.GetImage(t.Context(), l.image); err != nil {
+		t.Errorf("the image: %v", err)
+	}
+}
+
+// TestConfiguredModes: the network modes that no machine can start with without
+// the kernel driver are configured as they should be.
+func TestConfiguredModes(t *testing.T) {
+	l := newLab(t)
+	for _, tc := range []struct {
+		network v1.Network
+		want    []string
+	}{
+		{v1.Network{Mode: v1.NetworkIntnet, Name: "lan"}, []string{`nic1="intnet"`, `-default.lan"`}},
+		{v1.Network{Mode: v1.NetworkBridged, Bridge: "lo"}, []string{`nic1="bridged"`, `bridgeadapter1="lo"`}},
+	} {
+		spec := l.spec(string(tc.network.Mode))
+		spec.Network = tc.network
+		id := l.made(t, spec)
+		shown := manage(t, "showvminfo", string(id), "--machinereadable")
+		for _, want := range tc.want {
+			if !strings.Contains(shown, want) {
+				t.Errorf("%s: %s is missing", tc.network.Mode, want)
+			}
+		}
+		if err := l.p.Start(t.Context(), id); err == nil {
+			t.Errorf("%s: it starts without a driver", tc.network.Mode)
+		} else if providers.KindOf(err) == nil {
+			t.Errorf("%s: %v has no kind", tc.network.Mode, err)
+		}
+	}
+	spec := l.spec("hostonly")
+	spec.Network.Mode = v1.NetworkHostOnly
+	t.Cleanup(func() { remove(t, l.p, spec.ID) })
+	if err := l.p.EnsureMachine(t.Context(), spec); !errors.Is(err, providers.ErrUnavailable) {
+		t.Errorf("without the adapters' driver: %v", err)
+	}
+}
