@@ -103,6 +103,11 @@ func manage(t testing.TB, args ...string) string {
 	return run(t, os.Getenv("VBOX_MANAGE_PATH"), args...)
 }
 
+// tryManage runs VBoxManage where it may fail.
+func tryManage(args ...string) error {
+	return exec.Command(os.Getenv("VBOX_MANAGE_PATH"), args...).Run()
+}
+
 // inventory lists what sandboxd could have left.
 func (h *host) inventory(t testing.TB) []string {
 	t.Helper()

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -78,6 +77,20 @@ func (l *lab) get(t testing.TB, id types.UID) providers.Machine {
 	return m
 }
 
+// run brings a machine to run as its caller does: what failed is tried again.
+func (l *lab) run(ctx context.Context, spec providers.MachineSpec) error {
+	var err error
+	for range 3 {
+		if err = l.p.EnsureMachine(ctx, spec); err == nil {
+			err = l.p.Start(ctx, spec.ID)
+		}
+		if err == nil {
+			break
+		}
+	}
+	return err
+}
+
 // TestManyInParallel: eight linked clones of one image are made, started and
 // deleted side by side, ten times, and nothing is left of them.
 func TestManyInParallel(t *testing.T) {
@@ -94,7 +107,7 @@ func TestManyInParallel(t *testing.T) {
 			spec.Network = v1.Network{Mode: v1.NetworkNAT, PortForwards: []v1.PortForward{{Name: "ssh", GuestPort: 22}}}
 			wg.Go(func() {
 				ctx := context.Background()
-				if err := errors.Join(l.p.EnsureMachine(ctx, spec), l.p.Start(ctx, spec.ID)); err != nil {
+				if err := l.run(ctx, spec); err != nil {
 					t.Errorf("round %d: %v", round, err)
 				} else if m, err := l.p.GetMachine(ctx, spec.ID); err != nil || m.Power != providers.PowerRunning || !m.Network.Isolated {
 					t.Errorf("round %d: %+v, %v", round, m, err)
@@ -167,7 +180,7 @@ func killSVC(t testing.TB) {
 		kill(t, "VBoxSVC")
 	}
 	eventually(t, "VBoxSVC answers again", func() bool {
-		return exec.Command(os.Getenv("VBOX_MANAGE_PATH"), "list", "vms").Run() == nil
+		return tryManage("list", "vms") == nil
 	})
 }
 

@@ -290,17 +290,28 @@ func (p *Provider) DeleteMachine(ctx context.Context, id types.UID) error {
 	return p.removeFolder(ctx, id)
 }
 
-// unregister removes a machine with its files. Whatever VirtualBox says to it,
-// what counts is whether it has the machine afterwards.
+// unregister removes a machine with its files. That its process, just powered off,
+// has not let go of it yet, is one of the moments that vboxmanage waits out. What
+// VirtualBox says is believed if the machine's definition is gone as well; else
+// what counts is whether it has the machine.
 func (p *Provider) unregister(ctx context.Context, m machine) error {
 	if m.on() {
-		if err := p.powerOff(ctx, m); err != nil {
-			return err
+		if _, err := p.manage(ctx, m.id, vboxmanage.Slow, "controlvm", string(m.id), "poweroff"); err != nil {
+			if ctx.Err() != nil {
+				return err
+			}
+			if err := p.powerOff(ctx, m); err != nil {
+				return err
+			}
 		}
+		p.guest.forget(m.id)
 	}
 	_, err := p.manage(ctx, m.id, vboxmanage.Slow, "unregistervm", string(m.id), "--delete")
 	if ctx.Err() != nil {
 		return ctx.Err()
+	}
+	if err == nil && !files.Exists(p.definition(m.record)) {
+		return nil
 	}
 	switch _, lookErr := p.look(ctx, m.id); {
 	case errors.Is(lookErr, providers.ErrNotFound):

@@ -1,0 +1,85 @@
+package virtualbox_test
+
+import (
+	"bytes"
+	"fmt"
+	"os"
+	"path/filepath"
+	"testing"
+
+	v1 "sandboxd.dev/sandboxd/api/v1"
+	"sandboxd.dev/sandboxd/providers"
+)
+
+// BenchmarkLife compares the life of a linked clone with two shared folders, from
+// its making to its removal, with the commands by which people do the same by
+// hand. It tells how many processes of VBoxManage each takes:
+//
+//	hack/private-virtualbox -- go test -run - -bench Life ./providers/virtualbox
+func BenchmarkLife(b *testing.B) {
+	counted := countingManage(b)
+	l := newLab(b)
+	in, out := b.TempDir(), b.TempDir()
+
+	b.Run("by hand", func(b *testing.B) {
+		dir := b.TempDir()
+		golden, clean := "hand-golden", "clean"
+		manage(b, "createvm", "--name", golden, "--ostype", "Linux_64", "--basefolder", dir, "--register")
+		vdi := filepath.Join(dir, "golden.vdi")
+		run(b, "qemu-img", "convert", "-O", "vdi", haltDisk(b).Path, vdi)
+		manage(b, "storagectl", golden, "--name", "SATA", "--add", "sata", "--portcount", "2")
+		manage(b, "storageattach", golden, "--storagectl", "SATA", "--port", "0", "--type", "hdd", "--medium", vdi)
+		manage(b, "modifyvm", golden, "--memory", "32", "--vm-execution-engine", "interpreter", "--audio-driver", "none",
+			"--firmware-logo-display-time", "0", "--firmware-logo-fade-in", "off", "--firmware-logo-fade-out", "off")
+		manage(b, "snapshot", golden, "take", clean)
+		b.Cleanup(func() { manage(b, "unregistervm", golden, "--delete") })
+		before := counted()
+		b.ResetTimer()
+		for i := range b.N {
+			name := fmt.Sprintf("hand-%d", i)
+			manage(b, "clonevm", golden, "--name", name, "--options", "link", "--snapshot", clean, "--basefolder", dir, "--register")
+			manage(b, "modifyvm", name, "--nic1", "none")
+			manage(b, "sharedfolder", "add", name, "--name", "task-input", "--hostpath", in, "--readonly")
+			manage(b, "sharedfolder", "add", name, "--name", "task-output", "--hostpath", out)
+			manage(b, "startvm", name, "--type", "headless")
+			manage(b, "controlvm", name, "poweroff")
+			eventually(b, "the machine can be removed", func() bool {
+				return tryManage("unregistervm", name, "--delete") == nil
+			})
+		}
+		b.StopTimer()
+		b.ReportMetric(float64(counted()-before)/float64(b.N), "processes/op")
+	})
+	b.Run("sandboxd", func(b *testing.B) {
+		before := counted()
+		b.ResetTimer()
+		for i := range b.N {
+			spec := l.spec(fmt.Sprintf("clone-%d", i))
+			spec.SharedFolders = []v1.SharedFolder{{Name: "task-input", HostPath: in}, {Name: "task-output", HostPath: out, ReadOnly: new(bool)}}
+			must(b, l.p.EnsureMachine(b.Context(), spec))
+			must(b, l.p.Start(b.Context(), spec.ID))
+			if m := l.get(b, spec.ID); m.Power != providers.PowerRunning {
+				b.Fatalf("it is %+v", m)
+			}
+			remove(b, l.p, spec.ID)
+		}
+		b.StopTimer()
+		b.ReportMetric(float64(counted()-before)/float64(b.N), "processes/op")
+	})
+}
+
+// countingManage puts a program in VBoxManage's place that counts how often it is
+// started.
+func countingManage(b *testing.B) (count func() int) {
+	b.Helper()
+	dir := b.TempDir()
+	path, log := filepath.Join(dir, "VBoxManage"), filepath.Join(dir, "log")
+	script := fmt.Sprintf("#!/bin/sh\necho >>%q\nexec %q \"$@\"\n", log, os.Getenv("VBOX_MANAGE_PATH"))
+	must(b, os.WriteFile(path, []byte(script), 0o755))
+	b.Setenv("VBOX_MANAGE_PATH", path)
+	return func() int {
+		lines, err := os.ReadFile(log)
+		must(b, err)
+		return bytes.Count(lines, []byte("\n"))
+	}
+}
