@@ -12,6 +12,7 @@ LDFLAGS := -X main.version=$(VERSION)
 # Downloads and images are kept outside of the tree, and shared between clones.
 CACHE ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/sandboxd
 TINY := $(CACHE)/tiny.qcow2
+GUESTADDITIONS := $(CACHE)/guestadditions.qcow2
 
 ##@ Try it
 
@@ -52,6 +53,12 @@ test: ## Run every test: unit, conformance, command line, and end to end on real
 	$(MAKE) vet build tiny
 	hack/test $(TINY)
 
+.PHONY: test-virtualbox
+test-virtualbox: ## Run the tests on a real VirtualBox, which is fetched, not installed
+	hack/install-deps
+	images/guestadditions/build $(GUESTADDITIONS)
+	hack/test-virtualbox $(GUESTADDITIONS)
+
 .PHONY: test-unit
 test-unit: ## Run the tests that need no hypervisor
 	$(GO) test -race ./...
@@ -80,6 +87,12 @@ verify: ## Check that generated code is up to date
 bench: build tiny ## Print benchmarks, one line per figure: "bench: NAME VALUE UNIT"
 	hack/bench $(TINY)
 
+.PHONY: bench-virtualbox
+bench-virtualbox: ## Count the processes and the time of a clone's life on VirtualBox beside the commands by hand
+	hack/install-deps
+	images/guestadditions/build $(GUESTADDITIONS)
+	hack/test-virtualbox $(GUESTADDITIONS) -run NONE -bench Life
+
 ##@ Other
 
 .PHONY: clean
@@ -89,4 +102,4 @@ clean: ## Remove what was built in the tree
 .PHONY: help
 help: ## Show this list
 	@[ -t 1 ] && bold=$$'\033[1m' plain=$$'\033[0m' || bold= plain=; \
-	awk -v bold="$$bold" -v plain="$$plain" 'BEGIN {FS = ":.*## "} /^##@ / {printf "\n%s%s%s\n", bold, substr($$0, 5), plain} /^[a-zA-Z0-9_-]+:.*## / {printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	awk -v bold="$$bold" -v plain="$$plain" 'BEGIN {FS = ":.*## "} /^##@ / {printf "\n%s%s%s\n", bold, substr($$0, 5), plain} /^[a-zA-Z0-9_-]+:.*## / {printf "  %-17s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
