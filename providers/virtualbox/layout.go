@@ -48,9 +48,11 @@ func (l layout) machines() string               { return filepath.Join(l.root, "
 func (l layout) networks() string               { return filepath.Join(l.root, "networks") }
 func (l layout) imageDir(id types.UID) string   { return filepath.Join(l.images(), string(id)) }
 func (l layout) machineDir(id types.UID) string { return filepath.Join(l.machines(), string(id)) }
-func (l layout) record(id types.UID) string     { return filepath.Join(l.machineDir(id), "record.json") }
-func (l layout) seed(id types.UID) string       { return filepath.Join(l.machineDir(id), "seed.iso") }
-func (l layout) console(id types.UID) string    { return filepath.Join(l.machineDir(id), "console.log") }
+func (l layout) record(id types.UID) string { return filepath.Join(l.machineDir(id), "record.json") }
+
+func (l layout) seed(id types.UID) string { return filepath.Join(l.machineDir(id), "seed.iso") }
+
+func (l layout) console(id types.UID) string { return filepath.Join(l.machineDir(id), "console.log") }
 
 func (l layout) sidecar(r providers.ImageRef) string {
 	return filepath.Join(l.imageDir(r.UID), r.Revision+".json")

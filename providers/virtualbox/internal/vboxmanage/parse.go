@@ -104,13 +104,11 @@ func ParseListing(b []byte) Listing {
 	s := bufio.NewScanner(bytes.NewReader(b))
 	s.Buffer(nil, maxOutput)
 	for s.Scan() {
-		switch line := s.Text(); {
-		case line == "[runningvms]":
+		if s.Text() == "[runningvms]" {
 			section = l.On
-		default:
-			if m := listed.FindStringSubmatch(line); m != nil {
-				section[m[1]] = true
-			}
+		}
+		if m := listed.FindStringSubmatch(s.Text()); m != nil {
+			section[m[1]] = true
 		}
 	}
 	return l

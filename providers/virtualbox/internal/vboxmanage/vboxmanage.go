@@ -21,7 +21,6 @@ import (
 	"cmp"
 	"context"
 	"errors"
-	"fmt"
 	"io"
 	"os"
 	"os/exec"
@@ -301,5 +300,5 @@ func (c *Client) Version(ctx context.Context) (string, error) {
 	if len(lines) == 0 {
 		return "", providers.Errorf(providers.ErrUnavailable, "VirtualBox", "VBoxManage --version printed nothing")
 	}
-	return fmt.Sprintf("%s", lines[len(lines)-1]), nil
+	return string(lines[len(lines)-1]), nil
 }
