@@ -101,8 +101,9 @@ const (
 	inlineMax = 4 << 10
 	// maxArguments bounds a command with its environment, in bytes.
 	maxArguments = 48 << 10
-	// afterwards bounds killing and cleaning up once the caller is gone.
-	afterwards = time.Minute
+	// afterwards bounds killing and cleaning up once the caller is gone. An
+	// interpreted guest, busy with the command, was seen to take a minute.
+	afterwards = 3 * time.Minute
 	// goodbye is how long VBoxManage may take to end once the command has.
 	goodbye = 2 * time.Second
 )
