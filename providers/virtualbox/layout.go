@@ -48,7 +48,7 @@ func (l layout) machines() string               { return filepath.Join(l.root, "
 func (l layout) networks() string               { return filepath.Join(l.root, "networks") }
 func (l layout) imageDir(id types.UID) string   { return filepath.Join(l.images(), string(id)) }
 func (l layout) machineDir(id types.UID) string { return filepath.Join(l.machines(), string(id)) }
-func (l layout) record(id types.UID) string { return filepath.Join(l.machineDir(id), "record.json") }
+func (l layout) record(id types.UID) string     { return filepath.Join(l.machineDir(id), "record.json") }
 
 func (l layout) seed(id types.UID) string { return filepath.Join(l.machineDir(id), "seed.iso") }
 
