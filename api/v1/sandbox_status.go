@@ -1,0 +1,100 @@
+package v1
+
+import metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+// SandboxStatus is what was observed of a sandbox.
+type SandboxStatus struct {
+	// phase summarizes the conditions, for printing only.
+	// +optional
+	Phase SandboxPhase `json:"phase,omitempty"`
+	// observedGeneration is the generation this status speaks of.
+	// +optional
+	ObservedGeneration int64 `json:"observedGeneration,omitempty"`
+	// conditions: ImageReady, Provisioned, NetworkIsolated, PoweredOn,
+	// GuestReady, Ready; and Drifted and Stalled while they are true.
+	// +optional
+	// +listType=map
+	// +listMapKey=type
+	Conditions []metav1.Condition `json:"conditions,omitempty"`
+	// provider that runs the machine.
+	// +optional
+	Provider ProviderName `json:"provider,omitempty"`
+	// machineID is the hypervisor's UUID of the machine: the object's own UID.
+	// +optional
+	MachineID string `json:"machineID,omitempty"`
+	// imageRevision that the machine was cloned from.
+	// +optional
+	ImageRevision string `json:"imageRevision,omitempty"`
+	// accelerator the machine runs with: kvm, tcg (software emulation), or the
+	// hypervisor's own word.
+	// +optional
+	Accelerator string `json:"accelerator,omitempty"`
+	// addresses of the guest, as last seen.
+	// +optional
+	// +listType=map
+	// +listMapKey=ip
+	Addresses []GuestAddress `json:"addresses,omitempty"`
+	// portForwards as resolved: every hostPort is a real one.
+	// +optional
+	// +listType=map
+	// +listMapKey=name
+	// +kubebuilder:validation:MaxItems=32
+	PortForwards []PortForward `json:"portForwards,omitempty"`
+	// startedAt is when the machine was last seen to have been started.
+	// +optional
+	StartedAt *metav1.Time `json:"startedAt,omitempty"`
+	// stoppingSince is when a graceful stop was asked for that has not ended.
+	// +optional
+	StoppingSince *metav1.Time `json:"stoppingSince,omitempty"`
+	// expiresAt is when the sandbox's time is up.
+	// +optional
+	ExpiresAt *metav1.Time `json:"expiresAt,omitempty"`
+	// restarts counts starts after the machine had powered off by itself.
+	// +optional
+	Restarts int32 `json:"restarts,omitempty"`
+	// revert is the last revert that was carried out.
+	// +optional
+	Revert *RevertTo `json:"revert,omitempty"`
+	// guestConfigHash names the guest settings (ssh keys, mounts) last applied
+	// inside the running guest.
+	// +optional
+	GuestConfigHash string `json:"guestConfigHash,omitempty"`
+}
+
+// AddressSource is where an address was learned.
+// +kubebuilder:validation:Enum=agent;lease;neighbour;property
+type AddressSource string
+
+// The sources of a guest's address.
+const (
+	AddressFromAgent     AddressSource = "agent"
+	AddressFromLease     AddressSource = "lease"
+	AddressFromNeighbour AddressSource = "neighbour"
+	AddressFromProperty  AddressSource = "property"
+)
+
+// GuestAddress is an address of the guest. What a guest says of itself
+// (source agent or property) is its own claim.
+type GuestAddress struct {
+	// ip address.
+	IP string `json:"ip"`
+	// source it was learned from.
+	// +optional
+	Source AddressSource `json:"source,omitempty"`
+}
+
+// SandboxPhase summarizes a sandbox's conditions for printing.
+type SandboxPhase string
+
+// The phases of a sandbox.
+const (
+	SandboxPending     SandboxPhase = "Pending"
+	SandboxCreating    SandboxPhase = "Creating"
+	SandboxStarting    SandboxPhase = "Starting"
+	SandboxRunning     SandboxPhase = "Running"
+	SandboxStopping    SandboxPhase = "Stopping"
+	SandboxStopped     SandboxPhase = "Stopped"
+	SandboxSuspended   SandboxPhase = "Suspended"
+	SandboxFailed      SandboxPhase = "Failed"
+	SandboxTerminating SandboxPhase = "Terminating"
+)
