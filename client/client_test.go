@@ -339,13 +339,13 @@ func TestDirectories(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if err := c.WriteDir(ctx, key, "/work/in", from); err != nil {
+	if err := c.WriteDir(ctx, key, "/srv/in", from); err != nil {
 		t.Fatal(err)
 	}
-	if is, err := c.IsDir(ctx, key, "/work/in/d1"); !is || err != nil {
+	if is, err := c.IsDir(ctx, key, "/srv/in/d1"); !is || err != nil {
 		t.Errorf("got %v and %v", is, err)
 	}
-	if err := c.ReadDir(ctx, key, "/work/in", to, archive.DefaultLimits); err != nil {
+	if err := c.ReadDir(ctx, key, "/srv/in", to, archive.DefaultLimits); err != nil {
 		t.Fatal(err)
 	}
 	for i := range 50 {
@@ -354,13 +354,13 @@ func TestDirectories(t *testing.T) {
 			t.Errorf("%s: got %q and %v", name, data, err)
 		}
 	}
-	if err := c.ReadDir(ctx, key, "/work/in", t.TempDir(), archive.Limits{Entries: 3, Bytes: 1 << 20}); !errors.Is(err, archive.ErrRefused) {
+	if err := c.ReadDir(ctx, key, "/srv/in", t.TempDir(), archive.Limits{Entries: 3, Bytes: 1 << 20}); !errors.Is(err, archive.ErrRefused) {
 		t.Errorf("beyond the limits: got %v", err)
 	}
 	if err := c.ReadDir(ctx, key, "/nosuch", t.TempDir(), archive.DefaultLimits); err == nil || !strings.Contains(err.Error(), "tar could not pack /nosuch") {
 		t.Errorf("a directory that is not there: got %v", err)
 	}
-	if err := c.WriteDir(ctx, key, "/work/in", filepath.Join(from, "nosuch")); !errors.Is(err, os.ErrNotExist) {
+	if err := c.WriteDir(ctx, key, "/srv/in", filepath.Join(from, "nosuch")); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("a directory that is not here: got %v", err)
 	}
 	var left bytes.Buffer
