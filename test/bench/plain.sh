@@ -1,5 +1,6 @@
 #!/bin/bash
-# The peer: a sandbox by hand, as one would write it with qemu-img and virsh.
+# The peer: a machine by hand, as one would write it with qemu-img and virsh. It has the processor, the memory and the
+# disk that sandboxd gives, so that the ratio tells what sandboxd adds; it has no seed and so no identity of its own.
 #   plain.sh up IMAGE DIR NAME     until the first command has run in the guest
 #   plain.sh down DIR NAME
 set -euo pipefail
@@ -23,6 +24,12 @@ virsh -q define /dev/stdin <<XML
   <cpu mode='custom' match='exact' check='none'>
     <model fallback='allow'>qemu64</model>
     <feature policy='require' name='rdrand'/>
+    <feature policy='require' name='cx16'/>
+    <feature policy='require' name='lahf_lm'/>
+    <feature policy='require' name='popcnt'/>
+    <feature policy='require' name='ssse3'/>
+    <feature policy='require' name='sse4.1'/>
+    <feature policy='require' name='sse4.2'/>
   </cpu>
   <devices>
     <controller type='usb' model='none'/>

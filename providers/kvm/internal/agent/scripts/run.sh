@@ -33,7 +33,10 @@ esac
 umask "$m"
 : "${PATH:=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin}"
 export PATH
-n=$(id -un)
+n=
+if [ -n "$u" ] || [ "${HOME:-/}" = / ]; then
+	n=$(id -un)
+fi
 if [ -n "$u" ] && [ "$u" != "$n" ]; then
 	id -u "$u" >/dev/null || refuse user
 	su=su
