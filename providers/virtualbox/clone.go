@@ -17,23 +17,76 @@ import (
 
 // clone makes a machine that VirtualBox does not have, as a linked clone of its
 // image. A disk that the record names, of a machine that others removed, takes
-// the place of the clone's.
-func (p *Provider) clone(ctx context.Context, r *record, image sealed) (machine, error) {
-	object, id := machineObject(r.ID), string(r.ID)
+// the place of the clone's. The clone of a golden machine of our own is defined
+// (see define); others are to be prepared.
+func (p *Provider) clone(ctx context.Context, spec providers.MachineSpec, r *record, image sealed) (m machine, defined bool, err error) {
 	unlock, err := p.locks.Share(ctx, imageObject(r.Image))
 	if err != nil {
-		return machine{}, err
+		return machine{}, false, err
 	}
 	defer unlock()
 	kept := r.Disk != "" && within(p.vmDir(*r), r.Disk) && files.Exists(r.Disk)
 	if err := p.clearFolder(ctx, *r, kept); err != nil {
-		return machine{}, err
+		return machine{}, false, err
 	}
-	_, err = p.manage(ctx, r.ID, vboxmanage.Slow, "clonevm", string(image.Machine), "--name", r.VM, "--uuid", id,
-		"--snapshot", image.Snapshot, "--options", "link", "--basefolder", p.data.machineDir(r.ID), "--register")
-	if err != nil {
-		return machine{}, p.notCloned(ctx, *r, err)
+	args := []string{
+		"clonevm", string(image.Machine), "--name", r.VM, "--uuid", string(r.ID),
+		"--snapshot", image.Snapshot, "--options", "link", "--basefolder", p.data.machineDir(r.ID),
 	}
+	if image.Adopted || kept {
+		if _, err := p.manage(ctx, r.ID, vboxmanage.Slow, append(args, "--register")...); err != nil {
+			return machine{}, false, p.notCloned(ctx, *r, err)
+		}
+		m, err = p.cloned(ctx, r, kept)
+		return m, false, err
+	}
+	if _, err := p.manage(ctx, r.ID, vboxmanage.Slow, args...); err != nil {
+		return machine{}, false, p.notCloned(ctx, *r, err)
+	}
+	medium, file, err := p.planOf(spec, *r, image).define(p.definition(*r), p.seed(*r))
+	switch {
+	case err == nil:
+		defined = true
+		if err := p.writeSeed(spec, p.seed(*r)); err != nil {
+			return machine{}, false, err
+		}
+	case errors.Is(err, errUnusual):
+		p.log.V(1).Info("a clone is configured by commands", "machine", r.ID, "reason", err.Error())
+	default:
+		return machine{}, false, p.fileError(machineObject(r.ID), err)
+	}
+	if _, err := p.manage(ctx, r.ID, 0, "registervm", p.definition(*r)); err != nil {
+		return machine{}, false, p.notCloned(ctx, *r, err)
+	}
+	if !defined {
+		m, err = p.cloned(ctx, r, false)
+		return m, false, err
+	}
+	r.Disk, r.DiskBytes, r.Fresh, r.Forced = file, 0, true, false
+	return machine{}, true, p.complete(ctx, spec, r, medium, image)
+}
+
+// complete does what a definition does not, and notes that the machine is whole.
+func (p *Provider) complete(ctx context.Context, spec providers.MachineSpec, r *record, medium string, image sealed) error {
+	if err := p.grow(ctx, r, disk{medium: medium}, spec.DiskBytes, image); err != nil {
+		return err
+	}
+	if card := p.planOf(spec, *r, image).card(); len(card) > 0 {
+		if _, err := p.manage(ctx, r.ID, 0, append([]string{"modifyvm", string(r.ID)}, card...)...); err != nil {
+			return err
+		}
+	}
+	r.Hashes = spec.Hashes()
+	if err := p.writeRecord(*r); err != nil {
+		return err
+	}
+	p.settled.put(r.ID, p.definition(*r))
+	return nil
+}
+
+// cloned looks at a new clone and puts the kept disk in.
+func (p *Provider) cloned(ctx context.Context, r *record, kept bool) (machine, error) {
+	object, id := machineObject(r.ID), string(r.ID)
 	m, err := p.look(ctx, r.ID)
 	if err != nil {
 		return machine{}, err

@@ -46,12 +46,21 @@ type watcher struct {
 	news []types.UID
 	// poked are machines that this process has changed.
 	poked map[types.UID]bool
-	wake  chan struct{}
+	// kept are looks at machines that were just started, for whoever asks next.
+	kept map[types.UID]keptLook
+	wake chan struct{}
+}
+
+// keptLook is what was seen of a machine, and when.
+type keptLook struct {
+	machine machine
+	at      time.Time
 }
 
 func newWatcher() *watcher {
 	return &watcher{
-		awaited: map[types.UID]time.Time{}, up: map[types.UID]bool{}, poked: map[types.UID]bool{}, wake: make(chan struct{}, 1),
+		awaited: map[types.UID]time.Time{}, up: map[types.UID]bool{}, poked: map[types.UID]bool{},
+		kept: map[types.UID]keptLook{}, wake: make(chan struct{}, 1),
 	}
 }
 
@@ -80,10 +89,37 @@ func (w *watcher) seen(ids ...types.UID) {
 	for _, id := range ids {
 		delete(w.awaited, id)
 		if !w.up[id] {
+			delete(w.kept, id)
 			w.up[id] = true
 			w.news = append(w.news, id)
 			w.hurry()
 		}
+	}
+}
+
+// keep notes a look at a machine that was just started. It serves once, and for
+// no longer than there is between two listings of awaited machines.
+func (w *watcher) keep(m machine) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.kept[m.id] = keptLook{m, time.Now()}
+}
+
+// take returns the look that was kept of a machine, if it still holds.
+func (w *watcher) take(id types.UID) (machine, bool) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	k, ok := w.kept[id]
+	delete(w.kept, id)
+	return k.machine, ok && time.Since(k.at) < lookAwaited
+}
+
+// drop forgets the looks that were kept of machines.
+func (w *watcher) drop(ids ...types.UID) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, id := range ids {
+		delete(w.kept, id)
 	}
 }
 
@@ -186,6 +222,7 @@ func (p *Provider) follow(ctx context.Context, send func(providers.EventType, ty
 			}
 			failed = false
 			changed := differences(last, now)
+			p.watch.drop(changed...)
 			for _, id := range changed {
 				if !now.on[id] {
 					p.guest.forget(id)

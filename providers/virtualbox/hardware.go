@@ -68,7 +68,7 @@ func (pl plan) arguments(now vboxmanage.Info) []string {
 	args = append(args,
 		"--memory", strconv.FormatInt(s.MemoryBytes>>20, 10), "--cpus", strconv.Itoa(s.CPUs),
 		"--uart1", "0x3F8", "4", "--uart-mode1", "file", pl.console,
-		"--description", fmt.Sprintf("sandbox %s/%s (%s) of sandboxd, instance %s", s.Namespace, s.Name, s.ID, pl.instance),
+		"--description", pl.description(),
 	)
 	if s.CPUs > 1 {
 		args = append(args, "--ioapic", "on")
@@ -80,6 +80,12 @@ func (pl plan) arguments(now vboxmanage.Info) []string {
 		args = append(args, "--paravirt-provider", "none") // nothing to gain from, and it costs time
 	}
 	return append(args, pl.card()...)
+}
+
+// description is what people read of the machine in VirtualBox.
+func (pl plan) description() string {
+	s := pl.spec
+	return fmt.Sprintf("sandbox %s/%s (%s) of sandboxd, instance %s", s.Namespace, s.Name, s.ID, pl.instance)
 }
 
 func engineArgument(engine string) string {

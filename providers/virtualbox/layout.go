@@ -29,9 +29,9 @@ import (
 //	│             REVISION/NAME/             the golden machine, as VirtualBox keeps it
 //	│             REVISION.import/           an import under way, or what one left
 //	├── machines/UID/record.json             what the machine was made from
-//	│               seed.iso                 cloud-init's seed
 //	│               console.log              serial console
 //	│               NAME/                    the machine, as VirtualBox keeps it
+//	│                    seed.iso            cloud-init's seed
 //	└── networks/KEY.json                    host-only networks that we made
 //
 // VirtualBox's processes run as the user of whoever first called VBoxManage, so
@@ -49,8 +49,6 @@ func (l layout) networks() string               { return filepath.Join(l.root, "
 func (l layout) imageDir(id types.UID) string   { return filepath.Join(l.images(), string(id)) }
 func (l layout) machineDir(id types.UID) string { return filepath.Join(l.machines(), string(id)) }
 func (l layout) record(id types.UID) string     { return filepath.Join(l.machineDir(id), "record.json") }
-
-func (l layout) seed(id types.UID) string { return filepath.Join(l.machineDir(id), "seed.iso") }
 
 func (l layout) console(id types.UID) string { return filepath.Join(l.machineDir(id), "console.log") }
 

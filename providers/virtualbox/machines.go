@@ -35,6 +35,7 @@ func (p *Provider) EnsureMachine(ctx context.Context, spec providers.MachineSpec
 	}
 	defer unlock()
 	defer p.watch.poke(spec.ID)
+	p.forgetLooks(spec.ID)
 	var was machine
 	if files.Exists(p.data.machineDir(spec.ID)) {
 		was, err = p.look(ctx, spec.ID)
@@ -92,7 +93,7 @@ func (p *Provider) make(ctx context.Context, spec providers.MachineSpec, was mac
 	if r.Network.PortForwards, err = p.ports.reserve(spec.ID, spec.Network.PortForwards, was.record.Network.PortForwards); err != nil {
 		return err
 	}
-	if was.info != nil && was.record.Hashes == spec.Hashes() && was.record.Engine == r.Engine && isConfigured(was, p.networkName(was.record), p.data) {
+	if was.info != nil && was.record.Hashes == spec.Hashes() && was.record.Engine == r.Engine && p.isConfigured(was) {
 		return nil
 	}
 	if err := p.begin(r); err != nil {
@@ -107,7 +108,8 @@ func (p *Provider) make(ctx context.Context, spec providers.MachineSpec, was mac
 		}
 	}
 	if was.info == nil {
-		if was, err = p.clone(ctx, &r, image); err != nil {
+		var defined bool
+		if was, defined, err = p.clone(ctx, spec, &r, image); err != nil || defined {
 			return err
 		}
 	}
@@ -116,9 +118,9 @@ func (p *Provider) make(ctx context.Context, spec providers.MachineSpec, was mac
 
 // isConfigured tells whether a machine that is off, and whose record fits its
 // spec, is still configured so.
-func isConfigured(m machine, network string, data layout) bool {
-	isolated, _ := isolation(m.info, m.record, network, data.console(m.id))
-	_, seeded, _ := seedSlot(m.info, data.seed(m.id))
+func (p *Provider) isConfigured(m machine) bool {
+	isolated, _ := isolation(m.info, m.record, p.networkName(m.record), p.data.console(m.id))
+	_, seeded, _ := seedSlot(m.info, p.seed(m.record))
 	return isolated && seeded && len(foldersOf(m.info)) == len(m.record.SharedFolders) && len(disksOf(m.info)) > 0
 }
 
@@ -157,21 +159,25 @@ func (p *Provider) prepare(ctx context.Context, spec providers.MachineSpec, r re
 	if err := p.grow(ctx, &r, disks[0], spec.DiskBytes, image); err != nil {
 		return err
 	}
-	pl := plan{
-		spec: spec, instance: p.opts.Instance, engine: p.opts.Engine, adopted: image.Adopted,
-		network: p.networkName(r), forwards: r.Network.PortForwards, console: p.data.console(spec.ID),
-	}
-	if _, err := p.manage(ctx, spec.ID, 0, append([]string{"modifyvm", id}, pl.arguments(now.info)...)...); err != nil {
+	if _, err := p.manage(ctx, spec.ID, 0, append([]string{"modifyvm", id}, p.planOf(spec, r, image).arguments(now.info)...)...); err != nil {
 		return err
 	}
 	if err := p.offerFolders(ctx, spec, now.info); err != nil {
 		return err
 	}
-	if err := p.insertSeed(ctx, spec, now.info); err != nil {
+	if err := p.insertSeed(ctx, spec, p.seed(r), now.info); err != nil {
 		return err
 	}
 	r.Hashes = spec.Hashes()
 	return p.writeRecord(r)
+}
+
+// planOf is what a machine's configuration is to be.
+func (p *Provider) planOf(spec providers.MachineSpec, r record, image sealed) plan {
+	return plan{
+		spec: spec, instance: p.opts.Instance, engine: p.opts.Engine, adopted: image.Adopted,
+		network: p.networkName(r), forwards: r.Network.PortForwards, console: p.data.console(spec.ID),
+	}
 }
 
 // grow makes a disk at least so large. It never shrinks.
@@ -207,9 +213,9 @@ func (p *Provider) offerFolders(ctx context.Context, spec providers.MachineSpec,
 	return nil
 }
 
-// insertSeed writes the seed, unless it is there already, and inserts it.
-func (p *Provider) insertSeed(ctx context.Context, spec providers.MachineSpec, now vboxmanage.Info) error {
-	object, path := machineObject(spec.ID), p.data.seed(spec.ID)
+// writeSeed writes the cloud-init seed, unless it is there already.
+func (p *Provider) writeSeed(spec providers.MachineSpec, path string) error {
+	object := machineObject(spec.ID)
 	d := cloudinit.Data{
 		InstanceID: string(spec.ID), Hostname: spec.Seed.Hostname, User: spec.Seed.User,
 		SSHAuthorizedKeys: spec.Seed.SSHAuthorizedKeys, UserData: spec.Seed.UserData, NetworkConfig: spec.Seed.NetworkConfig,
@@ -224,17 +230,23 @@ func (p *Provider) insertSeed(ctx context.Context, spec providers.MachineSpec, n
 	if err := cloudinit.Write(&want, d); err != nil {
 		return providers.Errorf(providers.ErrInvalid, object, "its cloud-init seed cannot be written: %w", err)
 	}
-	if have, err := os.ReadFile(path); err != nil || !bytes.Equal(have, want.Bytes()) {
-		if err := files.Write(path, want.Bytes(), fileMode); err != nil {
-			return p.fileError(object, err)
-		}
+	if have, err := os.ReadFile(path); err == nil && bytes.Equal(have, want.Bytes()) {
+		return nil
+	}
+	return p.fileError(object, files.Write(path, want.Bytes(), fileMode))
+}
+
+// insertSeed writes the seed and inserts it.
+func (p *Provider) insertSeed(ctx context.Context, spec providers.MachineSpec, path string, now vboxmanage.Info) error {
+	if err := p.writeSeed(spec, path); err != nil {
+		return err
 	}
 	slot, inserted, ok := seedSlot(now, path)
 	switch {
 	case inserted:
 		return nil
 	case !ok:
-		return providers.Errorf(providers.ErrUnsupported, object, "its image's machine has no free place for a DVD drive, which the cloud-init seed needs: give its storage controller one port more")
+		return providers.Errorf(providers.ErrUnsupported, machineObject(spec.ID), "its image's machine has no free place for a DVD drive, which the cloud-init seed needs: give its storage controller one port more")
 	}
 	_, err := p.manage(ctx, spec.ID, 0, "storageattach", string(spec.ID), "--storagectl", slot.controller,
 		"--port", slot.port, "--device", slot.device, "--type", "dvddrive", "--medium", path)
@@ -291,3 +303,7 @@ func ruleChanges(have, want []string) [][]string {
 
 // vmDir is VirtualBox's folder of a machine.
 func (p *Provider) vmDir(r record) string { return filepath.Join(p.data.machineDir(r.ID), r.VM) }
+
+// seed is a machine's cloud-init seed. It is in VirtualBox's folder, so that
+// VirtualBox forgets it together with the machine.
+func (p *Provider) seed(r record) string { return filepath.Join(p.vmDir(r), "seed.iso") }

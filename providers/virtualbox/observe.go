@@ -134,9 +134,12 @@ func (p *Provider) GetMachine(ctx context.Context, id types.UID) (providers.Mach
 	if err := p.ready(ctx); err != nil {
 		return providers.Machine{}, err
 	}
-	m, err := p.look(ctx, id)
-	if err != nil {
-		return providers.Machine{}, err
+	m, justSeen := p.watch.take(id)
+	if !justSeen {
+		var err error
+		if m, err = p.look(ctx, id); err != nil {
+			return providers.Machine{}, err
+		}
 	}
 	out := providers.Machine{
 		ID: id, Power: m.power, OffReason: m.off, Hashes: m.record.Hashes,

@@ -27,6 +27,7 @@ func (p *Provider) withMachine(ctx context.Context, id types.UID, do func(machin
 		return err
 	}
 	defer unlock()
+	p.forgetLooks(id)
 	m, err := p.look(ctx, id)
 	if err != nil {
 		return err
@@ -37,6 +38,9 @@ func (p *Provider) withMachine(ctx context.Context, id types.UID, do func(machin
 
 // Start implements providers.Machines.
 func (p *Provider) Start(ctx context.Context, id types.UID) error {
+	if done, err := p.startNew(ctx, id); done {
+		return err
+	}
 	return p.withMachine(ctx, id, func(m machine) error {
 		switch m.power {
 		case providers.PowerRunning:
@@ -50,7 +54,27 @@ func (p *Provider) Start(ctx context.Context, id types.UID) error {
 	})
 }
 
-// powerOn starts a machine that is off or saved.
+// startNew starts a machine that was made just now and that nobody has touched
+// since: it need not be looked at before.
+func (p *Provider) startNew(ctx context.Context, id types.UID) (done bool, err error) {
+	if err := p.ready(ctx); err != nil {
+		return true, err
+	}
+	unlock, err := p.locks.Lock(ctx, machineObject(id))
+	if err != nil {
+		return true, err
+	}
+	defer unlock()
+	r, err := p.readRecord(id)
+	if !p.settled.take(id, p.definition(r)) || err != nil {
+		return false, nil
+	}
+	defer p.watch.poke(id)
+	return true, p.powerOn(ctx, machine{id: id, power: providers.PowerOff, off: providers.OffNeverStarted, record: r})
+}
+
+// powerOn starts a machine that is off or saved. One that was not looked at is
+// new, and looked at once it runs.
 func (p *Provider) powerOn(ctx context.Context, m machine) error {
 	object := machineObject(m.id)
 	if !m.whole() {
@@ -68,8 +92,10 @@ func (p *Provider) powerOn(ctx context.Context, m machine) error {
 	if err := p.joinNetwork(ctx, r); err != nil {
 		return err
 	}
-	if isolated, detail := isolation(m.info, r, p.networkName(r), p.data.console(m.id)); !isolated {
-		return notIsolated(m.id, "it was not started", detail)
+	if m.info != nil {
+		if isolated, detail := isolation(m.info, r, p.networkName(r), p.data.console(m.id)); !isolated {
+			return notIsolated(m.id, "it was not started", detail)
+		}
 	}
 	if err := checkOpenable(m.id, r.Network.PortForwards); err != nil {
 		return err
@@ -119,6 +145,7 @@ func (p *Provider) confirm(ctx context.Context, id types.UID) error {
 	if f, closed := unopened(m.record.Network.PortForwards); closed {
 		return p.refuse(ctx, m, portError(id, f, errPortLost))
 	}
+	p.watch.keep(m)
 	p.log.V(1).Info("machine runs", "machine", id, "network", string(m.record.Network.Mode))
 	return nil
 }
@@ -275,6 +302,7 @@ func (p *Provider) DeleteMachine(ctx context.Context, id types.UID) error {
 		return providers.Errorf(providers.ErrNotFound, machineObject(id), "it does not exist")
 	}
 	defer p.watch.poke(id)
+	p.forgetLooks(id)
 	m, err := p.look(ctx, id)
 	switch {
 	case err == nil:
@@ -290,7 +318,7 @@ func (p *Provider) DeleteMachine(ctx context.Context, id types.UID) error {
 	return p.removeFolder(ctx, id)
 }
 
-// unregister removes a machine with its files. That its process, just powered off,
+// unregister removes a machine with its files, its seed among them. That its process, just powered off,
 // has not let go of it yet, is one of the moments that vboxmanage waits out. What
 // VirtualBox says is believed if the machine's definition is gone as well; else
 // what counts is whether it has the machine.
@@ -306,7 +334,7 @@ func (p *Provider) unregister(ctx context.Context, m machine) error {
 		}
 		p.guest.forget(m.id)
 	}
-	_, err := p.manage(ctx, m.id, vboxmanage.Slow, "unregistervm", string(m.id), "--delete")
+	_, err := p.manage(ctx, m.id, vboxmanage.Slow, "unregistervm", string(m.id), "--delete-all")
 	if ctx.Err() != nil {
 		return ctx.Err()
 	}
@@ -370,9 +398,9 @@ func (p *Provider) removeFolder(ctx context.Context, id types.UID) error {
 	if err := p.closeMedia(ctx, id, dir); err != nil {
 		return err
 	}
-	if files.Exists(p.data.seed(id)) {
+	if seed := p.seed(r); r.VM != "" && files.Exists(seed) {
 		// VirtualBox would remember the seed as long as it runs.
-		if _, err := p.manage(ctx, id, 0, "closemedium", "dvd", p.data.seed(id)); ctx.Err() != nil {
+		if _, err := p.manage(ctx, id, 0, "closemedium", "dvd", seed); ctx.Err() != nil {
 			return err
 		}
 	}

@@ -118,6 +118,8 @@ type Provider struct {
 	ports *portTable
 	watch *watcher
 	guest *guestStates
+	// settled are machines made just now.
+	settled *settledFiles
 
 	life context.Context // ends with Close
 	end  context.CancelFunc
@@ -137,7 +139,7 @@ func New(o Options) (*Provider, error) {
 		opts: o, log: o.Logger, data: layout{root: o.DataDir},
 		vbox: vboxmanage.New(vboxmanage.Options{Program: o.Manage, UserHome: o.UserHome}),
 		img:  qemuimg.New(o.QemuImg), locks: keylock.New(),
-		ports: newPortTable(), watch: newWatcher(), guest: newGuestStates(),
+		ports: newPortTable(), watch: newWatcher(), guest: newGuestStates(), settled: newSettledFiles(),
 	}
 	p.life, p.end = context.WithCancel(context.Background())
 	if err := p.data.claim(o.Instance); err != nil {
