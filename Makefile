@@ -20,7 +20,13 @@ GUESTADDITIONS := $(CACHE)/guestadditions.qcow2
 quickstart: ## Install what is missing, build everything, and show a sandbox's whole life
 	hack/install-deps
 	$(MAKE) build tiny
-	hack/quickstart $(TINY)
+	hack/quickstart kvm $(TINY)
+
+.PHONY: quickstart-virtualbox
+quickstart-virtualbox: ## The same on VirtualBox; where none is installed, on a private one that is fetched
+	hack/install-deps
+	$(MAKE) build guestadditions
+	hack/quickstart virtualbox $(GUESTADDITIONS)
 
 ##@ Build
 
@@ -45,6 +51,10 @@ generate: ## Regenerate deepcopy functions and CRDs from api/v1
 	$(TOOLS) controller-gen object paths=./api/v1
 	$(TOOLS) controller-gen crd paths=./api/v1 output:crd:dir=api/v1/crds
 
+.PHONY: guestadditions
+guestadditions: ## Build the test guest with VirtualBox's Guest Additions, unless it is up to date
+	images/guestadditions/build $(GUESTADDITIONS)
+
 ##@ Check
 
 .PHONY: test
@@ -56,7 +66,7 @@ test: ## Run every test: unit, conformance, command line, and end to end on real
 .PHONY: test-virtualbox
 test-virtualbox: ## Run the tests on a real VirtualBox, which is fetched, not installed
 	hack/install-deps
-	images/guestadditions/build $(GUESTADDITIONS)
+	$(MAKE) guestadditions
 	hack/test-virtualbox $(GUESTADDITIONS)
 
 .PHONY: test-unit
@@ -90,8 +100,8 @@ bench: build tiny ## Print benchmarks, one line per figure: "bench: NAME VALUE U
 .PHONY: bench-virtualbox
 bench-virtualbox: ## Count the processes and the time of a clone's life on VirtualBox beside the commands by hand
 	hack/install-deps
-	images/guestadditions/build $(GUESTADDITIONS)
-	hack/test-virtualbox $(GUESTADDITIONS) -run NONE -bench Life
+	$(MAKE) guestadditions
+	hack/test-virtualbox $(GUESTADDITIONS) -run NONE -bench Life -benchtime 10x
 
 ##@ Other
 
@@ -102,4 +112,4 @@ clean: ## Remove what was built in the tree
 .PHONY: help
 help: ## Show this list
 	@[ -t 1 ] && bold=$$'\033[1m' plain=$$'\033[0m' || bold= plain=; \
-	awk -v bold="$$bold" -v plain="$$plain" 'BEGIN {FS = ":.*## "} /^##@ / {printf "\n%s%s%s\n", bold, substr($$0, 5), plain} /^[a-zA-Z0-9_-]+:.*## / {printf "  %-17s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	awk -v bold="$$bold" -v plain="$$plain" 'BEGIN {FS = ":.*## "} /^##@ / {printf "\n%s%s%s\n", bold, substr($$0, 5), plain} /^[a-zA-Z0-9_-]+:.*## / {printf "  %-21s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
