@@ -29,6 +29,7 @@ var rooms = map[string][]string{
 	"providers/fault":        {"api/v1", "providers"},
 	"providers/conformance":  {"api/v1", "providers", "providers/fault"},
 	"providers/internal":     {"api/v1", "providers"},
+	"providers/ssh":          {"api/v1", "providers", "providers/internal"},
 	"providers/kvm":          {"api/v1", "providers", "providers/internal", "guest/cloudinit"},
 	"guest/cloudinit":        {"api/v1"},
 	"guest/access":           {"api/v1", "providers", "guest/wire"},

@@ -39,7 +39,9 @@ type Options struct {
 	Providers *providers.Set
 	HostPaths *hostpath.Policy
 	Defaults  sandbox.Defaults
-	Logger    logr.Logger
+	// SSH sets up guests that have no agent; nil leaves them alone.
+	SSH    sandbox.SSH
+	Logger logr.Logger
 	// Workers is how many sandboxes are reconciled at a time.
 	Workers int
 	// Imports is how many images are imported at a time.
@@ -203,7 +205,7 @@ func (c *Controllers) addSandboxes(o Options, wake queue) error {
 		WithOptions(options(o.Logger.WithName("sandbox"), o.Workers)).
 		Complete(sandbox.New(sandbox.Options{
 			Client: c.manager.GetClient(), Recorder: c.manager.GetEventRecorder("sandboxd"),
-			Providers: o.Providers, HostPaths: o.HostPaths, Defaults: o.Defaults, Resync: o.Resync,
+			Providers: o.Providers, HostPaths: o.HostPaths, Defaults: o.Defaults, Resync: o.Resync, SSH: o.SSH,
 		}))
 }
 

@@ -2,6 +2,7 @@ package sandbox
 
 import (
 	"context"
+	"errors"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -40,7 +41,7 @@ func (r *Reconciler) remember(v *view) {
 	case providers.PowerSaved:
 		st.StoppingSince = nil
 	}
-	if power != providers.PowerRunning || v.machine.Agent != providers.AgentConnected {
+	if power != providers.PowerRunning || v.machine.Agent != providers.AgentConnected && !agentless(v.img) {
 		st.GuestConfigHash = "" // mounts do not outlive the guest's run
 	}
 }
@@ -165,22 +166,39 @@ func (r *Reconciler) settle(ctx context.Context, p providers.Provider, v *view) 
 	r.configureGuest(ctx, p, v)
 }
 
-// configureGuest applies ssh keys and mounts where an agent can. A guest that
-// does not let itself be set up is no reason to stop or to start over: it is
+// configureGuest applies ssh keys and mounts where an agent can, or ssh. A guest
+// that does not let itself be set up is no reason to stop or to start over: it is
 // told and tried again at the next look.
 func (r *Reconciler) configureGuest(ctx context.Context, p providers.Provider, v *view) {
-	if v.img == nil || v.machine.Agent != providers.AgentConnected {
+	st := &v.sbx.Status
+	switch {
+	case v.img == nil:
+		return
+	case agentless(v.img) && v.guest.status != metav1.ConditionTrue:
+		st.GuestConfigHash = "" // it is booting, perhaps again
+		return
+	case agentless(v.img) && r.o.SSH == nil, !agentless(v.img) && v.machine.Agent != providers.AgentConnected:
 		return
 	}
 	cfg := guestConfig(v.sbx, v.img)
 	hash := cfg.Hash()
-	st := &v.sbx.Status
 	if st.GuestConfigHash == hash || (st.GuestConfigHash == "" && cfg.IsEmpty()) {
 		return
 	}
-	if err := p.ConfigureGuest(ctx, v.sbx.UID, cfg); err != nil {
+	if err := r.applyGuestConfig(ctx, p, v, cfg); err != nil {
 		v.guest.configErr = err
 		return
 	}
 	st.GuestConfigHash = hash
+}
+
+func (r *Reconciler) applyGuestConfig(ctx context.Context, p providers.Provider, v *view, cfg providers.GuestConfig) error {
+	if !agentless(v.img) {
+		return p.ConfigureGuest(ctx, v.sbx.UID, cfg)
+	}
+	err := r.o.SSH.ConfigureGuest(ctx, p, v.sbx, v.img, cfg)
+	if errors.Is(err, providers.ErrUnsupported) && len(cfg.Mounts) == 0 && v.machine.Hashes.Seed == v.desired.Hashes.Seed {
+		return nil // we cannot get in, and need not: the keys are those of its seed
+	}
+	return err
 }

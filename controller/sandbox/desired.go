@@ -39,12 +39,29 @@ func (r *Reconciler) desire(v *view) (providers.MachineSpec, error) {
 		revision = v.machine.ImageRevision
 	}
 	spec, err := machineSpec(v.sbx, v.img, revision, r.o.Defaults, r.o.HostPaths.Dir)
+	own := r.authorize(&spec, v.img)
 	v.desired.Hashes = spec.Hashes()
 	v.desired.Revert = v.sbx.Spec.RevertTo
 	if err == nil {
 		err = unsupported(v.sbx)
 	}
+	if err == nil {
+		err = own
+	}
 	return spec, err
+}
+
+// authorize lets us in to a guest that has no agent, by its seed.
+func (r *Reconciler) authorize(spec *providers.MachineSpec, img *v1.GoldenImage) error {
+	if r.o.SSH == nil || !agentless(img) {
+		return nil
+	}
+	key, err := r.o.SSH.AuthorizedKey()
+	if err != nil {
+		return err
+	}
+	spec.Seed.SSHAuthorizedKeys = append([]string{key}, spec.Seed.SSHAuthorizedKeys...)
+	return nil
 }
 
 // unsupported refuses what this version's schema has but its controller has not.

@@ -27,6 +27,21 @@ const (
 	defaultSSHPort   = 22
 )
 
+// SSH reaches guests that have no agent.
+type SSH interface {
+	// AuthorizedKey is what such a guest has to authorize, as a line of an
+	// authorized_keys file.
+	AuthorizedKey() (string, error)
+	// ConfigureGuest is providers.Guests' within bounded time. ErrUnsupported
+	// when there is no way to the guest as its Sandbox is specified.
+	ConfigureGuest(ctx context.Context, p providers.Provider, sbx *v1.Sandbox, img *v1.GoldenImage, cfg providers.GuestConfig) error
+}
+
+// agentless tells whether the guests of an image, which may be nil, have no agent.
+func agentless(img *v1.GoldenImage) bool {
+	return img != nil && img.Spec.Guest.Agent == v1.GuestAgentNone
+}
+
 // Dialer opens connections to guests.
 type Dialer interface {
 	DialContext(ctx context.Context, network, address string) (net.Conn, error)
@@ -40,7 +55,7 @@ func checkAgent(sbx *v1.Sandbox, img *v1.GoldenImage, m *providers.Machine) gues
 			message: "the guest agent answers",
 		}
 	}
-	if img != nil && img.Spec.Guest.Agent == v1.GuestAgentNone {
+	if agentless(img) {
 		return guestCheck{
 			status: metav1.ConditionFalse, reason: v1.ReasonUnsupported,
 			message: fmt.Sprintf("GoldenImage %q has no guest agent (its guest.agent is None) to wait for: set spec.readiness.mode to ssh, tcp or none", img.Name),
@@ -77,7 +92,7 @@ func checkPort(ctx context.Context, d Dialer, sbx *v1.Sandbox, m *providers.Mach
 	if ssh {
 		port = firstSet(port, defaultSSHPort)
 	}
-	address, forwarded := guestAddress(m, port)
+	address, forwarded := m.Route(port)
 	if address == "" {
 		waiting.message = fmt.Sprintf("waiting for an address of the guest, to check its port %d", port)
 		return waiting
@@ -90,25 +105,6 @@ func checkPort(ctx context.Context, d Dialer, sbx *v1.Sandbox, m *providers.Mach
 		status: metav1.ConditionTrue, reason: v1.ReasonProbeSucceeded,
 		message: "port " + strconv.Itoa(int(port)) + " of the guest answers",
 	}
-}
-
-// guestAddress is where the host reaches a port of the guest: directly if it
-// knows an address, else through a port forward, which accepts connections
-// whether the guest does or not.
-func guestAddress(m *providers.Machine, port int32) (address string, forwarded bool) {
-	for _, a := range m.Addresses {
-		// What a guest says of itself may point anywhere: only addresses that
-		// the host learned on its own are dialled.
-		if a.Source == v1.AddressFromLease || a.Source == v1.AddressFromNeighbour {
-			return net.JoinHostPort(a.IP, strconv.Itoa(int(port))), false
-		}
-	}
-	for _, f := range m.PortForwards {
-		if f.GuestPort == port && f.HostPort != 0 && f.Protocol != v1.ProtocolUDP {
-			return net.JoinHostPort(f.HostAddress, strconv.Itoa(int(f.HostPort))), true
-		}
-	}
-	return "", false
 }
 
 // probe connects, and with ssh waits for the greeting. Behind a forward a

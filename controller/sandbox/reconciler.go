@@ -44,6 +44,8 @@ type Options struct {
 	Clock clock.PassiveClock
 	// Dialer reaches guests' ports; nil means a net.Dialer.
 	Dialer Dialer
+	// SSH sets up guests that have no agent; nil leaves them alone.
+	SSH SSH
 }
 
 // Reconciler reconciles Sandboxes. It is safe for concurrent use on different

@@ -1,10 +1,13 @@
 // Package access serves the inside of guests over HTTP: commands, files,
 // directories and the console of a Sandbox. Package wire lists the endpoints.
 //
-//	request ─▶ Sandbox ─▶ provider and machine ─┬─ exec     WebSocket ◀─▶ Guests.Exec
+//	request ─▶ Sandbox ─▶ provider and machine ─┬─ exec     WebSocket ◀─▶ Guest.Exec
 //	            (status)                        ├─ files    body ◀─▶ ReadFile, WriteFile
 //	                                            ├─ archive  tar in the guest, between a file and exec
 //	                                            └─ log      Console
+//
+// A Guest is reached by the provider, which asks the guest's agent, or by ssh where
+// there is none.
 //
 // The handlers do not authenticate and do not look objects up: the API server
 // has done both and hands over the Sandbox. Whatever ends a request, such as a
@@ -14,6 +17,7 @@ package access
 import (
 	"context"
 	"fmt"
+	"io"
 	"net/http"
 
 	"github.com/go-logr/logr"
@@ -32,6 +36,9 @@ type Options struct {
 	// User tells which user the commands of a sandbox run as when the request
 	// names none; empty means the agent's own.
 	User func(ctx context.Context, sbx *v1.Sandbox) (string, error)
+	// SSH opens the way into a guest that has no agent; nil, also as its result,
+	// leaves it to the provider. What it opens is closed by done.
+	SSH func(ctx context.Context, p providers.Provider, sbx *v1.Sandbox) (g Guest, done func(), err error)
 	// MaxStdin bounds a command's standard input, all of which is read before
 	// the command starts, in bytes; 0 means DefaultMaxStdin.
 	MaxStdin int64
@@ -55,10 +62,37 @@ func New(o Options) *Handlers {
 	return &Handlers{o}
 }
 
+// Guest is the inside of one machine. Its methods are as those of
+// providers.Guests.
+type Guest interface {
+	Exec(ctx context.Context, req providers.ExecRequest) (providers.ExecResult, error)
+	WriteFile(ctx context.Context, path string, mode uint32, r io.Reader) error
+	ReadFile(ctx context.Context, path string, w io.Writer) (providers.FileInfo, error)
+}
+
+// agent is a Guest that its provider reaches.
+type agent struct {
+	guests providers.Guests
+	id     types.UID
+}
+
+func (a agent) Exec(ctx context.Context, req providers.ExecRequest) (providers.ExecResult, error) {
+	return a.guests.Exec(ctx, a.id, req)
+}
+
+func (a agent) WriteFile(ctx context.Context, path string, mode uint32, r io.Reader) error {
+	return a.guests.WriteFile(ctx, a.id, path, mode, r)
+}
+
+func (a agent) ReadFile(ctx context.Context, path string, w io.Writer) (providers.FileInfo, error) {
+	return a.guests.ReadFile(ctx, a.id, path, w)
+}
+
 // machine is the machine of a sandbox, and what reaches into it.
 type machine struct {
-	providers.Provider
-	id types.UID
+	Guest    // set by enter
+	provider providers.Provider
+	id       types.UID
 	// object names the sandbox in messages.
 	object string
 	sbx    *v1.Sandbox
@@ -82,7 +116,7 @@ func (h *Handlers) find(parent *unstructured.Unstructured) (machine, error) {
 	if err != nil {
 		return m, err
 	}
-	m.Provider = p
+	m.provider = p
 	return m, nil
 }
 
@@ -95,6 +129,24 @@ func (h *Handlers) serve(w http.ResponseWriter, parent *unstructured.Unstructure
 	if err != nil {
 		writeStatus(w, statusOf(m.object, err))
 	}
+}
+
+// enter runs a handler that reaches into the guest.
+func (h *Handlers) enter(w http.ResponseWriter, r *http.Request, parent *unstructured.Unstructured, handle func(machine) error) {
+	h.serve(w, parent, func(m machine) error {
+		m.Guest = agent{m.provider, m.id}
+		if h.o.SSH != nil {
+			g, done, err := h.o.SSH(r.Context(), m.provider, m.sbx)
+			if err != nil {
+				return err
+			}
+			if g != nil {
+				defer done()
+				m.Guest = g
+			}
+		}
+		return handle(m)
+	})
 }
 
 // userOf is the user that a request's command runs as.

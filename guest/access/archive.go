@@ -26,7 +26,7 @@ const (
 // archive, PUT unpacks the body, a tar archive, into it and makes it first if
 // needed. The guest needs a tar, and room for the archive in /tmp.
 func (h *Handlers) Archive(w http.ResponseWriter, r *http.Request, parent *unstructured.Unstructured) {
-	h.serve(w, parent, func(m machine) error {
+	h.enter(w, r, parent, func(m machine) error {
 		dir, err := parsePath(r)
 		if err != nil {
 			return err
@@ -41,13 +41,13 @@ func (h *Handlers) Archive(w http.ResponseWriter, r *http.Request, parent *unstr
 			return err
 		}
 		out := newStream(w, r, "application/x-tar")
-		_, err = m.ReadFile(r.Context(), m.id, file, out)
+		_, err = m.ReadFile(r.Context(), file, out)
 		return h.finish(out, m, err)
 	})
 }
 
 func unpack(w http.ResponseWriter, r *http.Request, m machine, file, dir string) error {
-	if err := m.WriteFile(r.Context(), m.id, file, 0o600, bodyOf(r)); err != nil {
+	if err := m.WriteFile(r.Context(), file, 0o600, bodyOf(r)); err != nil {
 		return err
 	}
 	if err := runTar(r.Context(), m, "make "+dir, "mkdir", "-p", dir); err != nil {
@@ -63,7 +63,7 @@ func unpack(w http.ResponseWriter, r *http.Request, m machine, file, dir string)
 // runTar runs a program of the guest that is done with an archive.
 func runTar(ctx context.Context, m machine, what string, command ...string) error {
 	var said bytes.Buffer
-	result, err := m.Exec(ctx, m.id, providers.ExecRequest{
+	result, err := m.Exec(ctx, providers.ExecRequest{
 		Command: command, Stderr: &said, Timeout: tarTimeout, MaxOutput: maxTarOutput,
 	})
 	switch {
@@ -84,7 +84,7 @@ func runTar(ctx context.Context, m machine, what string, command ...string) erro
 func (h *Handlers) removeFile(ctx context.Context, m machine, file string) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanTimeout)
 	defer cancel()
-	_, err := m.Exec(ctx, m.id, providers.ExecRequest{Command: []string{"rm", "-f", file}, Timeout: cleanTimeout})
+	_, err := m.Exec(ctx, providers.ExecRequest{Command: []string{"rm", "-f", file}, Timeout: cleanTimeout})
 	if err != nil {
 		h.o.Logger.Info("A temporary file was left in a guest", "sandbox", m.object, "file", file, "error", err.Error())
 	}

@@ -55,7 +55,7 @@ func parseExec(q url.Values) (execRequest, error) {
 		}
 	}
 	if tty {
-		return r, badRequestf("a terminal is not available: the guest agent runs commands without one, so leave out tty")
+		return r, badRequestf("a terminal is not available: commands run without one, so leave out tty")
 	}
 	if text := q.Get(wire.ParamTimeout); text != "" {
 		var err error
@@ -87,7 +87,7 @@ func parseBool(q url.Values, name string) (bool, error) {
 // Exec runs a command in the guest of a Sandbox, as Kubernetes does in the
 // container of a pod.
 func (h *Handlers) Exec(w http.ResponseWriter, r *http.Request, parent *unstructured.Unstructured) {
-	h.serve(w, parent, func(m machine) error {
+	h.enter(w, r, parent, func(m machine) error {
 		req, err := parseExec(r.URL.Query())
 		if err != nil {
 			return err
@@ -149,7 +149,7 @@ func (h *Handlers) run(ctx context.Context, conn *websocket.Conn, m machine, req
 		req.Stderr = s.writer(ctx, wire.Stderr)
 	}
 	defer s.start(ctx, req.stdin)()
-	result, err := m.Exec(ctx, m.id, req.ExecRequest)
+	result, err := m.Exec(ctx, req.ExecRequest)
 	_ = s.stdin.Close() // what still comes goes nowhere
 	if errors.Is(context.Cause(ctx), errClientGone) {
 		return
@@ -189,7 +189,7 @@ func outcome(ctx context.Context, m machine, result providers.ExecResult, err er
 	case providers.ErrInvalid:
 		code = wire.ExitCannotStart
 	case providers.ErrNotFound: // of the program, or of the machine
-		if _, gone := m.GetMachine(ctx, m.id); gone == nil {
+		if _, gone := m.provider.GetMachine(ctx, m.id); gone == nil {
 			code = wire.ExitNotFound
 		}
 	}

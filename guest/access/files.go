@@ -22,7 +22,7 @@ const defaultMode = 0o644
 // Files reads and writes one file of the guest: GET streams it, PUT replaces it
 // by the body.
 func (h *Handlers) Files(w http.ResponseWriter, r *http.Request, parent *unstructured.Unstructured) {
-	h.serve(w, parent, func(m machine) error {
+	h.enter(w, r, parent, func(m machine) error {
 		name, err := parsePath(r)
 		if err != nil {
 			return err
@@ -31,7 +31,7 @@ func (h *Handlers) Files(w http.ResponseWriter, r *http.Request, parent *unstruc
 			return writeFile(w, r, m, name)
 		}
 		out := newStream(w, r, "application/octet-stream", wire.TrailerSize, wire.TrailerMode)
-		info, err := m.ReadFile(r.Context(), m.id, name, out)
+		info, err := m.ReadFile(r.Context(), name, out)
 		if err == nil {
 			out.trailer(wire.TrailerSize, strconv.FormatInt(info.Size, 10))
 			out.trailer(wire.TrailerMode, fmt.Sprintf("%04o", info.Mode))
@@ -48,7 +48,7 @@ func writeFile(w http.ResponseWriter, r *http.Request, m machine, name string) e
 			return badRequestf("mode %q is not an octal number up to 777", text)
 		}
 	}
-	if err := m.WriteFile(r.Context(), m.id, name, uint32(mode), bodyOf(r)); err != nil {
+	if err := m.WriteFile(r.Context(), name, uint32(mode), bodyOf(r)); err != nil {
 		return err
 	}
 	w.WriteHeader(http.StatusNoContent)

@@ -40,7 +40,7 @@ func (h *Handlers) Log(w http.ResponseWriter, r *http.Request, parent *unstructu
 				return err
 			}
 		}
-		console, err := m.Console(r.Context(), m.id, providers.ConsoleOptions{Follow: follow, TailBytes: tailBytes})
+		console, err := m.provider.Console(r.Context(), m.id, providers.ConsoleOptions{Follow: follow, TailBytes: tailBytes})
 		if err != nil {
 			return err
 		}
@@ -71,7 +71,7 @@ func parseCount(text, name string, most int64) (int64, error) {
 // bytesOfLines finds out how many bytes the last lines take. It reads the log
 // once, in constant memory but for the starts of those lines.
 func bytesOfLines(r *http.Request, m machine, lines int64) (int64, error) {
-	console, err := m.Console(r.Context(), m.id, providers.ConsoleOptions{TailBytes: -1})
+	console, err := m.provider.Console(r.Context(), m.id, providers.ConsoleOptions{TailBytes: -1})
 	if err != nil {
 		return 0, err
 	}

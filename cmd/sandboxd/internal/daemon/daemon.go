@@ -29,6 +29,7 @@ import (
 	"sandboxd.dev/sandboxd/guest/access"
 	"sandboxd.dev/sandboxd/hostpath"
 	"sandboxd.dev/sandboxd/providers"
+	"sandboxd.dev/sandboxd/providers/ssh"
 	"sandboxd.dev/sandboxd/store/bolt"
 )
 
@@ -43,8 +44,13 @@ type Options struct {
 	Notify func(state string)
 }
 
-// storeFile is the store's file in the data folder.
-const storeFile = "store.db"
+// What is in the data folder besides what the providers keep there.
+const (
+	// storeFile is the store.
+	storeFile = "store.db"
+	// sshDir holds the key that guests without an agent know us by.
+	sshDir = "ssh"
+)
 
 // Run runs a daemon until the context ends, and returns once everything has
 // stopped.
@@ -63,6 +69,7 @@ func Run(ctx context.Context, o Options) (err error) {
 	}
 	defer func() { err = errors.Join(err, store.Close()) }()
 	users := &imageUsers{}
+	inside := sshGuests(o, users)
 	set, err := openProviders(o, providers.Instance(store.InstanceID()), users)
 	if err != nil {
 		return err
@@ -82,7 +89,7 @@ func Run(ctx context.Context, o Options) (err error) {
 			v1.Resource("goldenimages"): v1.FinalizerImage,
 			v1.Resource("sandboxes"):    v1.FinalizerMachine,
 		},
-		Subresources: subresources(set, users, o.Logger.WithName("access")),
+		Subresources: subresources(set, users, inside, o.Logger.WithName("access")),
 	})
 	if err != nil {
 		return err
@@ -91,20 +98,24 @@ func Run(ctx context.Context, o Options) (err error) {
 	if err := users.connect(server.LoopbackConfig()); err != nil {
 		return err
 	}
-	return serve(ctx, o, server, listener, set, paths)
+	return serve(ctx, o, server, listener, set, inside, paths)
 }
 
 // serve runs the API server and the controllers until the context ends or one
 // of them fails.
-func serve(ctx context.Context, o Options, server *apiserver.Server, l net.Listener, set *providers.Set, paths *hostpath.Policy) error {
+func serve(ctx context.Context, o Options, server *apiserver.Server, l net.Listener, set *providers.Set, inside *ssh.Guests, paths *hostpath.Policy) error {
 	group, ctx := errgroup.WithContext(ctx)
-	controllers, err := controller.New(ctx, controller.Options{
+	options := controller.Options{
 		Config: server.LoopbackConfig(), Providers: set, HostPaths: paths,
 		Defaults: sandbox.Defaults{CPUs: o.Config.Defaults.CPUs, Memory: o.Config.Defaults.Memory},
 		Logger:   o.Logger.WithName("controller"),
 		Workers:  o.Config.Workers, Resync: o.Config.Resync,
 		GCInterval: o.Config.GC.Interval, GCGrace: o.Config.GC.Grace,
-	})
+	}
+	if inside != nil {
+		options.SSH = inside
+	}
+	controllers, err := controller.New(ctx, options)
 	if err != nil {
 		return err
 	}
@@ -138,8 +149,22 @@ func probe(ctx context.Context, log logr.Logger, set *providers.Set) {
 	}
 }
 
-func subresources(set *providers.Set, users *imageUsers, log logr.Logger) []apiserver.Subresource {
-	handlers := access.New(access.Options{Providers: set, User: users.of, Logger: log})
+// sshGuests reaches into guests without an agent; nil where guests are simulated,
+// whose addresses lead nowhere or to others.
+func sshGuests(o Options, users *imageUsers) *ssh.Guests {
+	if o.Simulate {
+		return nil
+	}
+	key := ssh.NewKey(filepath.Join(o.Config.DataDir, sshDir, "id_ed25519"))
+	return ssh.New(ssh.Options{Key: key, Password: users.password})
+}
+
+func subresources(set *providers.Set, users *imageUsers, inside *ssh.Guests, log logr.Logger) []apiserver.Subresource {
+	options := access.Options{Providers: set, User: users.of, Logger: log}
+	if inside != nil {
+		options.SSH = users.without(inside)
+	}
+	handlers := access.New(options)
 	var subs []apiserver.Subresource
 	for _, e := range handlers.Endpoints() {
 		subs = append(subs, apiserver.Subresource{
@@ -168,7 +193,7 @@ func deniedDirs(c config.Config) []string {
 	if relative, err := filepath.Rel(c.DataDir, c.BaseImageDir); err != nil || !filepath.IsLocal(relative) {
 		return append(denied, c.DataDir)
 	}
-	for _, name := range []string{storeFile, "kvm"} {
+	for _, name := range []string{storeFile, sshDir, "kvm"} {
 		denied = append(denied, filepath.Join(c.DataDir, name))
 	}
 	return denied

@@ -13,7 +13,9 @@ import (
 
 	v1 "sandboxd.dev/sandboxd/api/v1"
 	"sandboxd.dev/sandboxd/client"
+	"sandboxd.dev/sandboxd/guest/access"
 	"sandboxd.dev/sandboxd/providers"
+	"sandboxd.dev/sandboxd/providers/ssh"
 )
 
 // imageUsers looks up the guest users that images name, and their passwords.
@@ -61,20 +63,48 @@ func (u *imageUsers) LoginOf(ctx context.Context, namespace, name string, id typ
 	if err := u.get(ctx, object, img, "", sbx.Spec.Image); err != nil {
 		return providers.Login{}, err
 	}
-	ref := img.Spec.Guest.PasswordSecretRef
-	if ref == nil {
+	if img.Spec.Guest.PasswordSecretRef == nil {
 		return providers.Login{}, providers.Errorf(providers.ErrUnsupported, object,
 			"VirtualBox's guest control needs a password: set guest.passwordSecretRef of GoldenImage %s to a Secret with the key %q", img.Name, passwordKey)
 	}
+	password, err := u.passwordOf(ctx, object, img)
+	return providers.Login{User: img.Spec.Guest.User, Password: password}, err
+}
+
+// password is the password of an image's guest user; empty when it names none.
+func (u *imageUsers) password(ctx context.Context, img *v1.GoldenImage) (string, error) {
+	if img.Spec.Guest.PasswordSecretRef == nil {
+		return "", nil
+	}
+	return u.passwordOf(ctx, "GoldenImage "+img.Name, img)
+}
+
+// passwordOf reads the password that an image names, for an object.
+func (u *imageUsers) passwordOf(ctx context.Context, object string, img *v1.GoldenImage) (string, error) {
+	ref := img.Spec.Guest.PasswordSecretRef
 	secret := &corev1.Secret{}
 	if err := u.get(ctx, object, secret, ref.Namespace, ref.Name); err != nil {
-		return providers.Login{}, err
+		return "", err
 	}
 	password, ok := secret.Data[passwordKey]
 	if !ok {
-		return providers.Login{}, providers.Errorf(providers.ErrNotFound, object, "Secret %s/%s has no key %q", ref.Namespace, ref.Name, passwordKey)
+		return "", providers.Errorf(providers.ErrNotFound, object, "Secret %s/%s has no key %q", ref.Namespace, ref.Name, passwordKey)
 	}
-	return providers.Login{User: img.Spec.Guest.User, Password: string(password)}, nil
+	return string(password), nil
+}
+
+// without opens the way into the guest of a sandbox whose image has no agent; nil
+// when it has one.
+func (u *imageUsers) without(ssh *ssh.Guests) func(context.Context, providers.Provider, *v1.Sandbox) (access.Guest, func(), error) {
+	return func(ctx context.Context, p providers.Provider, sbx *v1.Sandbox) (access.Guest, func(), error) {
+		img := &v1.GoldenImage{}
+		err := u.get(ctx, fmt.Sprintf("sandbox %s/%s", sbx.Namespace, sbx.Name), img, "", sbx.Spec.Image)
+		if err != nil || img.Spec.Guest.Agent != v1.GuestAgentNone {
+			return nil, nil, err
+		}
+		c := ssh.Open(p, sbx, img)
+		return c, c.Close, nil
+	}
 }
 
 // get reads an object; what goes wrong has a provider's kind and is about another

@@ -1,0 +1,109 @@
+package ssh
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	xssh "golang.org/x/crypto/ssh"
+)
+
+const (
+	// aliveInterval is how often a guest is asked for a sign of life, and silence
+	// how long it may take to give one.
+	aliveInterval = 15 * time.Second
+	silence       = 45 * time.Second
+	// openTimeout bounds the opening of a session.
+	openTimeout = time.Minute
+	// sessions is how many run over one connection at a time. Servers allow 10 as
+	// a rule, and each may need one more that kills it.
+	sessions = 4
+)
+
+// connection is one login.
+//
+//	lost ◀── the guest ends it, or is silent for too long, or close
+type connection struct {
+	client *xssh.Client
+	lost   chan struct{} // closed when it is not usable any more
+	slots  chan struct{}
+	// running are the goroutines that end with the connection.
+	running sync.WaitGroup
+}
+
+func newConnection(client *xssh.Client) *connection {
+	c := &connection{client: client, lost: make(chan struct{}), slots: make(chan struct{}, sessions)}
+	c.running.Go(func() {
+		_ = client.Wait()
+		close(c.lost)
+	})
+	c.running.Go(c.keepAlive)
+	return c
+}
+
+// close ends the connection and everything on it.
+func (c *connection) close() {
+	_ = c.client.Close()
+	c.running.Wait()
+}
+
+// keepAlive gives the connection up when the guest falls silent: the machine may
+// have been paused, or be gone.
+func (c *connection) keepAlive() {
+	tick := time.NewTicker(aliveInterval)
+	defer tick.Stop()
+	for {
+		select {
+		case <-c.lost:
+			return
+		case <-tick.C:
+		}
+		// Any answer will do; servers refuse what they do not know.
+		last := time.AfterFunc(silence, func() { _ = c.client.Close() })
+		_, _, err := c.client.SendRequest("keepalive@openssh.com", true, nil)
+		last.Stop()
+		if err != nil {
+			_ = c.client.Close()
+			return
+		}
+	}
+}
+
+// guard runs f, which cannot be interrupted but by the end of the connection, and
+// ends that if the context does or f takes too long.
+func (c *connection) guard(ctx context.Context, f func() error) error {
+	ctx, cancel := context.WithTimeout(ctx, openTimeout)
+	defer cancel()
+	stop := context.AfterFunc(ctx, func() { _ = c.client.Close() })
+	err := f()
+	if !stop() {
+		if errors.Is(ctx.Err(), context.DeadlineExceeded) {
+			return fmt.Errorf("%w: it does not answer", errLost)
+		}
+		return ctx.Err()
+	}
+	return err
+}
+
+func (c *connection) isLost() bool {
+	select {
+	case <-c.lost:
+		return true
+	default:
+		return false
+	}
+}
+
+// reserve waits until one more session may run.
+func (c *connection) reserve(ctx context.Context) (release func(), err error) {
+	select {
+	case c.slots <- struct{}{}:
+		return func() { <-c.slots }, nil
+	case <-c.lost:
+		return nil, errLost
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+}

@@ -1,0 +1,92 @@
+// Package ssh reaches into guests that have no agent, by the ssh server that
+// they run. It gives what providers.Guests gives, for machines of any provider.
+//
+//	Client ── Route ──▶ guest's port 22 ── session ──▶ login shell: /bin/sh
+//	                                        │            ◀── one line: what to do
+//	                                        └── stdout, stderr ... \001TOKEN done CODE
+//
+// A server runs what it is told by the login shell of the user, which may be any,
+// and tells of a command's end before or after its output, as it likes. So all
+// that the login shell gets to see is how to start /bin/sh, which reads one line:
+// a script of ours with its arguments. The script reports its beginning and its
+// end in the streams themselves, behind a token that nobody in the guest can guess
+// in advance. Nothing runs unless its line has arrived in full.
+//
+// # Whom we talk to
+//
+// A guest is not trusted, and its host key, which it makes itself and anew with
+// each clone, says nothing: any is accepted. That it is this guest who answers
+// follows from the way to it, which is an address that the host itself has seen
+// at the machine's interface, or a port forward into the machine. On a bridged
+// network somebody else may take an address over; so there we log in by a key
+// only, which gives nothing away, and never send a password.
+//
+// Everything that comes from a guest is hostile: what it prints is passed on or
+// compared with words, never used as a path or as part of a command.
+package ssh
+
+import (
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"strings"
+	"time"
+	"unicode"
+)
+
+// What may be wrong, to be given a kind by Client.kind.
+var (
+	// errRefused: the guest answered, and refused.
+	errRefused = errors.New("the guest refused")
+	// errLost: the guest is not there any more.
+	errLost = errors.New("the connection to the guest's ssh server was lost")
+	// errBadRequest: what was asked for is wrong.
+	errBadRequest = errors.New("bad request")
+	// errNoProgram: the guest has no such program.
+	errNoProgram = errors.New("no such program")
+	// errNoFile: the guest has no such file or directory.
+	errNoFile = errors.New("no such file or directory")
+	// errGuestLacks: the guest cannot do it.
+	errGuestLacks = errors.New("the guest lacks support")
+	// errCaller: a reader or writer that the caller gave failed.
+	errCaller = errors.New("the caller's stream failed")
+)
+
+const (
+	// inlineMax is the input, in bytes, that travels in the line of its command.
+	// A shell reads a line byte by byte: more is slower than one session more.
+	inlineMax = 4 << 10
+	// maxArguments bounds a command with its environment, in bytes.
+	maxArguments = 48 << 10
+	// afterwards bounds killing and cleaning up once the caller is gone. An
+	// emulated guest, busy with the command, was seen to take a minute.
+	afterwards = 3 * time.Minute
+	// goodbye is how long a session may take to end once nobody wants it.
+	goodbye = 2 * time.Second
+	// settle is how long a script may take to end once its input has.
+	settle = 15 * time.Second
+)
+
+// token names temporary files and reports so that nobody in the guest can guess
+// it.
+func token() string {
+	b := make([]byte, 16)
+	_, _ = rand.Read(b) // never fails
+	return hex.EncodeToString(b)
+}
+
+// printable makes guest text fit for a message: one line of at most 200 printable
+// characters.
+func printable(s string) string {
+	s = strings.Map(func(r rune) rune {
+		if unicode.IsPrint(r) {
+			return r
+		}
+		return ' '
+	}, s[:min(len(s), 400)])
+	s = strings.Join(strings.Fields(s), " ")
+	if r := []rune(s); len(r) > 200 {
+		s = string(r[:200]) + "..."
+	}
+	return s
+}

@@ -1,0 +1,307 @@
+package ssh
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"sync"
+	"time"
+
+	xssh "golang.org/x/crypto/ssh"
+)
+
+// bootstrap is all that the user's login shell is told. It is the same in every
+// shell: nothing in it is special between single quotes.
+const bootstrap = `exec /bin/sh -c 'IFS= read -r s && eval "$(printf %b "$s")"'`
+
+// run is one script under way: its streams, and what it has reported.
+type run struct {
+	stdout, stderr *stream
+	started        chan struct{} // closed when the command is started
+	ended          chan struct{} // closed when both streams have reported the end
+
+	mu      sync.Mutex // held while output is passed on: both streams may have one writer
+	begun   bool
+	sealed  bool
+	reports int
+	word    string // the report of the end
+	failed  error  // of the caller's writers
+	onFail  func()
+	exit    error // how the session ended
+}
+
+// newRun makes a run whose output goes to out and errOut; nil discards. token
+// marks the script's reports.
+func newRun(token string, out, errOut func([]byte) error) *run {
+	r := &run{started: make(chan struct{}), ended: make(chan struct{}), onFail: func() {}}
+	mark := []byte("\x01" + token + " ")
+	r.stdout = &stream{run: r, mark: mark, out: out}
+	r.stderr = &stream{run: r, mark: mark, out: errOut}
+	return r
+}
+
+// do runs a script, handing in to its standard input, until it has reported its
+// end or failed. When the context ends or the input fails, interrupt is called,
+// unless it is nil, and the script, whose input ends, gets a while to end too, so
+// that what is cleaned up afterwards is not made again.
+func (c *connection) do(ctx context.Context, r *run, line string, in io.Reader, interrupt func()) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	r.mu.Lock()
+	r.onFail = cancel
+	r.mu.Unlock()
+
+	session, stdin, err := c.open(ctx, r)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = session.Close() }()
+	gone := make(chan struct{})
+	c.running.Go(func() {
+		defer close(gone)
+		err := session.Wait()
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		r.exit = err
+	})
+	fed := c.feed(ctx, session, stdin, line, in)
+	if fed == nil {
+		select {
+		case <-r.ended:
+		case <-gone:
+		case <-ctx.Done():
+		}
+	}
+	if fed != nil || ctx.Err() != nil {
+		if interrupt != nil {
+			interrupt()
+		}
+		if !r.hasFailed() { // or nobody wants to hear more of it
+			await(settle, gone, r.ended)
+		}
+	}
+	return r.verdict(ctx, fed)
+}
+
+// open starts the shell that reads the line.
+func (c *connection) open(ctx context.Context, r *run) (session *xssh.Session, stdin io.WriteCloser, err error) {
+	err = c.guard(ctx, func() error {
+		if session, err = c.client.NewSession(); err != nil {
+			return fmt.Errorf("%w: it opens no session: %s", errRefused, printable(err.Error()))
+		}
+		session.Stdout, session.Stderr = r.stdout, r.stderr
+		if stdin, err = session.StdinPipe(); err != nil {
+			return err
+		}
+		if err = session.Start(bootstrap); err != nil {
+			_ = session.Close()
+			return fmt.Errorf("%w: it starts no shell: %s", errRefused, printable(err.Error()))
+		}
+		return nil
+	})
+	if err != nil && ctx.Err() == nil && c.isLost() {
+		err = errLost
+	}
+	return session, stdin, err
+}
+
+// feed hands over the line and the input, and ends it. Of its errors only those of
+// the reader and the context's are returned: why else the script did not take its
+// input, it reports itself.
+func (c *connection) feed(ctx context.Context, session *xssh.Session, stdin io.WriteCloser, line string, in io.Reader) error {
+	over := make(chan struct{})
+	stop := context.AfterFunc(ctx, func() {
+		// A write may be waiting for the script to read, or for a server that
+		// does not even end the session.
+		if !await(goodbye, over, nil) {
+			_ = session.Close()
+		}
+		if !await(goodbye, over, nil) {
+			_ = c.client.Close()
+		}
+	})
+	_, err := io.WriteString(stdin, line+"\n")
+	if err == nil && in != nil {
+		_, err = io.Copy(stdin, reader{ctx, in})
+	}
+	_ = stdin.Close()
+	close(over)
+	switch {
+	case errors.Is(err, errCaller):
+		stop()
+		return err
+	case !stop():
+		return ctx.Err()
+	default:
+		return nil
+	}
+}
+
+// await waits until a or b is closed, but not for long.
+func await(most time.Duration, a, b <-chan struct{}) bool {
+	t := time.NewTimer(most)
+	defer t.Stop()
+	select {
+	case <-a:
+		return true
+	case <-b:
+		return true
+	case <-t.C:
+		return false
+	}
+}
+
+func (r *run) hasFailed() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.failed != nil
+}
+
+// verdict ends the run: from now on nothing is passed on.
+func (r *run) verdict(ctx context.Context, fed error) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.sealed = true
+	var status *xssh.ExitError
+	switch {
+	case r.failed != nil:
+		return r.failed
+	case fed != nil:
+		return fed
+	case r.reports == 2:
+		return nil
+	case ctx.Err() != nil:
+		return ctx.Err()
+	case !r.begun && (r.exit == nil || errors.As(r.exit, &status)):
+		return fmt.Errorf("%w: the user's login shell ended without having run /bin/sh", errRefused)
+	case errors.As(r.exit, &status) && status.Signal() != "" && status.ExitStatus() > 128 && status.ExitStatus() < 256:
+		r.word = fmt.Sprintf("done %d", status.ExitStatus()) // somebody in the guest killed the script itself
+		return nil
+	default:
+		return fmt.Errorf("%w before the end of the command was known", errLost)
+	}
+}
+
+// report notes what the script said of itself.
+func (r *run) report(word string) {
+	if word == "start" {
+		if !r.begun {
+			r.begun = true
+			close(r.started)
+		}
+		return
+	}
+	r.word = word
+	if r.reports++; r.reports == 2 {
+		close(r.ended)
+	}
+}
+
+// maxReport bounds a report, in bytes.
+const maxReport = 100
+
+// stream passes on what a script prints and takes the reports out of it. What
+// comes before the report of the start and after that of the end is the login
+// shell's own, or of what the command left in the background, and dropped.
+type stream struct {
+	run  *run
+	mark []byte
+	out  func([]byte) error
+
+	held  []byte // what may be the beginning of a report
+	begun bool
+	ended bool
+}
+
+// Write implements io.Writer. It never fails, and goes on when nobody wants the
+// output any more, so that the session comes to its end.
+func (s *stream) Write(p []byte) (int, error) {
+	n := len(p)
+	s.run.mu.Lock()
+	defer s.run.mu.Unlock()
+	if len(s.held) > 0 {
+		p = append(s.held, p...)
+		s.held = nil
+	}
+	for len(p) > 0 && !s.ended && !s.run.sealed {
+		i := bytes.Index(p, s.mark)
+		if i < 0 {
+			keep := overlap(p, s.mark)
+			s.deliver(p[:len(p)-keep])
+			s.held = bytes.Clone(p[len(p)-keep:])
+			break
+		}
+		s.deliver(p[:i])
+		rest := p[i+len(s.mark):]
+		end := bytes.IndexByte(rest, '\n')
+		if end < 0 && len(rest) < maxReport {
+			s.held = bytes.Clone(p[i:])
+			break
+		}
+		word := string(rest[:max(0, end)])
+		s.begun, s.ended = true, word != "start"
+		s.run.report(word)
+		p = rest[end+1:]
+	}
+	return n, nil
+}
+
+// overlap is how many bytes at the end of p may be the beginning of mark.
+func overlap(p, mark []byte) int {
+	for n := min(len(p), len(mark)-1); n > 0; n-- {
+		if bytes.HasSuffix(p, mark[:n]) {
+			return n
+		}
+	}
+	return 0
+}
+
+func (s *stream) deliver(p []byte) {
+	if len(p) == 0 || s.out == nil || !s.begun || s.run.failed != nil {
+		return
+	}
+	if err := s.out(p); err != nil {
+		s.run.failed = err
+		s.run.onFail()
+	}
+}
+
+// output passes at most so many bytes on to a writer; nil discards.
+type output struct {
+	w       io.Writer
+	left    int64
+	dropped bool
+}
+
+func (o *output) deliver(p []byte) error {
+	if int64(len(p)) > o.left {
+		p, o.dropped = p[:o.left], true
+	}
+	o.left -= int64(len(p))
+	if o.w == nil || len(p) == 0 {
+		return nil
+	}
+	if _, err := o.w.Write(p); err != nil {
+		return fmt.Errorf("%w: output: %w", errCaller, err)
+	}
+	return nil
+}
+
+// reader says of errors whose they are, and ends with a context.
+type reader struct {
+	ctx context.Context
+	r   io.Reader
+}
+
+func (r reader) Read(p []byte) (int, error) {
+	if err := r.ctx.Err(); err != nil {
+		return 0, err
+	}
+	n, err := r.r.Read(p)
+	if err != nil && !errors.Is(err, io.EOF) {
+		err = fmt.Errorf("%w: input: %w", errCaller, err)
+	}
+	return n, err
+}
