@@ -137,11 +137,15 @@ const (
 // NetworkObservation is what was seen of a machine's connections on the host.
 type NetworkObservation struct {
 	// Isolated is true only when every connection of the machine was looked at
-	// and is what the spec allows, with the known leaks closed. There is nothing
-	// to look at while the machine is off.
+	// and is defined as the spec asks, with the known leaks closed that the
+	// hypervisor can close. There is nothing to look at while the machine is off.
 	Isolated bool
 	// Detail is one sentence: what was seen, or what is wrong.
 	Detail string
+	// Beyond says what the guest reaches all the same that its network mode rules
+	// out, because the hypervisor cannot keep it from that; empty when the mode
+	// holds. A machine of which it is said runs, and is not reported as isolated.
+	Beyond string
 }
 
 // Machine is a machine as observed.

@@ -24,6 +24,9 @@ const (
 	ConditionProvisioned = "Provisioned"
 	// ConditionNetworkIsolated: the machine's connections were looked at on
 	// the host and are exactly what spec.network allows. It is never inferred.
+	// A hypervisor that cannot keep a guest from everything that the mode rules
+	// out makes it False with ReasonNotEnforceable; that alone does not keep the
+	// sandbox from being ready.
 	ConditionNetworkIsolated = "NetworkIsolated"
 	// ConditionPoweredOn: the machine is running.
 	ConditionPoweredOn = "PoweredOn"
@@ -53,6 +56,9 @@ const (
 	ReasonObserved = "Observed"
 	// ReasonNotObserved: not seen to be so, or not looked at yet.
 	ReasonNotObserved = "NotObserved"
+	// ReasonNotEnforceable: the connections are as defined, and the hypervisor
+	// cannot keep the guest from all that the network mode rules out.
+	ReasonNotEnforceable = "NotEnforceable"
 	// ReasonReconciling: work towards the spec is under way.
 	ReasonReconciling = "Reconciling"
 	// ReasonDeleting: the object is being deleted.

@@ -20,7 +20,11 @@ const (
 	PowerSuspended PowerState = "Suspended"
 )
 
-// NetworkMode is how a sandbox is connected.
+// NetworkMode is how a sandbox is connected. What a mode keeps apart, the
+// hypervisor has to keep apart: libvirt does in every mode. VirtualBox cannot in
+// modes hostonly and nat; a sandbox on these has the condition NetworkIsolated
+// False there, with the reason NotEnforceable, whose message says what its guest
+// reaches beyond what is said here.
 // +kubebuilder:validation:Enum=none;intnet;hostonly;nat;bridged
 type NetworkMode string
 
@@ -176,7 +180,8 @@ type SandboxSpec struct {
 // +kubebuilder:validation:XValidation:rule="!has(self.name) || size(self.name) == 0 || self.mode == 'intnet' || self.mode == 'hostonly'",message="name is allowed with mode intnet or hostonly only"
 // +kubebuilder:validation:XValidation:rule="!has(self.portForwards) || size(self.portForwards) == 0 || self.mode == 'nat'",message="portForwards are allowed with mode nat only"
 type Network struct {
-	// mode of the connection.
+	// mode of the connection. Whether the hypervisor keeps the guest from all
+	// that the mode rules out, the condition NetworkIsolated says.
 	// +optional
 	// +kubebuilder:default=none
 	Mode NetworkMode `json:"mode,omitempty"`

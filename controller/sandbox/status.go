@@ -142,6 +142,9 @@ func networkCondition(v view) metav1.Condition {
 		c.Status, c.Message = metav1.ConditionUnknown, "the machine is off: its connections are looked at when it starts"
 	case v.machine.Hashes.Network != v.desired.Hashes.Network:
 		c.Message = "the machine is connected as an earlier version of the spec said"
+	case v.machine.Network.Isolated && v.machine.Network.Beyond != "":
+		c.Reason = v1.ReasonNotEnforceable
+		c.Message = v.machine.Network.Detail + "; " + v.machine.Network.Beyond
 	case v.machine.Network.Isolated:
 		c.Status, c.Reason = metav1.ConditionTrue, v1.ReasonObserved
 		c.Message = v.machine.Network.Detail
@@ -232,7 +235,7 @@ func readyCondition(v view, st *v1.SandboxStatus) metav1.Condition {
 	c := metav1.Condition{Type: v1.ConditionReady, Status: metav1.ConditionFalse}
 	because := func(conditionType string) bool {
 		cause := meta.FindStatusCondition(st.Conditions, conditionType)
-		if cause == nil || cause.Status == metav1.ConditionTrue {
+		if cause == nil || cause.Status == metav1.ConditionTrue || cause.Reason == v1.ReasonNotEnforceable {
 			return false
 		}
 		c.Reason, c.Message = cause.Reason, cause.Message
@@ -251,6 +254,9 @@ func readyCondition(v view, st *v1.SandboxStatus) metav1.Condition {
 		c.Reason, c.Message = v1.ReasonGuestConfigFailed, v.guest.configErr.Error()
 	default:
 		c.Status, c.Reason, c.Message = metav1.ConditionTrue, v1.ReasonAsSpecified, "the sandbox can be used"
+		if v.machine != nil && v.machine.Network.Beyond != "" {
+			c.Message += "; its network is less isolated than its mode promises, as NetworkIsolated says"
+		}
 	}
 	return c
 }

@@ -35,7 +35,9 @@ func (p *Provider) addresses(ctx context.Context, m machine) []v1.GuestAddress {
 	}
 	var list []v1.GuestAddress
 	if m.record.Network.Mode == v1.NetworkHostOnly {
-		list = append(list, p.lease(ctx, m)...)
+		if a, ok := p.hostOnly().lease(ctx, p.networkName(m.record), m.id); ok {
+			list = appendAddress(list, a, v1.AddressFromLease)
+		}
 	}
 	if m.record.Network.Mode == v1.NetworkBridged {
 		if seen, err := hostnet.Neighbours(macOf(m.id)); err == nil {
@@ -90,23 +92,4 @@ func claimed(s string, since time.Time) []netip.Addr {
 		}
 	}
 	return addrs
-}
-
-var leased = regexp.MustCompile(`(?m)^IP Address: +(\S+)`)
-
-// lease asks the DHCP server of a host-only network for a machine's address.
-func (p *Provider) lease(ctx context.Context, m machine) []v1.GuestAddress {
-	out, err := p.vbox.Run(ctx, vboxmanage.Call{
-		Object: machineObject(m.id),
-		Args:   []string{"dhcpserver", "findlease", "--interface", p.networkName(m.record), "--mac-address", macArgument(m.id)},
-	})
-	if err != nil {
-		return nil
-	}
-	if found := leased.FindSubmatch(out.Stdout); found != nil {
-		if a, err := netip.ParseAddr(string(found[1])); err == nil {
-			return appendAddress(nil, a, v1.AddressFromLease)
-		}
-	}
-	return nil
 }

@@ -20,7 +20,9 @@
 // the spec says or none, no other card, port or display, no clipboard, no shared
 // folder that the spec does not name, and the port forwards as they were set.
 //
-// Mode nat is VirtualBox's own, in the machine's process: the guest reaches what
-// the host reaches, except the host's loopback addresses. Guests of one hostonly
-// network, and the host, reach each other.
+// Not all that the modes promise can be had from VirtualBox, which has no filter.
+// Its NAT is in the machine's process: the guest reaches what the host reaches,
+// except the host's loopback addresses. A hostonly machine has a network of its
+// own with the host, whose addresses all answer. Such machines run, and are not
+// reported as isolated (see beyond).
 package virtualbox

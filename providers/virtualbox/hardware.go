@@ -79,7 +79,13 @@ func (pl plan) arguments(now vboxmanage.Info) []string {
 	if pl.engine == EngineInterpreter || pl.engine == EngineRecompiler {
 		args = append(args, "--paravirt-provider", "none") // nothing to gain from, and it costs time
 	}
-	return append(args, pl.card()...)
+	args = append(args, pl.card()...)
+	for key, option := range map[string]string{"enableTFTP": "--nat-enable-tftp1", "forwardBroadcast": "--nat-forward-broadcast1"} {
+		if now[key] == "1" { // the adopted machine's; VirtualBox 7.0 does not have them
+			args = append(args, option, "off")
+		}
+	}
+	return args
 }
 
 // description is what people read of the machine in VirtualBox.
@@ -109,7 +115,7 @@ func (pl plan) card() []string {
 	case v1.NetworkIntnet:
 		args = append(args, "--intnet1", pl.network)
 	case v1.NetworkHostOnly:
-		args = append(args, "--host-only-adapter1", pl.network)
+		args = append(hostOnlyCard(pl.network), args[2:]...)
 	case v1.NetworkBridged:
 		args = append(args, "--bridge-adapter1", pl.network)
 	case v1.NetworkNAT:

@@ -131,7 +131,10 @@ func (p *Provider) listNetworks(map[string]bool) ([]providers.Resource, error) {
 			owners[a.network] = nil
 		}
 	}
-	var out []providers.Resource
+	out, err := p.doubts(adapters)
+	if err != nil {
+		return nil, err
+	}
 	for n, ids := range owners {
 		r := providers.Resource{Kind: providers.ResourceNetwork, ID: n.id(), Owners: ids, Ownership: providers.Ours, Description: "VirtualBox " + n.String()}
 		out = append(out, r)

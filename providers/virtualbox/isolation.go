@@ -1,9 +1,11 @@
 package virtualbox
 
 import (
+	"context"
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	"k8s.io/apimachinery/pkg/types"
 
@@ -46,7 +48,7 @@ func isolation(info vboxmanage.Info, r record, network, console string) (isolate
 	case v1.NetworkNone:
 		return true, "no network card, as VirtualBox shows the machine"
 	case v1.NetworkNAT:
-		return true, fmt.Sprintf("one network card on VirtualBox's NAT with %d port forwards, closed to the host's loopback; it reaches what the host reaches", len(r.Network.PortForwards))
+		return true, fmt.Sprintf("one network card on VirtualBox's NAT with %d port forwards, closed to the host's loopback addresses", len(r.Network.PortForwards))
 	case v1.NetworkBridged:
 		return true, fmt.Sprintf("one network card bridged to %s, as the spec asks", network)
 	default:
@@ -54,10 +56,23 @@ func isolation(info vboxmanage.Info, r record, network, console string) (isolate
 	}
 }
 
+// beyond says what a guest reaches that its network mode rules out. VirtualBox
+// has no filter: its NAT opens the guest's connections as the host's own, and what
+// comes in by a host-only adapter is to the host like what comes from elsewhere.
+func beyond(mode v1.NetworkMode) string {
+	switch mode {
+	case v1.NetworkNAT:
+		return "VirtualBox's NAT cannot keep the guest from the host's other addresses, its networks, and the sandboxes that the host reaches"
+	case v1.NetworkHostOnly:
+		return "VirtualBox cannot keep the guest from what listens on any of the host's addresses, nor from what the host forwards packets to"
+	}
+	return ""
+}
+
 // wrongCard says what is wrong with the first network card.
 func wrongCard(info vboxmanage.Info, r record, network string) string {
 	want := string(r.Network.Mode)
-	if got := info["nic1"]; got != want {
+	if got := info["nic1"]; got != want && (want != string(v1.NetworkHostOnly) || got != hostNetworkKind) {
 		return fmt.Sprintf("the network card is of kind %q, and the spec asks for %q", got, want)
 	}
 	if r.Network.Mode == v1.NetworkNone {
@@ -69,19 +84,76 @@ func wrongCard(info vboxmanage.Info, r record, network string) string {
 	key := map[v1.NetworkMode]string{
 		v1.NetworkIntnet: "intnet1", v1.NetworkHostOnly: "hostonlyadapter1", v1.NetworkBridged: "bridgeadapter1",
 	}[r.Network.Mode]
+	if info["nic1"] == hostNetworkKind {
+		key = "hostonly-network1"
+	}
 	if key != "" && info[key] != network {
 		return fmt.Sprintf("the network card is connected to %q, not to %q", info[key], network)
 	}
 	if r.Network.Mode != v1.NetworkNAT {
 		return ""
 	}
-	if info["localhostReachable"] == "1" {
-		return "the guest may reach services on the host's loopback addresses"
+	for _, key := range sortedKeys(openings) {
+		// What is off is closed when it starts: see closeLoopback.
+		if info[key] == "1" && (key != loopbackKey || hasProcess(info)) {
+			return openings[key]
+		}
 	}
 	if got, want := forwardsOf(info), rulesOf(r.Network.PortForwards); !slices.Equal(got, want) {
 		return fmt.Sprintf("the port forwards are %q, not %q", got, want)
 	}
 	return ""
+}
+
+// hostNetworkKind is VirtualBox's word for a card on a host-only network of
+// macOS's.
+const hostNetworkKind = "hostonlynetwork"
+
+const loopbackKey = "localhostReachable"
+
+// openings are the settings of VirtualBox's NAT that have to be off, and what they
+// would mean.
+var openings = map[string]string{
+	loopbackKey:        "the guest may reach services on the host's loopback addresses",
+	"enableTFTP":       "the guest may read files of the host's by TFTP",
+	"forwardBroadcast": "the guest's broadcasts go out to the host's network",
+}
+
+// hasProcess tells whether a machine is on.
+func hasProcess(info vboxmanage.Info) bool {
+	now, _ := power(info["VMState"])
+	return now != providers.PowerOff && now != providers.PowerSaved
+}
+
+// serviceStays is how long VBoxSVC surely stays after a call; it ends 5 s after
+// the last.
+const serviceStays = 3 * time.Second
+
+// closeLoopback makes sure that a machine which is to be started on NAT will not
+// reach the host's loopback addresses, and looks at it again if it had to do
+// something. VirtualBox 7.2 leaves that setting out of a machine's file when it is
+// off, and takes it to be on when VBoxSVC reads the file anew: it is forgotten
+// with each VBoxSVC. The machine's process keeps what it began with.
+func (p *Provider) closeLoopback(ctx context.Context, m machine) (machine, error) {
+	if m.record.Network.Mode != v1.NetworkNAT {
+		return m, nil
+	}
+	if m.info == nil {
+		stamp, ok := stampOf(p.definition(m.record))
+		if age := time.Since(stamp.changed); ok && age >= 0 && age < serviceStays {
+			return m, nil // by the VBoxSVC that was just told; confirm looks
+		}
+	} else if m.info[loopbackKey] != "1" {
+		return m, nil
+	}
+	if _, err := p.manage(ctx, m.id, 0, "modifyvm", string(m.id), "--nat-localhostreachable1", "off"); err != nil {
+		return m, err
+	}
+	m, err := p.look(ctx, m.id)
+	if err == nil && m.info[loopbackKey] == "1" {
+		err = notIsolated(m.id, "it was not started", openings[loopbackKey])
+	}
+	return m, err
 }
 
 // foldersOf lists the folders that a machine offers, path by name.

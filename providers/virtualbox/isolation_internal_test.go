@@ -21,7 +21,7 @@ const (
 func sound(mode v1.NetworkMode) (vboxmanage.Info, record, string) {
 	r := record{ID: testID, Namespace: "default", Network: v1.Network{Mode: mode}}
 	info := vboxmanage.Info{
-		"nic1": string(mode), "uart1": "0x03f8,4", "uartmode1": "file," + testConsole,
+		"VMState": stateRunning, "nic1": string(mode), "uart1": "0x03f8,4", "uartmode1": "file," + testConsole,
 		"uart2": "off", "uart3": "off", "uart4": "off", "lpt1": "off", "lpt2": "off", "vrde": "off",
 		"usb": "off", "ehci": "off", "xhci": "off", "audio": "none", "clipboard": "disabled", "draganddrop": "disabled", "teleporterenabled": "off",
 		"SharedFolderNameMachineMapping1": "in", "SharedFolderPathMachineMapping1": "/srv/in",
@@ -77,11 +77,17 @@ func TestEveryFlawIsSeen(t *testing.T) {
 		flaws[key+" on"] = func(i vboxmanage.Info) { i[key] = value + "x" }
 	}
 	ofMode := map[v1.NetworkMode]map[string]func(vboxmanage.Info){
-		v1.NetworkIntnet:   {"another network": func(i vboxmanage.Info) { i["intnet1"] = "other" }},
-		v1.NetworkHostOnly: {"another adapter": func(i vboxmanage.Info) { i["hostonlyadapter1"] = "vboxnet0" }},
-		v1.NetworkBridged:  {"another link": func(i vboxmanage.Info) { i["bridgeadapter1"] = "eth1" }},
+		v1.NetworkIntnet: {"another network": func(i vboxmanage.Info) { i["intnet1"] = "other" }},
+		v1.NetworkHostOnly: {
+			"another adapter": func(i vboxmanage.Info) { i["hostonlyadapter1"] = "vboxnet0" },
+			"another network": func(i vboxmanage.Info) { i["nic1"], i["hostonly-network1"] = hostNetworkKind, "vboxnet0" },
+			"no network":      func(i vboxmanage.Info) { i["nic1"] = hostNetworkKind },
+		},
+		v1.NetworkBridged: {"another link": func(i vboxmanage.Info) { i["bridgeadapter1"] = "eth1" }},
 		v1.NetworkNAT: {
 			"the host's loopback":   func(i vboxmanage.Info) { i["localhostReachable"] = "1" },
+			"the host's files":      func(i vboxmanage.Info) { i["enableTFTP"] = "1" },
+			"the host's broadcasts": func(i vboxmanage.Info) { i["forwardBroadcast"] = "1" },
 			"one forward more":      func(i vboxmanage.Info) { i["Forwarding(1)"] = "x,tcp,,80,,80" },
 			"one forward less":      func(i vboxmanage.Info) { delete(i, "Forwarding(0)") },
 			"a forward for anybody": func(i vboxmanage.Info) { i["Forwarding(0)"] = "ssh,tcp,0.0.0.0,2222,,22" },
@@ -110,6 +116,42 @@ func TestEveryFlawIsSeen(t *testing.T) {
 				t.Errorf("a machine on %s passes for one on %s", mode, other)
 			}
 		}
+	}
+}
+
+// TestLoopbackOfMachinesThatAreOff: VirtualBox forgets that setting, so it is
+// judged when there is a process that has it.
+func TestLoopbackOfMachinesThatAreOff(t *testing.T) {
+	for state, isolated := range map[string]bool{
+		statePoweroff: true, stateSaved: true, "aborted": true, "aborted-saved": true, stateRunning: false, "paused": false, "stopping": false,
+	} {
+		info, r, network := sound(v1.NetworkNAT)
+		info["VMState"], info["localhostReachable"] = state, "1"
+		if got, detail := isolation(info, r, network, testConsole); got != isolated {
+			t.Errorf("%s: judged %v: %s", state, got, detail)
+		}
+	}
+}
+
+// TestBeyond: of the modes that VirtualBox cannot hold it is said what the guest
+// reaches all the same.
+func TestBeyond(t *testing.T) {
+	for _, mode := range modes {
+		weak := mode == v1.NetworkNAT || mode == v1.NetworkHostOnly
+		if got := beyond(mode); (got != "") != weak {
+			t.Errorf("%s: %q", mode, got)
+		}
+	}
+}
+
+// TestHostNetworkCard: a card on a network of macOS's is what mode hostonly is
+// there.
+func TestHostNetworkCard(t *testing.T) {
+	info, r, _ := sound(v1.NetworkHostOnly)
+	delete(info, "hostonlyadapter1")
+	info["nic1"], info["hostonly-network1"] = hostNetworkKind, "sandboxd-12345678-x"
+	if isolated, detail := isolation(info, r, "sandboxd-12345678-x", testConsole); !isolated {
+		t.Error(detail)
 	}
 }
 
@@ -147,6 +189,10 @@ func TestPlan(t *testing.T) {
 		if i := strings.LastIndex(line, " --nic1 "); !strings.HasPrefix(line[i:], " --nic1 "+string(mode)+" ") {
 			t.Errorf("%s: the last word on the card is %s", mode, line[i:])
 		}
+	}
+	opened := plan{spec: providers.MachineSpec{ID: testID, CPUs: 1, Network: v1.Network{Mode: v1.NetworkNAT}}, engine: EngineDefault}
+	if line := strings.Join(opened.arguments(vboxmanage.Info{"enableTFTP": "1", "forwardBroadcast": "0"}), " "); !strings.HasSuffix(line, " --nat-enable-tftp1 off") {
+		t.Errorf("what an adopted machine's NAT offers is not closed: %s", line)
 	}
 	adopted := plan{spec: providers.MachineSpec{ID: testID, CPUs: 1}, adopted: true, engine: EngineDefault}
 	if args := adopted.arguments(nil); slices.Contains(args, "--firmware") || slices.Contains(args, "--vm-execution-engine") {

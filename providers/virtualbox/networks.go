@@ -1,6 +1,7 @@
 package virtualbox
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -9,7 +10,6 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
-	"regexp"
 	"strings"
 
 	"k8s.io/apimachinery/pkg/types"
@@ -18,35 +18,43 @@ import (
 	"sandboxd.dev/sandboxd/providers"
 	"sandboxd.dev/sandboxd/providers/internal/files"
 	"sandboxd.dev/sandboxd/providers/internal/hostnet"
-	"sandboxd.dev/sandboxd/providers/virtualbox/internal/vboxmanage"
 )
 
-// network is one that machines of one namespace share. An internal network is a
-// name only, and is there while machines use it; a host-only network is an
-// adapter of the host with a DHCP server, made with the first machine and removed
-// with the last.
+// network is what machines' cards are connected to, and made for them. An
+// internal network is a name only, which machines of one namespace share, and is
+// there while machines use it. A host-only network is of one machine alone: an
+// adapter of the host, or a network of the host's system (see hostOnly), made
+// before the machine starts and removed with it.
 type network struct {
 	Mode      v1.NetworkMode `json:"mode"`
 	Namespace string         `json:"namespace"`
-	Name      string         `json:"name"`
+	// Name in the spec, of an internal network; of a host-only one the machine's
+	// UUID.
+	Name string `json:"name"`
 }
 
 // networkOf returns the network that a record needs, if its mode has one of ours.
 func networkOf(r record) (network, bool) {
-	if r.Network.Mode != v1.NetworkIntnet && r.Network.Mode != v1.NetworkHostOnly {
-		return network{}, false
+	n := network{Mode: r.Network.Mode, Namespace: r.Namespace, Name: cmp.Or(r.Network.Name, "default")}
+	switch r.Network.Mode {
+	case v1.NetworkIntnet:
+		return n, true
+	case v1.NetworkHostOnly:
+		// Guests on one adapter would reach each other, and VirtualBox has no
+		// means against that.
+		n.Name = string(r.ID)
+		return n, true
 	}
-	name := r.Network.Name
-	if name == "" {
-		name = "default"
-	}
-	return network{Mode: r.Network.Mode, Namespace: r.Namespace, Name: name}, true
+	return network{}, false
 }
 
 // id names the network in the inventory; no part of it has a dot.
 func (n network) id() string { return string(n.Mode) + "." + n.Namespace + "." + n.Name }
 
 func (n network) String() string {
+	if n.Mode == v1.NetworkHostOnly {
+		return "host-only network of machine " + n.Name
+	}
 	return fmt.Sprintf("%s network %q of namespace %q", n.Mode, n.Name, n.Namespace)
 }
 
@@ -55,16 +63,24 @@ func (n network) internal(i providers.Instance) string {
 	return "sandboxd-" + short(string(i), 8) + "-" + n.Namespace + "." + n.Name
 }
 
-// adapter is a host-only adapter that we made.
+// adapter is a host-only network that we made, or are making.
 type adapter struct {
 	network
-	// Adapter is its name on the host, such as vboxnet3.
-	Adapter string       `json:"adapter"`
+	// Adapter is its name on the host, such as vboxnet3; empty while VirtualBox
+	// has not said yet how it named it.
+	Adapter string       `json:"adapter,omitempty"`
 	Subnet  netip.Prefix `json:"subnet"`
+	// Before are the adapters that the host had when ours was asked for.
+	Before []string `json:"before,omitempty"`
 }
 
 func (p *Provider) adapterFile(n network) string {
 	return filepath.Join(p.data.networks(), short(n.id(), 16)+".json")
+}
+
+// answerFile is where VBoxManage itself writes down how it named an adapter.
+func (p *Provider) answerFile(n network) string {
+	return strings.TrimSuffix(p.adapterFile(n), ".json") + ".answer"
 }
 
 func (p *Provider) readAdapter(n network) (adapter, error) {
@@ -97,8 +113,6 @@ func (p *Provider) networkName(r record) string {
 	return a.Adapter
 }
 
-var adapterCreated = regexp.MustCompile(`Interface '([A-Za-z0-9 #._-]{1,64})' was successfully created`)
-
 // joinNetwork makes sure that the network a machine needs exists. The machine's
 // record names it already.
 func (p *Provider) joinNetwork(ctx context.Context, r record) error {
@@ -111,80 +125,70 @@ func (p *Provider) joinNetwork(ctx context.Context, r record) error {
 		return err
 	}
 	defer unlock()
-	out, err := p.vbox.Run(ctx, vboxmanage.Call{Object: n.String(), Args: []string{"list", "hostonlyifs"}})
+	present, err := p.hostOnly().present(ctx)
 	if err != nil {
 		return err
 	}
-	present := map[string]string{} // address by name
-	for _, b := range vboxmanage.Blocks(out.Stdout) {
-		present[b["Name"]] = b["IPAddress"]
-	}
 	a, err := p.readAdapter(n)
+	if err == nil && a.Adapter == "" {
+		a, err = p.recover(a, present)
+	}
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return p.fileError(n.String(), err)
 	}
 	address, there := present[a.Adapter]
 	switch {
 	case err != nil || !there: // never made, or gone with a restart of the host
-		if a, err = p.makeAdapter(ctx, n); err != nil {
+		if a, err = p.makeNetwork(ctx, n, present); err != nil {
 			return err
 		}
 	case address == hostnet.Gateway(a.Subnet).String():
 		return nil
 	}
-	return p.configureAdapter(ctx, a)
+	return p.hostOnly().configure(ctx, a)
 }
 
-// makeAdapter makes a host-only adapter and notes at once that it is ours.
-func (p *Provider) makeAdapter(ctx context.Context, n network) (adapter, error) {
+// makeNetwork makes a host-only network. What is going to be done is noted
+// before, and what came of it after.
+func (p *Provider) makeNetwork(ctx context.Context, n network, present map[string]string) (adapter, error) {
 	used, err := hostnet.UsedSubnets()
 	if err != nil {
 		return adapter{}, providers.Errorf(providers.ErrUnavailable, "host network", "%w", err)
+	}
+	others, err := p.adapters()
+	if err != nil {
+		return adapter{}, p.fileError(n.String(), err)
+	}
+	for _, o := range others { // which may have no address yet
+		if o.network != n {
+			used = append(used, o.Subnet)
+		}
 	}
 	subnet, ok := hostnet.ChooseSubnet(p.opts.SubnetPool, hostonlyBits, n.id(), used)
 	if !ok {
 		return adapter{}, providers.Errorf(providers.ErrCapacity, n.String(), "no /%d subnet of the pool %s is free", hostonlyBits, p.opts.SubnetPool)
 	}
-	out, err := p.vbox.Run(ctx, vboxmanage.Call{Object: n.String(), Args: []string{"hostonlyif", "create"}})
-	if err != nil {
-		return adapter{}, err
-	}
-	m := adapterCreated.FindSubmatch(out.Stdout)
-	if m == nil {
-		return adapter{}, providers.Errorf(providers.ErrUnavailable, n.String(), "VBoxManage hostonlyif create did not say which adapter it made")
-	}
-	a := adapter{network: n, Adapter: string(m[1]), Subnet: subnet}
-	b, err := json.MarshalIndent(a, "", "  ")
-	if err != nil {
+	a := adapter{network: n, Subnet: subnet, Before: sortedKeys(present)}
+	if a.Adapter, err = p.hostOnly().create(ctx, a); err != nil {
 		return a, err
 	}
-	p.log.Info("host-only adapter made", "adapter", a.Adapter, "network", n.id(), "subnet", subnet.String())
-	return a, p.fileError(n.String(), files.Write(p.adapterFile(n), append(b, '\n'), fileMode))
+	a.Before = nil
+	if err := p.writeAdapter(a); err != nil {
+		return a, err
+	}
+	if err := os.Remove(p.answerFile(n)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return a, p.fileError(n.String(), err)
+	}
+	p.log.Info("host-only network made", "adapter", a.Adapter, "network", n.id(), "subnet", subnet.String())
+	return a, nil
 }
 
-// configureAdapter gives an adapter its address and its DHCP server. The server
-// offers no route: nothing is reached by the host.
-func (p *Provider) configureAdapter(ctx context.Context, a adapter) error {
-	gateway := hostnet.Gateway(a.Subnet)
-	const mask = "255.255.255.0" // of hostonlyBits
-	last := gateway.As4()
-	last[3] = 254
-	server := gateway.Next()
-	steps := [][]string{
-		{"hostonlyif", "ipconfig", a.Adapter, "--ip", gateway.String(), "--netmask", mask},
-		{
-			"dhcpserver", "add", "--interface", a.Adapter, "--server-ip", server.String(), "--netmask", mask,
-			"--lower-ip", server.Next().String(), "--upper-ip", netip.AddrFrom4(last).String(), "--enable",
-		},
+func (p *Provider) writeAdapter(a adapter) error {
+	b, err := json.MarshalIndent(a, "", "  ")
+	if err != nil {
+		return err
 	}
-	// VirtualBox may know a server from an adapter that had the name before.
-	_, _ = p.vbox.Run(ctx, vboxmanage.Call{Object: a.String(), Args: []string{"dhcpserver", "remove", "--interface", a.Adapter}})
-	for _, args := range steps {
-		if _, err := p.vbox.Run(ctx, vboxmanage.Call{Object: a.String(), Args: args}); err != nil {
-			return err
-		}
-	}
-	return nil
+	return p.fileError(a.String(), files.Write(p.adapterFile(a.network), append(b, '\n'), fileMode))
 }
 
 // leaveNetwork removes a network that no record names any more.
@@ -205,16 +209,28 @@ func (p *Provider) leaveNetwork(ctx context.Context, n network) error {
 	if errors.Is(err, fs.ErrNotExist) || len(owners[n]) > 0 {
 		return nil
 	}
-	if err != nil {
+	if err == nil && a.Adapter == "" {
+		var present map[string]string
+		if present, err = p.hostOnly().present(ctx); err != nil {
+			return err
+		}
+		a, err = p.recover(a, present)
+	}
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return p.fileError(n.String(), err)
 	}
-	_, _ = p.vbox.Run(ctx, vboxmanage.Call{Object: n.String(), Args: []string{"dhcpserver", "remove", "--interface", a.Adapter}})
-	_, err = p.vbox.Run(ctx, vboxmanage.Call{Object: n.String(), Args: []string{"hostonlyif", "remove", a.Adapter}})
-	if err != nil && !errors.Is(err, providers.ErrInvalid) { // ErrInvalid: there is no such adapter (any more)
-		return err
+	if err == nil {
+		if err := p.hostOnly().remove(ctx, a); err != nil {
+			return err
+		}
+		p.log.Info("host-only network removed", "adapter", a.Adapter, "network", n.id())
 	}
-	p.log.Info("host-only adapter removed", "adapter", a.Adapter, "network", n.id())
-	return p.fileError(n.String(), os.Remove(p.adapterFile(n)))
+	for _, path := range []string{p.answerFile(n), p.adapterFile(n)} {
+		if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return p.fileError(n.String(), err)
+		}
+	}
+	return nil
 }
 
 // networkOwners lists the machines that need each network.
@@ -236,7 +252,7 @@ func (p *Provider) networkOwners() (map[network][]types.UID, error) {
 	return owners, nil
 }
 
-// adapters lists the host-only adapters that we made.
+// adapters lists the host-only networks that we made, or are making.
 func (p *Provider) adapters() ([]adapter, error) {
 	entries, err := os.ReadDir(p.data.networks())
 	if err != nil {

@@ -168,7 +168,11 @@ func (p *Provider) observeNetwork(m machine) providers.NetworkObservation {
 		return providers.NetworkObservation{Detail: "the machine is off"}
 	}
 	isolated, detail := isolation(m.info, m.record, p.networkName(m.record), p.data.console(m.id))
-	return providers.NetworkObservation{Isolated: isolated, Detail: detail}
+	seen := providers.NetworkObservation{Isolated: isolated, Detail: detail}
+	if isolated {
+		seen.Beyond = beyond(m.record.Network.Mode)
+	}
+	return seen
 }
 
 // agentLevel is the run level of the Guest Additions from which on their

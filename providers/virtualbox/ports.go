@@ -3,7 +3,13 @@ package virtualbox
 import (
 	"errors"
 	"fmt"
+	"io"
+	"maps"
 	"net"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"regexp"
 	"strconv"
 	"sync"
 	"syscall"
@@ -71,32 +77,34 @@ func (t *portTable) reserve(id types.UID, want, have []v1.PortForward) ([]v1.Por
 	for _, h := range have {
 		had[portOf(h)] = true
 	}
-	next := map[hostPort]bool{}
-	resolved := make([]v1.PortForward, 0, len(want))
-	for _, f := range want {
+	next := map[hostPort]types.UID{}
+	resolved := make([]v1.PortForward, len(want))
+	for i, f := range want { // those that are given, before any is chosen
 		f = settle(f, have)
+		resolved[i] = f
+		if f.HostPort == 0 {
+			continue
+		}
+		next[portOf(f)] = id
+		if had[portOf(f)] && t.owners[portOf(f)] == id {
+			continue
+		}
+		if err := t.free(id, f); err != nil {
+			return nil, err
+		}
+	}
+	for i, f := range resolved {
 		if f.HostPort != 0 {
-			resolved = append(resolved, f)
-			next[portOf(f)] = true
-			if had[portOf(f)] && t.owners[portOf(f)] == id {
-				continue
-			}
-			if err := t.free(id, f); err != nil {
-				return nil, err
-			}
 			continue
 		}
 		f, err := t.choose(id, f, next)
 		if err != nil {
 			return nil, err
 		}
-		resolved = append(resolved, f)
-		next[portOf(f)] = true
+		resolved[i], next[portOf(f)] = f, id
 	}
 	t.drop(id)
-	for p := range next {
-		t.owners[p] = id
-	}
+	maps.Copy(t.owners, next)
 	return resolved, nil
 }
 
@@ -109,6 +117,9 @@ func settle(f v1.PortForward, have []v1.PortForward) v1.PortForward {
 	if f.HostAddress == "" {
 		f.HostAddress = defaultHostAddress
 	}
+	if a, err := netip.ParseAddr(f.HostAddress); err == nil {
+		f.HostAddress = a.Unmap().String() // one address, one spelling
+	}
 	for _, h := range have {
 		if f.HostPort == 0 && h.Name == f.Name && h.Protocol == f.Protocol && h.HostAddress == f.HostAddress {
 			f.HostPort = h.HostPort
@@ -119,7 +130,7 @@ func settle(f v1.PortForward, have []v1.PortForward) v1.PortForward {
 
 // free tells whether a port can be given to a machine.
 func (t *portTable) free(id types.UID, f v1.PortForward) error {
-	if owner, taken := t.ownerOf(portOf(f)); taken && owner != id {
+	if owner, taken := ownerOf(t.owners, portOf(f)); taken && owner != id {
 		return portError(id, f, fmt.Errorf("machine %s has it: %w", owner, syscall.EADDRINUSE))
 	}
 	_, err := tryPort(f)
@@ -131,8 +142,8 @@ func (t *portTable) free(id types.UID, f v1.PortForward) error {
 
 // ownerOf finds the machine that has a port. One on all addresses is the same
 // port as one on any.
-func (t *portTable) ownerOf(p hostPort) (types.UID, bool) {
-	for q, owner := range t.owners {
+func ownerOf(owners map[hostPort]types.UID, p hostPort) (types.UID, bool) {
+	for q, owner := range owners {
 		if q.protocol == p.protocol && q.number == p.number && (q.address == p.address || unspecified(q.address) || unspecified(p.address)) {
 			return owner, true
 		}
@@ -150,7 +161,7 @@ func unspecified(address string) bool {
 const attempts = 50
 
 // choose gives a forward a port that is free.
-func (t *portTable) choose(id types.UID, f v1.PortForward, next map[hostPort]bool) (v1.PortForward, error) {
+func (t *portTable) choose(id types.UID, f v1.PortForward, next map[hostPort]types.UID) (v1.PortForward, error) {
 	for range attempts {
 		port, err := tryPort(f)
 		if err != nil {
@@ -158,7 +169,8 @@ func (t *portTable) choose(id types.UID, f v1.PortForward, next map[hostPort]boo
 		}
 		g := f
 		g.HostPort = port
-		if _, taken := t.ownerOf(portOf(g)); !taken && !next[portOf(g)] {
+		_, taken := ownerOf(t.owners, portOf(g))
+		if _, wanted := ownerOf(next, portOf(g)); !taken && !wanted {
 			return g, nil
 		}
 	}
@@ -203,6 +215,50 @@ func unopened(forwards []v1.PortForward) (v1.PortForward, bool) {
 		}
 	}
 	return v1.PortForward{}, false
+}
+
+// headOfLog is how much of a machine's log, in bytes, is searched for what it said
+// of its ports when it began.
+const headOfLog = 1 << 20
+
+// notForwarded is what a machine's process logs, in its first seconds, of a port
+// that it could not open. There is no other word of it. What a guest has logged
+// begins otherwise.
+var notForwarded = regexp.MustCompile(`(?m)^00:00:0\d\.\d+ VMSetError: NAT#0: [^\n]{0,80}\bfailed to set up redirection of (\d{1,5}) to (\d{1,5})\b`)
+
+// lostForward returns the first forward of a machine that was just started whose
+// port its process has not opened: nobody listens there, or somebody else does.
+func (p *Provider) lostForward(m machine) (v1.PortForward, bool) {
+	forwards := m.record.Network.PortForwards
+	if f, closed := unopened(forwards); closed || len(forwards) == 0 {
+		return f, closed
+	}
+	head, err := readHead(filepath.Join(p.vmDir(m.record), "Logs", "VBox.log"), headOfLog)
+	if err != nil {
+		return v1.PortForward{}, false
+	}
+	return refusedForward(head, forwards)
+}
+
+func refusedForward(log []byte, forwards []v1.PortForward) (v1.PortForward, bool) {
+	for _, m := range notForwarded.FindAllSubmatch(log, -1) {
+		for _, f := range forwards {
+			if strconv.Itoa(int(f.HostPort)) == string(m[1]) && strconv.Itoa(int(f.GuestPort)) == string(m[2]) {
+				return f, true
+			}
+		}
+	}
+	return v1.PortForward{}, false
+}
+
+// readHead reads so many bytes at the beginning of a file, or all that there are.
+func readHead(path string, n int64) ([]byte, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = f.Close() }()
+	return io.ReadAll(io.LimitReader(f, n))
 }
 
 func portError(id types.UID, f v1.PortForward, err error) error {

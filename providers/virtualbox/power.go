@@ -92,6 +92,10 @@ func (p *Provider) powerOn(ctx context.Context, m machine) error {
 	if err := p.joinNetwork(ctx, r); err != nil {
 		return err
 	}
+	m, err := p.closeLoopback(ctx, m)
+	if err != nil {
+		return err
+	}
 	if m.info != nil {
 		if isolated, detail := isolation(m.info, r, p.networkName(r), p.data.console(m.id)); !isolated {
 			return notIsolated(m.id, "it was not started", detail)
@@ -142,7 +146,7 @@ func (p *Provider) confirm(ctx context.Context, id types.UID) error {
 	if seen := p.observeNetwork(m); !seen.Isolated {
 		return p.refuse(ctx, m, notIsolated(id, "it was powered off", seen.Detail))
 	}
-	if f, closed := unopened(m.record.Network.PortForwards); closed {
+	if f, lost := p.lostForward(m); lost {
 		return p.refuse(ctx, m, portError(id, f, errPortLost))
 	}
 	p.watch.keep(m)
@@ -299,6 +303,7 @@ func (p *Provider) DeleteMachine(ctx context.Context, id types.UID) error {
 	}
 	defer unlock()
 	if !files.Exists(p.data.machineDir(id)) {
+		p.ports.release(id) // of one that was never made
 		return providers.Errorf(providers.ErrNotFound, machineObject(id), "it does not exist")
 	}
 	defer p.watch.poke(id)

@@ -57,6 +57,9 @@ type Options struct {
 	Logins providers.Logins
 	// Logger gets changes of state; default none.
 	Logger logr.Logger
+
+	system string            // as runtime.GOOS, for tests
+	links  func(string) bool // whether the host has a link, for tests
 }
 
 // DefaultMaxImageBytes is the default of Options.MaxImageBytes.
@@ -64,9 +67,6 @@ const DefaultMaxImageBytes = 2 << 40
 
 // DefaultSubnetPool is the default of Options.SubnetPool.
 var DefaultSubnetPool = netip.MustParsePrefix("192.168.56.0/21")
-
-// hostonlyBits is the length of the prefix of a hostonly network.
-const hostonlyBits = 24
 
 func (o Options) withDefaults() (Options, error) {
 	if o.Engine == "" {

@@ -97,7 +97,7 @@ func validateForwards(forwards []v1.PortForward) error {
 	names, table := map[string]bool{}, newPortTable()
 	for _, f := range forwards {
 		f = settle(f, nil)
-		_, err := netip.ParseAddr(f.HostAddress)
+		address, err := netip.ParseAddr(f.HostAddress)
 		switch {
 		case !ruleName.MatchString(f.Name):
 			return fmt.Errorf("%q is not the name of a port forward", f.Name)
@@ -107,10 +107,12 @@ func validateForwards(forwards []v1.PortForward) error {
 			return fmt.Errorf("port forward %q: ports go from 1 to 65535", f.Name)
 		case err != nil:
 			return fmt.Errorf("port forward %q: %q is no IP address", f.Name, f.HostAddress)
+		case !address.Is4(): // VirtualBox opens the port on all IPv4 addresses instead
+			return fmt.Errorf("port forward %q: VirtualBox forwards from the host's IPv4 addresses only, and %s is none", f.Name, f.HostAddress)
 		case f.Protocol != v1.ProtocolTCP && f.Protocol != v1.ProtocolUDP:
 			return fmt.Errorf("port forward %q: protocol %q is not one of TCP and UDP", f.Name, f.Protocol)
 		}
-		if _, taken := table.ownerOf(portOf(f)); taken && f.HostPort != 0 {
+		if _, taken := ownerOf(table.owners, portOf(f)); taken && f.HostPort != 0 {
 			return fmt.Errorf("two port forwards want %s port %d of %s", f.Protocol, f.HostPort, f.HostAddress)
 		}
 		names[f.Name] = true

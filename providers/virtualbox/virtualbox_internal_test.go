@@ -184,6 +184,11 @@ func TestPorts(t *testing.T) {
 	if _, err := table.reserve("three", []v1.PortForward{fwd("x", taken)}, nil); err != nil {
 		t.Errorf("a port that was given back: %v", err)
 	}
+	spelled := fwd("x", taken)
+	spelled.HostAddress = "::ffff:127.0.0.1"
+	if _, err := table.reserve("four", []v1.PortForward{spelled}, nil); !errors.Is(err, providers.ErrBusy) {
+		t.Errorf("another's port, spelled otherwise: %v", err)
+	}
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -198,6 +203,97 @@ func TestPorts(t *testing.T) {
 	}
 	if f, closed := unopened([]v1.PortForward{settle(busy, nil)}); closed {
 		t.Errorf("a port that is open is taken for closed: %v", f)
+	}
+}
+
+// TestPortsAtOnce: of many that want one port at the same time one gets it, and
+// those that take any get different ones.
+func TestPortsAtOnce(t *testing.T) {
+	for _, protocol := range []v1.Protocol{v1.ProtocolTCP, v1.ProtocolUDP} {
+		table := newPortTable()
+		any, err := table.reserve("first", []v1.PortForward{{Name: "a", Protocol: protocol, GuestPort: 1}}, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		table.release("first")
+		const many = 16
+		type outcome struct {
+			forwards []v1.PortForward
+			err      error
+		}
+		done := make(chan outcome)
+		for i := range many {
+			want := []v1.PortForward{{Name: "any", Protocol: protocol, GuestPort: 1}, {Name: "one", Protocol: protocol, HostPort: any[0].HostPort, GuestPort: 2}}
+			go func() {
+				forwards, err := table.reserve(types.UID(fmt.Sprint(i)), want, nil)
+				done <- outcome{forwards, err}
+			}()
+		}
+		won := 0
+		for range many {
+			switch o := <-done; {
+			case o.err == nil && o.forwards[0].HostPort != o.forwards[1].HostPort && o.forwards[1].HostPort == any[0].HostPort:
+				won++
+			case !errors.Is(o.err, providers.ErrBusy):
+				t.Errorf("%s: %+v", protocol, o)
+			}
+		}
+		if won != 1 {
+			t.Errorf("%s: %d machines have one port", protocol, won)
+		}
+	}
+}
+
+// TestRefusedForward reads what VirtualBox 7.2.22 logged, on a host where somebody
+// else listened on port 2229.
+func TestRefusedForward(t *testing.T) {
+	const log = `00:00:00.115871   Driver <string>  = "NAT" (cb=4)
+00:00:00.381982 VMSetError: /build/virtualbox-7.2.22-dfsg/src/VBox/Devices/Network/DrvNAT.cpp(991) int drvNATNotifyApplyPortForwardCommand(PDRVNAT, bool
+00:00:00.381992 VMSetError: NAT#0: configuration error: failed to set up redirection of 2229 to 22. Probably a conflict with existing services or other rules
+00:00:03.199240 VMMDev: Guest Log: VMSetError: NAT#0: configuration error: failed to set up redirection of 2230 to 22.
+01:00:03.199240 VMSetError: NAT#0: configuration error: failed to set up redirection of 2231 to 22.
+`
+	for port, refused := range map[int32]bool{2229: true, 2230: false, 2231: false, 222: false} {
+		f := v1.PortForward{Name: "a", HostPort: port, GuestPort: 22}
+		if got, is := refusedForward([]byte(log), []v1.PortForward{f}); is != refused || is && got != f {
+			t.Errorf("port %d: %v, %v", port, got, is)
+		}
+	}
+}
+
+// TestUDPPorts: a UDP port that somebody has is seen, on whatever address.
+func TestUDPPorts(t *testing.T) {
+	c, err := net.ListenPacket("udp", "0.0.0.0:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = c.Close() }()
+	f := settle(v1.PortForward{Name: "a", Protocol: v1.ProtocolUDP, HostPort: int32(c.LocalAddr().(*net.UDPAddr).Port), GuestPort: 1}, nil)
+	if err := checkOpenable("x", []v1.PortForward{f}); !errors.Is(err, providers.ErrBusy) {
+		t.Errorf("somebody's: %v", err)
+	}
+	if _, closed := unopened([]v1.PortForward{f}); closed {
+		t.Error("it is taken for closed")
+	}
+	f.Protocol = v1.ProtocolTCP
+	if _, closed := unopened([]v1.PortForward{f}); !closed {
+		t.Error("the TCP port of that number is taken for open")
+	}
+}
+
+func TestForwardAddresses(t *testing.T) {
+	for address, good := range map[string]bool{
+		"": true, "127.0.0.1": true, "0.0.0.0": true, "::ffff:127.0.0.1": true,
+		"::1": false, "::": false, "fe80::1%lo": false, "localhost": false, "127.1": false,
+	} {
+		err := validateForwards([]v1.PortForward{{Name: "a", HostAddress: address, GuestPort: 22}})
+		if (err == nil) != good {
+			t.Errorf("%q: %v", address, err)
+		}
+	}
+	both := []v1.PortForward{{Name: "a", HostAddress: "0.0.0.0", HostPort: 2222, GuestPort: 1}, {Name: "b", HostPort: 2222, GuestPort: 2}}
+	if validateForwards(both) == nil {
+		t.Error("one port on all addresses and on one")
 	}
 }
 

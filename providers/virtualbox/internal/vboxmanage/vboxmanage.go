@@ -273,7 +273,7 @@ func verb(args []string) string {
 		if len(args) > 2 && args[0] != "guestproperty" {
 			return args[0] + " " + args[2]
 		}
-	case len(args) > 1 && (args[0] == "hostonlyif" || args[0] == "dhcpserver" || args[0] == "list"):
+	case len(args) > 1 && (args[0] == "hostonlyif" || args[0] == "hostonlynet" || args[0] == "dhcpserver" || args[0] == "list"):
 		return args[0] + " " + args[1]
 	}
 	return args[0]
