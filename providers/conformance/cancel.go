@@ -22,7 +22,7 @@ func (s *suite) testEnded(t *testing.T) {
 	spec, other := s.spec(t, "machine"), s.spec(t, "other")
 	id := s.made(t, spec)
 	t.Cleanup(func() { s.remove(t, other.ID) })
-	image := s.imageSpec(t.Name(), "1")
+	image := s.imageSpec(t.Name())
 	before := s.resources(t, func(providers.Resource) bool { return true })
 
 	_, probe := s.p.Probe(ended)

@@ -73,6 +73,10 @@ type Backend struct {
 	// Image is a disk file that boots to a guest as the package comment asks
 	// for.
 	Image v1.DiskSource
+	// Idle is a disk file with which a machine runs and does nothing, for the
+	// tests that wait for no guest: where processors are emulated, a guest that
+	// boots takes the time of all others. Without a path Image serves.
+	Idle v1.DiskSource
 	// Hardware of the machines: CPUs, MemoryBytes, Firmware and OSType.
 	Hardware providers.MachineSpec
 	// User of the guest whose ssh keys are set; empty means root.

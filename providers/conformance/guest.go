@@ -25,7 +25,7 @@ func (s *suite) guest(t *testing.T) types.UID {
 		s.waitAgent(t, s.shared)
 		return s.shared
 	}
-	spec := s.spec(t, "guest")
+	spec := s.clone(t, s.guests, "guest")
 	spec.ID = types.UID(uuidOf(string(s.instance), "guest"))
 	if s.has(Mode(v1.NetworkNAT)) {
 		spec.Network.Mode = v1.NetworkNAT

@@ -35,7 +35,7 @@ func (s *suite) importFor(t *testing.T, spec providers.ImageSpec) providers.Imag
 }
 
 func (s *suite) testImport(t *testing.T) {
-	spec := s.imageSpec(t.Name(), "1")
+	spec := s.imageSpec(t.Name())
 	t.Cleanup(func() { s.removeImage(t, spec.ImageRef) })
 	must(t, "check", s.p.CheckSource(s.ctx(t), spec))
 	s.wantNoImage(t, spec.ImageRef)
@@ -134,7 +134,7 @@ func (s *suite) testBadSources(t *testing.T) {
 		"no source":       {v1.ImageSource{}, "", []error{providers.ErrInvalid, providers.ErrUnsupported}},
 	} {
 		t.Run(name, func(t *testing.T) {
-			spec := s.imageSpec(t.Name(), "1")
+			spec := s.imageSpec(t.Name())
 			spec.Source = tc.source
 			_, importing := s.p.ImportImage(s.ctx(t), spec, nil)
 			for what, err := range map[string]error{
@@ -189,7 +189,7 @@ func (s *suite) wantNoImage(t *testing.T, ref providers.ImageRef) {
 }
 
 func (s *suite) testCancelledImport(t *testing.T) {
-	spec := s.imageSpec(t.Name(), "1")
+	spec := s.imageSpec(t.Name())
 	t.Cleanup(func() { s.removeImage(t, spec.ImageRef) })
 	ctx, cancel := context.WithCancel(s.ctx(t))
 	defer cancel()
@@ -201,7 +201,7 @@ func (s *suite) testCancelledImport(t *testing.T) {
 }
 
 func (s *suite) testParallelImport(t *testing.T) {
-	spec := s.imageSpec(t.Name(), "1")
+	spec := s.imageSpec(t.Name())
 	t.Cleanup(func() { s.removeImage(t, spec.ImageRef) })
 	images := make([]providers.Image, 3)
 	var wg sync.WaitGroup
@@ -222,7 +222,8 @@ func (s *suite) testParallelImport(t *testing.T) {
 }
 
 func (s *suite) testRevisions(t *testing.T) {
-	one, two := s.imageSpec(t.Name(), "1"), s.imageSpec(t.Name(), "2")
+	one := s.imageSpec(t.Name())
+	two := revised(one)
 	content := []byte(strings.Repeat("sandboxd", 64<<10))
 	path := filepath.Join(t.TempDir(), "disk.raw")
 	must(t, "write", os.WriteFile(path, content, 0o644))
@@ -248,7 +249,7 @@ func (s *suite) wantGoneImage(t *testing.T, ref providers.ImageRef) {
 }
 
 func (s *suite) testDeleteImage(t *testing.T) {
-	img := s.imageSpec(t.Name(), "1")
+	img := s.imageSpec(t.Name())
 	want(t, "delete an image that never was", s.p.DeleteImage(s.ctx(t), img.ImageRef), providers.ErrNotFound)
 	s.importFor(t, img)
 	spec := s.spec(t, "clone")

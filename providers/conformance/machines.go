@@ -55,7 +55,7 @@ func (s *suite) testEnsureChanged(t *testing.T) {
 		"hostname":       func(m *providers.MachineSpec) { m.Seed.Hostname = "other" },
 		"user data":      func(m *providers.MachineSpec) { m.Seed.UserData = "#cloud-config\n" },
 		"keys":           func(m *providers.MachineSpec) { m.Seed.SSHAuthorizedKeys = []string{keys[0]} },
-		"size of disk":   func(m *providers.MachineSpec) { m.DiskBytes = s.grownSize(t) },
+		"size of disk":   func(m *providers.MachineSpec) { m.DiskBytes = s.grownSize(t, s.image) },
 		"number of CPUs": func(m *providers.MachineSpec) { m.CPUs += s.moreCPUs() },
 	}
 	if s.has(Mode(v1.NetworkNAT)) {
@@ -76,9 +76,9 @@ func (s *suite) testEnsureChanged(t *testing.T) {
 }
 
 // grownSize is a size of disk larger than the image's.
-func (s *suite) grownSize(t *testing.T) int64 {
+func (s *suite) grownSize(t *testing.T, of *golden) int64 {
 	t.Helper()
-	img, err := s.p.GetImage(s.ctx(t), s.image.ImageRef)
+	img, err := s.p.GetImage(s.ctx(t), of.ImageRef)
 	must(t, "get image", err)
 	return img.VirtualSize + 64<<20
 }
@@ -91,7 +91,7 @@ func (s *suite) moreCPUs() int {
 }
 
 func (s *suite) testEnsureRevision(t *testing.T) {
-	two := s.imageSpec("golden", "2")
+	two := revised(s.image.ImageSpec)
 	s.importFor(t, two)
 	spec := s.spec(t, "machine")
 	id := s.made(t, spec)
@@ -230,7 +230,7 @@ func (s *suite) testHostileIDs(t *testing.T) {
 			want(t, name, err, providers.ErrNotFound, providers.ErrInvalid)
 		}
 		for _, ref := range []providers.ImageRef{{UID: id, Revision: "1"}, {UID: s.image.UID, Revision: string(id)}} {
-			img := s.image
+			img := s.image.ImageSpec
 			img.ImageRef = ref
 			_, err := s.p.ImportImage(s.ctx(t), img, nil)
 			want(t, "import "+ref.String(), err, providers.ErrInvalid)

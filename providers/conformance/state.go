@@ -25,7 +25,7 @@ import (
 //	boot 5   golden; write to the disk; stop by force
 //	boot 6   golden
 func (s *suite) testState(t *testing.T) {
-	spec := s.spec(t, "state")
+	spec := s.clone(t, s.guests, "state")
 	id := s.made(t, spec)
 	step := func(name string, f func(t *testing.T)) {
 		t.Helper()
@@ -164,7 +164,7 @@ func (s *suite) testGrowth(t *testing.T, id types.UID, spec *providers.MachineSp
 		s.forceOff(t, id)
 	}
 	spec.MemoryBytes += 64 << 20
-	spec.DiskBytes = s.grownSize(t)
+	spec.DiskBytes = s.grownSize(t, s.guests)
 	spec.CPUs += s.moreCPUs()
 	s.ensure(t, *spec)
 	s.boot(t, id)

@@ -25,12 +25,18 @@ type suite struct {
 	instance providers.Instance
 	p        providers.Provider
 	events   *recorder
-	image    providers.ImageSpec
-	imported sync.Once
+	image    *golden // of machines whose guest is not waited for
+	guests   *golden // of the others; the same without Backend.Idle
 	shared   types.UID // the shared guest, once it was made
 	folders  sharedFolders
 
 	sharedSpec providers.MachineSpec
+}
+
+// golden is an image that the subtests share, imported for the first of them.
+type golden struct {
+	providers.ImageSpec
+	imported sync.Once
 }
 
 func newSuite(t *testing.T, b Backend) *suite {
@@ -49,7 +55,11 @@ func newSuite(t *testing.T, b Backend) *suite {
 		b.Occupy = occupy
 	}
 	s := &suite{b: b, root: t, instance: providers.Instance(uuidOf(t.Name(), "instance"))}
-	s.image = s.imageSpec("golden", "1")
+	s.guests = &golden{ImageSpec: s.imageOf(b.Image, "golden")}
+	s.image = s.guests
+	if b.Idle.Path != "" {
+		s.image = &golden{ImageSpec: s.imageOf(b.Idle, "idle")}
+	}
 	s.requireHooks(t)
 	s.open(t)
 	t.Cleanup(s.end)
@@ -102,6 +112,7 @@ func (s *suite) end() {
 	if s.shared != "" {
 		s.remove(t, s.shared)
 	}
+	s.removeImage(t, s.guests.ImageRef)
 	s.removeImage(t, s.image.ImageRef)
 	if left := s.resources(t, func(providers.Resource) bool { return true }); len(left) > 0 {
 		t.Errorf("everything was deleted, and yet there is %+v", left)
@@ -156,26 +167,40 @@ func (s *suite) id(t testing.TB, name string) types.UID {
 	return types.UID(uuidOf(string(s.instance), t.Name(), name))
 }
 
-func (s *suite) imageSpec(name, revision string) providers.ImageSpec {
-	disk := s.b.Image
+// imageSpec is an image of a test's own, of the guest's disk.
+func (s *suite) imageSpec(name string) providers.ImageSpec { return s.imageOf(s.b.Image, name) }
+
+// revised is the next revision of an image.
+func revised(spec providers.ImageSpec) providers.ImageSpec {
+	spec.Revision = "2"
+	return spec
+}
+
+func (s *suite) imageOf(disk v1.DiskSource, name string) providers.ImageSpec {
 	return providers.ImageSpec{
-		ImageRef: providers.ImageRef{UID: types.UID(uuidOf(s.root.Name(), name)), Revision: revision},
+		ImageRef: providers.ImageRef{UID: types.UID(uuidOf(s.root.Name(), name)), Revision: "1"},
 		Name:     "golden",
 		Source:   v1.ImageSource{Disk: &disk},
 		Machine:  v1.MachineDefaults{Firmware: s.b.Hardware.Firmware, OSType: s.b.Hardware.OSType},
 	}
 }
 
-// spec is a machine without a network, cloned from the shared image.
+// spec is a machine without a network, whose guest is not waited for.
 func (s *suite) spec(t testing.TB, name string) providers.MachineSpec {
 	t.Helper()
-	s.imported.Do(func() {
-		if _, err := s.p.ImportImage(s.ctx(t), s.image, nil); err != nil {
+	return s.clone(t, s.image, name)
+}
+
+// clone is a machine without a network, cloned from a shared image.
+func (s *suite) clone(t testing.TB, of *golden, name string) providers.MachineSpec {
+	t.Helper()
+	of.imported.Do(func() {
+		if _, err := s.p.ImportImage(s.ctx(t), of.ImageSpec, nil); err != nil {
 			t.Fatalf("import of the golden image: %v", err)
 		}
 	})
 	return providers.MachineSpec{
-		ID: s.id(t, name), Namespace: "conformance", Name: name, Image: s.image.ImageRef,
+		ID: s.id(t, name), Namespace: "conformance", Name: name, Image: of.ImageRef,
 		CPUs: s.b.Hardware.CPUs, MemoryBytes: s.b.Hardware.MemoryBytes,
 		Firmware: s.b.Hardware.Firmware, OSType: s.b.Hardware.OSType,
 		Network: v1.Network{Mode: v1.NetworkNone},
