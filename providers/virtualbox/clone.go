@@ -43,6 +43,7 @@ func (p *Provider) clone(ctx context.Context, spec providers.MachineSpec, r *rec
 	if _, err := p.manage(ctx, r.ID, vboxmanage.Slow, args...); err != nil {
 		return machine{}, false, p.notCloned(ctx, *r, err)
 	}
+	p.steps.next()
 	medium, file, err := p.planOf(spec, *r, image).define(p.definition(*r), p.seed(*r))
 	switch {
 	case err == nil:
@@ -164,6 +165,7 @@ func (p *Provider) clearFolder(ctx context.Context, r record, keep bool) error {
 		return err
 	}
 	if !keep {
+		p.steps.next()
 		return p.fileError(machineObject(r.ID), os.RemoveAll(dir))
 	}
 	definitions, err := filepath.Glob(filepath.Join(dir, "*.vbox*"))

@@ -1,6 +1,7 @@
 package virtualbox_test
 
 import (
+	"runtime"
 	"testing"
 	"time"
 
@@ -9,6 +10,7 @@ import (
 	v1 "sandboxd.dev/sandboxd/api/v1"
 	"sandboxd.dev/sandboxd/providers"
 	"sandboxd.dev/sandboxd/providers/conformance"
+	"sandboxd.dev/sandboxd/providers/virtualbox"
 )
 
 // noDriver is why some network modes cannot be shown without the kernel driver.
@@ -16,11 +18,14 @@ const noDriver = "VirtualBox starts no machine with such a card without its kern
 
 func TestConformance(t *testing.T) {
 	h := newHost(t)
+	var opened *virtualbox.Provider
 	conformance.Run(t, conformance.Backend{
 		Open: func(_ testing.TB, i providers.Instance) providers.Provider {
-			return h.open(t, i)
+			opened = h.open(t, i)
+			return opened
 		},
 		Image:     guestImage(t),
+		Idle:      haltDisk(t),
 		Hardware:  providers.MachineSpec{CPUs: 1, MemoryBytes: 128 << 20, Firmware: v1.FirmwareBIOS},
 		OtherUser: "sandbox",
 		RootDisk:  "sda",
@@ -30,6 +35,7 @@ func TestConformance(t *testing.T) {
 		Pause:     func(t testing.TB, id types.UID) { manage(t, "controlvm", string(id), "pause") },
 		Undefine:  func(t testing.TB, id types.UID) { manage(t, "unregistervm", string(id)) },
 		Audit:     h.audit,
+		Interrupt: func(n int, call func()) bool { return interrupt(opened, n, call) },
 		Parallel:  3,
 		Limits:    conformance.Limits{Boot: 10 * time.Minute, Call: 5 * time.Minute},
 		Skip: map[conformance.Feature]string{
@@ -39,6 +45,25 @@ func TestConformance(t *testing.T) {
 			conformance.BrokenNetwork:            noDriver,
 		},
 	})
+}
+
+// interrupt ends the goroutine that makes a call at its n-th step.
+func interrupt(p *virtualbox.Provider, n int, call func()) (completed bool) {
+	steps := 0
+	p.OnStep(func() {
+		if steps++; steps == n {
+			runtime.Goexit()
+		}
+	})
+	defer p.OnStep(nil)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		call()
+		completed = true
+	}()
+	<-done
+	return completed
 }
 
 // foreignMachine makes a machine that is somebody else's.

@@ -86,6 +86,7 @@ func (p *Provider) seal(s sealed) error {
 	if err != nil {
 		return err
 	}
+	p.steps.next()
 	if err := files.Write(p.data.sidecar(s.Image.ImageRef), append(b, '\n'), 0o400); err != nil {
 		return err
 	}
@@ -133,10 +134,12 @@ func (p *Provider) DeleteImage(ctx context.Context, ref providers.ImageRef) erro
 		}
 	}
 	for _, path := range paths {
+		p.steps.next()
 		if err := os.RemoveAll(path); err != nil {
 			return p.fileError(object, err)
 		}
 	}
+	p.steps.next()
 	_ = os.Remove(p.data.imageDir(ref.UID)) // the last revision takes the folder along
 	return nil
 }

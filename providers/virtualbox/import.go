@@ -59,6 +59,7 @@ func (p *Provider) ImportImage(ctx context.Context, spec providers.ImageSpec, pr
 		return providers.Image{}, err
 	}
 	img, err := p.importDisk(ctx, object, spec, disk, progress)
+	p.steps.next()
 	_ = os.RemoveAll(p.data.staging(spec.ImageRef))
 	if err != nil {
 		// Half an import is worth nothing; what cannot be removed now is wiped
@@ -88,6 +89,7 @@ func (p *Provider) discardGolden(ctx context.Context, ref providers.ImageRef) {
 func (p *Provider) importDisk(ctx context.Context, object string, spec providers.ImageSpec, disk *v1.DiskSource, progress func(providers.Progress)) (providers.Image, error) {
 	p.discardGolden(ctx, spec.ImageRef)
 	staging := p.data.staging(spec.ImageRef)
+	p.steps.next()
 	if err := os.RemoveAll(staging); err != nil {
 		return providers.Image{}, err
 	}
@@ -108,6 +110,7 @@ func (p *Provider) importDisk(ctx context.Context, object string, spec providers
 	if err != nil {
 		return providers.Image{}, err
 	}
+	p.steps.next()
 	if err := files.Mkdir(p.data.golden(spec.ImageRef), dirMode); err != nil {
 		return providers.Image{}, err
 	}
@@ -119,6 +122,7 @@ func (p *Provider) importDisk(ctx context.Context, object string, spec providers
 	if err != nil {
 		return providers.Image{}, source.Error(object, disk.Path, err)
 	}
+	p.steps.next()
 	if err := files.Sync(vdi); err != nil {
 		return providers.Image{}, err
 	}

@@ -188,6 +188,7 @@ func (p *Provider) writeRecord(r record) error {
 	if err != nil {
 		return err
 	}
+	p.steps.next()
 	return p.fileError(machineObject(r.ID), files.Write(p.data.record(r.ID), append(b, '\n'), fileMode))
 }
 

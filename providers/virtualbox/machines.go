@@ -141,6 +141,7 @@ func (p *Provider) imageFor(ctx context.Context, spec providers.MachineSpec, ref
 
 // begin notes what is going to be done.
 func (p *Provider) begin(r record) error {
+	p.steps.next()
 	if err := files.Mkdir(p.data.machineDir(r.ID), dirMode); err != nil {
 		return p.fileError(machineObject(r.ID), err)
 	}

@@ -412,6 +412,7 @@ func (p *Provider) removeFolder(ctx context.Context, id types.UID) error {
 	if n, ok := networkOf(r); ok {
 		// The record goes first: as long as it is there the network is in use.
 		// Should this be cut off, the adapter's own file has it collected.
+		p.steps.next()
 		if err := os.Remove(p.data.record(id)); err != nil {
 			return p.fileError(object, err)
 		}
@@ -419,6 +420,7 @@ func (p *Provider) removeFolder(ctx context.Context, id types.UID) error {
 			return err
 		}
 	}
+	p.steps.next()
 	p.ports.release(id)
 	p.guest.forget(id)
 	return p.fileError(object, os.RemoveAll(dir))

@@ -120,6 +120,7 @@ type Provider struct {
 	guest *guestStates
 	// settled are machines made just now.
 	settled *settledFiles
+	steps   steps
 
 	life context.Context // ends with Close
 	end  context.CancelFunc
@@ -137,10 +138,10 @@ func New(o Options) (*Provider, error) {
 	}
 	p := &Provider{
 		opts: o, log: o.Logger, data: layout{root: o.DataDir},
-		vbox: vboxmanage.New(vboxmanage.Options{Program: o.Manage, UserHome: o.UserHome}),
-		img:  qemuimg.New(o.QemuImg), locks: keylock.New(),
+		img: qemuimg.New(o.QemuImg), locks: keylock.New(),
 		ports: newPortTable(), watch: newWatcher(), guest: newGuestStates(), settled: newSettledFiles(),
 	}
+	p.vbox = vboxmanage.New(vboxmanage.Options{Program: o.Manage, UserHome: o.UserHome, BeforeChange: p.steps.next})
 	p.life, p.end = context.WithCancel(context.Background())
 	if err := p.data.claim(o.Instance); err != nil {
 		return nil, providers.Errorf(providers.ErrInvalid, "data folder "+o.DataDir, "%w", err)

@@ -24,6 +24,7 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -67,6 +68,9 @@ type Options struct {
 	// UserHome is VirtualBox's folder of settings (VBOX_USER_HOME); empty means
 	// the user's own.
 	UserHome string
+	// BeforeChange is called before each call that may change something, by the
+	// goroutine of the call; nil for nobody. It may end that goroutine.
+	BeforeChange func()
 }
 
 // Client runs VBoxManage. Its methods may be called from many goroutines.
@@ -126,6 +130,9 @@ func (c *Client) Run(ctx context.Context, call Call) (Output, error) {
 	if c.life.Err() != nil {
 		return Output{}, providers.Errorf(providers.ErrUnavailable, call.Object, "the provider was closed, because sandboxd is stopping")
 	}
+	if c.opts.BeforeChange != nil && !onlyLooks(call.Args) {
+		c.opts.BeforeChange()
+	}
 	unlock, err := c.turn(ctx, call)
 	if err != nil {
 		return Output{}, err
@@ -150,6 +157,11 @@ func (c *Client) Run(ctx context.Context, call Call) (Output, error) {
 	case <-ctx.Done():
 		return Output{}, ctx.Err()
 	}
+}
+
+// onlyLooks tells whether a call changes nothing.
+func onlyLooks(args []string) bool {
+	return len(args) > 0 && slices.Contains([]string{"list", "showvminfo", "showmediuminfo", "--version"}, args[0])
 }
 
 // turn waits for the machine's turn.
