@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"slices"
 	"strings"
-	"time"
 
 	"k8s.io/apimachinery/pkg/types"
 
@@ -125,31 +124,20 @@ func hasProcess(info vboxmanage.Info) bool {
 	return now != providers.PowerOff && now != providers.PowerSaved
 }
 
-// serviceStays is how long VBoxSVC surely stays after a call; it ends 5 s after
-// the last.
-const serviceStays = 3 * time.Second
-
 // closeLoopback makes sure that a machine which is to be started on NAT will not
-// reach the host's loopback addresses, and looks at it again if it had to do
-// something. VirtualBox 7.2 leaves that setting out of a machine's file when it is
+// reach the host's loopback addresses, and looks again at one that it had to
+// change. VirtualBox 7.2 leaves that setting out of a machine's file when it is
 // off, and takes it to be on when VBoxSVC reads the file anew: it is forgotten
 // with each VBoxSVC. The machine's process keeps what it began with.
 func (p *Provider) closeLoopback(ctx context.Context, m machine) (machine, error) {
-	if m.record.Network.Mode != v1.NetworkNAT {
+	if m.record.Network.Mode != v1.NetworkNAT || m.info != nil && m.info[loopbackKey] != "1" {
 		return m, nil
 	}
-	if m.info == nil {
-		stamp, ok := stampOf(p.definition(m.record))
-		if age := time.Since(stamp.changed); ok && age >= 0 && age < serviceStays {
-			return m, nil // by the VBoxSVC that was just told; confirm looks
-		}
-	} else if m.info[loopbackKey] != "1" {
-		return m, nil
-	}
-	if _, err := p.manage(ctx, m.id, 0, "modifyvm", string(m.id), "--nat-localhostreachable1", "off"); err != nil {
+	_, err := p.manage(ctx, m.id, 0, "modifyvm", string(m.id), "--nat-localhostreachable1", "off")
+	if err != nil || m.info == nil { // one that is new is looked at once it runs
 		return m, err
 	}
-	m, err := p.look(ctx, m.id)
+	m, err = p.look(ctx, m.id)
 	if err == nil && m.info[loopbackKey] == "1" {
 		err = notIsolated(m.id, "it was not started", openings[loopbackKey])
 	}

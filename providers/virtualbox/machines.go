@@ -276,6 +276,11 @@ func (p *Provider) changeForwards(ctx context.Context, spec providers.MachineSpe
 			return err
 		}
 	}
+	if was.power == providers.PowerRunning {
+		if err := awaitOpen(ctx, spec.ID, forwards); err != nil {
+			return err
+		}
+	}
 	hash := spec.Hashes().Forwards
 	if slices.Equal(r.Network.PortForwards, forwards) && r.Hashes.Forwards == hash {
 		return nil

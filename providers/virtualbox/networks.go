@@ -184,6 +184,7 @@ func (p *Provider) makeNetwork(ctx context.Context, n network, present map[strin
 }
 
 func (p *Provider) writeAdapter(a adapter) error {
+	p.steps.next()
 	b, err := json.MarshalIndent(a, "", "  ")
 	if err != nil {
 		return err
@@ -225,6 +226,7 @@ func (p *Provider) leaveNetwork(ctx context.Context, n network) error {
 		}
 		p.log.Info("host-only network removed", "adapter", a.Adapter, "network", n.id())
 	}
+	p.steps.next()
 	for _, path := range []string{p.answerFile(n), p.adapterFile(n)} {
 		if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return p.fileError(n.String(), err)

@@ -50,6 +50,11 @@ func TestLoopbackStaysClosed(t *testing.T) {
 			_ = c.Close()
 		}
 	}
+	spec.Network.PortForwards = append(spec.Network.PortForwards, v1.PortForward{Name: "more", GuestPort: 80})
+	must(t, l.p.EnsureMachine(ctx, spec))
+	if m := l.get(t, id); len(m.PortForwards) != 3 || m.Hashes != spec.Hashes() {
+		t.Errorf("with one forward more: %+v", m)
+	}
 	must(t, l.p.Suspend(ctx, id))
 	killSVC(t)
 	must(t, l.p.Start(ctx, id))

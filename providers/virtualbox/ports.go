@@ -1,6 +1,7 @@
 package virtualbox
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -13,6 +14,7 @@ import (
 	"strconv"
 	"sync"
 	"syscall"
+	"time"
 
 	"k8s.io/apimachinery/pkg/types"
 
@@ -215,6 +217,26 @@ func unopened(forwards []v1.PortForward) (v1.PortForward, bool) {
 		}
 	}
 	return v1.PortForward{}, false
+}
+
+// opensWithin is how long a running machine's process may take to open a port that
+// it is told of. It does so in a moment, or never.
+const opensWithin = 2 * time.Second
+
+// awaitOpen waits until a running machine's process has opened its ports.
+func awaitOpen(ctx context.Context, id types.UID, forwards []v1.PortForward) error {
+	for begun := time.Now(); ; {
+		f, closed := unopened(forwards)
+		switch {
+		case !closed:
+			return nil
+		case time.Since(begun) > opensWithin:
+			return portError(id, f, errPortLost)
+		}
+		if err := pause(ctx, offPause); err != nil {
+			return err
+		}
+	}
 }
 
 // headOfLog is how much of a machine's log, in bytes, is searched for what it said

@@ -211,7 +211,7 @@ func TestPorts(t *testing.T) {
 func TestPortsAtOnce(t *testing.T) {
 	for _, protocol := range []v1.Protocol{v1.ProtocolTCP, v1.ProtocolUDP} {
 		table := newPortTable()
-		any, err := table.reserve("first", []v1.PortForward{{Name: "a", Protocol: protocol, GuestPort: 1}}, nil)
+		first, err := table.reserve("first", []v1.PortForward{{Name: "a", Protocol: protocol, GuestPort: 1}}, nil)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -223,7 +223,7 @@ func TestPortsAtOnce(t *testing.T) {
 		}
 		done := make(chan outcome)
 		for i := range many {
-			want := []v1.PortForward{{Name: "any", Protocol: protocol, GuestPort: 1}, {Name: "one", Protocol: protocol, HostPort: any[0].HostPort, GuestPort: 2}}
+			want := []v1.PortForward{{Name: "any", Protocol: protocol, GuestPort: 1}, {Name: "one", Protocol: protocol, HostPort: first[0].HostPort, GuestPort: 2}}
 			go func() {
 				forwards, err := table.reserve(types.UID(fmt.Sprint(i)), want, nil)
 				done <- outcome{forwards, err}
@@ -232,7 +232,7 @@ func TestPortsAtOnce(t *testing.T) {
 		won := 0
 		for range many {
 			switch o := <-done; {
-			case o.err == nil && o.forwards[0].HostPort != o.forwards[1].HostPort && o.forwards[1].HostPort == any[0].HostPort:
+			case o.err == nil && o.forwards[0].HostPort != o.forwards[1].HostPort && o.forwards[1].HostPort == first[0].HostPort:
 				won++
 			case !errors.Is(o.err, providers.ErrBusy):
 				t.Errorf("%s: %+v", protocol, o)
