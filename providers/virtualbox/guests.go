@@ -37,12 +37,14 @@ type guest struct {
 
 // Control implements guestcontrol.Guest. The password goes by a file that only
 // this user can read, for as long as the call takes.
-func (g guest) Control(ctx context.Context, stdout, stderr io.Writer, verb string, args ...string) error {
-	leave, err := g.p.guest.enter(ctx, g.id)
-	if err != nil {
-		return err
+func (g guest) Control(ctx context.Context, urgent bool, stdout, stderr io.Writer, verb string, args ...string) error {
+	if !urgent {
+		leave, err := g.p.guest.enter(ctx, g.id)
+		if err != nil {
+			return err
+		}
+		defer leave()
 	}
-	defer leave()
 	login, err := g.p.loginOf(ctx, g.of)
 	if err != nil {
 		return err

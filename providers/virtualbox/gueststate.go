@@ -9,6 +9,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 
 	v1 "sandboxd.dev/sandboxd/api/v1"
+	"sandboxd.dev/sandboxd/providers/virtualbox/internal/guestcontrol"
 )
 
 // guestStates remembers for a moment what guests said, and who is busy inside
@@ -27,7 +28,7 @@ type guestState struct {
 }
 
 // visit is one call into a guest.
-type visit struct{ end context.CancelFunc }
+type visit struct{ end context.CancelCauseFunc }
 
 // door lets so many into a guest at a time.
 type door struct {
@@ -59,14 +60,14 @@ func (g *guestStates) forget(id types.UID) {
 	defer g.mu.Unlock()
 	delete(g.states, id)
 	for v := range g.visits[id] {
-		v.end()
+		v.end(guestcontrol.ErrGone)
 	}
 }
 
 // attend notes a call into a guest. Its context ends when the machine goes off:
 // VBoxManage itself may wait for ever then.
 func (g *guestStates) attend(ctx context.Context, id types.UID) (context.Context, context.CancelFunc) {
-	ctx, cancel := context.WithCancel(ctx)
+	ctx, cancel := context.WithCancelCause(ctx)
 	v := &visit{end: cancel}
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -75,7 +76,7 @@ func (g *guestStates) attend(ctx context.Context, id types.UID) (context.Context
 	}
 	g.visits[id][v] = true
 	return ctx, func() {
-		cancel()
+		cancel(nil)
 		g.mu.Lock()
 		defer g.mu.Unlock()
 		delete(g.visits[id], v)

@@ -65,23 +65,21 @@ func (c *Client) Exec(ctx context.Context, req providers.ExecRequest) (providers
 		limit = providers.DefaultMaxOutput
 	}
 	id := token()
-	dir := "/tmp/.sandboxd-" + id
-	mode, data, err := c.input(ctx, dir+".in", req.Stdin)
+	in, err := c.input(ctx, id, req.Stdin)
 	if err != nil {
 		return providers.ExecResult{}, err
 	}
-	if mode == dir+".in" {
-		mode = "file"
-	}
-	args := append([]string{id, dir, mode, data, req.User, req.Dir, strconv.Itoa(len(req.Env))}, req.Env...)
-	args = append(args, req.Command...)
-
+	script := execScript(id, in, req)
 	var mu sync.Mutex
 	stdout := &bounded{mu: &mu, w: req.Stdout, left: limit}
 	stderr := &bounded{mu: &mu, w: req.Stderr, left: limit}
 	run := newRun(ctx, id, stdout.deliver, stderr.deliver)
 	stop := run.after(req.Timeout)
-	err = run.wait(func(ctx context.Context) error { return c.sh(ctx, run.stdout, run.stderr, execScript, args...) })
+	var killed error
+	err = run.wait(
+		func(ctx context.Context) error { return c.sh(ctx, false, run.stdout, run.stderr, script) },
+		func() { killed = c.kill(ctx, id) },
+	)
 	stop()
 	result := providers.ExecResult{Truncated: stdout.dropped || stderr.dropped}
 	if err == nil {
@@ -89,12 +87,8 @@ func (c *Client) Exec(ctx context.Context, req providers.ExecRequest) (providers
 		return result, err
 	}
 	timeUp := errors.Is(context.Cause(run.ctx), errTimeUp)
-	if ctx.Err() == nil && !timeUp && !errors.Is(err, ErrCaller) {
-		return providers.ExecResult{}, err
-	}
-	killed := c.kill(ctx, dir)
 	switch {
-	case !timeUp && ctx.Err() != nil:
+	case ctx.Err() != nil && !timeUp:
 		return providers.ExecResult{}, ctx.Err()
 	case !timeUp:
 		return providers.ExecResult{}, err
@@ -103,6 +97,49 @@ func (c *Client) Exec(ctx context.Context, req providers.ExecRequest) (providers
 	}
 	result.ExitCode, result.TimedOut = killedCode, true
 	return result, nil
+}
+
+// execScript runs a command in a session of its own and reports.
+func execScript(token string, in input, req providers.ExecRequest) string {
+	start := "set -- " + quote(append([]string{req.Dir}, req.Command...)...) + "\n" + pathOf(req.Env) + startScript + becomeCommand(req)
+	as := start
+	user := ""
+	if req.User != "" {
+		user = "user=" + quote(req.User) + "\ninner=" + quote(head(token)+start) + "\nas='eval \"$inner\"'\n" + userScript
+		as = "eval \"$as\"\n"
+	}
+	return head(token) + setPath + in.open + user + "report start\n" +
+		in.pipe + "{\n" + as + "}" + in.from + " &\n" +
+		"child=$!\nexec 3<&-\nwait \"$child\" 2>/dev/null\nreport \"done $?\"\n"
+}
+
+// setPath is for guests whose Guest Additions give commands no PATH.
+const setPath = `: "${PATH:=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin}"
+export PATH
+`
+
+// pathOf tells the script start where to look for the command.
+func pathOf(env []string) string {
+	line := "path=$PATH\n"
+	for _, e := range env {
+		if path, ok := strings.CutPrefix(e, "PATH="); ok {
+			line = "path=" + quote(path) + "\n" // the last one counts
+		}
+	}
+	return line
+}
+
+// becomeCommand is the end of the script start. Variables are set by env: a shell
+// has some of its own that it does not let anybody set.
+func becomeCommand(req providers.ExecRequest) string {
+	words := `"$@"`
+	if len(req.Env) > 0 {
+		if strings.Contains(req.Command[0], "=") { // env would take it for a variable
+			words = `/bin/sh -c 'exec "$@"' sh ` + words
+		}
+		words = "env " + quote(req.Env...) + " " + words
+	}
+	return "! command -v setsid >/dev/null || exec setsid -- " + words + "\nexec " + words + "\n"
 }
 
 // after ends a run so long after its command was started; 0 means never.
@@ -130,14 +167,18 @@ func (r *run) after(timeout time.Duration) (stop func()) {
 
 // kill ends a command with what it has started, because its time is up or its
 // caller is gone, as far as the guest still answers.
-func (c *Client) kill(ctx context.Context, dir string) error {
+func (c *Client) kill(ctx context.Context, token string) error {
 	late, cancel := context.WithTimeout(context.WithoutCancel(ctx), afterwards)
 	defer cancel()
-	out, err := c.shell(late, killScript, nil, dir)
+	var out strings.Builder
+	err := c.stream(late, true, killScript, nil, func(p []byte) error {
+		out.Write(p[:min(len(p), maxLine-out.Len())])
+		return nil
+	}, "["+token[:1]+"]"+token[1:])
 	if err != nil {
 		return err
 	}
-	if word := strings.TrimSpace(out); word != "gone" {
+	if word := strings.TrimSpace(out.String()); word != "gone" {
 		return fmt.Errorf("%w: it does not die", ErrRefused)
 	}
 	return nil

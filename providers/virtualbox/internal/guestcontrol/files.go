@@ -74,7 +74,7 @@ func (c *Client) ReadFile(ctx context.Context, p string, to io.Writer) (provider
 	var info providers.FileInfo
 	var answer error
 	var left int64 = -1
-	err := c.stream(ctx, guestscript.Get, nil, func(b []byte) error {
+	err := c.stream(ctx, false, guestscript.Get, nil, func(b []byte) error {
 		if left < 0 {
 			head = append(head, b...)
 			end := bytes.IndexByte(head, '\n')

@@ -25,7 +25,7 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 // thisHost stands in for a guest: it runs what a guest's shell would run.
 type thisHost struct{ shell string }
 
-func (h thisHost) Control(ctx context.Context, stdout, stderr io.Writer, verb string, args ...string) error {
+func (h thisHost) Control(ctx context.Context, _ bool, stdout, stderr io.Writer, verb string, args ...string) error {
 	if verb == "copyto" {
 		b, err := os.ReadFile(args[0])
 		if err != nil {
@@ -294,7 +294,7 @@ func noneLeft(t *testing.T) {
 	t.Helper()
 	deadline := time.Now().Add(time.Minute)
 	for {
-		left, _ := filepath.Glob("/tmp/.sandboxd-*")
+		left, _ := filepath.Glob("/tmp/.sandboxd-*.in")
 		if len(left) == 0 {
 			return
 		}

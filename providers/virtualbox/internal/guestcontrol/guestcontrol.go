@@ -1,15 +1,18 @@
 // Package guestcontrol reaches into guests by the guest control of VirtualBox's
 // Guest Additions.
 //
-//	Exec ──VBoxManage guestcontrol run──▶ /bin/sh: exec.sh ──▶ command
-//	  ◀── stdout, stderr as they come ──────────┘ ... \001TOKEN done CODE
+//	Exec ──VBoxManage guestcontrol run──▶ /bin/sh ──▶ command
+//	  ◀── stdout, stderr as they come ──────┘ ... \001TOKEN done CODE
 //	  ──copyto──▶ /tmp/.sandboxd-TOKEN.in        long input goes before
 //
 // VBoxManage maps a guest's exit codes above 94 to one, waits for whatever the
 // command left in the background, and takes arguments apart and puts them
-// together again. So a small shell script runs the command; it is told what to
-// do in plain characters, and reports in the streams themselves, behind a token
-// that nobody in the guest can guess in advance.
+// together again. So the guest's shell runs the command, by a script that is made
+// for it and travels in plain characters; it reports in the streams themselves,
+// behind a token that nobody in the guest can guess in advance.
+//
+// Scripts start as few processes as they can, and keep no files: where there is
+// no kernel driver, each process takes the guest most of a second.
 //
 // Everything that comes from a guest is hostile: what it prints is passed on or
 // compared with words, never used as a path or as part of a command.
@@ -24,6 +27,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
@@ -48,6 +52,9 @@ var (
 	ErrNoFile = errors.New("no such file or directory")
 	// ErrGuestLacks: the guest cannot do it.
 	ErrGuestLacks = errors.New("the guest lacks support")
+	// ErrGone, as the cause of a context's end: the machine went off, and all that
+	// ran in it.
+	ErrGone = errors.New("the machine went off")
 	// ErrCaller: a reader or writer that the caller gave failed.
 	ErrCaller = errors.New("the caller's stream failed")
 )
@@ -55,9 +62,10 @@ var (
 // Guest runs VBoxManage guestcontrol on one machine, with its login.
 type Guest interface {
 	// Control runs a verb with its arguments and passes its output on as it
-	// comes; the writers may be nil. It ends with the context. The error is
-	// one of the above if the guest or its Guest Additions gave the reason.
-	Control(ctx context.Context, stdout, stderr io.Writer, verb string, args ...string) error
+	// comes; the writers may be nil. It ends with the context. How many run at a
+	// time may be bounded; an urgent one waits for no other. The error is one of
+	// the above if the guest or its Guest Additions gave the reason.
+	Control(ctx context.Context, urgent bool, stdout, stderr io.Writer, verb string, args ...string) error
 }
 
 // Client speaks with one guest.
@@ -74,27 +82,24 @@ func New(g Guest, temp string) *Client { return &Client{guest: g, temp: temp} }
 var scripts embed.FS
 
 var (
-	execScript  = script("prelude") + "inner='" + guestscript.Inner + "'\n" + script("exec") // it has no quote
-	shellScript = script("prelude", "shell")
-	mountScript = script("mount")
-	killScript  = script("stop") + guestscript.Kill
+	reportScript = script("report")
+	userScript   = script("user")
+	startScript  = script("start")
+	mountScript  = script("mount")
+	killScript   = script("kill")
 )
 
-func script(names ...string) string {
-	var all strings.Builder
-	for _, name := range names {
-		b, err := scripts.ReadFile("scripts/" + name + ".sh")
-		if err != nil {
-			panic(err) // it is embedded
-		}
-		all.WriteString(guestscript.Strip(string(b)))
+func script(name string) string {
+	b, err := scripts.ReadFile("scripts/" + name + ".sh")
+	if err != nil {
+		panic(err) // it is embedded
 	}
-	return all.String()
+	return guestscript.Strip(string(b))
 }
 
-// bootstrap makes a script of its first argument, in characters that nothing on
-// the way to the guest's shell changes.
-const bootstrap = `IFS=;set -f;eval $(printf %b $1)`
+// bootstrap makes a script of its arguments, in characters that nothing on the
+// way to the guest's shell changes.
+const bootstrap = `IFS=;set -f;eval $(printf %b $@)`
 
 const (
 	// inlineMax is the input, in bytes, that travels with its command.
@@ -109,23 +114,24 @@ const (
 )
 
 // sh runs a script by the guest's shell.
-func (c *Client) sh(ctx context.Context, stdout, stderr io.Writer, script string, args ...string) error {
-	all := []string{"--exe", "/bin/sh", "--wait-stdout", "--wait-stderr", "--", "-c", bootstrap, "sandboxd", encode(script)}
-	for _, a := range args {
-		all = append(all, encode(a))
+func (c *Client) sh(ctx context.Context, urgent bool, stdout, stderr io.Writer, script string) error {
+	args := []string{"--exe", "/bin/sh", "--wait-stdout", "--wait-stderr", "--", "-c", bootstrap, "sandboxd"}
+	for part := range slices.Chunk([]byte(script), maxPart) {
+		args = append(args, encode(part))
 	}
-	return c.guest.Control(ctx, stdout, stderr, "run", all...)
+	return c.guest.Control(ctx, urgent, stdout, stderr, "run", args...)
 }
 
-// encode writes an argument for printf's %b, so that nothing is left in it which
-// VirtualBox or a shell could take for something else. printf stops at \c.
-func encode(s string) string {
-	if s == "" {
-		return `\c`
-	}
+// maxPart of a script goes into one argument, in bytes: written as encode does,
+// that stays within the 128 KiB which Linux allows one.
+const maxPart = 24 << 10
+
+// encode writes a part of a script for printf's %b, so that nothing is left in it
+// which VirtualBox or a shell could take for something else.
+func encode(part []byte) string {
 	var b strings.Builder
-	for i, c := range []byte(s) {
-		space := c == ' ' && i > 0 && i < len(s)-1
+	for i, c := range part {
+		space := c == ' ' && i > 0 && i < len(part)-1
 		switch {
 		case c == '\n':
 			b.WriteString(`\n`)
@@ -138,6 +144,18 @@ func encode(s string) string {
 	return b.String()
 }
 
+// quote writes words for a shell.
+func quote(words ...string) string {
+	quoted := make([]string, len(words))
+	for i, w := range words {
+		quoted[i] = "'" + strings.ReplaceAll(w, "'", `'\''`) + "'"
+	}
+	return strings.Join(quoted, " ")
+}
+
+// head begins every script.
+func head(token string) string { return "token=" + token + "\n" + reportScript }
+
 // token names temporary files and reports so that nobody in the guest can guess
 // it.
 func token() string {
@@ -149,7 +167,7 @@ func token() string {
 // shell runs one of our scripts and returns what it printed, up to 64 KiB.
 func (c *Client) shell(ctx context.Context, script string, stdin io.Reader, args ...string) (string, error) {
 	var out strings.Builder
-	err := c.stream(ctx, script, stdin, func(p []byte) error {
+	err := c.stream(ctx, false, script, stdin, func(p []byte) error {
 		out.Write(p[:min(len(p), 64<<10-out.Len())])
 		return nil
 	}, args...)
@@ -157,40 +175,46 @@ func (c *Client) shell(ctx context.Context, script string, stdin io.Reader, args
 }
 
 // stream runs one of our scripts and passes on what it prints.
-func (c *Client) stream(ctx context.Context, script string, stdin io.Reader, deliver func([]byte) error, args ...string) error {
+func (c *Client) stream(ctx context.Context, urgent bool, script string, stdin io.Reader, deliver func([]byte) error, args ...string) error {
 	id := token()
-	mode, data, err := c.input(ctx, "/tmp/.sandboxd-"+id+".in", stdin)
+	in, err := c.input(ctx, id, stdin)
 	if err != nil {
 		return err
 	}
+	text := head(id) + "report start\n" + in.open + in.pipe + "(\nset -- " + quote(args...) + "\n" + script + ")" + in.from + "\nreport 'done 0'\n"
 	run := newRun(ctx, id, deliver, nil)
-	err = run.wait(func(ctx context.Context) error {
-		return c.sh(ctx, run.stdout, run.stderr, shellScript, append([]string{id, mode, data, script}, args...)...)
-	})
+	err = run.wait(func(ctx context.Context) error { return c.sh(ctx, urgent, run.stdout, run.stderr, text) }, nil)
 	if err == nil && run.verdict() != "done 0" {
 		err = fmt.Errorf("the guest's report is not understood: %q", Printable(run.verdict()))
 	}
 	return err
 }
 
+// input is how a script gives a command what it has to read: a line that comes
+// before, a pipe into the command, and a redirection behind it.
+type input struct{ open, pipe, from string }
+
 // input reads what a command is given to read: nothing, a short text that
-// travels with it, or a file that is copied to path.
-func (c *Client) input(ctx context.Context, path string, stdin io.Reader) (mode, data string, err error) {
+// travels with it, or a file that is copied to the guest.
+func (c *Client) input(ctx context.Context, token string, stdin io.Reader) (input, error) {
+	nothing := input{from: " </dev/null"}
 	if stdin == nil {
-		return "none", "", nil
+		return nothing, nil
 	}
 	head := make([]byte, inlineMax+1)
 	n, err := io.ReadFull(stdin, head)
 	head = head[:n]
 	switch {
 	case errors.Is(err, io.EOF):
-		return "none", "", nil
+		return nothing, nil
 	case err != nil && !errors.Is(err, io.ErrUnexpectedEOF):
-		return "", "", fmt.Errorf("%w: input: %w", ErrCaller, err)
+		return input{}, fmt.Errorf("%w: input: %w", ErrCaller, err)
 	case n <= inlineMax && !strings.ContainsRune(string(head), 0):
-		return "inline", string(head), nil
+		return input{pipe: "printf %s " + quote(string(head)) + " | "}, nil
 	}
-	return path, "", c.upload(ctx, path, io.MultiReader(strings.NewReader(string(head)), stdin))
+	path := "/tmp/.sandboxd-" + token + ".in"
+	return input{open: "{ exec 3<" + path + " && rm -f " + path + "; } 2>/dev/null || refuse temp\n", from: " <&3 3<&-"},
+		c.upload(ctx, path, io.MultiReader(strings.NewReader(string(head)), stdin))
 }
 
 // upload copies a stream to a new file of the guest.
@@ -204,7 +228,7 @@ func (c *Client) upload(ctx context.Context, path string, from io.Reader) error 
 	if err := errors.Join(err, f.Close()); err != nil {
 		return err
 	}
-	err = c.guest.Control(ctx, nil, nil, "copyto", f.Name(), path)
+	err = c.guest.Control(ctx, false, nil, nil, "copyto", f.Name(), path)
 	if err != nil && ctx.Err() != nil {
 		late, cancel := context.WithTimeout(context.WithoutCancel(ctx), afterwards)
 		defer cancel()

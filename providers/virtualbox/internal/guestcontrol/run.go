@@ -37,23 +37,35 @@ func newRun(ctx context.Context, token string, out, errOut func([]byte) error) *
 	return r
 }
 
-// errEnded: VBoxManage need not be waited for any longer.
-var errEnded = errors.New("the command has ended")
-
-// wait runs the script until it has reported its end or failed.
-func (r *run) wait(do func(context.Context) error) error {
+// wait runs the script until it has reported its end or failed. When the run is
+// to end before, halt is called first if there is anything to halt: as long as
+// VBoxManage is there, the guest does not lose sight of what it has started.
+func (r *run) wait(do func(context.Context) error, halt func()) error {
 	defer r.cancel(nil)
+	client, end := context.WithCancel(context.WithoutCancel(r.ctx))
+	defer end()
 	done := make(chan error, 1)
-	go func() { done <- do(r.ctx) }()
+	go func() { done <- do(client) }()
 	var err error
 	select {
 	case err = <-done:
 	case <-r.ended:
 		// VBoxManage goes on as long as something in the background has the
 		// streams.
-		t := time.AfterFunc(goodbye, func() { r.cancel(errEnded) })
+		t := time.AfterFunc(goodbye, end)
 		defer t.Stop()
 		err = <-done
+	case <-r.ctx.Done():
+		select {
+		case <-r.started:
+			if halt != nil && !errors.Is(context.Cause(r.ctx), ErrGone) {
+				halt()
+			}
+		default: // there is but the shell, which ends with VBoxManage
+		}
+		end()
+		<-done
+		err = context.Cause(r.ctx)
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()

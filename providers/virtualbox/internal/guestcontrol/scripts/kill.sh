@@ -1,0 +1,42 @@
+# Kills a command that is attached to its caller still, with everything that it
+# started: kill.sh PATTERN, which the arguments of its shell match and ours do
+# not. That shell is stopped first, so that it starts nothing more. Then all
+# descendants and the members of every session that one of them leads are killed,
+# until none is left. Prints gone or left.
+tree=' '
+for f in $(grep -l "$1" /proc/[0-9]*/cmdline 2>/dev/null); do
+	f=${f#/proc/}
+	kill -STOP "${f%/*}" 2>/dev/null && tree="$tree${f%/*} "
+done
+[ "$tree" != ' ' ] || { echo gone; exit 0; }
+n=0
+left=1
+while [ -n "$left" ] && [ "$n" -lt 50 ]; do
+	[ "$n" -lt 2 ] || sleep 0.1 2>/dev/null || sleep 1
+	n=$((n + 1)) left= more=1
+	# One line per process; the kernel's own are in no session.
+	IFS='
+'
+	set -f
+	stats=$(set +f; cat /proc/[0-9]*/stat 2>/dev/null | grep -v '^[0-9]* ([^)]*) [A-Z] [0-9]* 0 0 ')
+	while [ -n "$more" ]; do
+		more=
+		IFS='
+'
+		for l in $stats; do
+			i=${l%% *}
+			IFS=' '
+			set -- ${l##*) }
+			case $1$tree in
+			Z* | X*) ;;
+			*" $i "*) left=1 ;;
+			*" $2 "* | *" $4 "*) tree="$tree$i " more=1 ;;
+			esac
+		done
+	done
+	IFS=' '
+	for i in $tree; do
+		kill -9 "$i" 2>/dev/null
+	done
+done
+if [ -z "$left" ]; then echo gone; else echo left; fi
