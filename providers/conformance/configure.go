@@ -20,7 +20,7 @@ var keys = []string{
 func (s *suite) testKeys(t *testing.T) {
 	s.need(t, GuestKeys)
 	id := s.guest(t)
-	for _, set := range [][]string{{keys[0], keys[1]}, {keys[2]}, {keys[2]}, nil, {keys[0]}} {
+	for _, set := range [][]string{{keys[0], keys[1]}, {keys[2]}, nil} {
 		cfg := providers.GuestConfig{User: s.b.User, SSHAuthorizedKeys: set}
 		must(t, "configure", s.p.ConfigureGuest(s.ctx(t), id, cfg))
 		o := s.exec(t, id, providers.ExecRequest{
@@ -78,13 +78,11 @@ func (s *suite) testMounts(t *testing.T) {
 	if o := s.try(t, id, `cat "$1/link"`, at); strings.Contains(o.stdout, "secret") {
 		t.Error("by a symbolic link the guest reads a file of the host outside the folder")
 	}
-	for _, script := range []string{
-		`echo changed > "$1/input"`, `echo new > "$1/new"`, `rm "$1/input"`, `mkdir "$1/dir"`,
-		`mount -o remount,rw "$1"; echo changed > "$1/input"`,
-	} {
-		if o := s.try(t, id, script, at); o.ExitCode == 0 {
-			t.Errorf("in a read-only folder this succeeded: %s", script)
-		}
+	// A shell may end when it cannot redirect, so each has one of its own.
+	o := s.try(t, id, `(echo changed > "$1/input") && echo wrote; (echo new > "$1/new") && echo created; rm "$1/input" && echo removed
+mkdir "$1/dir" && echo made; mount -o remount,rw "$1" >/dev/null; (echo changed > "$1/input") && echo rewrote`, at)
+	if o.stdout != "" {
+		t.Errorf("in a read-only folder the guest has %q", strings.Fields(o.stdout))
 	}
 	entries, err := os.ReadDir(s.folders.readOnly)
 	if b, readErr := os.ReadFile(input); err != nil || len(entries) != 2 || readErr != nil || string(b) != "input" {

@@ -127,6 +127,8 @@ type Backend struct {
 	Skip map[Feature]string
 	// Parallel is how many machines run at the same time; 0 means 4.
 	Parallel int
+	// Commands is how many commands run in a guest at the same time; 0 means 50.
+	Commands int
 	// Limits stop what hangs. Nothing fails for being slow below them.
 	Limits Limits
 }

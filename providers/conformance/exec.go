@@ -60,7 +60,7 @@ func (s *suite) testStdin(t *testing.T) {
 	if o := s.exec(t, id, providers.ExecRequest{Command: cat}); o.ExitCode != 0 || o.stdout != "" {
 		t.Errorf("without any: %+v", o)
 	}
-	for _, n := range []int{0, 1, 4095, 65536, 1 << 20} {
+	for _, n := range []int{0, 1, 4095, 1 << 20} {
 		in := pattern(n)
 		o := s.exec(t, id, providers.ExecRequest{Command: cat, Stdin: strings.NewReader(in)})
 		if o.ExitCode != 0 || o.stdout != in || o.Truncated {
@@ -98,12 +98,12 @@ func (s *suite) testStreams(t *testing.T) {
 
 func (s *suite) testExitCodes(t *testing.T) {
 	id := s.guest(t)
-	for _, code := range []int{0, 1, 2, 94, 125, 126, 127, 128, 137, 255} {
+	for _, code := range []int{1, 95, 126, 127, 128, 255} {
 		if o := s.try(t, id, `exit "$1"`, fmt.Sprint(code)); o.ExitCode != code || o.TimedOut || o.Truncated {
 			t.Errorf("exit %d: %+v", code, o)
 		}
 	}
-	for signal, code := range map[string]int{"KILL": 137, "TERM": 143, "HUP": 129} {
+	for signal, code := range map[string]int{"KILL": 137, "TERM": 143} {
 		if o := s.try(t, id, `kill -"$1" $$; exit 0`, signal); o.ExitCode != code {
 			t.Errorf("signal %s: %+v", signal, o)
 		}
@@ -237,22 +237,20 @@ func (s *suite) testBounds(t *testing.T) {
 	}
 }
 
-// alive tells whether a process of the guest exists.
-func (s *suite) alive(t testing.TB, id types.UID, pid string) bool {
+// alive lists which processes of the guest exist.
+func (s *suite) alive(t testing.TB, id types.UID, pids ...string) []string {
 	t.Helper()
-	return s.try(t, id, `kill -0 "$1"`, pid).ExitCode == 0
+	return strings.Fields(s.sh(t, id, `for p do ! kill -0 "$p" || echo "$p"; done`, pids...))
 }
 
 func (s *suite) waitGone(t *testing.T, id types.UID, pids []string) {
 	t.Helper()
-	for _, pid := range pids {
-		eventually(t, s.b.Limits.Call, func() string {
-			if s.alive(t, id, pid) {
-				return "process " + pid + " of the guest is still there"
-			}
-			return ""
-		})
-	}
+	eventually(t, s.b.Limits.Call, func() string {
+		if left := s.alive(t, id, pids...); len(left) > 0 {
+			return fmt.Sprintf("processes %q of the guest are still there", left)
+		}
+		return ""
+	})
 }
 
 // busy is a script that writes its PID and that of a child to a file, and does
@@ -296,10 +294,8 @@ func (s *suite) testCancelExec(t *testing.T) {
 		}
 		return ""
 	})
-	for _, pid := range pids {
-		if !s.alive(t, id, pid) {
-			t.Errorf("process %s is gone before anything was cancelled", pid)
-		}
+	if left := s.alive(t, id, pids...); len(left) != len(pids) {
+		t.Errorf("of %q only %q were there before anything was cancelled", pids, left)
 	}
 	cancel()
 	want(t, "exec", <-done, context.Canceled)
@@ -309,7 +305,7 @@ func (s *suite) testCancelExec(t *testing.T) {
 func (s *suite) testBackground(t *testing.T) {
 	id := s.guest(t)
 	pid := s.sh(t, id, "sleep 100000 & echo $!")
-	if !s.alive(t, id, pid) {
+	if len(s.alive(t, id, pid)) == 0 {
 		t.Error("what was left in the background is gone")
 	}
 	s.sh(t, id, `kill "$1"`, pid)
@@ -352,7 +348,7 @@ func (s *suite) testOwnErrors(t *testing.T) {
 
 func (s *suite) testParallelExec(t *testing.T) {
 	id := s.guest(t)
-	const n = 50
+	n := s.b.Commands
 	ctx := within(t, s.b.Limits.Boot)
 	var wg sync.WaitGroup
 	for i := range n {

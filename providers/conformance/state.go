@@ -136,7 +136,7 @@ func (s *suite) testMemory(t *testing.T, id types.UID) {
 	s.suspend(t, id)
 	s.reopen(t)
 	s.reports(t, providers.EventMachine, id, func() { s.boot(t, id) })
-	if !s.alive(t, id, pid) {
+	if len(s.alive(t, id, pid)) == 0 {
 		t.Error("a process of the guest did not survive")
 	}
 	if got := s.sh(t, id, "cat /proc/sys/kernel/random/boot_id"); got != boot {

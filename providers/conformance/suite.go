@@ -25,10 +25,12 @@ type suite struct {
 	instance providers.Instance
 	p        providers.Provider
 	events   *recorder
-	image    *golden // of machines whose guest is not waited for
-	guests   *golden // of the others; the same without Backend.Idle
+	image    *golden   // of machines whose guest is not waited for
+	guests   *golden   // of the others; the same without Backend.Idle
 	shared   types.UID // the shared guest, once it was made
 	folders  sharedFolders
+	dirs     []string // of the shared guest, not used yet
+	batches  int      // of such directories
 
 	sharedSpec providers.MachineSpec
 }
@@ -43,6 +45,7 @@ func newSuite(t *testing.T, b Backend) *suite {
 	b.User = cmp.Or(b.User, "root")
 	b.RootDisk = cmp.Or(b.RootDisk, "vda")
 	b.Parallel = cmp.Or(b.Parallel, 4)
+	b.Commands = cmp.Or(b.Commands, 50)
 	b.Limits.Boot = cmp.Or(b.Limits.Boot, 5*time.Minute)
 	b.Limits.Call = cmp.Or(b.Limits.Call, 2*time.Minute)
 	if b.Folder == nil {

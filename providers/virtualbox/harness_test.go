@@ -103,9 +103,12 @@ func manage(t testing.TB, args ...string) string {
 	return run(t, os.Getenv("VBOX_MANAGE_PATH"), args...)
 }
 
-// tryManage runs VBoxManage where it may fail.
+// tryManage runs VBoxManage where it may fail. When VBoxSVC dies while it
+// connects, it may wait for ever.
 func tryManage(args ...string) error {
-	return exec.Command(os.Getenv("VBOX_MANAGE_PATH"), args...).Run()
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	return exec.CommandContext(ctx, os.Getenv("VBOX_MANAGE_PATH"), args...).Run()
 }
 
 // inventory lists what sandboxd could have left.
