@@ -40,7 +40,7 @@ type hostOnly interface {
 	// configure gives one its addresses. The guest is offered no route: nothing is
 	// reached by the host.
 	configure(ctx context.Context, a adapter) error
-	// remove removes one. It is no error if there is none.
+	// remove removes one that is there.
 	remove(ctx context.Context, a adapter) error
 	// lease is the address that a card was given, if that can be asked.
 	lease(ctx context.Context, name string, id types.UID) (netip.Addr, bool)
@@ -155,9 +155,6 @@ func (h hostAdapters) configure(ctx context.Context, a adapter) error {
 func (h hostAdapters) remove(ctx context.Context, a adapter) error {
 	_, _ = h.run(ctx, a.String(), "dhcpserver", "remove", "--interface", a.Adapter)
 	_, err := h.run(ctx, a.String(), "hostonlyif", "remove", a.Adapter)
-	if errors.Is(err, providers.ErrInvalid) { // there is no such adapter (any more)
-		return nil
-	}
 	return err
 }
 
@@ -227,14 +224,6 @@ func (h hostNetworks) configure(ctx context.Context, a adapter) error {
 
 func (h hostNetworks) remove(ctx context.Context, a adapter) error {
 	_, err := h.run(ctx, a.String(), "hostonlynet", "remove", "--name", a.Adapter)
-	if err == nil {
-		return nil
-	}
-	if present, listErr := h.present(ctx); listErr == nil {
-		if _, there := present[a.Adapter]; !there {
-			return nil
-		}
-	}
 	return err
 }
 

@@ -72,6 +72,15 @@ type adapter struct {
 	Subnet  netip.Prefix `json:"subnet"`
 	// Before are the adapters that the host had when ours was asked for.
 	Before []string `json:"before,omitempty"`
+	// Configured: it was given its address.
+	Configured bool `json:"configured,omitempty"`
+}
+
+// isOurs tells whether what the host has by the name is what we made. Adapters go
+// by hand or with a restart of the host, and VirtualBox gives their names away
+// anew: the address tells them apart, and stays with an adapter.
+func (a adapter) isOurs(address string) bool {
+	return !a.Configured || strings.HasPrefix(a.Adapter, hostNetworkPrefix) || address == hostnet.Gateway(a.Subnet).String()
 }
 
 func (p *Provider) adapterFile(n network) string {
@@ -137,15 +146,25 @@ func (p *Provider) joinNetwork(ctx context.Context, r record) error {
 		return p.fileError(n.String(), err)
 	}
 	address, there := present[a.Adapter]
+	if err == nil && there && !a.isOurs(address) {
+		there = false
+		if err := p.doubtWhose(a.Adapter, a.network); err != nil {
+			return err
+		}
+	}
 	switch {
-	case err != nil || !there: // never made, or gone with a restart of the host
+	case err != nil || !there: // never made, or lost
 		if a, err = p.makeNetwork(ctx, n, present); err != nil {
 			return err
 		}
-	case address == hostnet.Gateway(a.Subnet).String():
+	case a.Configured && address == hostnet.Gateway(a.Subnet).String():
 		return nil
 	}
-	return p.hostOnly().configure(ctx, a)
+	if err := p.hostOnly().configure(ctx, a); err != nil || a.Configured {
+		return err
+	}
+	a.Configured = true
+	return p.writeAdapter(a)
 }
 
 // makeNetwork makes a host-only network. What is going to be done is noted
@@ -210,17 +229,23 @@ func (p *Provider) leaveNetwork(ctx context.Context, n network) error {
 	if errors.Is(err, fs.ErrNotExist) || len(owners[n]) > 0 {
 		return nil
 	}
+	present, listErr := p.hostOnly().present(ctx)
+	if listErr != nil {
+		return listErr
+	}
 	if err == nil && a.Adapter == "" {
-		var present map[string]string
-		if present, err = p.hostOnly().present(ctx); err != nil {
-			return err
-		}
 		a, err = p.recover(a, present)
 	}
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return p.fileError(n.String(), err)
 	}
-	if err == nil {
+	switch address, there := present[a.Adapter]; {
+	case err != nil || !there:
+	case !a.isOurs(address):
+		if err := p.doubtWhose(a.Adapter, n); err != nil {
+			return err
+		}
+	default:
 		if err := p.hostOnly().remove(ctx, a); err != nil {
 			return err
 		}

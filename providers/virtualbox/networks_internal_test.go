@@ -309,6 +309,67 @@ func TestUnansweredAdapter(t *testing.T) {
 	s.wantNames(t, "data/networks")
 }
 
+// TestReusedName: an adapter that has the name of ours and another address may be
+// somebody else's, made after ours was lost. It is left alone.
+func TestReusedName(t *testing.T) {
+	s := newScripted(t, "linux")
+	r := s.machine(t)
+	for _, want := range []string{"vboxnet0", "vboxnet1"} {
+		name := s.join(t, r)
+		if name != want {
+			t.Fatalf("the machine is on %s, not on %s", name, want)
+		}
+		if err := os.WriteFile(filepath.Join(s.dir, "adapters", name), []byte("10.0.0.1\n"), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	s.leave(t, r)
+	s.wantNames(t, "adapters", "vboxnet0", "vboxnet1")
+	for _, name := range []string{"vboxnet0", "vboxnet1"} {
+		if got := s.content(t, "adapters/"+name); got != "10.0.0.1" {
+			t.Errorf("%s has the address %s", name, got)
+		}
+	}
+	all, err := s.ListResources(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	doubtful := 0
+	for _, r := range all {
+		if r.Kind == providers.ResourceNetwork && r.Ownership == providers.Ambiguous {
+			doubtful++
+		}
+	}
+	if doubtful != 2 {
+		t.Errorf("reported is %+v", all)
+	}
+}
+
+// TestUnconfiguredAdapter: an adapter that was made and not given its address is
+// ours all the same.
+func TestUnconfiguredAdapter(t *testing.T) {
+	s := newScripted(t, "linux")
+	r := s.machine(t)
+	busy := filepath.Join(s.dir, "servers/vboxnet0")
+	if err := os.MkdirAll(filepath.Join(busy, "in-the-way"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.joinNetwork(t.Context(), r); err == nil {
+		t.Fatal("without a DHCP server it is ready")
+	}
+	if err := os.WriteFile(filepath.Join(s.dir, "adapters/vboxnet0"), []byte("192.168.56.1\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.RemoveAll(busy); err != nil {
+		t.Fatal(err)
+	}
+	if name := s.join(t, r); name != "vboxnet0" || len(s.names(t, "servers")) != 1 {
+		t.Errorf("the machine is on %s", name)
+	}
+	s.leave(t, r)
+	s.wantNames(t, "adapters")
+}
+
 // TestRefusedAdapter: what VirtualBox refuses leaves nothing, and is told.
 func TestRefusedAdapter(t *testing.T) {
 	s := newScripted(t, "linux")

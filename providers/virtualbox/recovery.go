@@ -57,17 +57,12 @@ func (p *Provider) giveUp(a adapter, present map[string]string) error {
 	}
 	for _, name := range sortedKeys(present) {
 		known := slices.Contains(a.Before, name) || slices.ContainsFunc(ours, func(o adapter) bool { return o.Adapter == name })
-		if known || !safeName(name) {
+		if known {
 			continue
 		}
-		b, err := json.Marshal(doubt{Adapter: name, Network: a.id()})
-		if err != nil {
+		if err := p.doubtWhose(name, a.network); err != nil {
 			return err
 		}
-		if err := files.Write(p.doubtFile(name), b, fileMode); err != nil {
-			return p.fileError(a.String(), err)
-		}
-		p.log.Info("a host-only adapter is left alone, because it may be somebody else's", "adapter", name, "network", a.id())
 	}
 	for _, path := range []string{p.answerFile(a.network), p.adapterFile(a.network)} {
 		if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -77,8 +72,21 @@ func (p *Provider) giveUp(a adapter, present map[string]string) error {
 	return nil
 }
 
-// doubt is a host-only adapter that came to be while one of ours was made, and of
-// which nobody has said whose it is.
+// doubtWhose notes an adapter that may be ours, or somebody else's.
+func (p *Provider) doubtWhose(name string, n network) error {
+	if !safeName(name) {
+		return nil
+	}
+	b, err := json.Marshal(doubt{Adapter: name, Network: n.id()})
+	if err != nil {
+		return err
+	}
+	p.log.Info("a host-only adapter is left alone, because it may be somebody else's", "adapter", name, "network", n.id())
+	return p.fileError(n.String(), files.Write(p.doubtFile(name), b, fileMode))
+}
+
+// doubt is a host-only adapter of which it is not known whose it is: it came to be
+// while one of ours was made, or has the name of ours and another address.
 type doubt struct {
 	Adapter string `json:"adapter"`
 	// Network that it may have been made for.
@@ -116,7 +124,7 @@ func (p *Provider) doubts(ours []adapter) ([]providers.Resource, error) {
 		}
 		out = append(out, providers.Resource{
 			Kind: providers.ResourceNetwork, ID: "adapters/" + name, Ownership: providers.Ambiguous,
-			Description: "host-only adapter " + name + ", made when sandboxd asked for one and was cut off, or by somebody else then: if nobody uses it, remove it by VBoxManage hostonlyif remove " + name,
+			Description: "host-only adapter " + name + ", which sandboxd may have made, or somebody else: if nobody uses it, remove it by VBoxManage hostonlyif remove " + name,
 		})
 	}
 	return out, nil
