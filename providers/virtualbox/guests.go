@@ -21,8 +21,10 @@ const (
 	// they take commands: a second where it is fast, half a minute where it is
 	// interpreted on a busy host.
 	readyIn = 3 * time.Minute
-	// readyPause is between attempts.
-	readyPause = 300 * time.Millisecond
+	// readyPause is between the first attempts, readySlowest between later ones:
+	// each takes time from a guest that has too little.
+	readyPause   = 300 * time.Millisecond
+	readySlowest = 3 * time.Second
 	// sessions is how many commands one guest is given at a time. Each has a
 	// process of its own on both sides.
 	sessions = 8
@@ -56,7 +58,7 @@ func (g guest) Control(ctx context.Context, urgent bool, stdout, stderr io.Write
 	defer func() { _ = os.Remove(password) }()
 	head := []string{"guestcontrol", string(g.id), verb, "--username", login.User, "--passwordfile", password}
 	deadline := time.Now().Add(readyIn)
-	for {
+	for wait := readyPause; ; wait = min(2*wait, readySlowest) {
 		_, err := g.p.vbox.Run(ctx, vboxmanage.Call{
 			Object: machineObject(g.id), Args: append(head[:len(head):len(head)], args...),
 			Interruptible: true, Stdout: stdout, Stderr: stderr,
@@ -65,7 +67,7 @@ func (g guest) Control(ctx context.Context, urgent bool, stdout, stderr io.Write
 		if !errors.Is(err, guestcontrol.ErrNotReady) || time.Now().After(deadline) {
 			return err
 		}
-		if err := pause(ctx, readyPause); err != nil {
+		if err := pause(ctx, wait); err != nil {
 			return err
 		}
 	}

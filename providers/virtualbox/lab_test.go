@@ -148,6 +148,7 @@ func TestOddNeighbours(t *testing.T) {
 	if out := manage(t, "list", "vms"); !strings.Contains(out, "<inaccessible>") {
 		t.Fatalf("no machine is inaccessible: %s", out)
 	}
+	locked := lockedMachine(t)
 	others := manage(t, "list", "vms")
 	id := l.made(t, l.spec("machine"))
 	must(t, l.p.Start(t.Context(), id))
@@ -157,20 +158,52 @@ func TestOddNeighbours(t *testing.T) {
 	resources, err := l.p.ListResources(t.Context())
 	must(t, err)
 	for _, r := range resources {
-		if strings.Contains(r.Description, "odd") || strings.Contains(r.Description, "lost") {
+		if strings.Contains(r.Description, "odd") || strings.Contains(r.Description, "lost") || strings.Contains(r.Description, "locked") {
 			t.Errorf("somebody else's is listed: %+v", r)
 		}
 	}
-	spec := l.spec("other")
-	spec.ID = types.UID(lost)
-	if err := l.p.EnsureMachine(t.Context(), spec); !errors.Is(err, providers.ErrAlreadyExists) {
-		t.Errorf("a UUID that an inaccessible machine has: %v", err)
+	for _, theirs := range []string{lost, locked} {
+		spec := l.spec("other")
+		spec.ID = types.UID(theirs)
+		if err := l.p.EnsureMachine(t.Context(), spec); !errors.Is(err, providers.ErrAlreadyExists) {
+			t.Errorf("a UUID that somebody else's machine has: %v", err)
+		}
+		remove(t, l.p, spec.ID)
 	}
-	remove(t, l.p, spec.ID)
+	source := v1.ImageSource{Machine: &v1.MachineSource{Name: locked}}
+	adopting := providers.ImageSpec{ImageRef: providers.ImageRef{UID: newID(), Revision: "1"}, Name: "locked", Source: source}
+	if _, err := l.p.ImportImage(t.Context(), adopting, nil); !errors.Is(err, providers.ErrBusy) {
+		t.Errorf("the adoption of a machine that somebody runs: %v", err)
+	}
 	remove(t, l.p, id)
+	if out := manage(t, "showvminfo", locked, "--machinereadable"); !strings.Contains(out, `VMState="running"`) {
+		t.Errorf("the locked machine is now %s", out)
+	}
 	if now := manage(t, "list", "vms"); now != others {
 		t.Errorf("the others were\n%s\nand are now\n%s", others, now)
 	}
+}
+
+// lockedMachine is somebody else's machine that runs, so that its process has
+// its lock.
+func lockedMachine(t testing.TB) string {
+	t.Helper()
+	id, dir := string(newID()), t.TempDir()
+	manage(t, "createvm", "--name", "locked", "--uuid", id, "--ostype", "Linux_64", "--basefolder", dir, "--register")
+	t.Cleanup(func() {
+		_ = tryManage("controlvm", id, "poweroff")
+		eventually(t, "the locked machine can be removed", func() bool { return tryManage("unregistervm", id, "--delete") == nil })
+	})
+	vdi := filepath.Join(dir, "locked.vdi")
+	run(t, "qemu-img", "convert", "-O", "vdi", haltDisk(t).Path, vdi)
+	manage(t, "storagectl", id, "--name", "IDE", "--add", "ide")
+	manage(t, "storageattach", id, "--storagectl", "IDE", "--port", "0", "--device", "0", "--type", "hdd", "--medium", vdi)
+	manage(t, "modifyvm", id, "--memory", "32", "--audio-driver", "none", "--vm-execution-engine", "interpreter")
+	manage(t, "startvm", id, "--type", "headless")
+	if err := tryManage("modifyvm", id, "--memory", "64"); err == nil {
+		t.Fatal("the machine is not locked")
+	}
+	return id
 }
 
 // killSVC kills VBoxSVC and waits until another one answers.
@@ -184,34 +217,39 @@ func killSVC(t testing.TB) {
 	})
 }
 
-// TestLostVBoxSVC kills VBoxSVC in the middle of making a machine, of starting
-// one, and while one runs. What the caller does next, converges.
+// TestLostVBoxSVC kills VBoxSVC in the middle of cloning a machine, of starting,
+// stopping and removing one, and while one runs. The call says that VirtualBox
+// is not available, what the caller does next converges, and the image is as
+// good as before.
 func TestLostVBoxSVC(t *testing.T) {
 	l := newLab(t)
 	ctx := context.Background()
-	killDuring := func(after time.Duration, call func() error) {
-		done := make(chan error, 1)
-		go func() { done <- call() }()
-		time.Sleep(after)
-		if len(pids("VBoxSVC")) > 0 {
-			kill(t, "VBoxSVC")
-		}
-		if err := <-done; err != nil {
-			t.Logf("killed after %v: %v", after, err)
-		}
-	}
-	for i, after := range []time.Duration{50 * time.Millisecond, 200 * time.Millisecond} {
-		spec := l.spec(fmt.Sprintf("making-%d", i))
+	for _, after := range []time.Duration{50 * time.Millisecond, 250 * time.Millisecond} {
+		spec := l.spec("machine")
 		t.Cleanup(func() { remove(t, l.p, spec.ID) })
-		killDuring(after, func() error { return l.p.EnsureMachine(ctx, spec) })
-		must(t, l.p.EnsureMachine(ctx, spec))
-		killDuring(after, func() error { return l.p.Start(ctx, spec.ID) })
-		eventually(t, "the machine runs after all", func() bool {
-			return l.p.EnsureMachine(ctx, spec) == nil && l.p.Start(ctx, spec.ID) == nil && l.get(t, spec.ID).Power == providers.PowerRunning
+		l.killDuring(t, "clonevm", after, func() error { return l.p.EnsureMachine(ctx, spec) })
+		l.converges(t, "it is made", func() error { return l.p.EnsureMachine(ctx, spec) })
+		l.killDuring(t, "startvm", after, func() error { return l.p.Start(ctx, spec.ID) })
+		l.converges(t, "it runs", func() error { return l.run(ctx, spec) })
+		if m := l.get(t, spec.ID); m.Power != providers.PowerRunning || !m.Network.Isolated {
+			t.Errorf("it is %+v", m)
+		}
+		l.killDuring(t, "controlvm", after, func() error { return l.p.Stop(ctx, spec.ID, providers.StopForce) })
+		l.converges(t, "it is off", func() error { return l.p.Stop(ctx, spec.ID, providers.StopForce) })
+		l.killDuring(t, "unregistervm", after, func() error { return l.p.DeleteMachine(ctx, spec.ID) })
+		l.converges(t, "it is gone", func() error {
+			err := l.p.DeleteMachine(ctx, spec.ID)
+			switch {
+			case errors.Is(err, providers.ErrNotFound):
+				return nil
+			case err == nil:
+				return errors.New("it may not be gone yet")
+			}
+			return err
 		})
-		remove(t, l.p, spec.ID)
 	}
-	id := l.made(t, l.spec("running"))
+	spec := l.spec("running")
+	id := l.made(t, spec)
 	must(t, l.p.Start(ctx, id))
 	kill(t, "VBoxSVC")
 	eventually(t, "the machine is seen to have crashed", func() bool {
@@ -221,6 +259,52 @@ func TestLostVBoxSVC(t *testing.T) {
 	must(t, l.p.Start(ctx, id))
 	if _, err := l.p.GetImage(ctx, l.image); err != nil {
 		t.Errorf("the golden image: %v", err)
+	}
+	other := l.made(t, l.spec("other"))
+	must(t, l.p.Start(ctx, other))
+	if m := l.get(t, other); m.Power != providers.PowerRunning {
+		t.Errorf("a new machine of the image is %+v", m)
+	}
+}
+
+// killDuring kills VBoxSVC so long after a call has started VBoxManage for a
+// command.
+func (l *lab) killDuring(t testing.TB, command string, after time.Duration, call func() error) {
+	t.Helper()
+	done := make(chan error, 1)
+	go func() { done <- call() }()
+	for len(pids("VBoxManage", command)) == 0 {
+		if len(done) > 0 {
+			t.Fatalf("VBoxManage %s was not seen: %v", command, <-done)
+		}
+		time.Sleep(time.Millisecond)
+	}
+	time.Sleep(after)
+	there := len(pids("VBoxManage", command)) > 0
+	if len(pids("VBoxSVC")) > 0 { // it may be about to begin
+		kill(t, "VBoxSVC")
+	}
+	err := <-done
+	if err != nil && !errors.Is(err, providers.ErrUnavailable) {
+		t.Errorf("without VBoxSVC, in %s: %v", command, err)
+	}
+	t.Logf("killed %v after %s had begun, which was there still: %v; %v", after, command, there, err)
+}
+
+// converges repeats a call as its caller does.
+func (l *lab) converges(t testing.TB, what string, call func() error) {
+	t.Helper()
+	var err error
+	deadline := time.Now().Add(limit)
+	for tries := 1; ; tries++ {
+		if err = call(); err == nil {
+			t.Logf("%s with call %d", what, tries)
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("in vain: %s: %v", what, err)
+		}
+		time.Sleep(50 * time.Millisecond)
 	}
 }
 
