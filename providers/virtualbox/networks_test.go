@@ -2,6 +2,7 @@ package virtualbox_test
 
 import (
 	"net"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"testing"
@@ -59,4 +60,37 @@ func TestLoopbackStaysClosed(t *testing.T) {
 	killSVC(t)
 	must(t, l.p.Start(ctx, id))
 	wantClosed("resumed")
+}
+
+// TestOpenedNAT: what the NAT of an adopted machine offers, its clones do not.
+func TestOpenedNAT(t *testing.T) {
+	l := newLab(t)
+	dir, golden := t.TempDir(), string(newID())
+	manage(t, "createvm", "--name", "opened", "--uuid", golden, "--basefolder", dir, "--register")
+	t.Cleanup(func() { manage(t, "unregistervm", golden, "--delete") })
+	vdi := filepath.Join(dir, "opened.vdi")
+	run(t, "qemu-img", "convert", "-O", "vdi", haltDisk(t).Path, vdi)
+	manage(t, "storagectl", golden, "--name", "IDE", "--add", "ide")
+	manage(t, "storageattach", golden, "--storagectl", "IDE", "--port", "0", "--device", "0", "--type", "hdd", "--medium", vdi)
+	open := []string{"--nat-localhostreachable1", "on", "--nat-enable-tftp1", "on", "--nat-forward-broadcast1", "on"}
+	manage(t, append([]string{"modifyvm", golden, "--memory", "32", "--nic1", "nat"}, open...)...)
+	spec := l.spec("clone")
+	spec.Image = l.imported(t, v1.ImageSource{Machine: &v1.MachineSource{Name: golden, Snapshot: "clean"}})
+	spec.Network.Mode = v1.NetworkNAT
+	id := l.made(t, spec)
+	must(t, l.p.Start(t.Context(), id))
+	if m := l.get(t, id); m.Power != providers.PowerRunning || !m.Network.Isolated {
+		t.Errorf("the clone is %+v", m)
+	}
+	for _, key := range []string{"localhostReachable", "enableTFTP", "forwardBroadcast"} {
+		if info := manage(t, "showvminfo", string(id), "--machinereadable"); !strings.Contains(info, key+`="0"`) {
+			t.Errorf("%s is not off", key)
+		}
+	}
+	must(t, l.p.Stop(t.Context(), id, providers.StopForce))
+	manage(t, append([]string{"modifyvm", string(id)}, open...)...) // by somebody, while it is off
+	must(t, l.run(t.Context(), spec))
+	if m := l.get(t, id); m.Power != providers.PowerRunning || !m.Network.Isolated {
+		t.Errorf("opened by hand and started again, it is %+v", m)
+	}
 }
