@@ -129,6 +129,8 @@ type Backend struct {
 	Parallel int
 	// Commands is how many commands run in a guest at the same time; 0 means 50.
 	Commands int
+	// Bulk is how many bytes large inputs, outputs and files have; 0 means 1 MiB.
+	Bulk int
 	// Limits stop what hangs. Nothing fails for being slow below them.
 	Limits Limits
 }

@@ -60,7 +60,7 @@ func (s *suite) testStdin(t *testing.T) {
 	if o := s.exec(t, id, providers.ExecRequest{Command: cat}); o.ExitCode != 0 || o.stdout != "" {
 		t.Errorf("without any: %+v", o)
 	}
-	for _, n := range []int{0, 1, 4095, 1 << 20} {
+	for _, n := range []int{0, 1, 4095, s.b.Bulk} {
 		in := pattern(n)
 		o := s.exec(t, id, providers.ExecRequest{Command: cat, Stdin: strings.NewReader(in)})
 		if o.ExitCode != 0 || o.stdout != in || o.Truncated {
@@ -68,7 +68,7 @@ func (s *suite) testStdin(t *testing.T) {
 		}
 	}
 	// A command need not read what it is given.
-	if o := s.exec(t, id, providers.ExecRequest{Command: []string{"true"}, Stdin: strings.NewReader(pattern(1 << 20))}); o.ExitCode != 0 {
+	if o := s.exec(t, id, providers.ExecRequest{Command: []string{"true"}, Stdin: strings.NewReader(pattern(s.b.Bulk))}); o.ExitCode != 0 {
 		t.Errorf("a command that reads nothing: %+v", o)
 	}
 }
@@ -76,7 +76,7 @@ func (s *suite) testStdin(t *testing.T) {
 func (s *suite) testStreams(t *testing.T) {
 	id := s.guest(t)
 	file := s.tempDir(t, id) + "/file"
-	content := pattern(100_000)
+	content := pattern(s.b.Bulk / 8)
 	s.put(t, id, file, content)
 	o := s.try(t, id, `cat "$1"; echo error >&2; echo out; cat "$1" >&2`, file)
 	if o.stdout != content+"out\n" || o.stderr != "error\n"+content {
@@ -211,14 +211,15 @@ func (s *suite) testStreaming(t *testing.T) {
 func (s *suite) testBounds(t *testing.T) {
 	id := s.guest(t)
 	file := s.tempDir(t, id) + "/file"
-	content := pattern(200_000)
+	size := s.b.Bulk / 4
+	content, bound := pattern(size), size/3
 	s.put(t, id, file, content)
 	both := []string{"sh", "-c", `cat "$1"; cat "$1" >&2; exit 3`, "sh", file}
-	o := s.exec(t, id, providers.ExecRequest{Command: both, MaxOutput: 70_001})
-	if o.stdout != content[:70_001] || o.stderr != content[:70_001] || !o.Truncated || o.ExitCode != 3 {
+	o := s.exec(t, id, providers.ExecRequest{Command: both, MaxOutput: int64(bound)})
+	if o.stdout != content[:bound] || o.stderr != content[:bound] || !o.Truncated || o.ExitCode != 3 {
 		t.Errorf("bounded: %d and %d bytes, %+v", len(o.stdout), len(o.stderr), o.ExecResult)
 	}
-	o = s.exec(t, id, providers.ExecRequest{Command: both, MaxOutput: 200_000})
+	o = s.exec(t, id, providers.ExecRequest{Command: both, MaxOutput: int64(size)})
 	if o.stdout != content || o.stderr != content || o.Truncated {
 		t.Errorf("just within the bound: %d and %d bytes, %+v", len(o.stdout), len(o.stderr), o.ExecResult)
 	}
@@ -341,7 +342,7 @@ func (s *suite) testOwnErrors(t *testing.T) {
 	if o := s.try(t, id, `[ -e "$1" ]`, file); o.ExitCode == 0 {
 		t.Error("the command was started although its input could not be read")
 	}
-	s.put(t, id, file, pattern(300_000))
+	s.put(t, id, file, pattern(s.b.Bulk/4))
 	_, err = s.p.Exec(s.ctx(t), id, providers.ExecRequest{Command: []string{"cat", file}, Stdout: &broken{left: 1000}})
 	want(t, "exec with a broken writer", err, errOwn)
 }

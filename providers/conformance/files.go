@@ -26,7 +26,7 @@ func (s *suite) testRoundTrip(t *testing.T) {
 	id := s.guest(t)
 	dir := s.tempDir(t, id)
 	for i, mode := range []uint32{0o644, 0o600, 0o755, 0o400} {
-		content := pattern([]int{0, 1, 70_000, 1<<20 + 1}[i])
+		content := pattern([]int{0, 1, 10_000, s.b.Bulk + 1}[i])
 		file := fmt.Sprintf("%s/%d", dir, i)
 		must(t, "write", s.p.WriteFile(s.ctx(t), id, file, mode, strings.NewReader(content)))
 		sum := fmt.Sprintf("%x", sha256.Sum256([]byte(content)))
@@ -77,7 +77,7 @@ func (s *suite) testReplace(t *testing.T) {
 	for _, v := range []struct {
 		content string
 		mode    uint32
-	}{{pattern(100_000), 0o600}, {"short", 0o755}, {pattern(70_000), 0o400}, {"", 0o644}} {
+	}{{pattern(s.b.Bulk / 8), 0o600}, {"short", 0o755}, {pattern(10_000), 0o400}, {"", 0o644}} {
 		must(t, "write", s.p.WriteFile(s.ctx(t), id, file, v.mode, strings.NewReader(v.content)))
 		var back bounded
 		info, err := s.p.ReadFile(s.ctx(t), id, file, &back)
@@ -171,7 +171,7 @@ func (s *suite) testBadRead(t *testing.T) {
 			t.Errorf("%s: %d bytes were read", name, len(out.String()))
 		}
 	}
-	s.put(t, id, dir+"/file", pattern(200_000))
+	s.put(t, id, dir+"/file", pattern(s.b.Bulk/4))
 	_, err := s.p.ReadFile(s.ctx(t), id, dir+"/file", &broken{left: 1000})
 	want(t, "read into a broken writer", err, errOwn)
 	if _, err := s.p.ReadFile(s.ctx(t), id, dir+"/file", io.Discard); errors.Is(err, errOwn) {

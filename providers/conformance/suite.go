@@ -46,6 +46,7 @@ func newSuite(t *testing.T, b Backend) *suite {
 	b.RootDisk = cmp.Or(b.RootDisk, "vda")
 	b.Parallel = cmp.Or(b.Parallel, 4)
 	b.Commands = cmp.Or(b.Commands, 50)
+	b.Bulk = cmp.Or(b.Bulk, 1<<20)
 	b.Limits.Boot = cmp.Or(b.Limits.Boot, 5*time.Minute)
 	b.Limits.Call = cmp.Or(b.Limits.Call, 2*time.Minute)
 	if b.Folder == nil {

@@ -38,6 +38,7 @@ func TestConformance(t *testing.T) {
 		Interrupt: func(n int, call func()) bool { return interrupt(opened, n, call) },
 		Parallel:  3,
 		Commands:  12, // more than the provider lets into a guest at a time
+		Bulk:      128 << 10,
 		Limits:    conformance.Limits{Boot: 10 * time.Minute, Call: 5 * time.Minute},
 		Skip: map[conformance.Feature]string{
 			conformance.Mode(v1.NetworkIntnet):   noDriver,
