@@ -17,6 +17,11 @@ const (
 	silence       = 45 * time.Second
 	// openTimeout bounds the opening of a session.
 	openTimeout = time.Minute
+	// openAttempts to open a session, and linger, the time in between and that a
+	// session is given to be ended by the server: dropbear 2022.83 sometimes ends
+	// a session at once that is opened while the shell of another ends.
+	openAttempts = 5
+	linger       = 250 * time.Millisecond
 	// sessions is how many run over one connection at a time. Servers allow 10 as
 	// a rule, and each may need one more that kills it.
 	sessions = 4
@@ -29,6 +34,7 @@ type connection struct {
 	client *xssh.Client
 	lost   chan struct{} // closed when it is not usable any more
 	slots  chan struct{}
+	limits limits
 	// running are the goroutines that end with the connection.
 	running sync.WaitGroup
 }

@@ -58,14 +58,20 @@ const (
 	inlineMax = 4 << 10
 	// maxArguments bounds a command with its environment, in bytes.
 	maxArguments = 48 << 10
-	// afterwards bounds killing and cleaning up once the caller is gone. An
-	// emulated guest, busy with the command, was seen to take a minute.
-	afterwards = 3 * time.Minute
 	// goodbye is how long a session may take to end once nobody wants it.
 	goodbye = 2 * time.Second
-	// settle is how long a script may take to end once its input has.
-	settle = 15 * time.Second
 )
+
+// limits bound what is done in a guest once the caller is gone.
+type limits struct {
+	// kill bounds killing and cleaning up. An emulated guest, busy with the
+	// command, may take some of it.
+	kill time.Duration
+	// settle is how long a script may take to end once its input has.
+	settle time.Duration
+}
+
+var defaultLimits = limits{kill: time.Minute, settle: 15 * time.Second}
 
 // token names temporary files and reports so that nobody in the guest can guess
 // it.

@@ -50,6 +50,7 @@ type guest struct {
 	running  sync.WaitGroup
 	mu       sync.Mutex
 	conns    []net.Conn
+	shells   []int    // their process groups
 	offered  []string // passwords
 	logins   int
 }
@@ -86,13 +87,17 @@ func (g *guest) start() *guest {
 	return g
 }
 
-// hangUp ends all connections.
+// hangUp ends all connections, and the shells that they started.
 func (g *guest) hangUp() {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	for _, c := range g.conns {
 		_ = c.Close()
 	}
+	for _, pid := range g.shells {
+		_ = syscall.Kill(-pid, syscall.SIGKILL)
+	}
+	g.shells = nil
 }
 
 func (g *guest) port() int32 { return int32(g.listener.Addr().(*net.TCPAddr).Port) }
@@ -179,7 +184,11 @@ func (g *guest) run(ch xssh.Channel, command string, gone <-chan struct{}) {
 	must(g.t, err)
 	cmd.Stdout, cmd.Stderr = ch, ch.Stderr()
 	cmd.WaitDelay = time.Second
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	must(g.t, cmd.Start())
+	g.mu.Lock()
+	g.shells = append(g.shells, cmd.Process.Pid)
+	g.mu.Unlock()
 	go func() { // ends with the channel
 		_, _ = io.Copy(stdin, ch)
 		_ = stdin.Close()

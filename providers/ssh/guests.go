@@ -36,7 +36,8 @@ type Guests struct {
 	o Options
 	// locks lets one client after the other log in to a machine: servers refuse
 	// more than a few that have not done so yet.
-	locks *keylock.Set
+	locks  *keylock.Set
+	limits limits
 }
 
 // New makes Guests.
@@ -44,7 +45,7 @@ func New(o Options) *Guests {
 	if o.Dialer == nil {
 		o.Dialer = &net.Dialer{}
 	}
-	return &Guests{o: o, locks: keylock.New()}
+	return &Guests{o: o, locks: keylock.New(), limits: defaultLimits}
 }
 
 // AuthorizedKey is what a guest has to authorize to let the daemon in, as a line
@@ -127,6 +128,7 @@ func (c *Client) connect(ctx context.Context) (*connection, error) {
 		conn.close()
 		return nil, errLost
 	}
+	conn.limits = c.g.limits
 	c.conn = conn
 	return conn, nil
 }

@@ -57,7 +57,6 @@ func (c *connection) do(ctx context.Context, r *run, line string, in io.Reader, 
 	if err != nil {
 		return err
 	}
-	defer func() { _ = session.Close() }()
 	gone := make(chan struct{})
 	c.running.Go(func() {
 		defer close(gone)
@@ -66,10 +65,12 @@ func (c *connection) do(ctx context.Context, r *run, line string, in io.Reader, 
 		defer r.mu.Unlock()
 		r.exit = err
 	})
+	defer func() { _ = session.Close() }()
 	fed := c.feed(ctx, session, stdin, line, in)
 	if fed == nil {
 		select {
 		case <-r.ended:
+			await(linger, gone, nil)
 		case <-gone:
 		case <-ctx.Done():
 		}
@@ -79,16 +80,36 @@ func (c *connection) do(ctx context.Context, r *run, line string, in io.Reader, 
 			interrupt()
 		}
 		if !r.hasFailed() { // or nobody wants to hear more of it
-			await(settle, gone, r.ended)
+			await(c.limits.settle, gone, r.ended)
 		}
 	}
 	return r.verdict(ctx, fed)
 }
 
-// open starts the shell that reads the line.
-func (c *connection) open(ctx context.Context, r *run) (session *xssh.Session, stdin io.WriteCloser, err error) {
+// open starts the shell that reads the line. Nothing runs before it has got that,
+// so that opening may be tried again.
+func (c *connection) open(ctx context.Context, r *run) (*xssh.Session, io.WriteCloser, error) {
+	for attempt := 1; ; attempt++ {
+		session, stdin, err := c.tryOpen(ctx, r)
+		switch {
+		case err == nil:
+			return session, stdin, nil
+		case ctx.Err() != nil:
+			return nil, nil, ctx.Err()
+		case c.isLost():
+			return nil, nil, errLost
+		case !errors.Is(err, io.EOF) || attempt == openAttempts:
+			return nil, nil, err
+		}
+		await(linger, ctx.Done(), c.lost)
+	}
+}
+
+func (c *connection) tryOpen(ctx context.Context, r *run) (session *xssh.Session, stdin io.WriteCloser, err error) {
 	err = c.guard(ctx, func() error {
-		if session, err = c.client.NewSession(); err != nil {
+		if session, err = c.client.NewSession(); errors.Is(err, io.EOF) {
+			return fmt.Errorf("%w: it opens no session: %w", errRefused, err)
+		} else if err != nil {
 			return fmt.Errorf("%w: it opens no session: %s", errRefused, printable(err.Error()))
 		}
 		session.Stdout, session.Stderr = r.stdout, r.stderr
@@ -97,13 +118,10 @@ func (c *connection) open(ctx context.Context, r *run) (session *xssh.Session, s
 		}
 		if err = session.Start(bootstrap); err != nil {
 			_ = session.Close()
-			return fmt.Errorf("%w: it starts no shell: %s", errRefused, printable(err.Error()))
+			return fmt.Errorf("%w: it starts no shell: %w", errRefused, err)
 		}
 		return nil
 	})
-	if err != nil && ctx.Err() == nil && c.isLost() {
-		err = errLost
-	}
 	return session, stdin, err
 }
 

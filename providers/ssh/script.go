@@ -90,7 +90,7 @@ func (c *connection) stream(ctx context.Context, script string, in io.Reader, in
 
 // late runs one of our scripts once the caller is gone or has no more time.
 func (c *connection) late(ctx context.Context, script string, args ...string) (string, error) {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), afterwards)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), c.limits.kill)
 	defer cancel()
 	return c.shell(ctx, script, "", args...)
 }
