@@ -51,8 +51,9 @@ const (
 	// GuestAgentInstalled: qemu-guest-agent (kvm) or the Guest Additions
 	// (virtualbox) start with the guest.
 	GuestAgentInstalled GuestAgent = "Installed"
-	// GuestAgentNone: the guest has no agent, so that nothing can be run in it
-	// and its sandboxes need another readiness check than the agent's.
+	// GuestAgentNone: the guest has no agent. Commands, file copies, ssh keys and
+	// mounts go by the ssh server that it runs, and its sandboxes need another
+	// readiness check than the agent's.
 	GuestAgentNone GuestAgent = "None"
 )
 
@@ -239,8 +240,10 @@ type MachineDefaults struct {
 
 // GuestAccess says how to reach inside a running guest.
 type GuestAccess struct {
-	// agent says whether the image carries a guest agent. Without one nothing
-	// can be run in its sandboxes, and they need another readiness.mode.
+	// agent says whether the image carries a guest agent. Without one its
+	// sandboxes are reached by ssh, on a network on which the host reaches port
+	// 22 (readiness.port with readiness.mode ssh), and need another
+	// readiness.mode than agent. The daemon's key is on the cloud-init seed.
 	// +optional
 	// +kubebuilder:default=Installed
 	Agent GuestAgent `json:"agent,omitempty"`
@@ -250,7 +253,8 @@ type GuestAccess struct {
 	// +kubebuilder:validation:Pattern=`^[a-z_][a-z0-9_-]{0,31}$`
 	User string `json:"user,omitempty"`
 	// passwordSecretRef names the Secret whose key `password` is the user's,
-	// for providers whose guest access needs one (virtualbox).
+	// for providers whose guest access needs one (virtualbox), and for ssh into
+	// guests that do not take the daemon's key.
 	// +optional
 	PasswordSecretRef *SecretReference `json:"passwordSecretRef,omitempty"`
 }

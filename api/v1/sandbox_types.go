@@ -272,7 +272,7 @@ type CloudInit struct {
 	// +kubebuilder:validation:Pattern=`^[a-z0-9]([-a-z0-9]*[a-z0-9])?$`
 	Hostname string `json:"hostname,omitempty"`
 	// sshAuthorizedKeys may log in by ssh as the image's guest user. A change
-	// is applied to a running guest through its agent.
+	// is applied to a running guest through its agent, or ssh where it has none.
 	// +optional
 	// +listType=set
 	// +kubebuilder:validation:MaxItems=64

@@ -122,7 +122,7 @@ func (c *Client) config(ctx context.Context) (*xssh.ClientConfig, *attempt, erro
 	})}
 	switch {
 	case password == "":
-	case c.sbx.Spec.Network.Mode == v1.NetworkBridged:
+	case c.shared():
 		state.withheld = true
 	default:
 		state.password = true
@@ -140,13 +140,22 @@ func (c *Client) config(ctx context.Context) (*xssh.ClientConfig, *attempt, erro
 	}, state, nil
 }
 
+// shared tells whether the sandbox is on a network where others may take its
+// address over: a bridged one, or VirtualBox's host-only ones, which do not keep
+// their machines apart.
+func (c *Client) shared() bool {
+	mode := c.sbx.Spec.Network.Mode
+	return mode == v1.NetworkBridged || mode == v1.NetworkHostOnly && c.p.Name() == v1.ProviderVirtualBox
+}
+
 // refused says what was offered to a server that refused it.
 func (c *Client) refused(a *attempt) error {
 	user := cmp.Or(c.img.Spec.Guest.User, defaultUser)
 	const byKey = "its cloud-init has not authorized, or not kept, the key that the seed gives it"
 	switch {
 	case a.withheld:
-		return providers.Errorf(providers.ErrUnavailable, c.object, "its ssh server refuses user %q: %s, and no password is sent over a bridged network", user, byKey)
+		return providers.Errorf(providers.ErrUnavailable, c.object, "its ssh server refuses user %q: %s, and no password is sent over a network where others may answer in its place: use nat with a port forward to port %d",
+			user, byKey, Port(c.sbx))
 	case a.password:
 		return providers.Errorf(providers.ErrUnavailable, c.object, "its ssh server refuses user %q: %s, and the password in the Secret that guest.passwordSecretRef of GoldenImage %q names is wrong or not accepted",
 			user, byKey, c.img.Name)

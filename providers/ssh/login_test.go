@@ -104,19 +104,22 @@ func TestLogin(t *testing.T) {
 	const secret = "correct horse"
 	for name, tc := range map[string]struct {
 		mode     v1.NetworkMode
+		provider v1.ProviderName
 		keyKnown bool
 		server   string // the password that it takes
 		given    string
 		says     string // when it fails
 		offered  []string
 	}{
-		"key":                            {mode: v1.NetworkNAT, keyKnown: true},
-		"key before the password":        {mode: v1.NetworkNAT, keyKnown: true, server: secret, given: secret},
-		"password":                       {mode: v1.NetworkNAT, server: secret, given: secret, offered: []string{secret}},
-		"neither":                        {mode: v1.NetworkNAT, server: secret, says: `set guest.passwordSecretRef of GoldenImage "plain"`},
-		"wrong password":                 {mode: v1.NetworkNAT, server: secret, given: "wrong", offered: []string{"wrong"}, says: "names is wrong or not accepted"},
-		"password over a bridge":         {mode: v1.NetworkBridged, server: secret, given: secret, says: "no password is sent over a bridged network"},
-		"key over a bridge, as it is so": {mode: v1.NetworkBridged, keyKnown: true, given: secret},
+		"key":                                {mode: v1.NetworkNAT, keyKnown: true},
+		"key before the password":            {mode: v1.NetworkNAT, keyKnown: true, server: secret, given: secret},
+		"password":                           {mode: v1.NetworkNAT, server: secret, given: secret, offered: []string{secret}},
+		"neither":                            {mode: v1.NetworkNAT, server: secret, says: `set guest.passwordSecretRef of GoldenImage "plain"`},
+		"wrong password":                     {mode: v1.NetworkNAT, server: secret, given: "wrong", offered: []string{"wrong"}, says: "names is wrong or not accepted"},
+		"password over a bridge":             {mode: v1.NetworkBridged, server: secret, given: secret, says: "no password is sent over a network where others may answer"},
+		"password on VirtualBox's host-only": {mode: v1.NetworkHostOnly, provider: v1.ProviderVirtualBox, server: secret, given: secret, says: "use nat with a port forward to port 22"},
+		"password on kvm's host-only":        {mode: v1.NetworkHostOnly, provider: v1.ProviderKVM, server: secret, given: secret, offered: []string{secret}},
+		"key over a bridge, as it is so":     {mode: v1.NetworkBridged, keyKnown: true, given: secret},
 	} {
 		t.Run(name, func(t *testing.T) {
 			key := NewKey(filepath.Join(t.TempDir(), "key"))
@@ -132,7 +135,9 @@ func TestLogin(t *testing.T) {
 			g.start()
 			guests := New(Options{Key: key, Password: func(context.Context, *v1.GoldenImage) (string, error) { return tc.given, nil }})
 			sbx, img := sandboxAndImage(tc.mode)
-			c := guests.Open(forwarded(g.port()), sbx, img)
+			p := forwarded(g.port())
+			p.name = tc.provider
+			c := guests.Open(p, sbx, img)
 			defer c.Close()
 			_, err = c.Exec(within(t), sh("true"))
 			switch {
