@@ -651,6 +651,78 @@ func TestImageWithoutAgent(t *testing.T) {
 	until(d, sbx, "ready", ready)
 }
 
+// sshGuests are guests that ssh reaches, as they were set up, or the reason why it
+// does not reach them.
+type sshGuests struct {
+	mu   sync.Mutex
+	err  error
+	keys map[types.UID]string
+}
+
+func (g *sshGuests) AuthorizedKey() (string, error) { return "ssh-ed25519 AAAA sandboxd", nil }
+
+func (g *sshGuests) ConfigureGuest(_ context.Context, _ providers.Provider, sbx *v1.Sandbox, _ *v1.GoldenImage, cfg providers.GuestConfig) error {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.err == nil {
+		g.keys[sbx.UID] = strings.Join(cfg.SSHAuthorizedKeys, "\n")
+	}
+	return g.err
+}
+
+func (g *sshGuests) fail(err error) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.err = err
+}
+
+// TestGuestsSetUpOverSSH: keys and mounts of guests without an agent.
+func TestGuestsSetUpOverSSH(t *testing.T) {
+	d := host(t, fake.Options{Source: func(string) (fake.Source, bool) {
+		return fake.Source{SHA256: strings.Repeat("a", 64), Agentless: true}, true
+	}})
+	guests := &sshGuests{keys: map[types.UID]string{}}
+	d.ssh = guests
+	d.start()
+	const one, two = "ssh-ed25519 AAAA one", "ssh-ed25519 AAAA two"
+	img, sbx := goldenImage("golden"), newSandbox("web", func(s *v1.Sandbox) {
+		s.Spec.Readiness.Mode = v1.ReadinessNone
+		s.Spec.CloudInit.SSHAuthorizedKeys = []string{one}
+	})
+	img.Spec.Guest.Agent = v1.GuestAgentNone
+	d.create(img, sbx)
+	has := func(want string) func(*v1.Sandbox) bool {
+		return func(s *v1.Sandbox) bool {
+			guests.mu.Lock()
+			defer guests.mu.Unlock()
+			return ready(s) && guests.keys[s.UID] == want
+		}
+	}
+	until(d, sbx, "ready with the key", has(one))
+	d.update(sbx, func(s *v1.Sandbox) { s.Spec.CloudInit.SSHAuthorizedKeys = []string{two} })
+	until(d, sbx, "ready with the other key", has(two))
+
+	guests.fail(providers.Errorf(providers.ErrUnavailable, "sandbox", "not now"))
+	d.update(sbx, func(s *v1.Sandbox) { s.Spec.CloudInit.SSHAuthorizedKeys = []string{one} })
+	until(d, sbx, "told that the key is not there", because(v1.ConditionReady, v1.ReasonGuestConfigFailed))
+
+	// Where there is no way in, the keys of the seed will do, but not for mounts.
+	guests.fail(providers.Errorf(providers.ErrUnsupported, "sandbox", "there is no way"))
+	seeded := newSandbox("seeded", func(s *v1.Sandbox) {
+		s.Spec.Readiness.Mode = v1.ReadinessNone
+		s.Spec.CloudInit.SSHAuthorizedKeys = []string{one}
+	})
+	mounts := newSandbox("mounts", func(s *v1.Sandbox) {
+		s.Spec.Readiness.Mode = v1.ReadinessNone
+		s.Spec.SharedFolders = []v1.SharedFolder{{Name: "share", HostPath: filepath.Join(d.dir, "share")}}
+	})
+	d.create(seeded, mounts)
+	until(d, seeded, "ready", ready)
+	until(d, mounts, "told that nothing is mounted", because(v1.ConditionReady, v1.ReasonGuestConfigFailed))
+	d.update(seeded, func(s *v1.Sandbox) { s.Spec.CloudInit.SSHAuthorizedKeys = []string{two} })
+	until(d, seeded, "told that the new key is not there", because(v1.ConditionReady, v1.ReasonGuestConfigFailed))
+}
+
 func TestProviderOfAnImageStays(t *testing.T) {
 	d := host(t, fake.Options{})
 	d.start()

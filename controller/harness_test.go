@@ -41,6 +41,8 @@ type daemon struct {
 	world *fake.World
 	dir   string
 	wrap  func(providers.Provider) providers.Provider
+	// ssh reaches guests without an agent; nil: nothing does.
+	ssh sandbox.SSH
 	// sweep is the interval of the garbage collection.
 	sweep time.Duration
 	// log gets what the controllers log; the zero Logger means the test's.
@@ -90,6 +92,7 @@ func (d *daemon) start() {
 	c, err := controller.New(ctx, controller.Options{
 		Config: api.LoopbackConfig(), Providers: providers.NewSet(v1.ProviderKVM, p), HostPaths: paths,
 		Defaults: sandbox.Defaults{CPUs: 1, Memory: resource.MustParse("256Mi")},
+		SSH:      d.ssh,
 		Logger:   log, Resync: 2 * time.Second, GCInterval: d.sweep, GCGrace: 300 * time.Millisecond,
 	})
 	must(t, err)
