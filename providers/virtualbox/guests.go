@@ -21,6 +21,10 @@ const (
 	// they take commands: a second where it is fast, half a minute where it is
 	// interpreted on a busy host.
 	readyIn = 3 * time.Minute
+	// unusableIn is how long a guest may end every session until it is believed to
+	// go on like that: one that was too slow for VirtualBox ends later sessions by
+	// the end of the one that VirtualBox had given up.
+	unusableIn = time.Minute
 	// readyPause is between the first attempts, readySlowest between later ones:
 	// each takes time from a guest that has too little.
 	readyPause   = 300 * time.Millisecond
@@ -41,11 +45,14 @@ type guest struct {
 // this user can read, for as long as the call takes.
 func (g guest) Control(ctx context.Context, urgent bool, stdout, stderr io.Writer, verb string, args ...string) error {
 	if !urgent {
-		leave, err := g.p.guest.enter(ctx, g.id)
+		begun, leave, err := g.p.guest.enter(ctx, g.id)
 		if err != nil {
 			return err
 		}
 		defer leave()
+		if stdout != nil {
+			stdout = firstWrite{stdout, begun}
+		}
 	}
 	login, err := g.p.loginOf(ctx, g.of)
 	if err != nil {
@@ -57,20 +64,39 @@ func (g guest) Control(ctx context.Context, urgent bool, stdout, stderr io.Write
 	}
 	defer func() { _ = os.Remove(password) }()
 	head := []string{"guestcontrol", string(g.id), verb, "--username", login.User, "--passwordfile", password}
-	deadline := time.Now().Add(readyIn)
+	entered := time.Now()
 	for wait := readyPause; ; wait = min(2*wait, readySlowest) {
 		_, err := g.p.vbox.Run(ctx, vboxmanage.Call{
 			Object: machineObject(g.id), Args: append(head[:len(head):len(head)], args...),
 			Interruptible: true, Stdout: stdout, Stderr: stderr,
 		})
 		err = controlError(err)
-		if !errors.Is(err, guestcontrol.ErrNotReady) || time.Now().After(deadline) {
+		limit := readyIn
+		switch {
+		case errors.Is(err, guestcontrol.ErrNotReady):
+		case errors.Is(err, guestcontrol.ErrUnusable):
+			limit = unusableIn
+		default:
+			return err
+		}
+		if time.Since(entered) > limit {
 			return err
 		}
 		if err := pause(ctx, wait); err != nil {
 			return err
 		}
 	}
+}
+
+// firstWrite tells when something is written for the first time.
+type firstWrite struct {
+	io.Writer
+	tell func()
+}
+
+func (w firstWrite) Write(p []byte) (int, error) {
+	w.tell()
+	return w.Writer.Write(p)
 }
 
 // loginOf asks who commands run as.

@@ -15,6 +15,10 @@ import (
 // guestStates remembers for a moment what guests said, and who is busy inside
 // them.
 type guestStates struct {
+	// begins is how many commands may begin in a guest at a time. Where the
+	// processor is emulated, several hold each other up until VirtualBox gives up.
+	begins int64
+
 	mu     sync.Mutex
 	states map[types.UID]guestState
 	visits map[types.UID]map[*visit]bool
@@ -30,15 +34,19 @@ type guestState struct {
 // visit is one call into a guest.
 type visit struct{ end context.CancelCauseFunc }
 
-// door lets so many into a guest at a time.
+// door lets so many commands into a guest at a time, and so many begin.
 type door struct {
-	users int
-	sem   *semaphore.Weighted
+	users       int
+	sem, begins *semaphore.Weighted
 }
 
-func newGuestStates() *guestStates {
+func newGuestStates(engine string) *guestStates {
+	begins := int64(sessions)
+	if engine == EngineInterpreter || engine == EngineRecompiler {
+		begins = 1
+	}
 	return &guestStates{
-		states: map[types.UID]guestState{}, visits: map[types.UID]map[*visit]bool{}, doors: map[types.UID]*door{},
+		begins: begins, states: map[types.UID]guestState{}, visits: map[types.UID]map[*visit]bool{}, doors: map[types.UID]*door{},
 	}
 }
 
@@ -86,12 +94,13 @@ func (g *guestStates) attend(ctx context.Context, id types.UID) (context.Context
 	}
 }
 
-// enter waits until a guest may be given one more command.
-func (g *guestStates) enter(ctx context.Context, id types.UID) (leave func(), err error) {
+// enter waits until a guest may be given one more command. The caller says when
+// that has begun and when it is over, in this order or just the latter.
+func (g *guestStates) enter(ctx context.Context, id types.UID) (begun, leave func(), err error) {
 	g.mu.Lock()
 	d := g.doors[id]
 	if d == nil {
-		d = &door{sem: semaphore.NewWeighted(sessions)}
+		d = &door{sem: semaphore.NewWeighted(sessions), begins: semaphore.NewWeighted(g.begins)}
 		g.doors[id] = d
 	}
 	d.users++
@@ -105,9 +114,16 @@ func (g *guestStates) enter(ctx context.Context, id types.UID) (leave func(), er
 	}
 	if err := d.sem.Acquire(ctx, 1); err != nil {
 		away()
-		return nil, err
+		return nil, nil, err
 	}
-	return func() {
+	if err := d.begins.Acquire(ctx, 1); err != nil {
+		d.sem.Release(1)
+		away()
+		return nil, nil, err
+	}
+	begun = sync.OnceFunc(func() { d.begins.Release(1) })
+	return begun, func() {
+		begun()
 		d.sem.Release(1)
 		away()
 	}, nil

@@ -139,7 +139,7 @@ func New(o Options) (*Provider, error) {
 	p := &Provider{
 		opts: o, log: o.Logger, data: layout{root: o.DataDir},
 		img: qemuimg.New(o.QemuImg), locks: keylock.New(),
-		ports: newPortTable(), watch: newWatcher(), guest: newGuestStates(), settled: newSettledFiles(),
+		ports: newPortTable(), watch: newWatcher(), guest: newGuestStates(o.Engine), settled: newSettledFiles(),
 	}
 	p.vbox = vboxmanage.New(vboxmanage.Options{Program: o.Manage, UserHome: o.UserHome, BeforeChange: p.steps.next})
 	p.life, p.end = context.WithCancel(context.Background())
