@@ -1,6 +1,7 @@
 package ssh
 
 import (
+	"bytes"
 	"context"
 	"crypto/ed25519"
 	"crypto/rand"
@@ -8,9 +9,11 @@ import (
 	"errors"
 	"io"
 	"net"
+	"os"
 	"os/exec"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"sync"
 	"syscall"
 	"testing"
@@ -281,6 +284,10 @@ func alive(t testing.TB, pid string) bool {
 	if syscall.Kill(n, 0) != nil {
 		return false
 	}
-	out, err := exec.Command("ps", "-o", "stat=", "-p", pid).Output()
-	return err == nil && len(out) > 0 && out[0] != 'Z'
+	stat, err := os.ReadFile("/proc/" + pid + "/stat") // PID (NAME) STATE ...
+	if err != nil {
+		return false
+	}
+	_, state, found := strings.Cut(string(stat[bytes.LastIndexByte(stat, ')')+1:]), " ")
+	return found && !strings.HasPrefix(state, "Z")
 }
