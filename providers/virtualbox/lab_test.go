@@ -9,7 +9,6 @@ import (
 	"strings"
 	"sync"
 	"testing"
-	"time"
 
 	"k8s.io/apimachinery/pkg/types"
 
@@ -204,108 +203,6 @@ func lockedMachine(t testing.TB) string {
 		t.Fatal("the machine is not locked")
 	}
 	return id
-}
-
-// killSVC kills VBoxSVC and waits until another one answers.
-func killSVC(t testing.TB) {
-	t.Helper()
-	if len(pids("VBoxSVC")) > 0 {
-		kill(t, "VBoxSVC")
-	}
-	eventually(t, "VBoxSVC answers again", func() bool {
-		return tryManage("list", "vms") == nil
-	})
-}
-
-// TestLostVBoxSVC kills VBoxSVC in the middle of cloning a machine, of starting,
-// stopping and removing one, and while one runs. The call says that VirtualBox
-// is not available, what the caller does next converges, and the image is as
-// good as before.
-func TestLostVBoxSVC(t *testing.T) {
-	l := newLab(t)
-	ctx := context.Background()
-	for _, after := range []time.Duration{50 * time.Millisecond, 250 * time.Millisecond} {
-		spec := l.spec("machine")
-		t.Cleanup(func() { remove(t, l.p, spec.ID) })
-		l.killDuring(t, "clonevm", after, func() error { return l.p.EnsureMachine(ctx, spec) })
-		l.converges(t, "it is made", func() error { return l.p.EnsureMachine(ctx, spec) })
-		l.killDuring(t, "startvm", after, func() error { return l.p.Start(ctx, spec.ID) })
-		l.converges(t, "it runs", func() error { return l.run(ctx, spec) })
-		if m := l.get(t, spec.ID); m.Power != providers.PowerRunning || !m.Network.Isolated {
-			t.Errorf("it is %+v", m)
-		}
-		l.killDuring(t, "controlvm", after, func() error { return l.p.Stop(ctx, spec.ID, providers.StopForce) })
-		l.converges(t, "it is off", func() error { return l.p.Stop(ctx, spec.ID, providers.StopForce) })
-		l.killDuring(t, "unregistervm", after, func() error { return l.p.DeleteMachine(ctx, spec.ID) })
-		l.converges(t, "it is gone", func() error {
-			err := l.p.DeleteMachine(ctx, spec.ID)
-			switch {
-			case errors.Is(err, providers.ErrNotFound):
-				return nil
-			case err == nil:
-				return errors.New("it may not be gone yet")
-			}
-			return err
-		})
-	}
-	spec := l.spec("running")
-	id := l.made(t, spec)
-	must(t, l.p.Start(ctx, id))
-	kill(t, "VBoxSVC")
-	eventually(t, "the machine is seen to have crashed", func() bool {
-		m, err := l.p.GetMachine(ctx, id)
-		return err == nil && m.Power == providers.PowerOff && m.OffReason == providers.OffCrashed
-	})
-	must(t, l.p.Start(ctx, id))
-	if _, err := l.p.GetImage(ctx, l.image); err != nil {
-		t.Errorf("the golden image: %v", err)
-	}
-	other := l.made(t, l.spec("other"))
-	must(t, l.p.Start(ctx, other))
-	if m := l.get(t, other); m.Power != providers.PowerRunning {
-		t.Errorf("a new machine of the image is %+v", m)
-	}
-}
-
-// killDuring kills VBoxSVC so long after a call has started VBoxManage for a
-// command.
-func (l *lab) killDuring(t testing.TB, command string, after time.Duration, call func() error) {
-	t.Helper()
-	done := make(chan error, 1)
-	go func() { done <- call() }()
-	for len(pids("VBoxManage", command)) == 0 {
-		if len(done) > 0 {
-			t.Fatalf("VBoxManage %s was not seen: %v", command, <-done)
-		}
-		time.Sleep(time.Millisecond)
-	}
-	time.Sleep(after)
-	there := len(pids("VBoxManage", command)) > 0
-	if len(pids("VBoxSVC")) > 0 { // it may be about to begin
-		kill(t, "VBoxSVC")
-	}
-	err := <-done
-	if err != nil && !errors.Is(err, providers.ErrUnavailable) {
-		t.Errorf("without VBoxSVC, in %s: %v", command, err)
-	}
-	t.Logf("killed %v after %s had begun, which was there still: %v; %v", after, command, there, err)
-}
-
-// converges repeats a call as its caller does.
-func (l *lab) converges(t testing.TB, what string, call func() error) {
-	t.Helper()
-	var err error
-	deadline := time.Now().Add(limit)
-	for tries := 1; ; tries++ {
-		if err = call(); err == nil {
-			t.Logf("%s with call %d", what, tries)
-			return
-		}
-		if time.Now().After(deadline) {
-			t.Fatalf("in vain: %s: %v", what, err)
-		}
-		time.Sleep(50 * time.Millisecond)
-	}
 }
 
 // TestAdopt: an existing machine becomes an image with a snapshot that it has, or

@@ -141,7 +141,7 @@ func New(o Options) (*Provider, error) {
 		img: qemuimg.New(o.QemuImg), locks: keylock.New(),
 		ports: newPortTable(), watch: newWatcher(), guest: newGuestStates(o.Engine), settled: newSettledFiles(),
 	}
-	p.vbox = vboxmanage.New(vboxmanage.Options{Program: o.Manage, UserHome: o.UserHome, BeforeChange: p.steps.next})
+	p.vbox = vboxmanage.New(vboxmanage.Options{Program: o.Manage, UserHome: o.UserHome, BeforeChange: p.steps.next, OnDelay: p.endOrphans})
 	p.life, p.end = context.WithCancel(context.Background())
 	if err := p.data.claim(o.Instance); err != nil {
 		return nil, providers.Errorf(providers.ErrInvalid, "data folder "+o.DataDir, "%w", err)

@@ -71,6 +71,10 @@ type Options struct {
 	// BeforeChange is called before each call that may change something, by the
 	// goroutine of the call; nil for nobody. It may end that goroutine.
 	BeforeChange func()
+	// OnDelay is called when a call takes long, and again and again until it
+	// ends: VBoxSVC may have died and left somebody behind who holds all up. nil
+	// for nobody.
+	OnDelay func()
 }
 
 // Client runs VBoxManage. Its methods may be called from many goroutines.
@@ -238,7 +242,9 @@ func (c *Client) once(ctx context.Context, call Call) (Output, error) {
 	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }
 	cmd.WaitDelay = killAfter
 	c.count.Add(1)
+	stop := c.watchDelay(call)
 	err = cmd.Run()
+	stop()
 	out := Output{Stdout: stdout.Bytes(), Stderr: stderr.Bytes()}
 	var exit *exec.ExitError
 	if errors.As(err, &exit) && ctx.Err() == nil {
@@ -248,6 +254,32 @@ func (c *Client) once(ctx context.Context, call Call) (Output, error) {
 		err = nil
 	}
 	return out, err
+}
+
+// delay is after how long a call takes long: many times what one takes that does
+// not start, save or remove a machine.
+const delay = 5 * time.Second
+
+// watchDelay calls OnDelay as long as a call takes long. Those that wait for a
+// guest may.
+func (c *Client) watchDelay(call Call) (stop func()) {
+	if c.opts.OnDelay == nil || call.Interruptible {
+		return func() {}
+	}
+	over := make(chan struct{})
+	c.work.Go(func() {
+		t := time.NewTicker(delay)
+		defer t.Stop()
+		for {
+			select {
+			case <-t.C:
+				c.opts.OnDelay()
+			case <-over:
+				return
+			}
+		}
+	})
+	return func() { close(over) }
 }
 
 // environment is what VBoxManage gets to see: its messages in English, its
