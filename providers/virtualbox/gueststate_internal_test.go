@@ -1,0 +1,77 @@
+package virtualbox
+
+import (
+	"context"
+	"errors"
+	"testing"
+	"time"
+
+	"sandboxd.dev/sandboxd/providers/virtualbox/internal/guestcontrol"
+)
+
+// TestDoor: commands begin one after the other where the processor is emulated,
+// and so many run at a time everywhere; each guest has a door of its own, which
+// is gone with its last user.
+func TestDoor(t *testing.T) {
+	for engine, begins := range map[string]int{EngineInterpreter: 1, EngineRecompiler: 1, EngineNative: sessions, EngineDefault: sessions} {
+		g := newGuestStates(engine)
+		full := func() bool {
+			ctx, cancel := context.WithTimeout(t.Context(), 10*time.Millisecond)
+			defer cancel()
+			_, leave, err := g.enter(ctx, "a")
+			if err == nil {
+				leave()
+			} else if !errors.Is(err, context.DeadlineExceeded) {
+				t.Errorf("%s: %v", engine, err)
+			}
+			return err != nil
+		}
+		var begun, left []func()
+		for n := range sessions {
+			if n == begins && !full() {
+				t.Errorf("%s: more than %d commands begin at a time", engine, n)
+			}
+			if n >= begins {
+				begun[n-begins]()
+			}
+			b, leave, err := g.enter(t.Context(), "a")
+			if err != nil {
+				t.Fatal(err)
+			}
+			begun, left = append(begun, b), append(left, leave)
+		}
+		for _, b := range begun {
+			b()
+		}
+		if !full() {
+			t.Errorf("%s: more than %d commands run at a time", engine, sessions)
+		}
+		if _, leave, err := g.enter(t.Context(), "b"); err != nil {
+			t.Error(err)
+		} else {
+			leave()
+		}
+		for _, leave := range left {
+			leave()
+		}
+		if full() || len(g.doors) != 0 {
+			t.Errorf("%s: after all have left there is %v", engine, g.doors)
+		}
+	}
+}
+
+// TestAttend: calls into a guest end when it is forgotten, and know why.
+func TestAttend(t *testing.T) {
+	g := newGuestStates(EngineNative)
+	ctx, done := g.attend(t.Context(), "a")
+	other, otherDone := g.attend(t.Context(), "b")
+	g.forget("a")
+	if !errors.Is(context.Cause(ctx), guestcontrol.ErrGone) || other.Err() != nil {
+		t.Errorf("the calls ended with %v and %v", context.Cause(ctx), other.Err())
+	}
+	done()
+	otherDone()
+	if len(g.visits) != 0 {
+		t.Errorf("there is still %v", g.visits)
+	}
+}
