@@ -21,8 +21,8 @@ const (
 	// they take commands: a second where it is fast, half a minute where it is
 	// interpreted on a busy host.
 	readyIn = 3 * time.Minute
-	// unusableIn is how long a guest may end every session until it is believed to
-	// go on like that: one that was too slow for VirtualBox ends later sessions by
+	// unusableIn is how long a guest may end every single session until it is
+	// believed to go on like that: one that was too slow for VirtualBox ends later sessions by
 	// the end of the one that VirtualBox had given up.
 	unusableIn = time.Minute
 	// readyPause is between the first attempts, readySlowest between later ones:
@@ -65,21 +65,21 @@ func (g guest) Control(ctx context.Context, urgent bool, stdout, stderr io.Write
 	defer func() { _ = os.Remove(password) }()
 	head := []string{"guestcontrol", string(g.id), verb, "--username", login.User, "--passwordfile", password}
 	entered := time.Now()
+	answered := entered // the last time that the guest did anything but end a session
 	for wait := readyPause; ; wait = min(2*wait, readySlowest) {
 		_, err := g.p.vbox.Run(ctx, vboxmanage.Call{
 			Object: machineObject(g.id), Args: append(head[:len(head):len(head)], args...),
 			Interruptible: true, Stdout: stdout, Stderr: stderr,
 		})
 		err = controlError(err)
-		limit := readyIn
 		switch {
 		case errors.Is(err, guestcontrol.ErrNotReady):
-		case errors.Is(err, guestcontrol.ErrUnusable):
-			limit = unusableIn
+			answered = time.Now()
+		case errors.Is(err, guestcontrol.ErrUnusable) && time.Since(answered) <= unusableIn:
 		default:
 			return err
 		}
-		if time.Since(entered) > limit {
+		if time.Since(entered) > readyIn {
 			return err
 		}
 		if err := pause(ctx, wait); err != nil {
