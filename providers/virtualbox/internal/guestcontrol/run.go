@@ -19,6 +19,7 @@ type run struct {
 	stdout, stderr *stream
 	started        chan struct{} // closed when the command is started
 	ended          chan struct{} // closed when both streams have reported the end
+	over           chan struct{} // closed when nobody waits for VBoxManage any more
 
 	mu      sync.Mutex
 	word    string // the report of the end
@@ -29,7 +30,7 @@ type run struct {
 
 // newRun makes a run whose output goes to out and errOut; nil discards.
 func newRun(ctx context.Context, token string, out, errOut func([]byte) error) *run {
-	r := &run{started: make(chan struct{}), ended: make(chan struct{})}
+	r := &run{started: make(chan struct{}), ended: make(chan struct{}), over: make(chan struct{})}
 	r.ctx, r.cancel = context.WithCancelCause(ctx)
 	mark := []byte("\x01" + token + " ")
 	r.stdout = &stream{run: r, mark: mark, out: out}
@@ -40,9 +41,14 @@ func newRun(ctx context.Context, token string, out, errOut func([]byte) error) *
 // wait runs the script until it has reported its end or failed. When the run is
 // to end before, halt is called first if there is anything to halt: as long as
 // VBoxManage is there, the guest does not lose sight of what it has started.
+// Meanwhile no output is taken, so that a command which prints without end comes
+// to a halt and leaves the guest time to be killed by.
 func (r *run) wait(do func(context.Context) error, halt func()) error {
-	defer r.cancel(nil)
-	client, end := context.WithCancel(context.WithoutCancel(r.ctx))
+	client, cancel := context.WithCancel(context.WithoutCancel(r.ctx))
+	end := sync.OnceFunc(func() {
+		cancel()
+		close(r.over)
+	})
 	defer end()
 	done := make(chan error, 1)
 	go func() { done <- do(client) }()
@@ -67,6 +73,7 @@ func (r *run) wait(do func(context.Context) error, halt func()) error {
 		<-done
 		err = context.Cause(r.ctx)
 	}
+	defer r.cancel(nil)
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	switch {
@@ -134,6 +141,15 @@ type stream struct {
 // VBoxManage's end look like its own.
 func (s *stream) Write(p []byte) (int, error) {
 	n := len(p)
+	if s.ended {
+		return n, nil
+	}
+	select {
+	case <-s.run.ctx.Done():
+		<-s.run.over
+		return n, nil
+	default:
+	}
 	if len(s.held) > 0 {
 		p = append(s.held, p...)
 		s.held = nil
