@@ -45,7 +45,7 @@ func TestConformance(t *testing.T) {
 			conformance.Mode(v1.NetworkHostOnly): noDriver,
 			conformance.Mode(v1.NetworkBridged):  noDriver,
 			conformance.BrokenNetwork:            noDriver,
-			conformance.CPUs:                     "without its kernel driver VirtualBox lets several processors wait for each other: a boot takes half an hour",
+			conformance.CPUs:                     "without its kernel driver VirtualBox lets several processors wait for each other: its firmware alone takes minutes",
 		},
 	})
 }
