@@ -14,27 +14,21 @@ left=1
 while [ -n "$left" ] && [ "$n" -lt 50 ]; do
 	[ "$n" -lt 2 ] || sleep 0.1 2>/dev/null || sleep 1
 	n=$((n + 1)) left= more=1
-	# One line per process; the kernel's own are in no session.
-	IFS='
-'
-	set -f
-	stats=$(set +f; cat /proc/[0-9]*/stat 2>/dev/null | grep -v '^[0-9]* ([^)]*) [A-Z] [0-9]* 0 0 ')
+	# Each process but the kernel's own, which are in no session, by its PID,
+	# state, parent and session.
+	stats=$(sed -n 's/^\([0-9]*\) (.*) \([A-Z]\) \([0-9]*\) [0-9]* \([1-9][0-9]*\) .*/\1 \2 \3 \4/p' /proc/[0-9]*/stat 2>/dev/null)
 	while [ -n "$more" ]; do
 		more=
-		IFS='
-'
-		for l in $stats; do
-			i=${l%% *}
-			IFS=' '
-			set -- ${l##*) }
-			case $1$tree in
-			Z* | X*) ;;
-			*" $i "*) left=1 ;;
-			*" $2 "* | *" $4 "*) tree="$tree$i " more=1 ;;
+		set -- $stats
+		while [ "$#" -ge 4 ]; do
+			case $2$tree in
+			[ZX]*) ;;
+			*" $1 "*) left=1 ;;
+			*" $3 "* | *" $4 "*) tree="$tree$1 " more=1 ;;
 			esac
+			shift 4
 		done
 	done
-	IFS=' '
 	for i in $tree; do
 		kill -9 "$i" 2>/dev/null
 	done
