@@ -15,8 +15,12 @@ while [ -n "$left" ] && [ "$n" -lt 50 ]; do
 	[ "$n" -lt 2 ] || sleep 0.1 2>/dev/null || sleep 1
 	n=$((n + 1)) left= more=1
 	# Each process but the kernel's own, which are in no session, by its PID,
-	# state, parent and session.
-	stats=$(sed -n 's/^\([0-9]*\) (.*) \([A-Z]\) \([0-9]*\) [0-9]* \([1-9][0-9]*\) .*/\1 \2 \3 \4/p' /proc/[0-9]*/stat 2>/dev/null)
+	# state, parent and session. A name may have any character in it.
+	stats=$(cat /proc/[0-9]*/stat 2>/dev/null | awk -F ')' '{
+		split($1, name, " ")
+		split($NF, f, " ")
+		if (f[4] > 0) print name[1], f[1], f[2], f[4]
+	}')
 	while [ -n "$more" ]; do
 		more=
 		set -- $stats
