@@ -174,7 +174,7 @@ func (c *Client) kill(ctx context.Context, token string) error {
 	err := c.stream(late, true, killScript, nil, func(p []byte) error {
 		out.Write(p[:min(len(p), maxLine-out.Len())])
 		return nil
-	}, "["+token[:1]+"]"+token[1:])
+	}, patternOf(token))
 	if err != nil {
 		return err
 	}

@@ -161,8 +161,13 @@ func head(token string) string { return "token=" + token + "\n" + reportScript }
 func token() string {
 	b := make([]byte, 16)
 	_, _ = rand.Read(b) // never fails
-	return hex.EncodeToString(b)
+	return "t" + hex.EncodeToString(b)
 }
+
+// patternOf is a pattern that matches a token, but not itself, neither as it is
+// nor as encode writes it: what that writes before the rest of the token ends in
+// a digit, and the token does not begin with one.
+func patternOf(token string) string { return "[" + token[:1] + "]" + token[1:] }
 
 // shell runs one of our scripts and returns what it printed, up to 64 KiB.
 func (c *Client) shell(ctx context.Context, script string, stdin io.Reader, args ...string) (string, error) {

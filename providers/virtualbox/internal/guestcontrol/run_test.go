@@ -3,6 +3,7 @@ package guestcontrol
 import (
 	"bytes"
 	"context"
+	"regexp"
 	"strings"
 	"testing"
 )
@@ -42,6 +43,21 @@ func TestExitCode(t *testing.T) {
 	} {
 		if code, err := exitCode(report); code != want.code || (err == nil) != want.ok {
 			t.Errorf("%q: %d, %v", report, code, err)
+		}
+	}
+}
+
+// TestPattern: who is told to kill a command does not take itself for it.
+func TestPattern(t *testing.T) {
+	for range 1000 {
+		id := token()
+		pattern := patternOf(id)
+		matches := regexp.MustCompile(pattern).MatchString
+		if !matches(encode([]byte(head(id)))) {
+			t.Fatalf("%s does not find the command that it is made for", pattern)
+		}
+		if matches(pattern) || matches(encode([]byte("set -- "+quote(pattern)))) {
+			t.Fatalf("%s finds itself", pattern)
 		}
 	}
 }
