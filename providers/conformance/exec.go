@@ -114,10 +114,11 @@ func (s *suite) testEnvironment(t *testing.T) {
 	id := s.guest(t)
 	value := "two words\n$HOME 'x' \"y\" ä="
 	o := s.exec(t, id, providers.ExecRequest{
-		Command: []string{"sh", "-c", `printf '%s|%s|' "$ONE" "$TWO"; pwd; id -un`},
-		Env:     []string{"ONE=" + value, "TWO="}, Dir: "/tmp", User: "root",
+		Command: []string{"sh", "-c", `printf '%s|%s|' "$ONE" "$TWO$n$w$f"; pwd; id -un`},
+		// The short names are a script's own before they are the command's.
+		Env: []string{"ONE=" + value, "TWO=", "n=3", "w=4", "f=5"}, Dir: "/tmp", User: "root",
 	})
-	if want := value + "||/tmp\nroot\n"; o.stdout != want {
+	if want := value + "|345|/tmp\nroot\n"; o.stdout != want {
 		t.Errorf("got %q, want %q", o.stdout, want)
 	}
 	o = s.exec(t, id, providers.ExecRequest{

@@ -1,21 +1,27 @@
 [ -z "$1" ] || echo "$$" >"$1"
 w=$2 n=$3
 shift 3
-while [ "$n" -gt 0 ]; do
-	export "$1"
-	shift
-	n=$((n - 1))
+# Variables are set by env: a shell has some of its own that it does not let anybody set.
+i=0 path=$PATH
+for c; do
+	if [ "$i" -ge "$n" ]; then
+		break
+	fi
+	case $c in
+	PATH=*) path=${c#PATH=} ;;
+	esac
+	i=$((i + 1))
 done
 if [ -n "$w" ] && ! cd -- "$w" 2>/dev/null; then
 	echo directory >&4
 	exit 126
 fi
-case $1 in
+case $c in
 */*)
-	if [ ! -e "$1" ]; then
+	if [ ! -e "$c" ]; then
 		echo missing >&4
 		exit 127
-	elif [ ! -f "$1" ] || [ ! -x "$1" ]; then
+	elif [ ! -f "$c" ] || [ ! -x "$c" ]; then
 		echo denied >&4
 		exit 126
 	fi
@@ -24,10 +30,10 @@ case $1 in
 	set -f
 	IFS=:
 	f=missing
-	for p in $PATH; do
-		if [ -f "${p:-.}/$1" ]; then
+	for p in $path; do
+		if [ -f "${p:-.}/$c" ]; then
 			f=denied
-			if [ -x "${p:-.}/$1" ]; then
+			if [ -x "${p:-.}/$c" ]; then
 				f=
 				break
 			fi
@@ -40,4 +46,20 @@ case $1 in
 	fi
 	;;
 esac
-exec "$@" 4>&-
+if [ "$n" = 0 ]; then
+	exec "$@" 4>&-
+fi
+case $c in
+*=*) # env would take it for a variable
+	i=$#
+	while [ "$i" -gt 0 ]; do
+		if [ "$n" = 0 ]; then
+			set -- "$@" /bin/sh -c 'exec "$@"' sh
+		fi
+		set -- "$@" "$1"
+		shift
+		n=$((n - 1)) i=$((i - 1))
+	done
+	;;
+esac
+exec env "$@" 4>&-
