@@ -1,3 +1,5 @@
+//go:build linux
+
 package kvm
 
 // OnStep makes calls announce each of their changes before it is made; nil ends

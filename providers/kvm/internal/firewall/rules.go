@@ -1,3 +1,5 @@
+//go:build linux
+
 // Package firewall keeps the instance's nftables tables.
 //
 //	bridge sandboxd_X   prerouting   a guest sends from its own addresses only
