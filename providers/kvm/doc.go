@@ -28,5 +28,6 @@
 //
 // Needs: root, or at least CAP_NET_ADMIN for the modes intnet, hostonly and nat
 // and the right to chown in the data folder; the daemon and libvirtd must see
-// the same files and the same network namespace.
+// the same files and the same network namespace. Elsewhere than on Linux this
+// package is empty.
 package kvm
