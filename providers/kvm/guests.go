@@ -12,6 +12,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 
 	"sandboxd.dev/sandboxd/providers"
+	"sandboxd.dev/sandboxd/providers/internal/guestcall"
 	"sandboxd.dev/sandboxd/providers/kvm/internal/agent"
 	"sandboxd.dev/sandboxd/providers/kvm/internal/libvirtconn"
 )
@@ -35,7 +36,7 @@ func (p *Provider) agentOf(id types.UID) *agent.Client {
 }
 
 // agentCommand sends one command. What the agent itself refuses comes back as
-// agent.ErrRefused.
+// guestcall.ErrRefused.
 func (p *Provider) agentCommand(ctx context.Context, id types.UID, command string, seconds int32) (string, error) {
 	object := machineObject(id)
 	reply, err := libvirtconn.Get(ctx, p.conn.Agent(string(id)), object, libvirtconn.Quick, func(l *libvirt.Libvirt) (string, error) {
@@ -51,7 +52,7 @@ func (p *Provider) agentCommand(ctx context.Context, id types.UID, command strin
 	case libvirt.ErrInternalError, libvirt.ErrAgentCommandFailed:
 		var e libvirt.Error
 		errors.As(err, &e)
-		return "", fmt.Errorf("%w: %s", agent.ErrRefused, agent.Printable(e.Message))
+		return "", fmt.Errorf("%w: %s", guestcall.ErrRefused, guestcall.Printable(e.Message))
 	case libvirt.ErrAgentUnresponsive, libvirt.ErrAgentUnsynced, libvirt.ErrAgentCommandTimeout, libvirt.ErrArgumentUnsupported,
 		libvirt.ErrOperationTimeout:
 		p.guest.unanswered(id)
@@ -77,33 +78,10 @@ func (p *Provider) inGuest(ctx context.Context, id types.UID, do func(*agent.Cli
 		return providers.Errorf(providers.ErrUnavailable, object, "no guest agent is connected: the guest is still booting, or has no qemu-guest-agent")
 	}
 	if err := do(p.agentOf(id), m); err != nil {
-		return guestError(ctx, object, err)
+		return guestcall.Kind(ctx, object, err)
 	}
 	p.guest.answered(id)
 	return nil
-}
-
-// guestError gives an error of package agent a kind. Errors of the caller's own
-// readers and writers are passed on as they are.
-func guestError(ctx context.Context, object string, err error) error {
-	kind := error(nil)
-	switch {
-	case ctx.Err() != nil && (errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded)):
-		return ctx.Err()
-	case providers.KindOf(err) != nil:
-		return err
-	case errors.Is(err, agent.ErrNoProgram), errors.Is(err, agent.ErrNoFile):
-		kind = providers.ErrNotFound
-	case errors.Is(err, agent.ErrBadRequest):
-		kind = providers.ErrInvalid
-	case errors.Is(err, agent.ErrGuestLacks):
-		kind = providers.ErrUnsupported
-	case errors.Is(err, agent.ErrCaller):
-		return err
-	default:
-		kind = providers.ErrUnavailable
-	}
-	return providers.Errorf(kind, object, "%w", err)
 }
 
 // Exec implements providers.Guests.
@@ -133,31 +111,9 @@ func (p *Provider) ReadFile(ctx context.Context, id types.UID, path string, w io
 	return info, err
 }
 
-// ConfigureGuest implements providers.Guests. Without a user no keys are
-// touched.
+// ConfigureGuest implements providers.Guests.
 func (p *Provider) ConfigureGuest(ctx context.Context, id types.UID, cfg providers.GuestConfig) error {
 	return p.inGuest(ctx, id, func(a *agent.Client, m machine) error {
-		if cfg.User == "" && len(cfg.SSHAuthorizedKeys) > 0 {
-			return fmt.Errorf("%w: ssh keys are given, and no user they are for", agent.ErrBadRequest)
-		}
-		for _, f := range cfg.Mounts {
-			switch readOnly, offered := m.live.Shares[f.Name]; {
-			case !offered:
-				return fmt.Errorf("%w: the machine was not started with the shared folder %q", agent.ErrBadRequest, f.Name)
-			case readOnly && !f.IsReadOnly():
-				return fmt.Errorf("%w: the machine was started with the shared folder %q read-only", agent.ErrBadRequest, f.Name)
-			}
-		}
-		if cfg.User != "" {
-			if err := a.SetKeys(ctx, cfg.User, cfg.SSHAuthorizedKeys); err != nil {
-				return err
-			}
-		}
-		for _, f := range cfg.Mounts {
-			if err := a.Mount(ctx, f); err != nil {
-				return err
-			}
-		}
-		return nil
+		return guestcall.Configure(ctx, a, cfg, m.live.Shares)
 	})
 }

@@ -27,38 +27,17 @@
 package ssh
 
 import (
-	"crypto/rand"
-	"encoding/hex"
 	"errors"
-	"strings"
 	"time"
-	"unicode"
 )
 
-// What may be wrong, to be given a kind by Client.kind.
-var (
-	// errRefused: the guest answered, and refused.
-	errRefused = errors.New("the guest refused")
-	// errLost: the guest is not there any more.
-	errLost = errors.New("the connection to the guest's ssh server was lost")
-	// errBadRequest: what was asked for is wrong.
-	errBadRequest = errors.New("bad request")
-	// errNoProgram: the guest has no such program.
-	errNoProgram = errors.New("no such program")
-	// errNoFile: the guest has no such file or directory.
-	errNoFile = errors.New("no such file or directory")
-	// errGuestLacks: the guest cannot do it.
-	errGuestLacks = errors.New("the guest lacks support")
-	// errCaller: a reader or writer that the caller gave failed.
-	errCaller = errors.New("the caller's stream failed")
-)
+// errLost: the guest is not there any more.
+var errLost = errors.New("the connection to the guest's ssh server was lost")
 
 const (
 	// inlineMax is the input, in bytes, that travels in the line of its command.
 	// A shell reads a line byte by byte: more is slower than one session more.
 	inlineMax = 4 << 10
-	// maxArguments bounds a command with its environment, in bytes.
-	maxArguments = 48 << 10
 	// goodbye is how long a session may take to end once nobody wants it.
 	goodbye = 2 * time.Second
 )
@@ -73,27 +52,3 @@ type limits struct {
 }
 
 var defaultLimits = limits{kill: time.Minute, settle: 15 * time.Second}
-
-// token names temporary files and reports so that nobody in the guest can guess
-// it.
-func token() string {
-	b := make([]byte, 16)
-	_, _ = rand.Read(b) // never fails
-	return hex.EncodeToString(b)
-}
-
-// printable makes guest text fit for a message: one line of at most 200 printable
-// characters.
-func printable(s string) string {
-	s = strings.Map(func(r rune) rune {
-		if unicode.IsPrint(r) {
-			return r
-		}
-		return ' '
-	}, s[:min(len(s), 400)])
-	s = strings.Join(strings.Fields(s), " ")
-	if r := []rune(s); len(r) > 200 {
-		s = string(r[:200]) + "..."
-	}
-	return s
-}

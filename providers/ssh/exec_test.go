@@ -259,46 +259,6 @@ func TestMany(t *testing.T) {
 	}
 }
 
-// TestStream: reports are found and output is passed on, however it arrives.
-func TestStream(t *testing.T) {
-	rapid.Check(t, func(t *rapid.T) {
-		part := rapid.StringOfN(rapid.RuneFrom([]rune("\x01T d\n")), 0, 20, -1)
-		before, output, after := part.Draw(t, "before"), part.Draw(t, "output"), part.Draw(t, "after")
-		text := before + "\x01TOKEN start\n" + output + "\x01TOKEN done 7\n" + after
-		var got bytes.Buffer
-		r := newRun("TOKEN", func(p []byte) error { got.Write(p); return nil }, nil)
-		for rest := text; rest != ""; {
-			n := rapid.IntRange(1, len(rest)).Draw(t, "n")
-			if k, err := r.stdout.Write([]byte(rest[:n])); k != n || err != nil {
-				t.Fatal(k, err)
-			}
-			rest = rest[n:]
-		}
-		if got.String() != output || r.word != "done 7" || !r.begun || r.reports != 1 {
-			t.Fatalf("got %q and %q, want %q", got.String(), r.word, output)
-		}
-	})
-}
-
-func FuzzStream(f *testing.F) {
-	f.Add("\x01TOKEN start\nout\x01TOKEN done 1\n", 3)
-	f.Add("\x01TOKEN "+strings.Repeat("x", 200), 1)
-	f.Fuzz(func(t *testing.T, text string, n int) {
-		r := newRun("TOKEN", func([]byte) error { return nil }, nil)
-		for rest := []byte(text); len(rest) > 0; {
-			k := min(max(1, n), len(rest))
-			_, _ = r.stdout.Write(rest[:k])
-			rest = rest[k:]
-			if len(r.stdout.held) > maxReport+len("\x01TOKEN ")+k {
-				t.Fatalf("%d bytes are held back", len(r.stdout.held))
-			}
-		}
-		if code, err := exitCode(r.word); err == nil && (code < 0 || code > 255) {
-			t.Fatalf("exit code %d", code)
-		}
-	})
-}
-
 func TestFiles(t *testing.T) {
 	c := newGuest(t).start().client()
 	dir := t.TempDir()

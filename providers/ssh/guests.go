@@ -10,6 +10,7 @@ import (
 
 	v1 "sandboxd.dev/sandboxd/api/v1"
 	"sandboxd.dev/sandboxd/providers"
+	"sandboxd.dev/sandboxd/providers/internal/guestcall"
 	"sandboxd.dev/sandboxd/providers/internal/keylock"
 )
 
@@ -155,25 +156,7 @@ func (c *Client) inGuest(ctx context.Context, do func(*connection) error) error 
 	return c.kind(ctx, err)
 }
 
-// kind gives an error a kind. Errors of the caller's own readers and writers are
-// passed on as they are.
+// kind gives an error a kind; see guestcall.Kind.
 func (c *Client) kind(ctx context.Context, err error) error {
-	var kind error
-	switch {
-	case err == nil:
-		return nil
-	case ctx.Err() != nil && (errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded)):
-		return ctx.Err()
-	case errors.Is(err, errCaller), providers.KindOf(err) != nil:
-		return err
-	case errors.Is(err, errNoProgram), errors.Is(err, errNoFile):
-		kind = providers.ErrNotFound
-	case errors.Is(err, errBadRequest):
-		kind = providers.ErrInvalid
-	case errors.Is(err, errGuestLacks):
-		kind = providers.ErrUnsupported
-	default:
-		kind = providers.ErrUnavailable
-	}
-	return providers.Errorf(kind, c.object, "%w", err)
+	return guestcall.Kind(ctx, c.object, err)
 }

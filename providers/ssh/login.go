@@ -13,6 +13,7 @@ import (
 
 	v1 "sandboxd.dev/sandboxd/api/v1"
 	"sandboxd.dev/sandboxd/providers"
+	"sandboxd.dev/sandboxd/providers/internal/guestcall"
 )
 
 const (
@@ -65,7 +66,7 @@ func (c *Client) login(ctx context.Context) (*connection, error) {
 	case state.asked && !isBroken(err):
 		return nil, c.refused(state)
 	default:
-		return nil, providers.Errorf(providers.ErrUnavailable, c.object, "its ssh server at %s does not let us get as far as logging in: %s", address, printable(err.Error()))
+		return nil, providers.Errorf(providers.ErrUnavailable, c.object, "its ssh server at %s does not let us get as far as logging in: %s", address, guestcall.Printable(err.Error()))
 	}
 }
 

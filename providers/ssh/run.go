@@ -1,7 +1,6 @@
 package ssh
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -10,6 +9,9 @@ import (
 	"time"
 
 	xssh "golang.org/x/crypto/ssh"
+
+	"sandboxd.dev/sandboxd/providers/internal/guestcall"
+	"sandboxd.dev/sandboxd/providers/internal/guestio"
 )
 
 // bootstrap is all that the user's login shell is told. It is the same in every
@@ -36,9 +38,7 @@ type run struct {
 // marks the script's reports.
 func newRun(token string, out, errOut func([]byte) error) *run {
 	r := &run{started: make(chan struct{}), ended: make(chan struct{}), onFail: func() {}}
-	mark := []byte("\x01" + token + " ")
-	r.stdout = &stream{run: r, mark: mark, out: out}
-	r.stderr = &stream{run: r, mark: mark, out: errOut}
+	r.stdout, r.stderr = newStream(r, token, out), newStream(r, token, errOut)
 	return r
 }
 
@@ -108,9 +108,9 @@ func (c *connection) open(ctx context.Context, r *run) (*xssh.Session, io.WriteC
 func (c *connection) tryOpen(ctx context.Context, r *run) (session *xssh.Session, stdin io.WriteCloser, err error) {
 	err = c.guard(ctx, func() error {
 		if session, err = c.client.NewSession(); errors.Is(err, io.EOF) {
-			return fmt.Errorf("%w: it opens no session: %w", errRefused, err)
+			return fmt.Errorf("%w: it opens no session: %w", guestcall.ErrRefused, err)
 		} else if err != nil {
-			return fmt.Errorf("%w: it opens no session: %s", errRefused, printable(err.Error()))
+			return fmt.Errorf("%w: it opens no session: %s", guestcall.ErrRefused, guestcall.Printable(err.Error()))
 		}
 		session.Stdout, session.Stderr = r.stdout, r.stderr
 		if stdin, err = session.StdinPipe(); err != nil {
@@ -118,7 +118,7 @@ func (c *connection) tryOpen(ctx context.Context, r *run) (session *xssh.Session
 		}
 		if err = session.Start(bootstrap); err != nil {
 			_ = session.Close()
-			return fmt.Errorf("%w: it starts no shell: %w", errRefused, err)
+			return fmt.Errorf("%w: it starts no shell: %w", guestcall.ErrRefused, err)
 		}
 		return nil
 	})
@@ -142,12 +142,12 @@ func (c *connection) feed(ctx context.Context, session *xssh.Session, stdin io.W
 	})
 	_, err := io.WriteString(stdin, line+"\n")
 	if err == nil && in != nil {
-		_, err = io.Copy(stdin, reader{ctx, in})
+		_, err = io.Copy(stdin, guestcall.Input(ctx, in))
 	}
 	_ = stdin.Close()
 	close(over)
 	switch {
-	case errors.Is(err, errCaller):
+	case errors.Is(err, guestcall.ErrCaller):
 		stop()
 		return err
 	case !stop():
@@ -193,7 +193,7 @@ func (r *run) verdict(ctx context.Context, fed error) error {
 	case ctx.Err() != nil:
 		return ctx.Err()
 	case !r.begun && (r.exit == nil || errors.As(r.exit, &status)):
-		return fmt.Errorf("%w: the user's login shell ended without having run /bin/sh", errRefused)
+		return fmt.Errorf("%w: the user's login shell ended without having run /bin/sh", guestcall.ErrRefused)
 	case errors.As(r.exit, &status) && status.Signal() != "" && status.ExitStatus() > 128 && status.ExitStatus() < 256:
 		r.word = fmt.Sprintf("done %d", status.ExitStatus()) // somebody in the guest killed the script itself
 		return nil
@@ -217,109 +217,37 @@ func (r *run) report(word string) {
 	}
 }
 
-// maxReport bounds a report, in bytes.
-const maxReport = 100
-
-// stream passes on what a script prints and takes the reports out of it. What
-// comes before the report of the start and after that of the end is the login
-// shell's own, or of what the command left in the background, and dropped.
+// stream is one that a script prints to. What comes before the report of the start
+// is the login shell's own.
 type stream struct {
-	run  *run
-	mark []byte
-	out  func([]byte) error
+	run   *run
+	split *guestio.Splitter
+	out   func([]byte) error // nil discards
+}
 
-	held  []byte // what may be the beginning of a report
-	begun bool
-	ended bool
+func newStream(r *run, token string, out func([]byte) error) *stream {
+	s := &stream{run: r, out: out}
+	s.split = guestio.NewSplitter(token, s.deliver, r.report)
+	return s
 }
 
 // Write implements io.Writer. It never fails, and goes on when nobody wants the
 // output any more, so that the session comes to its end.
 func (s *stream) Write(p []byte) (int, error) {
-	n := len(p)
 	s.run.mu.Lock()
 	defer s.run.mu.Unlock()
-	if len(s.held) > 0 {
-		p = append(s.held, p...)
-		s.held = nil
+	if !s.run.sealed {
+		s.split.Take(p)
 	}
-	for len(p) > 0 && !s.ended && !s.run.sealed {
-		i := bytes.Index(p, s.mark)
-		if i < 0 {
-			keep := overlap(p, s.mark)
-			s.deliver(p[:len(p)-keep])
-			s.held = bytes.Clone(p[len(p)-keep:])
-			break
-		}
-		s.deliver(p[:i])
-		rest := p[i+len(s.mark):]
-		end := bytes.IndexByte(rest, '\n')
-		if end < 0 && len(rest) < maxReport {
-			s.held = bytes.Clone(p[i:])
-			break
-		}
-		word := string(rest[:max(0, end)])
-		s.begun, s.ended = true, word != "start"
-		s.run.report(word)
-		p = rest[end+1:]
-	}
-	return n, nil
-}
-
-// overlap is how many bytes at the end of p may be the beginning of mark.
-func overlap(p, mark []byte) int {
-	for n := min(len(p), len(mark)-1); n > 0; n-- {
-		if bytes.HasSuffix(p, mark[:n]) {
-			return n
-		}
-	}
-	return 0
+	return len(p), nil
 }
 
 func (s *stream) deliver(p []byte) {
-	if len(p) == 0 || s.out == nil || !s.begun || s.run.failed != nil {
+	if s.out == nil || s.run.failed != nil {
 		return
 	}
 	if err := s.out(p); err != nil {
 		s.run.failed = err
 		s.run.onFail()
 	}
-}
-
-// output passes at most so many bytes on to a writer; nil discards.
-type output struct {
-	w       io.Writer
-	left    int64
-	dropped bool
-}
-
-func (o *output) deliver(p []byte) error {
-	if int64(len(p)) > o.left {
-		p, o.dropped = p[:o.left], true
-	}
-	o.left -= int64(len(p))
-	if o.w == nil || len(p) == 0 {
-		return nil
-	}
-	if _, err := o.w.Write(p); err != nil {
-		return fmt.Errorf("%w: output: %w", errCaller, err)
-	}
-	return nil
-}
-
-// reader says of errors whose they are, and ends with a context.
-type reader struct {
-	ctx context.Context
-	r   io.Reader
-}
-
-func (r reader) Read(p []byte) (int, error) {
-	if err := r.ctx.Err(); err != nil {
-		return 0, err
-	}
-	n, err := r.r.Read(p)
-	if err != nil && !errors.Is(err, io.EOF) {
-		err = fmt.Errorf("%w: input: %w", errCaller, err)
-	}
-	return n, err
 }

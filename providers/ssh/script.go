@@ -8,6 +8,7 @@ import (
 	"io"
 	"strings"
 
+	"sandboxd.dev/sandboxd/providers/internal/guestcall"
 	"sandboxd.dev/sandboxd/providers/internal/guestscript"
 )
 
@@ -15,20 +16,11 @@ import (
 var scripts embed.FS
 
 var (
-	execScript  = script("exec")
-	shellScript = script("shell")
-	fillScript  = script("fill")
-	mountScript = script("mount")
-	killScript  = script("stop") + guestscript.Kill
+	execScript  = guestscript.Load(scripts, "exec")
+	shellScript = guestscript.Load(scripts, "shell")
+	fillScript  = guestscript.Load(scripts, "fill")
+	killScript  = guestscript.Load(scripts, "stop") + guestscript.Kill
 )
-
-func script(name string) string {
-	b, err := scripts.ReadFile("scripts/" + name + ".sh")
-	if err != nil {
-		panic(err) // it is embedded
-	}
-	return guestscript.Strip(string(b))
-}
 
 // lineOf is the line that makes a shell run a script with arguments: both as one
 // text, written so that printf's %b makes it of plain characters.
@@ -72,7 +64,7 @@ func (c *connection) shell(ctx context.Context, script, input string, args ...st
 // stream runs one of our scripts and passes on what it prints. Its input is
 // inline or, if that is nil, what in delivers.
 func (c *connection) stream(ctx context.Context, script string, in io.Reader, inline *string, deliver func([]byte) error, args ...string) error {
-	id := token()
+	id := guestscript.Token()
 	mode, data := "stream", ""
 	if inline != nil {
 		mode, data = "inline", *inline
@@ -83,7 +75,7 @@ func (c *connection) stream(ctx context.Context, script string, in io.Reader, in
 		return err
 	}
 	if r.word != "done 0" {
-		return fmt.Errorf("%w: its report is not understood: %q", errRefused, printable(r.word))
+		return fmt.Errorf("the guest's report is not understood: %q", guestcall.Printable(r.word))
 	}
 	return nil
 }

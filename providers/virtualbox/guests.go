@@ -6,12 +6,15 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
 	"k8s.io/apimachinery/pkg/types"
 
+	v1 "sandboxd.dev/sandboxd/api/v1"
 	"sandboxd.dev/sandboxd/providers"
+	"sandboxd.dev/sandboxd/providers/internal/guestcall"
 	"sandboxd.dev/sandboxd/providers/virtualbox/internal/guestcontrol"
 	"sandboxd.dev/sandboxd/providers/virtualbox/internal/vboxmanage"
 )
@@ -141,7 +144,7 @@ var phrases = []struct {
 	{"current status is: starting", guestcontrol.ErrNotReady}, // it gave up on a slow guest after 30 s
 	{"VERR_DUPLICATE", guestcontrol.ErrNotReady},              // and what it gave up on is still there
 	{"current status is: terminated", guestcontrol.ErrUnusable},
-	{`No such file or directory "/bin/sh"`, guestcontrol.ErrGuestLacks},
+	{`No such file or directory "/bin/sh"`, guestcall.ErrGuestLacks},
 }
 
 // controlError finds out what a failure of guest control means.
@@ -189,33 +192,15 @@ func (p *Provider) inGuest(ctx context.Context, id types.UID, do func(context.Co
 	return guestError(ctx, object, err)
 }
 
-// guestError gives an error of package guestcontrol a kind. Errors of the
-// caller's own readers and writers are passed on as they are.
+// guestError gives an error of package guestcontrol a kind; see guestcall.Kind.
 func guestError(ctx context.Context, object string, err error) error {
-	var kind error
 	switch {
-	case err == nil:
-		return nil
-	case ctx.Err() != nil && (errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded)):
-		return ctx.Err()
-	case errors.Is(err, guestcontrol.ErrCaller):
-		return err
-	case errors.Is(err, guestcontrol.ErrNoProgram), errors.Is(err, guestcontrol.ErrNoFile):
-		kind = providers.ErrNotFound
-	case errors.Is(err, guestcontrol.ErrBadRequest):
-		kind = providers.ErrInvalid
 	case errors.Is(err, guestcontrol.ErrLogin):
-		return providers.Errorf(providers.ErrInvalid, object, "%w: correct the Secret that the image's guest.passwordSecretRef names", err)
+		err = providers.Errorf(providers.ErrInvalid, object, "%w: correct the Secret that the image's guest.passwordSecretRef names", err)
 	case errors.Is(err, guestcontrol.ErrUnusable):
-		return providers.Errorf(providers.ErrUnavailable, object, "%w; it cannot be used any more: stop the sandbox and start it again", err)
-	case errors.Is(err, guestcontrol.ErrGuestLacks):
-		kind = providers.ErrUnsupported
-	case providers.KindOf(err) != nil:
-		return err
-	default:
-		kind = providers.ErrUnavailable
+		err = providers.Errorf(providers.ErrUnavailable, object, "%w; it cannot be used any more: stop the sandbox and start it again", err)
 	}
-	return providers.Errorf(kind, object, "%w", err)
+	return guestcall.Kind(ctx, object, err)
 }
 
 // Exec implements providers.Guests.
@@ -245,38 +230,23 @@ func (p *Provider) ReadFile(ctx context.Context, id types.UID, path string, w io
 	return info, err
 }
 
-// ConfigureGuest implements providers.Guests. Without a user no keys are
-// touched.
+// ConfigureGuest implements providers.Guests.
 func (p *Provider) ConfigureGuest(ctx context.Context, id types.UID, cfg providers.GuestConfig) error {
 	return p.inGuest(ctx, id, func(ctx context.Context, c *guestcontrol.Client, m machine) error {
-		if cfg.User == "" && len(cfg.SSHAuthorizedKeys) > 0 {
-			return fmt.Errorf("%w: ssh keys are given, and no user they are for", guestcontrol.ErrBadRequest)
-		}
-		offered := foldersOf(m.info)
-		for _, f := range cfg.Mounts {
-			readOnly := true
-			for _, have := range m.record.SharedFolders {
-				readOnly = readOnly && (have.Name != f.Name || have.IsReadOnly())
-			}
-			switch _, ok := offered[f.Name]; {
-			case !ok:
-				return fmt.Errorf("%w: the machine was not started with the shared folder %q", guestcontrol.ErrBadRequest, f.Name)
-			case readOnly && !f.IsReadOnly():
-				return fmt.Errorf("%w: the machine was started with the shared folder %q read-only", guestcontrol.ErrBadRequest, f.Name)
-			}
-		}
-		if cfg.User != "" {
-			if err := c.SetKeys(ctx, cfg.User, cfg.SSHAuthorizedKeys); err != nil {
-				return err
-			}
-		}
-		for _, f := range cfg.Mounts {
-			if err := c.Mount(ctx, f); err != nil {
-				return err
-			}
-		}
-		return nil
+		return guestcall.Configure(ctx, c, cfg, offeredFolders(m))
 	})
+}
+
+// offeredFolders are the shared folders that a machine has, and whether they are
+// read-only, which VirtualBox does not say and our record does.
+func offeredFolders(m machine) map[string]bool {
+	offered := map[string]bool{}
+	for name := range foldersOf(m.info) {
+		offered[name] = !slices.ContainsFunc(m.record.SharedFolders, func(f v1.SharedFolder) bool {
+			return f.Name == name && !f.IsReadOnly()
+		})
+	}
+	return offered
 }
 
 // clearLogins removes password files that a process which was killed has left.

@@ -15,6 +15,7 @@ import (
 
 	v1 "sandboxd.dev/sandboxd/api/v1"
 	"sandboxd.dev/sandboxd/providers"
+	"sandboxd.dev/sandboxd/providers/internal/guestcall"
 	"sandboxd.dev/sandboxd/providers/virtualbox/internal/guestcontrol"
 	"sandboxd.dev/sandboxd/providers/virtualbox/internal/vboxmanage"
 )
@@ -356,7 +357,7 @@ func TestControlErrors(t *testing.T) {
 		"Waiting for guest process failed: The specified user was not able to logon on guest": guestcontrol.ErrLogin,
 		"Guest Additions are not installed or not ready (yet)":                                guestcontrol.ErrNotReady,
 		"Error starting guest session (current status is: terminated)":                        guestcontrol.ErrUnusable,
-		`No such file or directory "/bin/sh" on guest`:                                        guestcontrol.ErrGuestLacks,
+		`No such file or directory "/bin/sh" on guest`:                                        guestcall.ErrGuestLacks,
 	} {
 		err := controlError(providers.Errorf(providers.ErrUnavailable, "machine x", "%w", &vboxmanage.Failure{Code: vboxmanage.CodeIPRT, Message: message}))
 		if !errors.Is(err, want) {

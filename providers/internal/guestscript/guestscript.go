@@ -1,12 +1,17 @@
-// Package guestscript has the shell scripts that providers run in guests. They
-// need a POSIX shell and what busybox has.
+// Package guestscript has the shell scripts that providers run in guests, and
+// reads what they report. They need a POSIX shell and what busybox has.
+//
+//	Put, Get, Keys, Mount, a script that runs a command ──▶ a word or a line ──▶ error
 //
 // Arguments reach them as arguments, never as text of a script, and what they
-// print is a word or two that is compared, never a path or a command.
+// print is a word or two that is compared, never a path or a command. What says
+// something else is not believed.
 package guestscript
 
 import (
+	"crypto/rand"
 	"embed"
+	"encoding/hex"
 	"strings"
 )
 
@@ -16,34 +21,40 @@ var scripts embed.FS
 // The scripts. What each is given and prints, its first lines say.
 var (
 	// Inner starts a command in a session of its own.
-	Inner = script("inner")
+	Inner = Load(scripts, "inner")
 	// Kill ends a command with everything that it started.
-	Kill = script("kill")
+	Kill = Load(scripts, "kill")
 	// Put replaces a file.
-	Put = script("put")
+	Put = Load(scripts, "put")
 	// Get describes a file and prints it.
-	Get = script("get")
+	Get = Load(scripts, "get")
 	// Keys replaces a user's authorized ssh keys by KeysInner.
-	Keys      = script("keys")
-	KeysInner = script("keys-inner")
+	Keys      = Load(scripts, "keys")
+	KeysInner = Load(scripts, "keys-inner")
+	// Mount mounts a shared folder.
+	Mount = Load(scripts, "mount")
 )
 
-func script(name string) string {
+// Load reads a script of a package's folder scripts, without comments and
+// indentation, which a guest need not get.
+func Load(scripts embed.FS, name string) string {
 	b, err := scripts.ReadFile("scripts/" + name + ".sh")
 	if err != nil {
 		panic(err) // it is embedded
 	}
-	return Strip(string(b))
-}
-
-// Strip takes from a script its comments and indentation, which a guest need not
-// get.
-func Strip(text string) string {
 	var out strings.Builder
-	for line := range strings.Lines(text) {
+	for line := range strings.Lines(string(b)) {
 		if !strings.HasPrefix(strings.TrimSpace(line), "#") {
 			out.WriteString(strings.TrimLeft(line, "\t"))
 		}
 	}
 	return out.String()
+}
+
+// Token names temporary files and reports so that nobody in the guest can guess
+// it: 128 random bits in hexadecimal.
+func Token() string {
+	b := make([]byte, 16)
+	_, _ = rand.Read(b) // never fails
+	return hex.EncodeToString(b)
 }

@@ -26,23 +26,14 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"strings"
 	"time"
-	"unicode"
 
+	"sandboxd.dev/sandboxd/providers/internal/guestcall"
 	"sandboxd.dev/sandboxd/providers/internal/guestscript"
 )
 
-// Errors that say whose fault it is.
-var (
-	// ErrRefused: the guest or its agent answered, and refused.
-	ErrRefused = errors.New("the guest refused")
-	// ErrCaller: a reader or writer that the caller gave failed.
-	ErrCaller = errors.New("the caller's stream failed")
-)
-
 // Transport sends one command to the agent and returns its reply, both JSON.
-// An error that the agent answered wraps ErrRefused. The reply's size is
+// An error that the agent answered wraps guestcall.ErrRefused. The reply's size is
 // bounded by the transport.
 type Transport func(ctx context.Context, command string) (string, error)
 
@@ -64,7 +55,7 @@ func (c *Client) call(ctx context.Context, name string, args, out any) error {
 		return err
 	}
 	if len(command) > maxMessage {
-		return fmt.Errorf("%w: it is longer than the guest agent takes in one message (%d KiB)", ErrBadRequest, maxMessage>>10)
+		return fmt.Errorf("%w: it is longer than the guest agent takes in one message (%d KiB)", guestcall.ErrBadRequest, maxMessage>>10)
 	}
 	reply, err := c.send(ctx, string(command))
 	if err != nil {
@@ -81,7 +72,7 @@ func (c *Client) call(ctx context.Context, name string, args, out any) error {
 		return fmt.Errorf("the guest agent's reply to %s is no JSON: %w", name, err)
 	}
 	if r.Error != nil {
-		return fmt.Errorf("%w %s: %s", ErrRefused, name, Printable(r.Error.Desc))
+		return fmt.Errorf("%w %s: %s", guestcall.ErrRefused, name, guestcall.Printable(r.Error.Desc))
 	}
 	if out == nil {
 		return nil
@@ -90,22 +81,6 @@ func (c *Client) call(ctx context.Context, name string, args, out any) error {
 		return fmt.Errorf("the guest agent's reply to %s is not understood: %w", name, err)
 	}
 	return nil
-}
-
-// Printable makes guest text fit for a message: one line of at most 200
-// printable characters.
-func Printable(s string) string {
-	s = strings.Map(func(r rune) rune {
-		if unicode.IsPrint(r) {
-			return r
-		}
-		return ' '
-	}, s[:min(len(s), 400)])
-	s = strings.Join(strings.Fields(s), " ")
-	if r := []rune(s); len(r) > 200 {
-		s = string(r[:200]) + "..."
-	}
-	return s
 }
 
 // SetTime sets the guest's clock.
@@ -220,7 +195,7 @@ const shellPath = "/bin/sh"
 
 // noShell words the agent's refusal to start the shell.
 func noShell(err error) error {
-	if errors.Is(err, ErrRefused) {
+	if errors.Is(err, guestcall.ErrRefused) {
 		return fmt.Errorf("the guest has no /bin/sh, which commands and copies need: %w", err)
 	}
 	return err
@@ -278,7 +253,7 @@ func first(errs ...error) error {
 // cutLine splits off the first line, which must be short.
 func cutLine(b []byte) (string, []byte) {
 	line, rest, found := bytes.Cut(b, []byte("\n"))
-	if !found || len(line) > 200 {
+	if !found || len(line) > guestscript.MaxLine {
 		return "", nil
 	}
 	return string(line), rest
@@ -287,16 +262,5 @@ func cutLine(b []byte) (string, []byte) {
 //go:embed scripts/*.sh
 var scripts embed.FS
 
-// The scripts that run in guests of this agent only.
-var (
-	runScript   = script("run")
-	mountScript = script("mount")
-)
-
-func script(name string) string {
-	b, err := scripts.ReadFile("scripts/" + name + ".sh")
-	if err != nil {
-		panic(err) // it is embedded
-	}
-	return guestscript.Strip(string(b))
-}
+// runScript runs in guests of this agent only.
+var runScript = guestscript.Load(scripts, "run")

@@ -2,8 +2,6 @@ package agent
 
 import (
 	"context"
-	"crypto/rand"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
@@ -11,8 +9,11 @@ import (
 	"strconv"
 	"strings"
 	"time"
+	"unicode/utf8"
 
 	"sandboxd.dev/sandboxd/providers"
+	"sandboxd.dev/sandboxd/providers/internal/guestcall"
+	"sandboxd.dev/sandboxd/providers/internal/guestio"
 	"sandboxd.dev/sandboxd/providers/internal/guestscript"
 )
 
@@ -25,8 +26,6 @@ const (
 	// ones are no faster (64 KiB: write 2.5 MB/s, read 9 MB/s), and from 128 KiB
 	// on the agent's reading of its channel stalls.
 	chunk = 64 << 10
-	// maxArguments bounds a command with its environment. More goes by a file.
-	maxArguments = 48 << 10
 	// maxMessage bounds a command to the agent, for the same reason.
 	maxMessage = 160 << 10
 )
@@ -40,9 +39,6 @@ const (
 	afterwards = 30 * time.Second
 )
 
-// killedCode is the exit code of a command that was killed.
-const killedCode = 128 + 9
-
 // run is one command under way.
 type run struct {
 	c       *Client
@@ -53,26 +49,22 @@ type run struct {
 }
 
 // Exec runs a command; see providers.Guests. The kinds of errors are the
-// caller's to add: ErrNoProgram, ErrBadRequest, ErrRefused, a context's, or
-// the transport's.
+// caller's to add: those of package guestcall, a context's, or the transport's.
 func (c *Client) Exec(ctx context.Context, req providers.ExecRequest) (providers.ExecResult, error) {
-	if err := check(req); err != nil {
+	if err := guestcall.CheckExec(req); err != nil {
 		return providers.ExecResult{}, err
 	}
-	limit := req.MaxOutput
-	if limit == 0 {
-		limit = providers.DefaultMaxOutput
-	}
-	r := &run{c: c, dir: "/tmp/.sandboxd-" + token()}
-	r.streams[0] = &stream{c: c, path: r.dir + "/out", w: req.Stdout, limit: limit}
-	r.streams[1] = &stream{c: c, path: r.dir + "/err", w: req.Stderr, limit: limit}
+	r := &run{c: c, dir: "/tmp/.sandboxd-" + guestscript.Token()}
+	stdout, stderr := guestio.Outputs(req)
+	r.streams[0] = &stream{c: c, path: r.dir + "/out", out: stdout}
+	r.streams[1] = &stream{c: c, path: r.dir + "/err", out: stderr}
 
 	if err := r.start(ctx, req); err != nil {
 		return providers.ExecResult{}, err
 	}
 	if req.Timeout > 0 {
 		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeoutCause(ctx, req.Timeout, errTimeUp)
+		ctx, cancel = context.WithTimeoutCause(ctx, req.Timeout, guestcall.ErrTimeUp)
 		defer cancel()
 	}
 	code, err := r.follow(ctx)
@@ -82,13 +74,20 @@ func (c *Client) Exec(ctx context.Context, req providers.ExecRequest) (providers
 	return providers.ExecResult{ExitCode: code, Truncated: r.truncated()}, err
 }
 
-var errTimeUp = errors.New("the command's time is up")
-
-// token names a temporary file so that nobody in the guest can guess it.
-func token() string {
-	b := make([]byte, 16)
-	_, _ = rand.Read(b) // never fails
-	return hex.EncodeToString(b)
+// encode makes arguments fit for JSON, which carries text only: if one is not
+// valid UTF-8, all are written for printf's %b.
+func encode(args []string) (encoded []string, coded string) {
+	if !slices.ContainsFunc(args, func(a string) bool { return !utf8.ValidString(a) }) {
+		return args, "no"
+	}
+	for _, a := range args {
+		var b strings.Builder
+		for _, c := range []byte(a) {
+			fmt.Fprintf(&b, "\\0%03o", c)
+		}
+		encoded = append(encoded, b.String())
+	}
+	return encoded, "yes"
 }
 
 // start hands over the input and starts the command.
@@ -103,7 +102,7 @@ func (r *run) start(ctx context.Context, req providers.ExecRequest) error {
 		case errors.Is(err, io.ErrUnexpectedEOF):
 			mode, inline = "inline", head[:n]
 		case err != nil:
-			return fmt.Errorf("%w: standard input: %w", ErrCaller, err)
+			return fmt.Errorf("%w: standard input: %w", guestcall.ErrCaller, err)
 		default:
 			mode = "file"
 			if err := r.upload(ctx, head, req.Stdin); err != nil {
@@ -134,7 +133,7 @@ func (r *run) upload(ctx context.Context, head []byte, rest io.Reader) error {
 		return err
 	}
 	if line, _ := cutLine(out); line != "ok" {
-		return fmt.Errorf("%w: the guest cannot make a directory in /tmp", ErrRefused)
+		return fmt.Errorf("%w: the guest cannot make a directory in /tmp", guestcall.ErrRefused)
 	}
 	return r.c.fill(ctx, r.dir+"/in", io.MultiReader(strings.NewReader(string(head)), rest))
 }
@@ -162,7 +161,7 @@ func (c *Client) copyIn(ctx context.Context, handle int64, from io.Reader) error
 		case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
 			return nil
 		case err != nil:
-			return fmt.Errorf("%w: input: %w", ErrCaller, err)
+			return fmt.Errorf("%w: input: %w", guestcall.ErrCaller, err)
 		}
 	}
 }
@@ -185,7 +184,7 @@ func (r *run) follow(ctx context.Context) (int, error) {
 			}
 		case ctx.Err() != nil:
 			return 0, err
-		case errors.Is(err, ErrRefused):
+		case errors.Is(err, guestcall.ErrRefused):
 			return 0, fmt.Errorf("the command is lost, because the guest or its agent has restarted: %w", err)
 		case time.Since(heard) > silence:
 			return 0, err
@@ -215,7 +214,7 @@ func parseReport(s status) (report, error) {
 	if len(f) == 2 && f[0] == "refused" {
 		return report{refused: f[1]}, nil
 	}
-	bad := fmt.Errorf("the guest's report on the command is not understood: %q", Printable(line))
+	bad := fmt.Errorf("the guest's report on the command is not understood: %q", guestcall.Printable(line))
 	if len(f) != 5 || f[0] != "done" || (f[4] != "inline" && f[4] != "files") {
 		return report{}, bad
 	}
@@ -247,7 +246,7 @@ func (r *run) finish(ctx context.Context, s status) (int, error) {
 		return 0, err
 	}
 	if rep.refused != "" {
-		return 0, refusal(rep.refused)
+		return 0, guestscript.Refusal(rep.refused)
 	}
 	if !rep.inline {
 		err := r.drain(ctx)
@@ -266,24 +265,6 @@ func (r *run) finish(ctx context.Context, s status) (int, error) {
 	return rep.code, err
 }
 
-// refusal words why run.sh did not start the command.
-func refusal(word string) error {
-	switch word {
-	case "missing":
-		return fmt.Errorf("%w in the guest", ErrNoProgram)
-	case "denied":
-		return fmt.Errorf("%w: the program is not executable", ErrBadRequest)
-	case "directory":
-		return fmt.Errorf("%w: the guest has no such directory to run in", ErrBadRequest)
-	case "user":
-		return fmt.Errorf("%w: the guest has no such user", ErrBadRequest)
-	case "temp":
-		return fmt.Errorf("%w: it cannot write to the guest's /tmp, where output is kept; is the disk full?", ErrRefused)
-	default:
-		return fmt.Errorf("the guest's report on the command is not understood: %q", Printable(word))
-	}
-}
-
 // tail reads what is there of both streams.
 func (r *run) tail(ctx context.Context) error {
 	for _, s := range r.streams {
@@ -298,7 +279,7 @@ func (r *run) tail(ctx context.Context) error {
 func (r *run) drain(ctx context.Context) error {
 	var errs []error
 	for _, s := range r.streams {
-		if !s.dropped {
+		if !s.out.Dropped() {
 			err := s.ensureOpen(ctx)
 			if err == nil {
 				err = s.rest(ctx)
@@ -316,7 +297,7 @@ func (r *run) abandon(ctx context.Context) (providers.ExecResult, error) {
 	late, cancel := context.WithTimeout(context.WithoutCancel(ctx), afterwards)
 	defer cancel()
 	out, err := r.c.shell(late, guestscript.Kill, nil, r.dir, strconv.FormatInt(r.pid, 10))
-	timeUp := errors.Is(context.Cause(ctx), errTimeUp)
+	timeUp := errors.Is(context.Cause(ctx), guestcall.ErrTimeUp)
 	if timeUp {
 		err = first(err, r.drain(late))
 	}
@@ -328,9 +309,9 @@ func (r *run) abandon(ctx context.Context) (providers.ExecResult, error) {
 		return providers.ExecResult{}, fmt.Errorf("the command's time was up and it could not be killed: %w", err)
 	}
 	if line, _ := cutLine(out); line != "gone" {
-		return providers.ExecResult{}, fmt.Errorf("%w: the command's time was up and it does not die", ErrRefused)
+		return providers.ExecResult{}, fmt.Errorf("%w: the command's time was up and it does not die", guestcall.ErrRefused)
 	}
-	return providers.ExecResult{ExitCode: killedCode, TimedOut: true, Truncated: r.truncated()}, nil
+	return providers.ExecResult{ExitCode: guestcall.KilledCode, TimedOut: true, Truncated: r.truncated()}, nil
 }
 
 // clean removes the command's directory, as far as the guest still answers.
@@ -343,4 +324,4 @@ func (r *run) clean(ctx context.Context) {
 	_, _ = r.c.shell(late, `rm -rf "$1"`, nil, r.dir)
 }
 
-func (r *run) truncated() bool { return r.streams[0].dropped || r.streams[1].dropped }
+func (r *run) truncated() bool { return r.streams[0].out.Dropped() || r.streams[1].out.Dropped() }

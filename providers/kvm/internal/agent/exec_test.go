@@ -16,6 +16,7 @@ import (
 	"pgregory.net/rapid"
 
 	"sandboxd.dev/sandboxd/providers"
+	"sandboxd.dev/sandboxd/providers/internal/guestcall"
 )
 
 type output struct {
@@ -129,18 +130,14 @@ func TestCannotBeStarted(t *testing.T) {
 		req  providers.ExecRequest
 		want error
 	}{
-		"no such program":         {providers.ExecRequest{Command: []string{"no-such-program"}}, ErrNoProgram},
-		"no such program by path": {providers.ExecRequest{Command: []string{"/no/such/program"}}, ErrNoProgram},
-		"not executable":          {providers.ExecRequest{Command: []string{"/etc/passwd"}}, ErrBadRequest},
-		"a directory":             {providers.ExecRequest{Command: []string{"/usr"}}, ErrBadRequest},
-		"no such directory":       {providers.ExecRequest{Command: []string{"true"}, Dir: "/no/such"}, ErrBadRequest},
-		"no such user":            {providers.ExecRequest{Command: []string{"true"}, User: "no-such-user"}, ErrBadRequest},
-		"a user with options":     {providers.ExecRequest{Command: []string{"true"}, User: "-c"}, ErrBadRequest},
-		"a relative directory":    {providers.ExecRequest{Command: []string{"true"}, Dir: "usr"}, ErrBadRequest},
-		"no command":              {providers.ExecRequest{}, ErrBadRequest},
-		"NUL in an argument":      {providers.ExecRequest{Command: []string{"true", "\x00"}}, ErrBadRequest},
-		"a bad variable":          {providers.ExecRequest{Command: []string{"true"}, Env: []string{"a b=c"}}, ErrBadRequest},
-		"a command too long":      {providers.ExecRequest{Command: []string{"true", strings.Repeat("x", maxArguments)}}, ErrBadRequest},
+		"no such program":         {providers.ExecRequest{Command: []string{"no-such-program"}}, guestcall.ErrNoProgram},
+		"no such program by path": {providers.ExecRequest{Command: []string{"/no/such/program"}}, guestcall.ErrNoProgram},
+		"not executable":          {providers.ExecRequest{Command: []string{"/etc/passwd"}}, guestcall.ErrBadRequest},
+		"a directory":             {providers.ExecRequest{Command: []string{"/usr"}}, guestcall.ErrBadRequest},
+		"no such directory":       {providers.ExecRequest{Command: []string{"true"}, Dir: "/no/such"}, guestcall.ErrBadRequest},
+		"no such user":            {providers.ExecRequest{Command: []string{"true"}, User: "no-such-user"}, guestcall.ErrBadRequest},
+		"no command":              {providers.ExecRequest{}, guestcall.ErrBadRequest},
+		"a command too long":      {providers.ExecRequest{Command: []string{"true", strings.Repeat("x", guestcall.MaxArguments)}}, guestcall.ErrBadRequest},
 	} {
 		if got, err := run1(t, c, tc.req); !errors.Is(err, tc.want) {
 			t.Errorf("%s: %+v, %v, want %v", name, got, err, tc.want)
@@ -254,11 +251,11 @@ func TestErrorsOfTheCaller(t *testing.T) {
 	c := newClient(t)
 	ctx := context.Background()
 	_, err := c.Exec(ctx, providers.ExecRequest{Command: []string{"cat"}, Stdin: &failing{left: 200_000}})
-	if !errors.Is(err, errOwn) || !errors.Is(err, ErrCaller) {
+	if !errors.Is(err, errOwn) || !errors.Is(err, guestcall.ErrCaller) {
 		t.Errorf("input: %v", err)
 	}
 	_, err = c.Exec(ctx, providers.ExecRequest{Command: []string{"echo", "x"}, Stdout: &failing{}})
-	if !errors.Is(err, errOwn) || !errors.Is(err, ErrCaller) {
+	if !errors.Is(err, errOwn) || !errors.Is(err, guestcall.ErrCaller) {
 		t.Errorf("output: %v", err)
 	}
 	path := t.TempDir() + "/file"
@@ -306,16 +303,16 @@ func TestBadFiles(t *testing.T) {
 	for name, tc := range map[string]struct {
 		got, want error
 	}{
-		"write: no directory": {c.WriteFile(ctx, dir+"/no/file", 0o600, content()), ErrNoFile},
-		"write: a directory":  {c.WriteFile(ctx, dir, 0o600, content()), ErrBadRequest},
-		"write: relative":     {c.WriteFile(ctx, "file", 0o600, content()), ErrBadRequest},
-		"write: no files":     {c.WriteFile(ctx, "/proc/file", 0o600, content()), ErrBadRequest},
-		"write: long":         {c.WriteFile(ctx, "/proc/file", 0o600, bytes.NewReader(make([]byte, 2*inlineMax))), ErrBadRequest},
-		"write: mode":         {c.WriteFile(ctx, dir+"/file", 0o4755, content()), ErrBadRequest},
-		"read: none":          {second(c.ReadFile(ctx, dir+"/none", &bytes.Buffer{})), ErrNoFile},
-		"read: a directory":   {second(c.ReadFile(ctx, dir, &bytes.Buffer{})), ErrBadRequest},
-		"read: a device":      {second(c.ReadFile(ctx, "/dev/zero", &bytes.Buffer{})), ErrBadRequest},
-		"read: relative":      {second(c.ReadFile(ctx, "etc/passwd", &bytes.Buffer{})), ErrBadRequest},
+		"write: no directory": {c.WriteFile(ctx, dir+"/no/file", 0o600, content()), guestcall.ErrNoFile},
+		"write: a directory":  {c.WriteFile(ctx, dir, 0o600, content()), guestcall.ErrBadRequest},
+		"write: relative":     {c.WriteFile(ctx, "file", 0o600, content()), guestcall.ErrBadRequest},
+		"write: no files":     {c.WriteFile(ctx, "/proc/file", 0o600, content()), guestcall.ErrBadRequest},
+		"write: long":         {c.WriteFile(ctx, "/proc/file", 0o600, bytes.NewReader(make([]byte, 2*inlineMax))), guestcall.ErrBadRequest},
+		"write: mode":         {c.WriteFile(ctx, dir+"/file", 0o4755, content()), guestcall.ErrBadRequest},
+		"read: none":          {second(c.ReadFile(ctx, dir+"/none", &bytes.Buffer{})), guestcall.ErrNoFile},
+		"read: a directory":   {second(c.ReadFile(ctx, dir, &bytes.Buffer{})), guestcall.ErrBadRequest},
+		"read: a device":      {second(c.ReadFile(ctx, "/dev/zero", &bytes.Buffer{})), guestcall.ErrBadRequest},
+		"read: relative":      {second(c.ReadFile(ctx, "etc/passwd", &bytes.Buffer{})), guestcall.ErrBadRequest},
 	} {
 		if !errors.Is(tc.got, tc.want) {
 			t.Errorf("%s: %v, want %v", name, tc.got, tc.want)
@@ -343,15 +340,6 @@ func TestReports(t *testing.T) {
 		if r, err := parseReport(status{Out: []byte(line)}); err == nil {
 			t.Errorf("%q parses to %+v", line, r)
 		}
-	}
-}
-
-func TestPrintable(t *testing.T) {
-	if got := Printable("a\x1b[31m\nb\x00  c"); got != "a [31m b c" {
-		t.Errorf("got %q", got)
-	}
-	if got := Printable(strings.Repeat("é", 1000)); len([]rune(got)) > 210 {
-		t.Errorf("%d characters", len([]rune(got)))
 	}
 }
 

@@ -14,6 +14,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"sandboxd.dev/sandboxd/providers/internal/guestcall"
 )
 
 // localGuest is an agent whose guest is this host: it runs the scripts that
@@ -72,7 +74,7 @@ func (g *localGuest) send(ctx context.Context, command string) (string, error) {
 	g.log = append(g.log, c.Execute)
 	result, err := g.execute(c.Execute, c.Arguments)
 	if err != nil {
-		return "", fmt.Errorf("%w: %w", ErrRefused, err)
+		return "", fmt.Errorf("%w: %w", guestcall.ErrRefused, err)
 	}
 	b, err := json.Marshal(map[string]any{"return": result})
 	return string(b), err

@@ -3,9 +3,10 @@ package agent
 import (
 	"context"
 	"errors"
-	"fmt"
-	"io"
 	"time"
+
+	"sandboxd.dev/sandboxd/providers/internal/guestcall"
+	"sandboxd.dev/sandboxd/providers/internal/guestio"
 )
 
 // shrinkEvery is how often the file of a stream is emptied whose output is
@@ -14,27 +15,25 @@ const shrinkEvery = 2 * time.Second
 
 // stream is one output of a command, which grows in a file of the guest.
 type stream struct {
-	c     *Client
-	path  string
-	w     io.Writer // nil discards
-	limit int64
+	c    *Client
+	path string
+	out  *guestio.Output
 
-	open    bool
-	handle  int64
-	read    int64 // bytes read from the file
-	dropped bool  // output beyond the limit was dropped
-	shrunk  time.Time
+	open   bool
+	handle int64
+	read   int64 // bytes read from the file
+	shrunk time.Time
 }
 
 // tail reads what there is while the command runs. That the file cannot be
 // opened means that it is not there yet, or not any more: run.sh removes it
 // when it reports a short output itself.
 func (s *stream) tail(ctx context.Context) error {
-	if s.dropped {
+	if s.out.Dropped() {
 		return s.shrink(ctx)
 	}
 	if err := s.ensureOpen(ctx); err != nil {
-		if errors.Is(err, ErrRefused) {
+		if errors.Is(err, guestcall.ErrRefused) {
 			return nil
 		}
 		return err
@@ -52,7 +51,7 @@ func (s *stream) ensureOpen(ctx context.Context) (err error) {
 
 // rest reads an open file up to its present end.
 func (s *stream) rest(ctx context.Context) error {
-	for !s.dropped {
+	for !s.out.Dropped() {
 		data, _, err := s.c.read(ctx, s.handle, chunk)
 		if err != nil {
 			return err
@@ -67,20 +66,10 @@ func (s *stream) rest(ctx context.Context) error {
 	return nil
 }
 
-// deliver passes output on, up to the limit.
+// deliver passes output on.
 func (s *stream) deliver(data []byte) error {
-	room := s.limit - s.read
 	s.read += int64(len(data))
-	if int64(len(data)) > room {
-		data, s.dropped = data[:max(0, room)], true
-	}
-	if s.w == nil || len(data) == 0 {
-		return nil
-	}
-	if _, err := s.w.Write(data); err != nil {
-		return fmt.Errorf("%w: output: %w", ErrCaller, err)
-	}
-	return nil
+	return s.out.Deliver(data)
 }
 
 // shrink empties the file. Its writers append, so it starts anew.

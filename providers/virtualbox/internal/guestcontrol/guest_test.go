@@ -18,6 +18,7 @@ import (
 	"go.uber.org/goleak"
 
 	"sandboxd.dev/sandboxd/providers"
+	"sandboxd.dev/sandboxd/providers/internal/guestcall"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -130,16 +131,13 @@ func TestRefused(t *testing.T) {
 			req  providers.ExecRequest
 			want error
 		}{
-			"no such program": {providers.ExecRequest{Command: []string{"no-such-program"}}, ErrNoProgram},
-			"no such path":    {providers.ExecRequest{Command: []string{"/no/such"}}, ErrNoProgram},
-			"no bit":          {providers.ExecRequest{Command: []string{plain}}, ErrBadRequest},
-			"no directory":    {providers.ExecRequest{Command: []string{"true"}, Dir: "/no/such"}, ErrBadRequest},
-			"no user":         {providers.ExecRequest{Command: []string{"true"}, User: "no-such-user"}, ErrBadRequest},
-			"no name":         {providers.ExecRequest{Command: []string{"true"}, User: "-c"}, ErrBadRequest},
-			"no command":      {providers.ExecRequest{}, ErrBadRequest},
-			"a zero byte":     {providers.ExecRequest{Command: []string{"a\x00"}}, ErrBadRequest},
-			"no variable":     {providers.ExecRequest{Command: []string{"true"}, Env: []string{"A"}}, ErrBadRequest},
-			"too long":        {providers.ExecRequest{Command: []string{strings.Repeat("a", maxArguments)}}, ErrBadRequest},
+			"no such program": {providers.ExecRequest{Command: []string{"no-such-program"}}, guestcall.ErrNoProgram},
+			"no such path":    {providers.ExecRequest{Command: []string{"/no/such"}}, guestcall.ErrNoProgram},
+			"no bit":          {providers.ExecRequest{Command: []string{plain}}, guestcall.ErrBadRequest},
+			"no directory":    {providers.ExecRequest{Command: []string{"true"}, Dir: "/no/such"}, guestcall.ErrBadRequest},
+			"no user":         {providers.ExecRequest{Command: []string{"true"}, User: "no-such-user"}, guestcall.ErrBadRequest},
+			"no command":      {providers.ExecRequest{}, guestcall.ErrBadRequest},
+			"too long":        {providers.ExecRequest{Command: []string{strings.Repeat("a", guestcall.MaxArguments)}}, guestcall.ErrBadRequest},
 		} {
 			var out bytes.Buffer
 			tc.req.Stdout, tc.req.Stderr = &out, &out
@@ -268,15 +266,15 @@ func TestFiles(t *testing.T) {
 				t.Errorf("%d bytes came back as %d, %+v, %v", size, back.Len(), info, err)
 			}
 		}
-		if _, err := c.ReadFile(t.Context(), dir+"/none", io.Discard); !errors.Is(err, ErrNoFile) {
+		if _, err := c.ReadFile(t.Context(), dir+"/none", io.Discard); !errors.Is(err, guestcall.ErrNoFile) {
 			t.Errorf("no file: %v", err)
 		}
 		for _, path := range []string{dir, "relative", "", "/dev/zero", "a\x00b"} {
-			if _, err := c.ReadFile(t.Context(), path, io.Discard); !errors.Is(err, ErrBadRequest) {
+			if _, err := c.ReadFile(t.Context(), path, io.Discard); !errors.Is(err, guestcall.ErrBadRequest) {
 				t.Errorf("read %q: %v", path, err)
 			}
 		}
-		for path, want := range map[string]error{dir: ErrBadRequest, "relative": ErrBadRequest, dir + "/none/file": ErrNoFile, "/": ErrBadRequest, "/proc/file": ErrBadRequest} {
+		for path, want := range map[string]error{dir: guestcall.ErrBadRequest, "relative": guestcall.ErrBadRequest, dir + "/none/file": guestcall.ErrNoFile, "/": guestcall.ErrBadRequest, "/proc/file": guestcall.ErrBadRequest} {
 			if err := c.WriteFile(t.Context(), path, 0o644, strings.NewReader("x")); !errors.Is(err, want) {
 				t.Errorf("write %q: %v", path, err)
 			}

@@ -20,9 +20,7 @@ package guestcontrol
 
 import (
 	"context"
-	"crypto/rand"
 	"embed"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
@@ -31,10 +29,11 @@ import (
 	"strings"
 	"time"
 
+	"sandboxd.dev/sandboxd/providers/internal/guestcall"
 	"sandboxd.dev/sandboxd/providers/internal/guestscript"
 )
 
-// Errors that say whose fault it is.
+// Errors besides those of package guestcall.
 var (
 	// ErrNotReady: the Guest Additions do not take commands yet.
 	ErrNotReady = errors.New("the guest's Guest Additions are not ready yet")
@@ -42,21 +41,9 @@ var (
 	ErrLogin = errors.New("the guest refused the user or the password")
 	// ErrUnusable: the guest takes commands and ends each at once.
 	ErrUnusable = errors.New("the guest ends every session at once")
-	// ErrRefused: the guest answered, and refused.
-	ErrRefused = errors.New("the guest refused")
-	// ErrBadRequest: what was asked for is wrong.
-	ErrBadRequest = errors.New("bad request")
-	// ErrNoProgram: the guest has no such program.
-	ErrNoProgram = errors.New("no such program")
-	// ErrNoFile: the guest has no such file or directory.
-	ErrNoFile = errors.New("no such file or directory")
-	// ErrGuestLacks: the guest cannot do it.
-	ErrGuestLacks = errors.New("the guest lacks support")
 	// ErrGone, as the cause of a context's end: the machine went off, and all that
 	// ran in it.
 	ErrGone = errors.New("the machine went off")
-	// ErrCaller: a reader or writer that the caller gave failed.
-	ErrCaller = errors.New("the caller's stream failed")
 )
 
 // Guest runs VBoxManage guestcontrol on one machine, with its login.
@@ -64,7 +51,7 @@ type Guest interface {
 	// Control runs a verb with its arguments and passes its output on as it
 	// comes; the writers may be nil. It ends with the context. How many run at a
 	// time may be bounded; an urgent one waits for no other. The error is one of
-	// the above if the guest or its Guest Additions gave the reason.
+	// the above, or guestcall.ErrGuestLacks, if the guest or its Guest Additions gave the reason.
 	Control(ctx context.Context, urgent bool, stdout, stderr io.Writer, verb string, args ...string) error
 }
 
@@ -82,20 +69,11 @@ func New(g Guest, temp string) *Client { return &Client{guest: g, temp: temp} }
 var scripts embed.FS
 
 var (
-	reportScript = script("report")
-	userScript   = script("user")
-	startScript  = script("start")
-	mountScript  = script("mount")
-	killScript   = script("kill")
+	reportScript = guestscript.Load(scripts, "report")
+	userScript   = guestscript.Load(scripts, "user")
+	startScript  = guestscript.Load(scripts, "start")
+	killScript   = guestscript.Load(scripts, "kill")
 )
-
-func script(name string) string {
-	b, err := scripts.ReadFile("scripts/" + name + ".sh")
-	if err != nil {
-		panic(err) // it is embedded
-	}
-	return guestscript.Strip(string(b))
-}
 
 // bootstrap makes a script of its arguments, in characters that nothing on the
 // way to the guest's shell changes.
@@ -104,8 +82,6 @@ const bootstrap = `IFS=;set -f;eval $(printf %b $@)`
 const (
 	// inlineMax is the input, in bytes, that travels with its command.
 	inlineMax = 4 << 10
-	// maxArguments bounds a command with its environment, in bytes.
-	maxArguments = 48 << 10
 	// afterwards bounds killing and cleaning up once the caller is gone. An
 	// interpreted guest, busy with the command, was seen to take a minute.
 	afterwards = 3 * time.Minute
@@ -158,11 +134,7 @@ func head(token string) string { return "token=" + token + "\n" + reportScript }
 
 // token names temporary files and reports so that nobody in the guest can guess
 // it.
-func token() string {
-	b := make([]byte, 16)
-	_, _ = rand.Read(b) // never fails
-	return "t" + hex.EncodeToString(b)
-}
+func token() string { return "t" + guestscript.Token() }
 
 // patternOf is a pattern that matches a token, but not itself, neither as it is
 // nor as encode writes it: what that writes before the rest of the token ends in
@@ -190,7 +162,7 @@ func (c *Client) stream(ctx context.Context, urgent bool, script string, stdin i
 	run := newRun(ctx, id, deliver, nil)
 	err = run.wait(func(ctx context.Context) error { return c.sh(ctx, urgent, run.stdout, run.stderr, text) }, nil)
 	if err == nil && run.verdict() != "done 0" {
-		err = fmt.Errorf("the guest's report is not understood: %q", Printable(run.verdict()))
+		err = fmt.Errorf("the guest's report is not understood: %q", guestcall.Printable(run.verdict()))
 	}
 	return err
 }
@@ -213,7 +185,7 @@ func (c *Client) input(ctx context.Context, token string, stdin io.Reader) (inpu
 	case errors.Is(err, io.EOF):
 		return nothing, nil
 	case err != nil && !errors.Is(err, io.ErrUnexpectedEOF):
-		return input{}, fmt.Errorf("%w: input: %w", ErrCaller, err)
+		return input{}, fmt.Errorf("%w: input: %w", guestcall.ErrCaller, err)
 	case n <= inlineMax && !strings.ContainsRune(string(head), 0):
 		return input{pipe: "printf %s " + quote(string(head)) + " | "}, nil
 	}
@@ -229,7 +201,7 @@ func (c *Client) upload(ctx context.Context, path string, from io.Reader) error 
 		return err
 	}
 	defer func() { _ = os.Remove(f.Name()) }()
-	_, err = io.Copy(f, reader{ctx, from})
+	_, err = io.Copy(f, guestcall.Input(ctx, from))
 	if err := errors.Join(err, f.Close()); err != nil {
 		return err
 	}
@@ -240,21 +212,4 @@ func (c *Client) upload(ctx context.Context, path string, from io.Reader) error 
 		_, _ = c.shell(late, `rm -f "$1"`, nil, path)
 	}
 	return err
-}
-
-// reader says of errors whose they are, and ends with a context.
-type reader struct {
-	ctx context.Context
-	r   io.Reader
-}
-
-func (r reader) Read(p []byte) (int, error) {
-	if err := r.ctx.Err(); err != nil {
-		return 0, err
-	}
-	n, err := r.r.Read(p)
-	if err != nil && !errors.Is(err, io.EOF) {
-		err = fmt.Errorf("%w: input: %w", ErrCaller, err)
-	}
-	return n, err
 }

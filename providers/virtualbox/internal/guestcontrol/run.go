@@ -1,15 +1,14 @@
 package guestcontrol
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
-	"io"
-	"strings"
 	"sync"
 	"time"
-	"unicode"
+
+	"sandboxd.dev/sandboxd/providers/internal/guestcall"
+	"sandboxd.dev/sandboxd/providers/internal/guestio"
 )
 
 // run is one script under way: its streams, and what it has reported.
@@ -32,9 +31,7 @@ type run struct {
 func newRun(ctx context.Context, token string, out, errOut func([]byte) error) *run {
 	r := &run{started: make(chan struct{}), ended: make(chan struct{}), over: make(chan struct{})}
 	r.ctx, r.cancel = context.WithCancelCause(ctx)
-	mark := []byte("\x01" + token + " ")
-	r.stdout = &stream{run: r, mark: mark, out: out}
-	r.stderr = &stream{run: r, mark: mark, out: errOut}
+	r.stdout, r.stderr = newStream(r, token, out), newStream(r, token, errOut)
 	return r
 }
 
@@ -84,7 +81,7 @@ func (r *run) wait(do func(context.Context) error, halt func()) error {
 	case err != nil:
 		return err
 	default:
-		return fmt.Errorf("%w: its shell ended without a report", ErrRefused)
+		return fmt.Errorf("%w: its shell ended without a report", guestcall.ErrRefused)
 	}
 }
 
@@ -121,116 +118,41 @@ func (r *run) fail(err error) {
 	r.cancel(r.failed)
 }
 
-// maxReport bounds a report, in bytes.
-const maxReport = 100
-
-// stream passes on what a script prints and takes the reports out of it. What
-// comes before the report of the start and after that of the end is VBoxManage's
-// own, or of what the command left in the background, and dropped.
+// stream is one that a script prints to. What comes before the report of the start
+// is VBoxManage's own.
 type stream struct {
-	run  *run
-	mark []byte
-	out  func([]byte) error
+	run   *run
+	split *guestio.Splitter
+	out   func([]byte) error // nil discards
+}
 
-	held  []byte // what may be the beginning of a report
-	begun bool
-	ended bool
+func newStream(r *run, token string, out func([]byte) error) *stream {
+	s := &stream{run: r, out: out}
+	s.split = guestio.NewSplitter(token, s.deliver, r.report)
+	return s
 }
 
 // Write implements io.Writer. It never fails: a writer that did would make
 // VBoxManage's end look like its own.
 func (s *stream) Write(p []byte) (int, error) {
-	n := len(p)
-	if s.ended {
-		return n, nil
+	if s.split.Ended() {
+		return len(p), nil
 	}
 	select {
 	case <-s.run.ctx.Done():
 		<-s.run.over
-		return n, nil
 	default:
+		s.split.Take(p)
 	}
-	if len(s.held) > 0 {
-		p = append(s.held, p...)
-		s.held = nil
-	}
-	for len(p) > 0 && !s.ended {
-		i := bytes.Index(p, s.mark)
-		if i < 0 {
-			keep := overlap(p, s.mark)
-			s.deliver(p[:len(p)-keep])
-			s.held = bytes.Clone(p[len(p)-keep:])
-			break
-		}
-		s.deliver(p[:i])
-		rest := p[i+len(s.mark):]
-		end := bytes.IndexByte(rest, '\n')
-		if end < 0 && len(rest) < maxReport {
-			s.held = bytes.Clone(p[i:])
-			break
-		}
-		word := string(rest[:max(0, end)])
-		s.begun, s.ended = true, word != "start"
-		s.run.report(word)
-		p = rest[end+1:]
-	}
-	return n, nil
-}
-
-// overlap is how many bytes at the end of p may be the beginning of mark.
-func overlap(p, mark []byte) int {
-	for n := min(len(p), len(mark)-1); n > 0; n-- {
-		if bytes.HasSuffix(p, mark[:n]) {
-			return n
-		}
-	}
-	return 0
+	return len(p), nil
 }
 
 func (s *stream) deliver(p []byte) {
-	if len(p) == 0 || s.out == nil || !s.begun {
+	if s.out == nil {
 		return
 	}
 	if err := s.out(p); err != nil {
 		s.out = nil
-		s.run.fail(fmt.Errorf("%w: output: %w", ErrCaller, err))
+		s.run.fail(err)
 	}
-}
-
-// bounded passes at most limit bytes on to a writer; nil discards.
-type bounded struct {
-	mu      *sync.Mutex // both streams may have one writer
-	w       io.Writer
-	left    int64
-	dropped bool
-}
-
-func (b *bounded) deliver(p []byte) error {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if int64(len(p)) > b.left {
-		p, b.dropped = p[:b.left], true
-	}
-	b.left -= int64(len(p))
-	if b.w == nil || len(p) == 0 {
-		return nil
-	}
-	_, err := b.w.Write(p)
-	return err
-}
-
-// Printable makes guest text fit for a message: one line of at most 200 printable
-// characters.
-func Printable(s string) string {
-	s = strings.Map(func(r rune) rune {
-		if unicode.IsPrint(r) {
-			return r
-		}
-		return ' '
-	}, s[:min(len(s), 400)])
-	s = strings.Join(strings.Fields(s), " ")
-	if r := []rune(s); len(r) > 200 {
-		s = string(r[:200]) + "..."
-	}
-	return s
 }
