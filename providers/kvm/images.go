@@ -4,23 +4,16 @@ package kvm
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"io/fs"
 	"os"
 	"path/filepath"
 
 	"sandboxd.dev/sandboxd/providers"
+	"sandboxd.dev/sandboxd/providers/internal/datafolder"
 	"sandboxd.dev/sandboxd/providers/internal/files"
 	"sandboxd.dev/sandboxd/providers/internal/qemuimg"
 )
-
-// sealed is the sidecar of a sealed image.
-type sealed struct {
-	Instance providers.Instance `json:"instance"`
-	Name     string             `json:"name"`
-	Image    providers.Image    `json:"image"`
-}
 
 func imageObject(ref providers.ImageRef) string { return "image " + ref.String() }
 
@@ -29,7 +22,7 @@ func (p *Provider) GetImage(ctx context.Context, ref providers.ImageRef) (provid
 	if err := p.ready(ctx); err != nil {
 		return providers.Image{}, err
 	}
-	if err := checkRef(ref); err != nil {
+	if err := datafolder.CheckRef(ref); err != nil {
 		return providers.Image{}, err
 	}
 	return p.readImage(ref)
@@ -39,16 +32,9 @@ func (p *Provider) GetImage(ctx context.Context, ref providers.ImageRef) (provid
 // is damaged, seals nothing.
 func (p *Provider) readImage(ref providers.ImageRef) (providers.Image, error) {
 	object := imageObject(ref)
-	b, err := os.ReadFile(p.data.sidecar(ref))
-	if errors.Is(err, fs.ErrNotExist) {
-		return providers.Image{}, providers.Errorf(providers.ErrNotFound, object, "it was not imported")
-	}
-	if err != nil {
-		return providers.Image{}, p.fileError(object, err)
-	}
-	var s sealed
-	if err := json.Unmarshal(b, &s); err != nil || s.Image.ImageRef != ref || s.Instance != p.opts.Instance {
-		return providers.Image{}, providers.Errorf(providers.ErrNotFound, object, "its seal %s is damaged", p.data.sidecar(ref))
+	var s datafolder.Seal
+	if err := p.data.ReadSeal(p.opts.Instance, ref, &s); err != nil {
+		return providers.Image{}, err
 	}
 	info, err := os.Lstat(p.data.image(ref))
 	switch {
@@ -67,7 +53,7 @@ func (p *Provider) DeleteImage(ctx context.Context, ref providers.ImageRef) erro
 	if err := p.ready(ctx); err != nil {
 		return err
 	}
-	if err := checkRef(ref); err != nil {
+	if err := datafolder.CheckRef(ref); err != nil {
 		return err
 	}
 	unlock, err := p.locks.Lock(ctx, imageObject(ref))
@@ -83,7 +69,7 @@ func (p *Provider) DeleteImage(ctx context.Context, ref providers.ImageRef) erro
 		return providers.Errorf(providers.ErrBusy, imageObject(ref), "the disks of %d machines depend on it, such as %s", len(users), users[0])
 	}
 	found := false
-	for _, path := range []string{p.data.sidecar(ref), p.data.image(ref), p.data.staging(ref)} {
+	for _, path := range []string{p.data.Sidecar(ref), p.data.image(ref), p.data.Staging(ref)} {
 		if !files.Exists(path) {
 			continue
 		}
@@ -93,7 +79,7 @@ func (p *Provider) DeleteImage(ctx context.Context, ref providers.ImageRef) erro
 			return p.fileError(imageObject(ref), err)
 		}
 	}
-	_ = os.Remove(p.data.imageDir(ref.UID)) // the last revision takes the folder along
+	_ = os.Remove(p.data.ImageDir(ref.UID)) // the last revision takes the folder along
 	if !found {
 		return providers.Errorf(providers.ErrNotFound, imageObject(ref), "it does not exist")
 	}
@@ -103,7 +89,7 @@ func (p *Provider) DeleteImage(ctx context.Context, ref providers.ImageRef) erro
 // disksOn lists the disks that lie on an image file. The disks themselves are
 // asked: they exist before a machine does and may outlive it.
 func (p *Provider) disksOn(base string) ([]string, error) {
-	disks, err := filepath.Glob(filepath.Join(p.data.machines(), "*", "*.qcow2*"))
+	disks, err := filepath.Glob(filepath.Join(p.data.Machines(), "*", "*.qcow2*"))
 	if err != nil {
 		return nil, err
 	}
@@ -145,10 +131,6 @@ func (p *Provider) seal(spec providers.ImageSpec, from string, img providers.Ima
 		return providers.Image{}, err
 	}
 	img.ActualSize = files.Allocated(info)
-	b, err := json.MarshalIndent(sealed{p.opts.Instance, spec.Name, img}, "", "  ")
-	if err != nil {
-		return providers.Image{}, err
-	}
 	p.steps.next()
 	if err := os.Rename(from, to); err != nil {
 		return providers.Image{}, err
@@ -157,8 +139,5 @@ func (p *Provider) seal(spec providers.ImageSpec, from string, img providers.Ima
 		return providers.Image{}, err
 	}
 	p.steps.next()
-	if err := files.Write(p.data.sidecar(spec.ImageRef), append(b, '\n'), 0o444); err != nil {
-		return providers.Image{}, err
-	}
-	return img, files.SyncDir(p.data.images())
+	return img, p.data.WriteSeal(spec.ImageRef, datafolder.Seal{Instance: p.opts.Instance, Name: spec.Name, Image: img}, 0o444)
 }

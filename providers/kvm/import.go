@@ -12,6 +12,7 @@ import (
 
 	v1 "sandboxd.dev/sandboxd/api/v1"
 	"sandboxd.dev/sandboxd/providers"
+	"sandboxd.dev/sandboxd/providers/internal/datafolder"
 	"sandboxd.dev/sandboxd/providers/internal/files"
 	"sandboxd.dev/sandboxd/providers/internal/source"
 )
@@ -26,7 +27,7 @@ func (p *Provider) ImportImage(ctx context.Context, spec providers.ImageSpec, pr
 	if err := p.ready(ctx); err != nil {
 		return providers.Image{}, err
 	}
-	if err := checkRef(spec.ImageRef); err != nil {
+	if err := datafolder.CheckRef(spec.ImageRef); err != nil {
 		return providers.Image{}, err
 	}
 	object := fmt.Sprintf("image %q", spec.Name)
@@ -49,9 +50,9 @@ func (p *Provider) ImportImage(ctx context.Context, spec providers.ImageSpec, pr
 	p.steps.next()
 	// Half an import is worth nothing; what cannot be removed now is wiped by
 	// the next one.
-	_ = os.RemoveAll(p.data.staging(spec.ImageRef))
+	_ = os.RemoveAll(p.data.Staging(spec.ImageRef))
 	if err != nil {
-		_ = os.Remove(p.data.imageDir(spec.UID))
+		_ = os.Remove(p.data.ImageDir(spec.UID))
 		if ctx.Err() != nil {
 			err = ctx.Err()
 		}
@@ -61,7 +62,7 @@ func (p *Provider) ImportImage(ctx context.Context, spec providers.ImageSpec, pr
 }
 
 func (p *Provider) importDisk(ctx context.Context, object string, spec providers.ImageSpec, disk *v1.DiskSource, progress func(providers.Progress)) (providers.Image, error) {
-	dir := p.data.staging(spec.ImageRef)
+	dir := p.data.Staging(spec.ImageRef)
 	if err := os.RemoveAll(dir); err != nil {
 		return providers.Image{}, err
 	}
@@ -101,5 +102,5 @@ func (p *Provider) importDisk(ctx context.Context, object string, spec providers
 
 // fileError gives an error of the data folder a kind.
 func (p *Provider) fileError(object string, err error) error {
-	return files.Error(object, p.data.root, err)
+	return p.data.Error(object, err)
 }

@@ -17,6 +17,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 
 	"sandboxd.dev/sandboxd/providers"
+	"sandboxd.dev/sandboxd/providers/internal/datafolder"
 	"sandboxd.dev/sandboxd/providers/internal/files"
 	"sandboxd.dev/sandboxd/providers/kvm/internal/domain"
 	"sandboxd.dev/sandboxd/providers/kvm/internal/identity"
@@ -131,7 +132,7 @@ func (p *Provider) networkByUUID(ctx context.Context, id string) (identity.Netwo
 
 // networkOwners lists the machines that need each network, by its UUID.
 func (p *Provider) networkOwners() (map[string][]types.UID, error) {
-	refs, err := filepath.Glob(filepath.Join(p.data.machines(), "*", "network"))
+	refs, err := filepath.Glob(filepath.Join(p.data.Machines(), "*", "network"))
 	if err != nil {
 		return nil, err
 	}
@@ -152,9 +153,9 @@ func (p *Provider) networkOwners() (map[string][]types.UID, error) {
 // listMachineFiles lists what is in the machines' folders, and folders that are
 // empty.
 func (p *Provider) listMachineFiles(context.Context) ([]providers.Resource, error) {
-	return p.listTree(p.data.machines(), func(dir string, files []fs.DirEntry) []providers.Resource {
+	return p.listTree(p.data.Machines(), func(dir string, files []fs.DirEntry) []providers.Resource {
 		id := types.UID(dir)
-		if !isUUID(id) {
+		if !datafolder.IsUUID(id) {
 			return []providers.Resource{p.fileResource(providers.ResourceFile, "machines/"+dir, nil, providers.Ambiguous)}
 		}
 		var out []providers.Resource
@@ -183,9 +184,9 @@ func kindOfFile(name string) providers.ResourceKind {
 
 // listImages lists the sealed images and, as files, what imports left.
 func (p *Provider) listImages(context.Context) ([]providers.Resource, error) {
-	return p.listTree(p.data.images(), func(dir string, files []fs.DirEntry) []providers.Resource {
+	return p.listTree(p.data.Images(), func(dir string, files []fs.DirEntry) []providers.Resource {
 		owner := []types.UID{types.UID(dir)}
-		if !fileName.MatchString(dir) {
+		if !datafolder.IsName(dir) {
 			return []providers.Resource{p.fileResource(providers.ResourceFile, "images/"+dir, nil, providers.Ambiguous)}
 		}
 		var out []providers.Resource
@@ -234,7 +235,7 @@ func (p *Provider) listTree(root string, visit func(dir string, files []fs.DirEn
 
 // fileResource describes a file or image by its place in the data folder.
 func (p *Provider) fileResource(kind providers.ResourceKind, id string, owners []types.UID, whose providers.Ownership) providers.Resource {
-	return providers.Resource{Kind: kind, ID: id, Owners: owners, Ownership: whose, Description: filepath.Join(p.data.root, id)}
+	return providers.Resource{Kind: kind, ID: id, Owners: owners, Ownership: whose, Description: filepath.Join(p.data.Root, id)}
 }
 
 // RemoveResource implements providers.Inventory.
@@ -256,9 +257,9 @@ func (p *Provider) RemoveResource(ctx context.Context, r providers.Resource) err
 		return p.DeleteImage(ctx, providers.ImageRef{UID: types.UID(parts[1]), Revision: parts[2]})
 	case !filepath.IsLocal(r.ID) || path.Clean(r.ID) != r.ID || len(parts) < 2 || len(parts) > 3:
 		return providers.Errorf(providers.ErrInvalid, object, "it is not in the data folder")
-	case parts[0] == "machines" && isUUID(types.UID(parts[1])):
+	case parts[0] == "machines" && datafolder.IsUUID(types.UID(parts[1])):
 		return p.removeMachineFile(ctx, object, types.UID(parts[1]), parts[2:])
-	case parts[0] == "images" && fileName.MatchString(parts[1]):
+	case parts[0] == "images" && datafolder.IsName(parts[1]):
 		return p.removeImageFile(ctx, object, types.UID(parts[1]), parts[2:])
 	}
 	return providers.Errorf(providers.ErrInvalid, object, "it is not of a kind that is made here")
@@ -345,7 +346,7 @@ func (p *Provider) removeMachineFile(ctx context.Context, object string, id type
 	case !errors.Is(err, providers.ErrNotFound):
 		return err
 	}
-	dir := p.data.machineDir(id)
+	dir := p.data.MachineDir(id)
 	if len(rest) == 1 && rest[0] == filepath.Base(p.data.networkRef(id)) && files.Exists(p.data.networkRef(id)) {
 		if err := p.leaveAnyNetwork(ctx, id, machine{}); err != nil {
 			return err
@@ -368,7 +369,7 @@ func (p *Provider) removeImageFile(ctx context.Context, object string, id types.
 		return err
 	}
 	defer unlock()
-	if checkRef(ref) == nil && path.Ext(rest[0]) != ".import" {
+	if datafolder.CheckRef(ref) == nil && path.Ext(rest[0]) != ".import" {
 		if _, err := p.readImage(ref); err == nil {
 			return providers.Errorf(providers.ErrBusy, object, "it belongs to a sealed image: remove the image")
 		}
@@ -380,7 +381,7 @@ func (p *Provider) removeImageFile(ctx context.Context, object string, id types.
 			return providers.Errorf(providers.ErrBusy, object, "the disks of %d machines depend on it, such as %s", len(users), users[0])
 		}
 	}
-	return p.removePath(object, p.data.imageDir(id), rest)
+	return p.removePath(object, p.data.ImageDir(id), rest)
 }
 
 // removePath removes a file of a folder, or the folder if it is empty; with the

@@ -139,7 +139,7 @@ func TestDataFolderBelongsToOneInstance(t *testing.T) {
 	if _, err := New(o); !errors.Is(err, providers.ErrInvalid) || !strings.Contains(err.Error(), "instance-1") {
 		t.Errorf("another instance: %v", err)
 	}
-	if info, err := os.Stat(p.data.machines()); err != nil || info.Mode().Perm() != 0o711 {
+	if info, err := os.Stat(p.data.Machines()); err != nil || info.Mode().Perm() != 0o711 {
 		t.Errorf("%v, %v", info.Mode(), err)
 	}
 }
@@ -205,22 +205,22 @@ func TestImportSurvivesWhatWasLeft(t *testing.T) {
 	ref := providers.ImageRef{UID: "image", Revision: "r1"}
 	spec := providers.ImageSpec{ImageRef: ref, Name: "image", Source: v1.ImageSource{Disk: &v1.DiskSource{Path: path, Format: v1.DiskFormatRaw}}}
 	for name, leave := range map[string]func(){
-		"staging": func() { _ = os.MkdirAll(p.data.staging(ref)+"/deep", 0o700) },
+		"staging": func() { _ = os.MkdirAll(p.data.Staging(ref)+"/deep", 0o700) },
 		"half a source": func() {
-			_ = os.MkdirAll(p.data.staging(ref), 0o700)
-			_ = os.WriteFile(p.data.staging(ref)+"/source", []byte("x"), 0o600)
+			_ = os.MkdirAll(p.data.Staging(ref), 0o700)
+			_ = os.WriteFile(p.data.Staging(ref)+"/source", []byte("x"), 0o600)
 		},
 		"an unsealed image": func() {
-			_ = os.MkdirAll(p.data.imageDir(ref.UID), 0o711)
+			_ = os.MkdirAll(p.data.ImageDir(ref.UID), 0o711)
 			_ = os.WriteFile(p.data.image(ref), []byte("x"), 0o400)
 		},
 		"a seal alone": func() {
-			_ = os.MkdirAll(p.data.imageDir(ref.UID), 0o711)
-			_ = os.WriteFile(p.data.sidecar(ref), []byte("{}"), 0o400)
+			_ = os.MkdirAll(p.data.ImageDir(ref.UID), 0o711)
+			_ = os.WriteFile(p.data.Sidecar(ref), []byte("{}"), 0o400)
 		},
 		"a temporary sidecar": func() {
-			_ = os.MkdirAll(p.data.imageDir(ref.UID), 0o711)
-			_ = os.WriteFile(p.data.imageDir(ref.UID)+"/.r1.json-1", nil, 0o400)
+			_ = os.MkdirAll(p.data.ImageDir(ref.UID), 0o711)
+			_ = os.WriteFile(p.data.ImageDir(ref.UID)+"/.r1.json-1", nil, 0o400)
 		},
 	} {
 		leave()
@@ -237,7 +237,7 @@ func TestImportSurvivesWhatWasLeft(t *testing.T) {
 		if info, err := os.Stat(p.data.image(ref)); err != nil || info.Mode().Perm() != 0o444 {
 			t.Errorf("%s: %v, %v", name, info.Mode(), err)
 		}
-		if files.Exists(p.data.staging(ref)) {
+		if files.Exists(p.data.Staging(ref)) {
 			t.Errorf("%s: the import left its staging folder", name)
 		}
 		if err := p.DeleteImage(ctx, ref); err != nil {
@@ -268,7 +268,7 @@ func TestSourcesThatAreNoPlainFiles(t *testing.T) {
 			t.Errorf("%s: %v", path, err)
 		}
 	}
-	if entries, _ := os.ReadDir(p.data.images()); len(entries) > 0 {
+	if entries, _ := os.ReadDir(p.data.Images()); len(entries) > 0 {
 		t.Errorf("left: %v", entries)
 	}
 }
@@ -297,13 +297,8 @@ func TestSame(t *testing.T) {
 	}
 }
 
-func TestNamesThatCannotBeFiles(t *testing.T) {
-	for _, s := range []string{"", ".", "..", "../x", "a/b", "a\x00", ".hidden", "-x", strings.Repeat("a", 200)} {
-		if checkRef(providers.ImageRef{UID: "ok", Revision: s}) == nil {
-			t.Errorf("%q may be a file", s)
-		}
-	}
-	l := layout{root: "/data"}
+func TestImageOfAPath(t *testing.T) {
+	l := newLayout("/data")
 	ref := providers.ImageRef{UID: "u", Revision: "r"}
 	if got, ok := l.refOf(l.image(ref)); !ok || got != ref {
 		t.Errorf("%+v, %v", got, ok)
@@ -319,12 +314,12 @@ func TestNamesThatCannotBeFiles(t *testing.T) {
 // it is told and does not keep the rest from being listed.
 func TestStraysInTheDataFolder(t *testing.T) {
 	p := offline(t)
-	for _, path := range []string{p.data.machines() + "/stray", p.data.images() + "/stray"} {
+	for _, path := range []string{p.data.Machines() + "/stray", p.data.Images() + "/stray"} {
 		if err := os.WriteFile(path, nil, 0o600); err != nil {
 			t.Fatal(err)
 		}
 	}
-	if err := os.Symlink("/etc", filepath.Join(p.data.machines(), string(judged))); err != nil {
+	if err := os.Symlink("/etc", filepath.Join(p.data.Machines(), string(judged))); err != nil {
 		t.Fatal(err)
 	}
 	for _, list := range []func(context.Context) ([]providers.Resource, error){p.listMachineFiles, p.listImages} {

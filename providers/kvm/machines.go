@@ -16,6 +16,7 @@ import (
 	v1 "sandboxd.dev/sandboxd/api/v1"
 	"sandboxd.dev/sandboxd/guest/cloudinit"
 	"sandboxd.dev/sandboxd/providers"
+	"sandboxd.dev/sandboxd/providers/internal/datafolder"
 	"sandboxd.dev/sandboxd/providers/internal/files"
 	"sandboxd.dev/sandboxd/providers/internal/qemuimg"
 	"sandboxd.dev/sandboxd/providers/kvm/internal/domain"
@@ -62,7 +63,7 @@ func (p *Provider) make(ctx context.Context, spec providers.MachineSpec, was mac
 		return err
 	}
 	p.steps.next()
-	if err := files.Mkdir(p.data.machineDir(spec.ID), dirMode); err != nil {
+	if err := files.Mkdir(p.data.MachineDir(spec.ID), dirMode); err != nil {
 		return p.fileError(object, err)
 	}
 	image, err := p.ensureDisk(ctx, spec)
@@ -164,7 +165,7 @@ func (p *Provider) ownDisk(id types.UID) (qemuimg.Header, providers.ImageRef, er
 // replace, a disk that is there is replaced.
 func (p *Provider) cloneImage(ctx context.Context, id types.UID, image providers.ImageRef, size int64, replace bool) error {
 	object, path := machineObject(id), p.data.disk(id)
-	if err := checkRef(image); err != nil {
+	if err := datafolder.CheckRef(image); err != nil {
 		return err
 	}
 	unlock, err := p.locks.Share(ctx, imageObject(image))
@@ -225,7 +226,7 @@ func (p *Provider) writeSeed(spec providers.MachineSpec) error {
 		return nil
 	}
 	p.steps.next()
-	return files.Write(path, want.Bytes(), fileMode)
+	return files.Write(path, want.Bytes(), datafolder.FileMode)
 }
 
 // same tells whether a file has a content. The file may be anything: it was in

@@ -18,6 +18,7 @@ import (
 
 	v1 "sandboxd.dev/sandboxd/api/v1"
 	"sandboxd.dev/sandboxd/providers"
+	"sandboxd.dev/sandboxd/providers/internal/datafolder"
 	"sandboxd.dev/sandboxd/providers/internal/files"
 	"sandboxd.dev/sandboxd/providers/internal/hostnet"
 	"sandboxd.dev/sandboxd/providers/kvm/internal/firewall"
@@ -44,7 +45,7 @@ func (p *Provider) joinNetwork(ctx context.Context, id types.UID, n identity.Net
 	ref := p.data.networkRef(id)
 	if was, err := os.ReadFile(ref); err != nil || string(was) != n.UUID() {
 		p.steps.next()
-		if err := files.Write(ref, []byte(n.UUID()), fileMode); err != nil {
+		if err := files.Write(ref, []byte(n.UUID()), datafolder.FileMode); err != nil {
 			return p.fileError(machineObject(id), err)
 		}
 	}

@@ -14,6 +14,7 @@ import (
 
 	v1 "sandboxd.dev/sandboxd/api/v1"
 	"sandboxd.dev/sandboxd/providers"
+	"sandboxd.dev/sandboxd/providers/internal/datafolder"
 	"sandboxd.dev/sandboxd/providers/kvm/internal/domain"
 	"sandboxd.dev/sandboxd/providers/kvm/internal/identity"
 	"sandboxd.dev/sandboxd/providers/kvm/internal/libvirtconn"
@@ -40,7 +41,7 @@ func (m machine) on() bool {
 // which is also ErrNotFound.
 func (p *Provider) look(ctx context.Context, id types.UID) (machine, error) {
 	object := machineObject(id)
-	if !isUUID(id) {
+	if !datafolder.IsUUID(id) {
 		return machine{}, providers.Errorf(providers.ErrNotFound, object, "the ID is not a UUID, so there is no such machine")
 	}
 	type raw struct {

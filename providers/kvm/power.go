@@ -14,6 +14,7 @@ import (
 
 	v1 "sandboxd.dev/sandboxd/api/v1"
 	"sandboxd.dev/sandboxd/providers"
+	"sandboxd.dev/sandboxd/providers/internal/datafolder"
 	"sandboxd.dev/sandboxd/providers/kvm/internal/firewall"
 	"sandboxd.dev/sandboxd/providers/kvm/internal/identity"
 	"sandboxd.dev/sandboxd/providers/kvm/internal/libvirtconn"
@@ -272,13 +273,13 @@ func (p *Provider) DeleteMachine(ctx context.Context, id types.UID) error {
 	found := err == nil
 	p.fwd.Release(string(id))
 	p.guest.forget(id)
-	if !isUUID(id) {
+	if !datafolder.IsUUID(id) {
 		return err
 	}
 	if err := p.leaveAnyNetwork(ctx, id, m); err != nil {
 		return err
 	}
-	dir := p.data.machineDir(id)
+	dir := p.data.MachineDir(id)
 	if _, statErr := os.Lstat(dir); statErr == nil {
 		found = true
 	} else if !errors.Is(statErr, fs.ErrNotExist) {

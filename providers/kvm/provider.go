@@ -144,7 +144,7 @@ func New(o Options) (*Provider, error) {
 	p := &Provider{
 		opts:  o,
 		log:   o.Logger,
-		data:  layout{root: o.DataDir},
+		data:  newLayout(o.DataDir),
 		img:   qemuimg.New(o.QemuImg),
 		locks: keylock.New(),
 		fw:    firewall.New(o.Instance),
@@ -155,7 +155,7 @@ func New(o Options) (*Provider, error) {
 	p.view = newHostView(p)
 	p.guest = newGuestStates(p.conn.Epoch)
 	p.life, p.end = context.WithCancel(context.Background())
-	if err := p.data.claim(o.Instance); err != nil {
+	if err := p.data.Claim(o.Instance); err != nil {
 		return nil, providers.Errorf(providers.ErrInvalid, "data folder "+o.DataDir, "%w", err)
 	}
 	p.spawn(p.restoreForwards)
@@ -234,7 +234,7 @@ func (p *Provider) Events(ctx context.Context) <-chan providers.Event {
 			func() { send(providers.Event{Type: providers.EventResync}) },
 			func(e libvirtconn.Event) {
 				id := types.UID(e.ID)
-				if !files.Exists(p.data.machineDir(id)) { // not ours, or gone
+				if !files.Exists(p.data.MachineDir(id)) { // not ours, or gone
 					return
 				}
 				p.guest.forget(id)

@@ -18,6 +18,7 @@ import (
 
 	v1 "sandboxd.dev/sandboxd/api/v1"
 	"sandboxd.dev/sandboxd/providers"
+	"sandboxd.dev/sandboxd/providers/internal/datafolder"
 	"sandboxd.dev/sandboxd/providers/kvm/internal/domain"
 	"sandboxd.dev/sandboxd/providers/kvm/internal/forward"
 	"sandboxd.dev/sandboxd/providers/kvm/internal/identity"
@@ -41,7 +42,7 @@ func validate(s providers.MachineSpec) error {
 		return providers.Errorf(providers.ErrInvalid, machineObject(s.ID), format, args...)
 	}
 	switch {
-	case !isUUID(s.ID):
+	case !datafolder.IsUUID(s.ID):
 		return invalid("the ID is not a UUID in lower-case hexadecimal")
 	case !objectName.MatchString(s.Name) || !labelName.MatchString(s.Namespace):
 		return invalid("%q in namespace %q is not a name", s.Name, s.Namespace)
@@ -54,7 +55,7 @@ func validate(s providers.MachineSpec) error {
 	case s.Firmware != "" && s.Firmware != v1.FirmwareBIOS && s.Firmware != v1.FirmwareEFI:
 		return invalid("firmware %q is not one of bios and efi", s.Firmware)
 	}
-	if err := checkRef(s.Image); err != nil {
+	if err := datafolder.CheckRef(s.Image); err != nil {
 		return err
 	}
 	if err := validateNetwork(s.Network); err != nil {

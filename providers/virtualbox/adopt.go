@@ -12,6 +12,7 @@ import (
 
 	v1 "sandboxd.dev/sandboxd/api/v1"
 	"sandboxd.dev/sandboxd/providers"
+	"sandboxd.dev/sandboxd/providers/internal/datafolder"
 	"sandboxd.dev/sandboxd/providers/internal/files"
 	"sandboxd.dev/sandboxd/providers/virtualbox/internal/vboxmanage"
 )
@@ -47,7 +48,7 @@ func (p *Provider) examineMachine(ctx context.Context, object string, spec provi
 	}
 	a.id = types.UID(info["UUID"])
 	disks := disksOf(info)
-	if !isUUID(a.id) || len(disks) == 0 {
+	if !datafolder.IsUUID(a.id) || len(disks) == 0 {
 		return a, providers.Errorf(providers.ErrInvalid, object, "machine %q has no disk to clone", src.Name)
 	}
 	a.disk = disks[0].medium
@@ -106,11 +107,11 @@ func (p *Provider) adopt(ctx context.Context, object string, spec providers.Imag
 		return providers.Image{}, err
 	}
 	img := adopted(spec.ImageRef, vboxmanage.Blocks(out.Stdout))
-	if err := files.Mkdir(p.data.imageDir(spec.UID), dirMode); err != nil {
+	if err := files.Mkdir(p.data.ImageDir(spec.UID), dirMode); err != nil {
 		return providers.Image{}, p.fileError(object, err)
 	}
-	if err := p.seal(sealed{Instance: p.opts.Instance, Name: spec.Name, Image: img, Machine: a.id, Snapshot: a.snapshot, Adopted: true}); err != nil {
-		_ = os.Remove(p.data.imageDir(spec.UID))
+	if err := p.seal(sealed{Seal: p.sealOf(spec, img), Machine: a.id, Snapshot: a.snapshot, Adopted: true}); err != nil {
+		_ = os.Remove(p.data.ImageDir(spec.UID))
 		return providers.Image{}, p.fileError(object, err)
 	}
 	return img, nil

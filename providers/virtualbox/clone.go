@@ -11,6 +11,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 
 	"sandboxd.dev/sandboxd/providers"
+	"sandboxd.dev/sandboxd/providers/internal/datafolder"
 	"sandboxd.dev/sandboxd/providers/internal/files"
 	"sandboxd.dev/sandboxd/providers/virtualbox/internal/vboxmanage"
 )
@@ -31,7 +32,7 @@ func (p *Provider) clone(ctx context.Context, spec providers.MachineSpec, r *rec
 	}
 	args := []string{
 		"clonevm", string(image.Machine), "--name", r.VM, "--uuid", string(r.ID),
-		"--snapshot", image.Snapshot, "--options", "link", "--basefolder", p.data.machineDir(r.ID),
+		"--snapshot", image.Snapshot, "--options", "link", "--basefolder", p.data.MachineDir(r.ID),
 	}
 	if image.Adopted || kept {
 		if _, err := p.manage(ctx, r.ID, vboxmanage.Slow, append(args, "--register")...); err != nil {
@@ -127,7 +128,7 @@ func (p *Provider) notCloned(ctx context.Context, r record, err error) error {
 		if err != nil {
 			return err
 		}
-		if config != "" && !within(p.data.machineDir(r.ID), config) {
+		if config != "" && !within(p.data.MachineDir(r.ID), config) {
 			lookErr = errForeign
 		}
 	}
@@ -261,7 +262,7 @@ func (p *Provider) renew(ctx context.Context, r record, d disk, n int) (string, 
 		return "", err
 	}
 	blocks := vboxmanage.Blocks(out.Stdout)
-	if len(blocks) == 0 || !isUUID(types.UID(blocks[0]["Parent UUID"])) {
+	if len(blocks) == 0 || !datafolder.IsUUID(types.UID(blocks[0]["Parent UUID"])) {
 		return "", providers.Errorf(providers.ErrInvalid, object, "its disk %s lies on no image: delete the sandbox and apply it again", d.path)
 	}
 	next := filepath.Join(p.vmDir(r), diskName(d.path, n))

@@ -15,6 +15,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 
 	v1 "sandboxd.dev/sandboxd/api/v1"
+	"sandboxd.dev/sandboxd/providers/internal/datafolder"
 	"sandboxd.dev/sandboxd/providers/internal/files"
 )
 
@@ -113,7 +114,7 @@ func (pl plan) define(path, seed string) (medium, file string, err error) {
 	if err != nil {
 		return "", "", fmt.Errorf("%w: %w", errUnusual, err)
 	}
-	return medium, file, files.Write(path, b, fileMode)
+	return medium, file, files.Write(path, b, datafolder.FileMode)
 }
 
 // only returns the one child of that name of one element.

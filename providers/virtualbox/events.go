@@ -12,6 +12,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 
 	"sandboxd.dev/sandboxd/providers"
+	"sandboxd.dev/sandboxd/providers/internal/datafolder"
 	"sandboxd.dev/sandboxd/providers/virtualbox/internal/vboxmanage"
 )
 
@@ -311,7 +312,7 @@ func parseConnected(s string) []types.UID {
 		key, value, _ := strings.Cut(line, ":")
 		switch value = strings.TrimSpace(value); key {
 		case "UUID":
-			if isUUID(types.UID(value)) {
+			if datafolder.IsUUID(types.UID(value)) {
 				id = types.UID(value)
 			}
 		case "Additions run level":

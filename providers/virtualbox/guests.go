@@ -120,7 +120,7 @@ func (p *Provider) loginOf(ctx context.Context, r record) (providers.Login, erro
 
 // passwordFile writes a password to a new file.
 func (p *Provider) passwordFile(l providers.Login) (string, error) {
-	f, err := os.CreateTemp(p.data.root, ".login-*") // of mode 0600
+	f, err := os.CreateTemp(p.data.Root, ".login-*") // of mode 0600
 	if err != nil {
 		return "", err
 	}
@@ -185,7 +185,7 @@ func (p *Provider) inGuest(ctx context.Context, id types.UID, do func(context.Co
 	defer done()
 	unlink := context.AfterFunc(p.life, done)
 	defer unlink()
-	err = do(inside, guestcontrol.New(guest{p, id, m.record}, p.data.root), m)
+	err = do(inside, guestcontrol.New(guest{p, id, m.record}, p.data.Root), m)
 	if err != nil && ctx.Err() == nil && inside.Err() != nil {
 		return providers.Errorf(providers.ErrUnavailable, object, "it went off, or sandboxd is stopping")
 	}
@@ -251,10 +251,10 @@ func offeredFolders(m machine) map[string]bool {
 
 // clearLogins removes password files that a process which was killed has left.
 func (l layout) clearLogins() error {
-	left, err := os.ReadDir(l.root)
+	left, err := os.ReadDir(l.Root)
 	for _, e := range left {
 		if strings.HasPrefix(e.Name(), ".login-") || strings.HasPrefix(e.Name(), ".copy-") {
-			err = errors.Join(err, os.Remove(l.root+"/"+e.Name()))
+			err = errors.Join(err, os.Remove(l.Root+"/"+e.Name()))
 		}
 	}
 	return err

@@ -15,6 +15,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 
 	"sandboxd.dev/sandboxd/providers"
+	"sandboxd.dev/sandboxd/providers/internal/datafolder"
 	"sandboxd.dev/sandboxd/providers/internal/hostnet"
 	"sandboxd.dev/sandboxd/providers/virtualbox/internal/vboxmanage"
 )
@@ -101,7 +102,7 @@ var adapterCreated = regexp.MustCompile(`Interface '([A-Za-z0-9 #._-]{1,64})' wa
 // process end meanwhile, the next one knows from there which adapter is ours.
 func (h hostAdapters) create(ctx context.Context, a adapter) (string, error) {
 	p := h.p
-	answer, err := os.OpenFile(p.answerFile(a.network), os.O_CREATE|os.O_TRUNC|os.O_RDWR, fileMode)
+	answer, err := os.OpenFile(p.answerFile(a.network), os.O_CREATE|os.O_TRUNC|os.O_RDWR, datafolder.FileMode)
 	if err != nil {
 		return "", p.fileError(a.String(), err)
 	}

@@ -2,10 +2,8 @@ package virtualbox
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
@@ -13,6 +11,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 
 	"sandboxd.dev/sandboxd/providers"
+	"sandboxd.dev/sandboxd/providers/internal/datafolder"
 	"sandboxd.dev/sandboxd/providers/internal/files"
 	"sandboxd.dev/sandboxd/providers/internal/source"
 	"sandboxd.dev/sandboxd/providers/virtualbox/internal/vboxmanage"
@@ -20,9 +19,7 @@ import (
 
 // sealed is the sidecar of a sealed image.
 type sealed struct {
-	Instance providers.Instance `json:"instance"`
-	Name     string             `json:"name"`
-	Image    providers.Image    `json:"image"`
+	datafolder.Seal
 	// Machine and Snapshot that sandboxes are cloned from, by UUID.
 	Machine  types.UID `json:"machine"`
 	Snapshot string    `json:"snapshot"`
@@ -52,7 +49,7 @@ func (p *Provider) GetImage(ctx context.Context, ref providers.ImageRef) (provid
 	if err := p.ready(ctx); err != nil {
 		return providers.Image{}, err
 	}
-	if err := checkRef(ref); err != nil {
+	if err := datafolder.CheckRef(ref); err != nil {
 		return providers.Image{}, err
 	}
 	s, err := p.readSealed(ref)
@@ -62,35 +59,27 @@ func (p *Provider) GetImage(ctx context.Context, ref providers.ImageRef) (provid
 // readSealed returns a sealed image. A sidecar without its disk, or one that is
 // damaged, seals nothing.
 func (p *Provider) readSealed(ref providers.ImageRef) (sealed, error) {
-	object := imageObject(ref)
-	b, err := os.ReadFile(p.data.sidecar(ref))
-	if errors.Is(err, fs.ErrNotExist) {
-		return sealed{}, providers.Errorf(providers.ErrNotFound, object, "it was not imported")
-	}
-	if err != nil {
-		return sealed{}, p.fileError(object, err)
-	}
 	var s sealed
-	if err := json.Unmarshal(b, &s); err != nil || s.Image.ImageRef != ref || s.Instance != p.opts.Instance || !isUUID(s.Machine) {
-		return sealed{}, providers.Errorf(providers.ErrNotFound, object, "its seal %s is damaged", p.data.sidecar(ref))
+	if err := p.data.ReadSeal(p.opts.Instance, ref, &s); err != nil {
+		return sealed{}, err
+	}
+	if !datafolder.IsUUID(s.Machine) {
+		return sealed{}, p.data.Damaged(ref)
 	}
 	if !s.Adopted && !files.Exists(p.data.goldenDisk(ref)) {
-		return sealed{}, providers.Errorf(providers.ErrNotFound, object, "its file %s is gone", p.data.goldenDisk(ref))
+		return sealed{}, providers.Errorf(providers.ErrNotFound, imageObject(ref), "its file %s is gone", p.data.goldenDisk(ref))
 	}
 	return s, nil
 }
 
+func (p *Provider) sealOf(spec providers.ImageSpec, img providers.Image) datafolder.Seal {
+	return datafolder.Seal{Instance: p.opts.Instance, Name: spec.Name, Image: img}
+}
+
 // seal writes the sidecar.
 func (p *Provider) seal(s sealed) error {
-	b, err := json.MarshalIndent(s, "", "  ")
-	if err != nil {
-		return err
-	}
 	p.steps.next()
-	if err := files.Write(p.data.sidecar(s.Image.ImageRef), append(b, '\n'), 0o400); err != nil {
-		return err
-	}
-	return files.SyncDir(p.data.images())
+	return p.data.WriteSeal(s.Image.ImageRef, s, 0o400)
 }
 
 // DeleteImage implements providers.Images. VirtualBox, asked to delete a machine
@@ -100,7 +89,7 @@ func (p *Provider) DeleteImage(ctx context.Context, ref providers.ImageRef) erro
 	if err := p.ready(ctx); err != nil {
 		return err
 	}
-	if err := checkRef(ref); err != nil {
+	if err := datafolder.CheckRef(ref); err != nil {
 		return err
 	}
 	unlock, err := p.locks.Lock(ctx, imageObject(ref))
@@ -116,7 +105,7 @@ func (p *Provider) DeleteImage(ctx context.Context, ref providers.ImageRef) erro
 	if len(users) > 0 {
 		return providers.Errorf(providers.ErrBusy, object, "the disks of %d machines depend on it: %s", len(users), strings.Join(users[:min(len(users), 5)], ", "))
 	}
-	paths := []string{p.data.sidecar(ref), p.data.golden(ref), p.data.staging(ref)}
+	paths := []string{p.data.Sidecar(ref), p.data.golden(ref), p.data.Staging(ref)}
 	found := false
 	for _, path := range paths {
 		found = found || files.Exists(path)
@@ -140,7 +129,7 @@ func (p *Provider) DeleteImage(ctx context.Context, ref providers.ImageRef) erro
 		}
 	}
 	p.steps.next()
-	_ = os.Remove(p.data.imageDir(ref.UID)) // the last revision takes the folder along
+	_ = os.Remove(p.data.ImageDir(ref.UID)) // the last revision takes the folder along
 	return nil
 }
 
@@ -168,7 +157,7 @@ func (p *Provider) removeGolden(ctx context.Context, ref providers.ImageRef) err
 	if err != nil {
 		return err
 	}
-	strays, foreign := childrenOf(vboxmanage.Blocks(out.Stdout), p.data.golden(ref), p.data.machines())
+	strays, foreign := childrenOf(vboxmanage.Blocks(out.Stdout), p.data.golden(ref), p.data.Machines())
 	if foreign != "" {
 		return providers.Errorf(providers.ErrBusy, object, "the disk %s depends on it, which is not sandboxd's: remove what uses it first", foreign)
 	}

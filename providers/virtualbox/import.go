@@ -10,6 +10,7 @@ import (
 
 	v1 "sandboxd.dev/sandboxd/api/v1"
 	"sandboxd.dev/sandboxd/providers"
+	"sandboxd.dev/sandboxd/providers/internal/datafolder"
 	"sandboxd.dev/sandboxd/providers/internal/files"
 	"sandboxd.dev/sandboxd/providers/internal/source"
 )
@@ -36,7 +37,7 @@ func (p *Provider) ImportImage(ctx context.Context, spec providers.ImageSpec, pr
 	if err := p.ready(ctx); err != nil {
 		return providers.Image{}, err
 	}
-	if err := checkRef(spec.ImageRef); err != nil {
+	if err := datafolder.CheckRef(spec.ImageRef); err != nil {
 		return providers.Image{}, err
 	}
 	object := fmt.Sprintf("image %q", spec.Name)
@@ -60,12 +61,12 @@ func (p *Provider) ImportImage(ctx context.Context, spec providers.ImageSpec, pr
 	}
 	img, err := p.importDisk(ctx, object, spec, disk, progress)
 	p.steps.next()
-	_ = os.RemoveAll(p.data.staging(spec.ImageRef))
+	_ = os.RemoveAll(p.data.Staging(spec.ImageRef))
 	if err != nil {
 		// Half an import is worth nothing; what cannot be removed now is wiped
 		// by the next one.
 		p.discardGolden(context.WithoutCancel(ctx), spec.ImageRef)
-		_ = os.Remove(p.data.imageDir(spec.UID))
+		_ = os.Remove(p.data.ImageDir(spec.UID))
 		if ctx.Err() != nil {
 			err = ctx.Err()
 		}
@@ -88,12 +89,12 @@ func (p *Provider) discardGolden(ctx context.Context, ref providers.ImageRef) {
 
 func (p *Provider) importDisk(ctx context.Context, object string, spec providers.ImageSpec, disk *v1.DiskSource, progress func(providers.Progress)) (providers.Image, error) {
 	p.discardGolden(ctx, spec.ImageRef)
-	staging := p.data.staging(spec.ImageRef)
+	staging := p.data.Staging(spec.ImageRef)
 	p.steps.next()
 	if err := os.RemoveAll(staging); err != nil {
 		return providers.Image{}, err
 	}
-	for _, dir := range []string{p.data.imageDir(spec.UID), staging} {
+	for _, dir := range []string{p.data.ImageDir(spec.UID), staging} {
 		if err := files.Mkdir(dir, dirMode); err != nil {
 			return providers.Image{}, err
 		}
@@ -184,8 +185,7 @@ func (p *Provider) sealDisk(spec providers.ImageSpec, img providers.Image) (prov
 	}
 	img.ActualSize = files.Allocated(info)
 	err = p.seal(sealed{
-		Instance: p.opts.Instance, Name: spec.Name, Image: img,
-		Machine: goldenID(p.opts.Instance, spec.ImageRef), Snapshot: sealSnapshot,
+		Seal: p.sealOf(spec, img), Machine: goldenID(p.opts.Instance, spec.ImageRef), Snapshot: sealSnapshot,
 	})
 	return img, err
 }

@@ -13,6 +13,7 @@ import (
 
 	v1 "sandboxd.dev/sandboxd/api/v1"
 	"sandboxd.dev/sandboxd/providers"
+	"sandboxd.dev/sandboxd/providers/internal/datafolder"
 	"sandboxd.dev/sandboxd/providers/internal/files"
 )
 
@@ -41,18 +42,18 @@ func (p *Provider) ListResources(ctx context.Context) ([]providers.Resource, err
 // listMachines lists the machines that are ours, and of each folder its disk with
 // everything else in it.
 func (p *Provider) listMachines(registered map[string]bool) ([]providers.Resource, error) {
-	dirs, err := os.ReadDir(p.data.machines())
+	dirs, err := os.ReadDir(p.data.Machines())
 	if err != nil {
 		return nil, err
 	}
 	var out []providers.Resource
 	for _, d := range dirs {
 		id := types.UID(d.Name())
-		dir := filepath.Join(p.data.machines(), d.Name())
+		dir := filepath.Join(p.data.Machines(), d.Name())
 		r := providers.Resource{ID: "machines/" + d.Name(), Owners: []types.UID{id}, Ownership: providers.Ours, Description: dir}
 		rec, err := p.readRecord(id)
 		switch {
-		case !isUUID(id):
+		case !datafolder.IsUUID(id):
 			r.Kind, r.Owners, r.Ownership = providers.ResourceFile, nil, providers.Ambiguous
 		case err != nil:
 			r.Kind = providers.ResourceFile // made and not yet described, or half removed
@@ -75,14 +76,14 @@ func (p *Provider) definition(r record) string { return filepath.Join(p.vmDir(r)
 
 // listImages lists the sealed images and, as files, what imports left.
 func (p *Provider) listImages(map[string]bool) ([]providers.Resource, error) {
-	dirs, err := os.ReadDir(p.data.images())
+	dirs, err := os.ReadDir(p.data.Images())
 	if err != nil {
 		return nil, err
 	}
 	var out []providers.Resource
 	for _, d := range dirs {
 		owner := []types.UID{types.UID(d.Name())}
-		entries, err := os.ReadDir(filepath.Join(p.data.images(), d.Name()))
+		entries, err := os.ReadDir(filepath.Join(p.data.Images(), d.Name()))
 		if errors.Is(err, fs.ErrNotExist) {
 			continue
 		}
@@ -90,9 +91,9 @@ func (p *Provider) listImages(map[string]bool) ([]providers.Resource, error) {
 			return nil, err
 		}
 		add := func(kind providers.ResourceKind, id string, whose providers.Ownership) {
-			out = append(out, providers.Resource{Kind: kind, ID: id, Owners: owner, Ownership: whose, Description: filepath.Join(p.data.root, id)})
+			out = append(out, providers.Resource{Kind: kind, ID: id, Owners: owner, Ownership: whose, Description: filepath.Join(p.data.Root, id)})
 		}
-		if !fileName.MatchString(d.Name()) {
+		if !datafolder.IsName(d.Name()) {
 			add(providers.ResourceFile, "images/"+d.Name(), providers.Ambiguous)
 			continue
 		}
@@ -159,9 +160,9 @@ func (p *Provider) RemoveResource(ctx context.Context, r providers.Resource) err
 		return p.removeNetwork(ctx, object, r.ID)
 	case len(parts) == 3 && parts[0] == "images" && (r.Kind == providers.ResourceImage || r.Kind == providers.ResourceFile):
 		return p.DeleteImage(ctx, providers.ImageRef{UID: types.UID(parts[1]), Revision: parts[2]})
-	case len(parts) == 2 && parts[0] == "images" && r.Kind == providers.ResourceFile && fileName.MatchString(parts[1]):
-		return p.removeEmpty(object, p.data.imageDir(types.UID(parts[1])))
-	case len(parts) == 2 && parts[0] == "machines" && isUUID(types.UID(parts[1])) && (r.Kind == providers.ResourceDisk || r.Kind == providers.ResourceFile):
+	case len(parts) == 2 && parts[0] == "images" && r.Kind == providers.ResourceFile && datafolder.IsName(parts[1]):
+		return p.removeEmpty(object, p.data.ImageDir(types.UID(parts[1])))
+	case len(parts) == 2 && parts[0] == "machines" && datafolder.IsUUID(types.UID(parts[1])) && (r.Kind == providers.ResourceDisk || r.Kind == providers.ResourceFile):
 		return p.removeFiles(ctx, object, types.UID(parts[1]))
 	}
 	return providers.Errorf(providers.ErrInvalid, object, "it is not of a kind that is made here")
@@ -186,7 +187,7 @@ func (p *Provider) removeFiles(ctx context.Context, object string, id types.UID)
 		return err
 	}
 	defer unlock()
-	if !files.Exists(p.data.machineDir(id)) {
+	if !files.Exists(p.data.MachineDir(id)) {
 		return providers.Errorf(providers.ErrNotFound, object, "it does not exist")
 	}
 	switch _, err := p.look(ctx, id); {

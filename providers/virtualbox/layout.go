@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"crypto/sha256"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io/fs"
 	"os"
@@ -17,6 +16,7 @@ import (
 
 	v1 "sandboxd.dev/sandboxd/api/v1"
 	"sandboxd.dev/sandboxd/providers"
+	"sandboxd.dev/sandboxd/providers/internal/datafolder"
 	"sandboxd.dev/sandboxd/providers/internal/files"
 )
 
@@ -36,92 +36,38 @@ import (
 //
 // VirtualBox's processes run as the user of whoever first called VBoxManage, so
 // nobody else needs to get in.
-type layout struct{ root string }
+type layout struct{ datafolder.Folder }
 
-const (
-	dirMode  = 0o700
-	fileMode = 0o600
-)
+func newLayout(root string) layout { return layout{datafolder.Folder{Root: root, Mode: dirMode}} }
 
-func (l layout) images() string                 { return filepath.Join(l.root, "images") }
-func (l layout) machines() string               { return filepath.Join(l.root, "machines") }
-func (l layout) networks() string               { return filepath.Join(l.root, "networks") }
-func (l layout) imageDir(id types.UID) string   { return filepath.Join(l.images(), string(id)) }
-func (l layout) machineDir(id types.UID) string { return filepath.Join(l.machines(), string(id)) }
-func (l layout) record(id types.UID) string     { return filepath.Join(l.machineDir(id), "record.json") }
+const dirMode = 0o700
 
-func (l layout) console(id types.UID) string { return filepath.Join(l.machineDir(id), "console.log") }
+func (l layout) networks() string           { return filepath.Join(l.Root, "networks") }
+func (l layout) record(id types.UID) string { return filepath.Join(l.MachineDir(id), "record.json") }
 
-func (l layout) sidecar(r providers.ImageRef) string {
-	return filepath.Join(l.imageDir(r.UID), r.Revision+".json")
-}
+func (l layout) console(id types.UID) string { return filepath.Join(l.MachineDir(id), "console.log") }
 
 func (l layout) golden(r providers.ImageRef) string {
-	return filepath.Join(l.imageDir(r.UID), r.Revision)
+	return filepath.Join(l.ImageDir(r.UID), r.Revision)
 }
 
 func (l layout) goldenDisk(r providers.ImageRef) string {
 	return filepath.Join(l.golden(r), "disk.vdi")
 }
 
-func (l layout) staging(r providers.ImageRef) string {
-	return filepath.Join(l.imageDir(r.UID), r.Revision+".import")
-}
-
-// claim makes the folder, or finds out that it belongs to another instance.
-func (l layout) claim(instance providers.Instance) error {
-	for _, dir := range []string{l.root, l.images(), l.machines(), l.networks()} {
-		if err := os.MkdirAll(dir, dirMode); err != nil {
-			return err
-		}
-		if err := os.Chmod(dir, dirMode); err != nil { // whatever the umask
-			return err
-		}
-	}
-	mark := filepath.Join(l.root, "instance")
-	was, err := os.ReadFile(mark)
-	switch {
-	case errors.Is(err, fs.ErrNotExist):
-		return files.Write(mark, []byte(string(instance)+"\n"), fileMode)
-	case err != nil:
-		return err
-	case strings.TrimSpace(string(was)) != string(instance):
-		return fmt.Errorf("it holds the machines of another sandboxd instance (%s): give each instance a data folder of its own", strings.TrimSpace(string(was)))
-	}
-	return nil
-}
-
 // machineIDs lists the machines that have a folder.
 func (l layout) machineIDs() ([]types.UID, error) {
-	dirs, err := os.ReadDir(l.machines())
+	dirs, err := os.ReadDir(l.Machines())
 	if err != nil {
 		return nil, err
 	}
 	var ids []types.UID
 	for _, d := range dirs {
-		if id := types.UID(d.Name()); isUUID(id) {
+		if id := types.UID(d.Name()); datafolder.IsUUID(id) {
 			ids = append(ids, id)
 		}
 	}
 	return ids, nil
-}
-
-var fileName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9_-]{0,127}$`)
-
-// checkRef refuses what cannot be a file's name.
-func checkRef(r providers.ImageRef) error {
-	for _, s := range []string{string(r.UID), r.Revision} {
-		if !fileName.MatchString(s) {
-			return providers.Errorf(providers.ErrInvalid, "image "+r.String(), "%q cannot be the name of a file", s)
-		}
-	}
-	return nil
-}
-
-// isUUID tells whether a machine may have this ID.
-func isUUID(id types.UID) bool {
-	u, err := uuid.Parse(string(id))
-	return err == nil && u.String() == string(id)
 }
 
 // space is the UUID namespace of the golden machines: sandboxd's own, made once.
@@ -189,7 +135,7 @@ func (p *Provider) writeRecord(r record) error {
 		return err
 	}
 	p.steps.next()
-	return p.fileError(machineObject(r.ID), files.Write(p.data.record(r.ID), append(b, '\n'), fileMode))
+	return p.fileError(machineObject(r.ID), files.Write(p.data.record(r.ID), append(b, '\n'), datafolder.FileMode))
 }
 
 // short is n hexadecimal digits of a hash.

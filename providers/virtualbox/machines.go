@@ -15,6 +15,7 @@ import (
 	v1 "sandboxd.dev/sandboxd/api/v1"
 	"sandboxd.dev/sandboxd/guest/cloudinit"
 	"sandboxd.dev/sandboxd/providers"
+	"sandboxd.dev/sandboxd/providers/internal/datafolder"
 	"sandboxd.dev/sandboxd/providers/internal/files"
 	"sandboxd.dev/sandboxd/providers/virtualbox/internal/vboxmanage"
 )
@@ -37,7 +38,7 @@ func (p *Provider) EnsureMachine(ctx context.Context, spec providers.MachineSpec
 	defer p.watch.poke(spec.ID)
 	p.forgetLooks(spec.ID)
 	var was machine
-	if files.Exists(p.data.machineDir(spec.ID)) {
+	if files.Exists(p.data.MachineDir(spec.ID)) {
 		was, err = p.look(ctx, spec.ID)
 		switch {
 		case errors.Is(err, errForeign):
@@ -127,7 +128,7 @@ func (p *Provider) isConfigured(m machine) bool {
 // imageFor returns the sealed image that a machine is cloned from. Without it the
 // caller is told first if the machine would be refused anyway.
 func (p *Provider) imageFor(ctx context.Context, spec providers.MachineSpec, ref providers.ImageRef) (sealed, error) {
-	if err := checkRef(ref); err != nil {
+	if err := datafolder.CheckRef(ref); err != nil {
 		return sealed{}, err
 	}
 	s, err := p.readSealed(ref)
@@ -142,7 +143,7 @@ func (p *Provider) imageFor(ctx context.Context, spec providers.MachineSpec, ref
 // begin notes what is going to be done.
 func (p *Provider) begin(r record) error {
 	p.steps.next()
-	if err := files.Mkdir(p.data.machineDir(r.ID), dirMode); err != nil {
+	if err := files.Mkdir(p.data.MachineDir(r.ID), dirMode); err != nil {
 		return p.fileError(machineObject(r.ID), err)
 	}
 	r.Hashes = providers.Hashes{}
@@ -234,7 +235,7 @@ func (p *Provider) writeSeed(spec providers.MachineSpec, path string) error {
 	if have, err := os.ReadFile(path); err == nil && bytes.Equal(have, want.Bytes()) {
 		return nil
 	}
-	return p.fileError(object, files.Write(path, want.Bytes(), fileMode))
+	return p.fileError(object, files.Write(path, want.Bytes(), datafolder.FileMode))
 }
 
 // insertSeed writes the seed and inserts it.
@@ -308,7 +309,7 @@ func ruleChanges(have, want []string) [][]string {
 }
 
 // vmDir is VirtualBox's folder of a machine.
-func (p *Provider) vmDir(r record) string { return filepath.Join(p.data.machineDir(r.ID), r.VM) }
+func (p *Provider) vmDir(r record) string { return filepath.Join(p.data.MachineDir(r.ID), r.VM) }
 
 // seed is a machine's cloud-init seed. It is in VirtualBox's folder, so that
 // VirtualBox forgets it together with the machine.

@@ -16,6 +16,7 @@ import (
 
 	v1 "sandboxd.dev/sandboxd/api/v1"
 	"sandboxd.dev/sandboxd/providers"
+	"sandboxd.dev/sandboxd/providers/internal/datafolder"
 	"sandboxd.dev/sandboxd/providers/internal/files"
 	"sandboxd.dev/sandboxd/providers/internal/hostnet"
 )
@@ -208,7 +209,7 @@ func (p *Provider) writeAdapter(a adapter) error {
 	if err != nil {
 		return err
 	}
-	return p.fileError(a.String(), files.Write(p.adapterFile(a.network), append(b, '\n'), fileMode))
+	return p.fileError(a.String(), files.Write(p.adapterFile(a.network), append(b, '\n'), datafolder.FileMode))
 }
 
 // leaveNetwork removes a network that no record names any more.

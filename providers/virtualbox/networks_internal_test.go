@@ -165,7 +165,7 @@ func (s *scripted) machine(t *testing.T) record {
 // forget removes the machine's record.
 func (s *scripted) forget(t *testing.T, r record) network {
 	t.Helper()
-	if err := os.RemoveAll(s.data.machineDir(r.ID)); err != nil {
+	if err := os.RemoveAll(s.data.MachineDir(r.ID)); err != nil {
 		t.Fatal(err)
 	}
 	n, _ := networkOf(r)

@@ -14,6 +14,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 
 	"sandboxd.dev/sandboxd/providers"
+	"sandboxd.dev/sandboxd/providers/internal/datafolder"
 	"sandboxd.dev/sandboxd/providers/virtualbox/internal/vboxmanage"
 )
 
@@ -49,7 +50,7 @@ func (m machine) whole() bool { return m.record.Hashes != providers.Hashes{} }
 // is also ErrNotFound.
 func (p *Provider) look(ctx context.Context, id types.UID) (machine, error) {
 	object := machineObject(id)
-	if !isUUID(id) {
+	if !datafolder.IsUUID(id) {
 		return machine{}, providers.Errorf(providers.ErrNotFound, object, "the ID is not a UUID, so there is no such machine")
 	}
 	out, err := p.vbox.Run(ctx, vboxmanage.Call{Object: object, VM: string(id), Args: []string{"showvminfo", string(id), "--machinereadable"}})
@@ -61,7 +62,7 @@ func (p *Provider) look(ctx context.Context, id types.UID) (machine, error) {
 	switch {
 	case err != nil && !errors.Is(err, fs.ErrNotExist):
 		return machine{}, p.fileError(object, err)
-	case err != nil || !within(p.data.machineDir(id), m.info["CfgFile"]):
+	case err != nil || !within(p.data.MachineDir(id), m.info["CfgFile"]):
 		return machine{}, providers.Errorf(providers.ErrNotFound, object, "VirtualBox's machine of that UUID was %w", errForeign)
 	}
 	m.power, m.off = power(m.info["VMState"])

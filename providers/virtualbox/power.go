@@ -12,6 +12,7 @@ import (
 
 	v1 "sandboxd.dev/sandboxd/api/v1"
 	"sandboxd.dev/sandboxd/providers"
+	"sandboxd.dev/sandboxd/providers/internal/datafolder"
 	"sandboxd.dev/sandboxd/providers/internal/files"
 	"sandboxd.dev/sandboxd/providers/virtualbox/internal/vboxmanage"
 )
@@ -294,7 +295,7 @@ func (p *Provider) DeleteMachine(ctx context.Context, id types.UID) error {
 	if err := p.ready(ctx); err != nil {
 		return err
 	}
-	if !isUUID(id) {
+	if !datafolder.IsUUID(id) {
 		return providers.Errorf(providers.ErrNotFound, machineObject(id), "the ID is not a UUID, so there is no such machine")
 	}
 	unlock, err := p.locks.Lock(ctx, machineObject(id))
@@ -302,7 +303,7 @@ func (p *Provider) DeleteMachine(ctx context.Context, id types.UID) error {
 		return err
 	}
 	defer unlock()
-	if !files.Exists(p.data.machineDir(id)) {
+	if !files.Exists(p.data.MachineDir(id)) {
 		p.ports.release(id) // of one that was never made
 		return providers.Errorf(providers.ErrNotFound, machineObject(id), "it does not exist")
 	}
@@ -365,7 +366,7 @@ func (p *Provider) unregisterLost(ctx context.Context, id types.UID, cause error
 	switch {
 	case err != nil:
 		return err
-	case !within(p.data.machineDir(id), config):
+	case !within(p.data.MachineDir(id), config):
 		return nil
 	case files.Exists(config):
 		return cause // it is there, so that is not what is wrong
@@ -395,7 +396,7 @@ func (p *Provider) configOf(ctx context.Context, id types.UID) (string, error) {
 // removeFolder removes what is left of a machine that VirtualBox does not have
 // (any more): files, ports, and the network with its last machine.
 func (p *Provider) removeFolder(ctx context.Context, id types.UID) error {
-	object, dir := machineObject(id), p.data.machineDir(id)
+	object, dir := machineObject(id), p.data.MachineDir(id)
 	r, err := p.readRecord(id)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return p.fileError(object, err)

@@ -137,13 +137,13 @@ func New(o Options) (*Provider, error) {
 		return nil, err
 	}
 	p := &Provider{
-		opts: o, log: o.Logger, data: layout{root: o.DataDir},
+		opts: o, log: o.Logger, data: newLayout(o.DataDir),
 		img: qemuimg.New(o.QemuImg), locks: keylock.New(),
 		ports: newPortTable(), watch: newWatcher(), guest: newGuestStates(o.Engine), settled: newSettledFiles(),
 	}
 	p.vbox = vboxmanage.New(vboxmanage.Options{Program: o.Manage, UserHome: o.UserHome, BeforeChange: p.steps.next, OnDelay: p.endOrphans})
 	p.life, p.end = context.WithCancel(context.Background())
-	if err := p.data.claim(o.Instance); err != nil {
+	if err := p.data.Claim(o.Instance, p.data.networks()); err != nil {
 		return nil, providers.Errorf(providers.ErrInvalid, "data folder "+o.DataDir, "%w", err)
 	}
 	if err := errors.Join(p.data.clearLogins(), p.claimPorts()); err != nil {
@@ -234,7 +234,7 @@ func (p *Provider) manage(ctx context.Context, id types.UID, limit time.Duration
 
 // fileError gives an error of the data folder a kind.
 func (p *Provider) fileError(object string, err error) error {
-	return files.Error(object, p.data.root, err)
+	return p.data.Error(object, err)
 }
 
 // machineObject is what messages call a machine.

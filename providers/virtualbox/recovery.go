@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"sandboxd.dev/sandboxd/providers"
+	"sandboxd.dev/sandboxd/providers/internal/datafolder"
 	"sandboxd.dev/sandboxd/providers/internal/files"
 	"sandboxd.dev/sandboxd/providers/virtualbox/internal/vboxmanage"
 )
@@ -82,7 +83,7 @@ func (p *Provider) doubtWhose(name string, n network) error {
 		return err
 	}
 	p.log.Info("a host-only adapter is left alone, because it may be somebody else's", "adapter", name, "network", n.id())
-	return p.fileError(n.String(), files.Write(p.doubtFile(name), b, fileMode))
+	return p.fileError(n.String(), files.Write(p.doubtFile(name), b, datafolder.FileMode))
 }
 
 // doubt is a host-only adapter of which it is not known whose it is: it came to be

@@ -13,6 +13,7 @@ import (
 
 	v1 "sandboxd.dev/sandboxd/api/v1"
 	"sandboxd.dev/sandboxd/providers"
+	"sandboxd.dev/sandboxd/providers/internal/datafolder"
 )
 
 // minMemory is the least that VirtualBox gives a machine, in bytes.
@@ -36,7 +37,7 @@ func validate(s providers.MachineSpec) error {
 		return providers.Errorf(providers.ErrInvalid, machineObject(s.ID), format, args...)
 	}
 	switch {
-	case !isUUID(s.ID):
+	case !datafolder.IsUUID(s.ID):
 		return invalid("the ID is not a UUID in lower-case hexadecimal")
 	case !objectName.MatchString(s.Name) || !objectName.MatchString(s.Namespace):
 		return invalid("%q in namespace %q is not a name", s.Name, s.Namespace)
@@ -51,7 +52,7 @@ func validate(s providers.MachineSpec) error {
 	case s.OSType != "" && !osTypeName.MatchString(s.OSType):
 		return invalid("%q is not an OS type of VirtualBox's", s.OSType)
 	}
-	if err := checkRef(s.Image); err != nil {
+	if err := datafolder.CheckRef(s.Image); err != nil {
 		return err
 	}
 	if err := validateNetwork(s.Network); err != nil {
