@@ -273,30 +273,6 @@ func TestSourcesThatAreNoPlainFiles(t *testing.T) {
 	}
 }
 
-func TestSame(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "file")
-	if same(path, nil) {
-		t.Error("a file that is not there")
-	}
-	for content, want := range map[string]bool{"": false, "see": false, "seed": true, "seeds": false} {
-		if err := os.WriteFile(path, []byte(content), 0o600); err != nil {
-			t.Fatal(err)
-		}
-		if same(path, []byte("seed")) != want {
-			t.Errorf("%q: want %v", content, want)
-		}
-	}
-	if err := os.WriteFile(path, []byte("seed"), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.Truncate(path, 8<<40); err != nil { // does not fit into memory
-		t.Skip(err)
-	}
-	if same(path, []byte("seed")) {
-		t.Error("an endless file")
-	}
-}
-
 func TestImageOfAPath(t *testing.T) {
 	l := newLayout("/data")
 	ref := providers.ImageRef{UID: "u", Revision: "r"}
@@ -473,22 +449,10 @@ func TestSpecsThatCannotBeMet(t *testing.T) {
 	if err := validate(fine); err != nil {
 		t.Fatal(err)
 	}
-	nat := func(f ...v1.PortForward) v1.Network { return v1.Network{Mode: v1.NetworkNAT, PortForwards: f} }
 	for name, edit := range map[string]func(*providers.MachineSpec){
-		"ID":               func(s *providers.MachineSpec) { s.ID = "../x" },
-		"upper-case ID":    func(s *providers.MachineSpec) { s.ID = "6253D238-8FFA-4C3A-AD45-3CB04DE2EED4" },
-		"name":             func(s *providers.MachineSpec) { s.Name = "A b" },
-		"namespace":        func(s *providers.MachineSpec) { s.Namespace = "" },
-		"image":            func(s *providers.MachineSpec) { s.Image.Revision = "../x" },
-		"no CPU":           func(s *providers.MachineSpec) { s.CPUs = 0 },
-		"too many CPUs":    func(s *providers.MachineSpec) { s.CPUs = 1000 },
-		"memory":           func(s *providers.MachineSpec) { s.MemoryBytes = 1 },
-		"disk":             func(s *providers.MachineSpec) { s.DiskBytes = -1 },
-		"firmware":         func(s *providers.MachineSpec) { s.Firmware = "coreboot" },
-		"mode":             func(s *providers.MachineSpec) { s.Network.Mode = "wifi" },
-		"no bridge":        func(s *providers.MachineSpec) { s.Network.Mode = v1.NetworkBridged },
-		"bridge":           func(s *providers.MachineSpec) { s.Network = v1.Network{Mode: v1.NetworkBridged, Bridge: "a/b"} },
-		"dotted namespace": func(s *providers.MachineSpec) { s.Namespace = "a.b" },
+		"no CPU":        func(s *providers.MachineSpec) { s.CPUs = 0 },
+		"too many CPUs": func(s *providers.MachineSpec) { s.CPUs = 1000 },
+		"memory":        func(s *providers.MachineSpec) { s.MemoryBytes = 1 },
 		"another sandbox's bridge": func(s *providers.MachineSpec) {
 			n, _ := identity.NetworkOf("other", "team", v1.Network{Mode: v1.NetworkHostOnly})
 			s.Network = v1.Network{Mode: v1.NetworkBridged, Bridge: n.Bridge()}
@@ -498,35 +462,6 @@ func TestSpecsThatCannotBeMet(t *testing.T) {
 		},
 		"folder that XML cannot name": func(s *providers.MachineSpec) {
 			s.SharedFolders = []v1.SharedFolder{{Name: "a", HostPath: "/srv/bell\a"}}
-		},
-		"long network name": func(s *providers.MachineSpec) {
-			s.Network = v1.Network{Mode: v1.NetworkIntnet, Name: strings.Repeat("a", 64)}
-		},
-		"network name": func(s *providers.MachineSpec) { s.Network = v1.Network{Mode: v1.NetworkIntnet, Name: "a.b"} },
-		"forward mode": func(s *providers.MachineSpec) { s.Network.PortForwards = []v1.PortForward{{Name: "a", GuestPort: 1}} },
-		"forward names": func(s *providers.MachineSpec) {
-			s.Network = nat(v1.PortForward{GuestPort: 1}, v1.PortForward{GuestPort: 2})
-		},
-		"forward ports": func(s *providers.MachineSpec) {
-			s.Network = nat(v1.PortForward{Name: "a", GuestPort: 1, HostPort: 9}, v1.PortForward{Name: "b", GuestPort: 2, HostPort: 9, HostAddress: "127.0.0.1"})
-		},
-		"forward addresses": func(s *providers.MachineSpec) {
-			s.Network = nat(v1.PortForward{Name: "a", GuestPort: 1, HostPort: 9}, v1.PortForward{Name: "b", GuestPort: 2, HostPort: 9, HostAddress: "0.0.0.0"})
-		},
-		"guest port": func(s *providers.MachineSpec) { s.Network = nat(v1.PortForward{Name: "a"}) },
-		"host address": func(s *providers.MachineSpec) {
-			s.Network = nat(v1.PortForward{Name: "a", GuestPort: 1, HostAddress: "x"})
-		},
-		"protocol": func(s *providers.MachineSpec) {
-			s.Network = nat(v1.PortForward{Name: "a", GuestPort: 1, Protocol: "SCTP"})
-		},
-		"folder name": func(s *providers.MachineSpec) { s.SharedFolders = []v1.SharedFolder{{Name: "A", HostPath: "/srv"}} },
-		"folder twice": func(s *providers.MachineSpec) {
-			s.SharedFolders = []v1.SharedFolder{{Name: "a", HostPath: "/srv"}, {Name: "a", HostPath: "/srv"}}
-		},
-		"folder path": func(s *providers.MachineSpec) { s.SharedFolders = []v1.SharedFolder{{Name: "a", HostPath: "srv"}} },
-		"folder mount": func(s *providers.MachineSpec) {
-			s.SharedFolders = []v1.SharedFolder{{Name: "a", HostPath: "/srv", MountPath: "/a b"}}
 		},
 	} {
 		s := fine

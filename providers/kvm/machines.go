@@ -3,10 +3,8 @@
 package kvm
 
 import (
-	"bytes"
 	"context"
 	"errors"
-	"io"
 	"os"
 
 	"github.com/digitalocean/go-libvirt"
@@ -14,11 +12,12 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 
 	v1 "sandboxd.dev/sandboxd/api/v1"
-	"sandboxd.dev/sandboxd/guest/cloudinit"
 	"sandboxd.dev/sandboxd/providers"
 	"sandboxd.dev/sandboxd/providers/internal/datafolder"
 	"sandboxd.dev/sandboxd/providers/internal/files"
+	"sandboxd.dev/sandboxd/providers/internal/machinespec"
 	"sandboxd.dev/sandboxd/providers/internal/qemuimg"
+	"sandboxd.dev/sandboxd/providers/internal/seed"
 	"sandboxd.dev/sandboxd/providers/kvm/internal/domain"
 	"sandboxd.dev/sandboxd/providers/kvm/internal/identity"
 	"sandboxd.dev/sandboxd/providers/kvm/internal/libvirtconn"
@@ -70,7 +69,7 @@ func (p *Provider) make(ctx context.Context, spec providers.MachineSpec, was mac
 	if err != nil {
 		return err
 	}
-	if err := p.writeSeed(spec); err != nil {
+	if err := seed.Write(p.data.seed(spec.ID), spec, p.steps.next); err != nil {
 		return p.fileError(object, err)
 	}
 	if err := p.ensureNetwork(ctx, spec, was); err != nil {
@@ -130,8 +129,8 @@ func (p *Provider) ensureDisk(ctx context.Context, spec providers.MachineSpec) (
 	if err != nil {
 		return image, err
 	}
-	if spec.DiskBytes != 0 && spec.DiskBytes < img.VirtualSize {
-		return image, tooSmall(object, spec.DiskBytes, img)
+	if err := machinespec.CheckDisk(object, spec.DiskBytes, img); err != nil {
+		return image, err
 	}
 	if spec.DiskBytes > h.VirtualSize {
 		p.steps.next()
@@ -177,8 +176,8 @@ func (p *Provider) cloneImage(ctx context.Context, id types.UID, image providers
 	if err != nil {
 		return err
 	}
-	if size != 0 && size < img.VirtualSize {
-		return tooSmall(object, size, img)
+	if err := machinespec.CheckDisk(object, size, img); err != nil {
+		return err
 	}
 	next := path + ".new"
 	if err := os.RemoveAll(next); err != nil {
@@ -196,50 +195,8 @@ func (p *Provider) cloneImage(ctx context.Context, id types.UID, image providers
 	return p.fileError(object, os.Rename(next, path))
 }
 
-// tooSmall words a disk smaller than its image.
-func tooSmall(object string, want int64, img providers.Image) error {
-	return providers.Errorf(providers.ErrInvalid, object, "a disk of %d bytes is smaller than its image of %d bytes", want, img.VirtualSize)
-}
-
 // roundUp rounds to the sectors that a disk consists of.
 func roundUp(size int64) int64 { return (size + 511) &^ 511 }
-
-// writeSeed writes the seed unless it is there already. Once a machine has run,
-// libvirt has given the file to QEMU's user; a new one begins as root's.
-func (p *Provider) writeSeed(spec providers.MachineSpec) error {
-	d := cloudinit.Data{
-		InstanceID: string(spec.ID), Hostname: spec.Seed.Hostname, User: spec.Seed.User,
-		SSHAuthorizedKeys: spec.Seed.SSHAuthorizedKeys, UserData: spec.Seed.UserData, NetworkConfig: spec.Seed.NetworkConfig,
-	}
-	if d.Hostname == "" {
-		d.Hostname = spec.Name
-	}
-	if spec.Network.Mode != v1.NetworkNone {
-		d.MACAddress = providers.MACAddress(spec.ID, 0)
-	}
-	var want bytes.Buffer
-	if err := cloudinit.Write(&want, d); err != nil {
-		return providers.Errorf(providers.ErrInvalid, machineObject(spec.ID), "its cloud-init seed cannot be written: %w", err)
-	}
-	path := p.data.seed(spec.ID)
-	if same(path, want.Bytes()) {
-		return nil
-	}
-	p.steps.next()
-	return files.Write(path, want.Bytes(), datafolder.FileMode)
-}
-
-// same tells whether a file has a content. The file may be anything: it was in
-// the hands of QEMU's user.
-func same(path string, want []byte) bool {
-	f, err := os.Open(path)
-	if err != nil {
-		return false
-	}
-	defer func() { _ = f.Close() }()
-	have, err := io.ReadAll(io.LimitReader(f, int64(len(want))+1))
-	return err == nil && bytes.Equal(have, want)
-}
 
 // ensureNetwork joins the network that the spec wants and leaves the one that
 // the machine had before.

@@ -4,13 +4,9 @@ package kvm
 
 import (
 	"context"
-	"fmt"
-	"net/netip"
 	"os"
 	"path/filepath"
-	"regexp"
 	"runtime"
-	"slices"
 
 	"golang.org/x/sys/unix"
 
@@ -18,102 +14,29 @@ import (
 
 	v1 "sandboxd.dev/sandboxd/api/v1"
 	"sandboxd.dev/sandboxd/providers"
-	"sandboxd.dev/sandboxd/providers/internal/datafolder"
+	"sandboxd.dev/sandboxd/providers/internal/machinespec"
 	"sandboxd.dev/sandboxd/providers/kvm/internal/domain"
-	"sandboxd.dev/sandboxd/providers/kvm/internal/forward"
 	"sandboxd.dev/sandboxd/providers/kvm/internal/identity"
 )
 
-// minMemory is the least that a machine is given, in bytes: less does not hold
-// a firmware and a kernel.
-const minMemory = 16 << 20
-
-var (
-	objectName = regexp.MustCompile(`^[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?$`)
-	labelName  = regexp.MustCompile(`^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$`)
-	folderName = regexp.MustCompile(`^[a-z0-9]([-a-z0-9]{0,29}[a-z0-9])?$`)
-	mountPath  = regexp.MustCompile(`^/[A-Za-z0-9_./-]*$`)
-	linkName   = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9_.-]{0,14}$`)
-)
+// limits of a machine. Less memory does not hold a firmware and a kernel.
+var limits = machinespec.Limits{CPUs: 256, Memory: 16 << 20}
 
 // validate tells what of a spec cannot be met by any host.
 func validate(s providers.MachineSpec) error {
+	if err := machinespec.Check(s, limits); err != nil {
+		return err
+	}
 	invalid := func(format string, args ...any) error {
 		return providers.Errorf(providers.ErrInvalid, machineObject(s.ID), format, args...)
 	}
-	switch {
-	case !datafolder.IsUUID(s.ID):
-		return invalid("the ID is not a UUID in lower-case hexadecimal")
-	case !objectName.MatchString(s.Name) || !labelName.MatchString(s.Namespace):
-		return invalid("%q in namespace %q is not a name", s.Name, s.Namespace)
-	case s.CPUs < 1 || s.CPUs > 256:
-		return invalid("it has %d CPUs: 1 to 256 are possible", s.CPUs)
-	case s.MemoryBytes < minMemory:
-		return invalid("it has %d bytes of memory: at least %d MiB are needed", s.MemoryBytes, minMemory>>20)
-	case s.DiskBytes < 0:
-		return invalid("its disk has a negative size")
-	case s.Firmware != "" && s.Firmware != v1.FirmwareBIOS && s.Firmware != v1.FirmwareEFI:
-		return invalid("firmware %q is not one of bios and efi", s.Firmware)
+	if s.Network.Mode == v1.NetworkBridged && identity.IsLink(s.Network.Bridge) {
+		return invalid("%s belongs to the network of other sandboxes: use network mode intnet or hostonly to join one", s.Network.Bridge)
 	}
-	if err := datafolder.CheckRef(s.Image); err != nil {
-		return err
-	}
-	if err := validateNetwork(s.Network); err != nil {
-		return invalid("%w", err)
-	}
-	names := map[string]bool{}
 	for _, f := range s.SharedFolders {
-		switch {
-		case !folderName.MatchString(f.Name) || names[f.Name]:
-			return invalid("shared folder %q: the name is malformed or used twice", f.Name)
-		case !filepath.IsAbs(f.HostPath):
-			return invalid("shared folder %q: %q is not an absolute path", f.Name, f.HostPath)
-		case !domain.Writable(f.HostPath):
+		if !domain.Writable(f.HostPath) {
 			return invalid("shared folder %q: libvirt cannot be told the path %q: rename the folder", f.Name, f.HostPath)
-		case !mountPath.MatchString(f.GuestPath()):
-			return invalid("shared folder %q: %q is not a path to mount on", f.Name, f.GuestPath())
 		}
-		names[f.Name] = true
-	}
-	return nil
-}
-
-func validateNetwork(n v1.Network) error {
-	switch n.Mode {
-	case v1.NetworkNone, v1.NetworkNAT:
-	case v1.NetworkIntnet, v1.NetworkHostOnly:
-		if n.Name != "" && !labelName.MatchString(n.Name) {
-			return fmt.Errorf("%q is not the name of a network", n.Name)
-		}
-	case v1.NetworkBridged:
-		switch {
-		case !linkName.MatchString(n.Bridge):
-			return fmt.Errorf("network mode bridged needs the name of a link, not %q", n.Bridge)
-		case identity.IsLink(n.Bridge):
-			return fmt.Errorf("%s belongs to the network of other sandboxes: use network mode intnet or hostonly to join one", n.Bridge)
-		}
-	default:
-		return fmt.Errorf("network mode %q is not one of none, intnet, hostonly, nat and bridged", n.Mode)
-	}
-	if len(n.PortForwards) > 0 && n.Mode != v1.NetworkNAT {
-		return fmt.Errorf("port forwards need network mode nat, not %s", n.Mode)
-	}
-	names := map[string]bool{}
-	for i, f := range n.PortForwards {
-		_, err := netip.ParseAddr(f.HostAddress)
-		switch {
-		case names[f.Name]:
-			return fmt.Errorf("two port forwards are named %q", f.Name)
-		case slices.ContainsFunc(n.PortForwards[:i], func(o v1.PortForward) bool { return forward.Conflict(o, f) }):
-			return fmt.Errorf("port forward %q: host port %d is wanted by another one, too", f.Name, f.HostPort)
-		case f.GuestPort < 1 || f.GuestPort > 65535 || f.HostPort < 0 || f.HostPort > 65535:
-			return fmt.Errorf("port forward %q: ports go from 1 to 65535", f.Name)
-		case f.HostAddress != "" && err != nil:
-			return fmt.Errorf("port forward %q: %q is no IP address", f.Name, f.HostAddress)
-		case f.Protocol != "" && f.Protocol != v1.ProtocolTCP && f.Protocol != v1.ProtocolUDP:
-			return fmt.Errorf("port forward %q: protocol %q is not one of TCP and UDP", f.Name, f.Protocol)
-		}
-		names[f.Name] = true
 	}
 	return nil
 }

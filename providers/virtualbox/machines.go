@@ -1,11 +1,9 @@
 package virtualbox
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"io/fs"
-	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -13,10 +11,11 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 
 	v1 "sandboxd.dev/sandboxd/api/v1"
-	"sandboxd.dev/sandboxd/guest/cloudinit"
 	"sandboxd.dev/sandboxd/providers"
 	"sandboxd.dev/sandboxd/providers/internal/datafolder"
 	"sandboxd.dev/sandboxd/providers/internal/files"
+	"sandboxd.dev/sandboxd/providers/internal/machinespec"
+	"sandboxd.dev/sandboxd/providers/internal/seed"
 	"sandboxd.dev/sandboxd/providers/virtualbox/internal/vboxmanage"
 )
 
@@ -88,8 +87,8 @@ func (p *Provider) make(ctx context.Context, spec providers.MachineSpec, was mac
 	if err != nil {
 		return err
 	}
-	if spec.DiskBytes != 0 && spec.DiskBytes < image.Image.VirtualSize {
-		return providers.Errorf(providers.ErrInvalid, object, "a disk of %d bytes is smaller than its image of %d bytes", spec.DiskBytes, image.Image.VirtualSize)
+	if err := machinespec.CheckDisk(object, spec.DiskBytes, image.Image); err != nil {
+		return err
 	}
 	if r.Network.PortForwards, err = p.ports.reserve(spec.ID, spec.Network.PortForwards, was.record.Network.PortForwards); err != nil {
 		return err
@@ -217,25 +216,7 @@ func (p *Provider) offerFolders(ctx context.Context, spec providers.MachineSpec,
 
 // writeSeed writes the cloud-init seed, unless it is there already.
 func (p *Provider) writeSeed(spec providers.MachineSpec, path string) error {
-	object := machineObject(spec.ID)
-	d := cloudinit.Data{
-		InstanceID: string(spec.ID), Hostname: spec.Seed.Hostname, User: spec.Seed.User,
-		SSHAuthorizedKeys: spec.Seed.SSHAuthorizedKeys, UserData: spec.Seed.UserData, NetworkConfig: spec.Seed.NetworkConfig,
-	}
-	if d.Hostname == "" {
-		d.Hostname = spec.Name
-	}
-	if spec.Network.Mode != v1.NetworkNone {
-		d.MACAddress = macOf(spec.ID)
-	}
-	var want bytes.Buffer
-	if err := cloudinit.Write(&want, d); err != nil {
-		return providers.Errorf(providers.ErrInvalid, object, "its cloud-init seed cannot be written: %w", err)
-	}
-	if have, err := os.ReadFile(path); err == nil && bytes.Equal(have, want.Bytes()) {
-		return nil
-	}
-	return p.fileError(object, files.Write(path, want.Bytes(), datafolder.FileMode))
+	return p.fileError(machineObject(spec.ID), seed.Write(path, spec, p.steps.next))
 }
 
 // insertSeed writes the seed and inserts it.

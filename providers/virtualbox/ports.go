@@ -2,7 +2,6 @@ package virtualbox
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"maps"
@@ -19,11 +18,8 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 
 	v1 "sandboxd.dev/sandboxd/api/v1"
-	"sandboxd.dev/sandboxd/providers"
+	"sandboxd.dev/sandboxd/providers/internal/hostport"
 )
-
-// defaultHostAddress is what a forward listens on that names no address.
-const defaultHostAddress = "127.0.0.1"
 
 // portTable says which machine has which host port. VirtualBox itself opens a
 // machine's ports, when it starts, and says nothing if it cannot; so a port is
@@ -31,25 +27,17 @@ const defaultHostAddress = "127.0.0.1"
 // called from many goroutines.
 type portTable struct {
 	mu     sync.Mutex
-	owners map[hostPort]types.UID
+	owners map[hostport.Port]types.UID
 }
 
-type hostPort struct {
-	protocol v1.Protocol
-	address  string
-	number   int32
-}
-
-func newPortTable() *portTable { return &portTable{owners: map[hostPort]types.UID{}} }
-
-func portOf(f v1.PortForward) hostPort { return hostPort{f.Protocol, f.HostAddress, f.HostPort} }
+func newPortTable() *portTable { return &portTable{owners: map[hostport.Port]types.UID{}} }
 
 // claim notes the ports that a machine has, without asking whether it can.
 func (t *portTable) claim(id types.UID, forwards []v1.PortForward) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	for _, f := range forwards {
-		t.owners[portOf(f)] = id
+		t.owners[hostport.Of(f)] = id
 	}
 }
 
@@ -75,11 +63,11 @@ func (t *portTable) drop(id types.UID) {
 func (t *portTable) reserve(id types.UID, want, have []v1.PortForward) ([]v1.PortForward, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	had := map[hostPort]bool{}
+	had := map[hostport.Port]bool{}
 	for _, h := range have {
-		had[portOf(h)] = true
+		had[hostport.Of(h)] = true
 	}
-	next := map[hostPort]types.UID{}
+	next := map[hostport.Port]types.UID{}
 	resolved := make([]v1.PortForward, len(want))
 	for i, f := range want { // those that are given, before any is chosen
 		f = settle(f, have)
@@ -87,8 +75,8 @@ func (t *portTable) reserve(id types.UID, want, have []v1.PortForward) ([]v1.Por
 		if f.HostPort == 0 {
 			continue
 		}
-		next[portOf(f)] = id
-		if had[portOf(f)] && t.owners[portOf(f)] == id {
+		next[hostport.Of(f)] = id
+		if had[hostport.Of(f)] && t.owners[hostport.Of(f)] == id {
 			continue
 		}
 		if err := t.free(id, f); err != nil {
@@ -103,7 +91,7 @@ func (t *portTable) reserve(id types.UID, want, have []v1.PortForward) ([]v1.Por
 		if err != nil {
 			return nil, err
 		}
-		resolved[i], next[portOf(f)] = f, id
+		resolved[i], next[hostport.Of(f)] = f, id
 	}
 	t.drop(id)
 	maps.Copy(t.owners, next)
@@ -117,7 +105,7 @@ func settle(f v1.PortForward, have []v1.PortForward) v1.PortForward {
 		f.Protocol = v1.ProtocolTCP
 	}
 	if f.HostAddress == "" {
-		f.HostAddress = defaultHostAddress
+		f.HostAddress = hostport.DefaultAddress
 	}
 	if a, err := netip.ParseAddr(f.HostAddress); err == nil {
 		f.HostAddress = a.Unmap().String() // one address, one spelling
@@ -132,30 +120,24 @@ func settle(f v1.PortForward, have []v1.PortForward) v1.PortForward {
 
 // free tells whether a port can be given to a machine.
 func (t *portTable) free(id types.UID, f v1.PortForward) error {
-	if owner, taken := ownerOf(t.owners, portOf(f)); taken && owner != id {
-		return portError(id, f, fmt.Errorf("machine %s has it: %w", owner, syscall.EADDRINUSE))
+	if owner, taken := ownerOf(t.owners, hostport.Of(f)); taken && owner != id {
+		return hostport.Error(machineObject(id), f, fmt.Errorf("machine %s has it: %w", owner, syscall.EADDRINUSE))
 	}
 	_, err := tryPort(f)
 	if err != nil {
-		return portError(id, f, err)
+		return hostport.Error(machineObject(id), f, err)
 	}
 	return nil
 }
 
-// ownerOf finds the machine that has a port. One on all addresses is the same
-// port as one on any.
-func ownerOf(owners map[hostPort]types.UID, p hostPort) (types.UID, bool) {
+// ownerOf finds the machine that has a port.
+func ownerOf(owners map[hostport.Port]types.UID, p hostport.Port) (types.UID, bool) {
 	for q, owner := range owners {
-		if q.protocol == p.protocol && q.number == p.number && (q.address == p.address || unspecified(q.address) || unspecified(p.address)) {
+		if p.Conflicts(q) {
 			return owner, true
 		}
 	}
 	return "", false
-}
-
-func unspecified(address string) bool {
-	ip := net.ParseIP(address)
-	return ip != nil && ip.IsUnspecified()
 }
 
 // attempts to find a port that nobody has: the kernel offers one of thousands
@@ -163,20 +145,20 @@ func unspecified(address string) bool {
 const attempts = 50
 
 // choose gives a forward a port that is free.
-func (t *portTable) choose(id types.UID, f v1.PortForward, next map[hostPort]types.UID) (v1.PortForward, error) {
+func (t *portTable) choose(id types.UID, f v1.PortForward, next map[hostport.Port]types.UID) (v1.PortForward, error) {
 	for range attempts {
 		port, err := tryPort(f)
 		if err != nil {
-			return f, portError(id, f, err)
+			return f, hostport.Error(machineObject(id), f, err)
 		}
 		g := f
 		g.HostPort = port
-		_, taken := ownerOf(t.owners, portOf(g))
-		if _, wanted := ownerOf(next, portOf(g)); !taken && !wanted {
+		_, taken := ownerOf(t.owners, hostport.Of(g))
+		if _, wanted := ownerOf(next, hostport.Of(g)); !taken && !wanted {
 			return g, nil
 		}
 	}
-	return f, portError(id, f, syscall.EADDRINUSE)
+	return f, hostport.Error(machineObject(id), f, syscall.EADDRINUSE)
 }
 
 // tryPort opens a port for a moment and returns its number. A port that was
@@ -203,7 +185,7 @@ func tryPort(f v1.PortForward) (int32, error) {
 func checkOpenable(id types.UID, forwards []v1.PortForward) error {
 	for _, f := range forwards {
 		if _, err := tryPort(f); err != nil {
-			return portError(id, f, err)
+			return hostport.Error(machineObject(id), f, err)
 		}
 	}
 	return nil
@@ -231,7 +213,7 @@ func awaitOpen(ctx context.Context, id types.UID, forwards []v1.PortForward) err
 		case !closed:
 			return nil
 		case time.Since(begun) > opensWithin:
-			return portError(id, f, errPortLost)
+			return hostport.Error(machineObject(id), f, errPortLost)
 		}
 		if err := pause(ctx, offPause); err != nil {
 			return err
@@ -281,23 +263,4 @@ func readHead(path string, n int64) ([]byte, error) {
 	}
 	defer func() { _ = f.Close() }()
 	return io.ReadAll(io.LimitReader(f, n))
-}
-
-func portError(id types.UID, f v1.PortForward, err error) error {
-	object := machineObject(id)
-	what := fmt.Sprintf("port forward %q: %s port %d of %s", f.Name, f.Protocol, f.HostPort, f.HostAddress)
-	switch {
-	case errors.Is(err, syscall.EADDRINUSE) && f.HostPort == 0:
-		return providers.Errorf(providers.ErrCapacity, object, "port forward %q: no %s port of %s is free", f.Name, f.Protocol, f.HostAddress)
-	case errors.Is(err, syscall.EADDRINUSE):
-		return providers.Errorf(providers.ErrBusy, object, "%s is taken: free it, or let hostPort be 0 to get a free one", what)
-	case errors.Is(err, syscall.EADDRNOTAVAIL):
-		return providers.Errorf(providers.ErrInvalid, object, "%s: the host does not have that address", what)
-	case errors.Is(err, syscall.EACCES):
-		return providers.Errorf(providers.ErrInvalid, object, "%s: sandboxd may not listen on ports below 1024 without root", what)
-	case errors.Is(err, syscall.EMFILE), errors.Is(err, syscall.ENFILE), errors.Is(err, syscall.ENOBUFS):
-		return providers.Errorf(providers.ErrCapacity, object, "%s: %w", what, err)
-	default:
-		return providers.Errorf(providers.ErrInvalid, object, "%s cannot be opened: %w", what, err)
-	}
 }

@@ -14,6 +14,7 @@ import (
 	"sandboxd.dev/sandboxd/providers"
 	"sandboxd.dev/sandboxd/providers/internal/datafolder"
 	"sandboxd.dev/sandboxd/providers/internal/files"
+	"sandboxd.dev/sandboxd/providers/internal/hostport"
 	"sandboxd.dev/sandboxd/providers/virtualbox/internal/vboxmanage"
 )
 
@@ -148,7 +149,7 @@ func (p *Provider) confirm(ctx context.Context, id types.UID) error {
 		return p.refuse(ctx, m, notIsolated(id, "it was powered off", seen.Detail))
 	}
 	if f, lost := p.lostForward(m); lost {
-		return p.refuse(ctx, m, portError(id, f, errPortLost))
+		return p.refuse(ctx, m, hostport.Error(machineObject(id), f, errPortLost))
 	}
 	p.watch.keep(m)
 	p.log.V(1).Info("machine runs", "machine", id, "network", string(m.record.Network.Mode))

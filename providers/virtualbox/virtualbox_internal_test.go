@@ -16,6 +16,7 @@ import (
 	v1 "sandboxd.dev/sandboxd/api/v1"
 	"sandboxd.dev/sandboxd/providers"
 	"sandboxd.dev/sandboxd/providers/internal/guestcall"
+	"sandboxd.dev/sandboxd/providers/internal/hostport"
 	"sandboxd.dev/sandboxd/providers/virtualbox/internal/guestcontrol"
 	"sandboxd.dev/sandboxd/providers/virtualbox/internal/vboxmanage"
 )
@@ -161,7 +162,7 @@ func TestPorts(t *testing.T) {
 		return v1.PortForward{Name: name, HostPort: port, GuestPort: 22}
 	}
 	one, err := table.reserve("one", []v1.PortForward{fwd("a", 0), fwd("b", 0)}, nil)
-	if err != nil || one[0].HostPort == one[1].HostPort || one[0].HostAddress != defaultHostAddress || one[0].Protocol != v1.ProtocolTCP {
+	if err != nil || one[0].HostPort == one[1].HostPort || one[0].HostAddress != hostport.DefaultAddress || one[0].Protocol != v1.ProtocolTCP {
 		t.Fatalf("got %v, %v", one, err)
 	}
 	again, err := table.reserve("one", []v1.PortForward{fwd("c", 0), fwd("a", 0)}, one)
@@ -293,7 +294,7 @@ func TestForwardAddresses(t *testing.T) {
 		}
 	}
 	both := []v1.PortForward{{Name: "a", HostAddress: "0.0.0.0", HostPort: 2222, GuestPort: 1}, {Name: "b", HostPort: 2222, GuestPort: 2}}
-	if validateForwards(both) == nil {
+	if hostport.Check(both) == nil {
 		t.Error("one port on all addresses and on one")
 	}
 }

@@ -11,23 +11,18 @@ package forward
 
 import (
 	"cmp"
-	"errors"
-	"fmt"
 	"net"
 	"net/netip"
 	"slices"
 	"strconv"
 	"sync"
 	"sync/atomic"
-	"syscall"
 	"time"
 
 	v1 "sandboxd.dev/sandboxd/api/v1"
 	"sandboxd.dev/sandboxd/providers"
+	"sandboxd.dev/sandboxd/providers/internal/hostport"
 )
-
-// DefaultHostAddress is what a forward listens on that names no address.
-const DefaultHostAddress = "127.0.0.1"
 
 const (
 	// maxConnections bounds what one port serves at a time.
@@ -139,13 +134,13 @@ func settle(want, have []v1.PortForward) []v1.PortForward {
 	var settled []v1.PortForward
 	for _, f := range want {
 		f.Protocol = cmp.Or(f.Protocol, v1.ProtocolTCP)
-		f.HostAddress = cmp.Or(f.HostAddress, DefaultHostAddress)
+		f.HostAddress = cmp.Or(f.HostAddress, hostport.DefaultAddress)
 		settled = append(settled, f)
 	}
 	for i, f := range settled {
 		for _, h := range have {
 			if f.HostPort == 0 && h.Name == f.Name && h.Protocol == f.Protocol && h.HostAddress == f.HostAddress &&
-				!slices.ContainsFunc(want, func(w v1.PortForward) bool { return Conflict(w, h) }) {
+				!slices.ContainsFunc(want, func(w v1.PortForward) bool { return hostport.Conflict(w, h) }) {
 				settled[i].HostPort = h.HostPort
 			}
 		}
@@ -172,16 +167,6 @@ func inOrder(want, settled []v1.PortForward) []int {
 	}
 	slices.SortStableFunc(order, func(a, b int) int { return cmp.Compare(rank(a), rank(b)) })
 	return order
-}
-
-// Conflict tells whether two forwards ask for one port of the host.
-func Conflict(a, b v1.PortForward) bool {
-	if a.HostPort == 0 || a.HostPort != b.HostPort || cmp.Or(a.Protocol, v1.ProtocolTCP) != cmp.Or(b.Protocol, v1.ProtocolTCP) {
-		return false
-	}
-	x, err1 := netip.ParseAddr(cmp.Or(a.HostAddress, DefaultHostAddress))
-	y, err2 := netip.ParseAddr(cmp.Or(b.HostAddress, DefaultHostAddress))
-	return err1 == nil && err2 == nil && (x.Unmap() == y.Unmap() || x.IsUnspecified() || y.IsUnspecified())
 }
 
 // Holds tells whether exactly these resolved forwards are open.
@@ -289,26 +274,7 @@ func (s *Set) open(id string, f v1.PortForward) (*port, error) {
 		p.serve, err = listenTCP(at, dest, (&net.Dialer{Timeout: dialTimeout}).DialContext)
 	}
 	if err != nil {
-		return nil, portError(id, f, err)
+		return nil, hostport.Error("machine "+id, f, err)
 	}
 	return p, nil
-}
-
-func portError(id string, f v1.PortForward, err error) error {
-	object := "machine " + id
-	what := fmt.Sprintf("port forward %q: %s port %d of %s", f.Name, f.Protocol, f.HostPort, f.HostAddress)
-	switch {
-	case errors.Is(err, syscall.EADDRINUSE) && f.HostPort == 0:
-		return providers.Errorf(providers.ErrCapacity, object, "port forward %q: no %s port of %s is free", f.Name, f.Protocol, f.HostAddress)
-	case errors.Is(err, syscall.EADDRINUSE):
-		return providers.Errorf(providers.ErrBusy, object, "%s is taken: free it, or let hostPort be 0 to get a free one", what)
-	case errors.Is(err, syscall.EADDRNOTAVAIL):
-		return providers.Errorf(providers.ErrInvalid, object, "%s: the host does not have that address", what)
-	case errors.Is(err, syscall.EACCES):
-		return providers.Errorf(providers.ErrInvalid, object, "%s: sandboxd may not listen on ports below 1024 without root", what)
-	case errors.Is(err, syscall.EMFILE), errors.Is(err, syscall.ENFILE), errors.Is(err, syscall.ENOBUFS):
-		return providers.Errorf(providers.ErrCapacity, object, "%s: %w", what, err)
-	default:
-		return providers.Errorf(providers.ErrInvalid, object, "%s cannot be opened: %w", what, err)
-	}
 }

@@ -192,24 +192,6 @@ func TestPortsThatAreAskedFor(t *testing.T) {
 	}
 }
 
-func TestConflict(t *testing.T) {
-	at := func(address string, port int32, protocol v1.Protocol) v1.PortForward {
-		return v1.PortForward{HostAddress: address, HostPort: port, Protocol: protocol}
-	}
-	base := at("127.0.0.1", 80, v1.ProtocolTCP)
-	for f, want := range map[v1.PortForward]bool{
-		base: true, at("", 80, ""): true, at("0.0.0.0", 80, ""): true, at("::", 80, ""): true, at("::ffff:127.0.0.1", 80, ""): true,
-		at("127.0.0.2", 80, ""): false, at("", 81, ""): false, at("", 80, v1.ProtocolUDP): false, at("::1", 80, ""): false,
-	} {
-		if Conflict(base, f) != want || Conflict(f, base) != want {
-			t.Errorf("%+v: want %v", f, want)
-		}
-	}
-	if Conflict(at("", 0, ""), at("", 0, "")) {
-		t.Error("two that ask for any port")
-	}
-}
-
 func TestConflicts(t *testing.T) {
 	s := newSet(t)
 	one := reserve(t, s, "one", []v1.PortForward{forward("a", 1)}, nil)
