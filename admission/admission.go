@@ -218,8 +218,8 @@ func identify(p v1.ProviderName, spec providers.ImageSpec) (source, bool) {
 	}
 	return source{
 		provider: p, path: d.Path, sha256: d.SHA256, format: d.Format, provisioned: len(spec.Provision) > 0,
-		device: st.Dev, inode: st.Ino, size: st.Size,
-		modified: st.Mtim.Nano(), changed: st.Ctim.Nano(),
+		device: uint64(st.Dev), inode: st.Ino, size: st.Size,
+		modified: info.ModTime().UnixNano(), changed: changed(st),
 	}, true
 }
 

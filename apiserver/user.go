@@ -2,12 +2,9 @@ package apiserver
 
 import (
 	"context"
-	"errors"
 	"net"
 	"os/user"
 	"strconv"
-
-	"golang.org/x/sys/unix"
 )
 
 // The users of connections that carry no account.
@@ -62,20 +59,15 @@ func socketPeer(c *net.UnixConn) (User, error) {
 	if err != nil {
 		return User{}, err
 	}
-	var cred *unix.Ucred
+	var number uint32
 	var credErr error
-	if err := raw.Control(func(fd uintptr) {
-		cred, credErr = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED)
-	}); err != nil {
+	if err := raw.Control(func(fd uintptr) { number, credErr = peerUID(int(fd)) }); err != nil {
 		return User{}, err
 	}
 	if credErr != nil {
 		return User{}, credErr
 	}
-	if cred == nil {
-		return User{}, errors.New("the kernel tells no peer")
-	}
-	uid := strconv.FormatUint(uint64(cred.Uid), 10)
+	uid := strconv.FormatUint(uint64(number), 10)
 	account, err := user.LookupId(uid)
 	if err != nil {
 		return User{Name: uid}, nil // the host knows no name for it

@@ -19,7 +19,6 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
-	"strconv"
 	"syscall"
 
 	corev1 "k8s.io/api/core/v1"
@@ -31,9 +30,6 @@ import (
 
 	v1 "sandboxd.dev/sandboxd/api/v1"
 )
-
-// SystemSocket is where a daemon that runs as a system service listens.
-const SystemSocket = "/run/sandboxd/sandboxd.sock"
 
 // Options say where the daemon is. The zero value finds the one of this host.
 type Options struct {
@@ -158,7 +154,7 @@ func FindSocket() string {
 func UserSocket() string {
 	dir := os.Getenv("XDG_RUNTIME_DIR")
 	if !filepath.IsAbs(dir) {
-		dir = filepath.Join("/run/user", strconv.Itoa(os.Getuid()))
+		dir = userDir()
 	}
 	return filepath.Join(dir, "sandboxd", "sandboxd.sock")
 }

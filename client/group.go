@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"os/user"
+	"runtime"
 	"strconv"
 	"syscall"
 )
@@ -11,6 +12,9 @@ import (
 // permissionAdvice says how to get access to a socket.
 func permissionAdvice(socket string) string {
 	const otherwise = "ask its owner for access, or run the command as root"
+	if runtime.GOOS != "linux" { // usermod is Linux's
+		return otherwise
+	}
 	info, err := os.Stat(socket)
 	if err != nil {
 		return otherwise

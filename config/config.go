@@ -12,7 +12,6 @@ package config
 import (
 	"fmt"
 	"net/netip"
-	"os"
 	"path/filepath"
 	"slices"
 	"time"
@@ -120,13 +119,8 @@ const (
 	FormatJSON Format = "json"
 )
 
-// Bounds of what is accepted.
-const (
-	maxWorkers = 1024
-	// maxSocket is what a sockaddr_un holds, less what the temporary name takes
-	// under which a socket is prepared.
-	maxSocket = 94
-)
+// maxWorkers is the most that is accepted.
+const maxWorkers = 1024
 
 // minMemory is the least memory of a machine, as in the API.
 var minMemory = resource.MustParse("64Mi")
@@ -138,8 +132,8 @@ const SystemFile = "/etc/sandboxd/config.yaml"
 // Default is the configuration of a host on which nothing was set.
 func Default(h Host) Config {
 	c := Config{
-		DataDir:    "/var/lib/sandboxd",
-		Socket:     SystemSocket,
+		DataDir:    h.systemData(),
+		Socket:     h.systemSocket(),
 		Hypervisor: v1.ProviderKVM,
 		KVM: KVM{
 			URI: "qemu:///system", Socket: "/var/run/libvirt/libvirt-sock",
@@ -158,53 +152,14 @@ func Default(h Host) Config {
 		c.DataDir = filepath.Join(h.dataHome(), "sandboxd")
 		c.Socket = h.userSocket()
 	}
+	if h.macOS() {
+		c.Hypervisor = v1.ProviderVirtualBox // there is no other
+	}
 	return c
 }
 
-// SystemSocket is where a daemon that runs as root listens.
-const SystemSocket = "/run/sandboxd/sandboxd.sock"
-
-// Host is what the configuration depends on.
-type Host struct {
-	// Root: the process runs as root.
-	Root bool
-	// UID of the process's user.
-	UID int
-	// Getenv looks up environment variables, as os.LookupEnv does.
-	Getenv func(string) (string, bool)
-	// ReadFile reads a file, as os.ReadFile does.
-	ReadFile func(string) ([]byte, error)
-}
-
-// ThisHost is the host that the process runs on.
-func ThisHost() Host {
-	return Host{Root: os.Geteuid() == 0, UID: os.Getuid(), Getenv: os.LookupEnv, ReadFile: os.ReadFile}
-}
-
-func (h Host) env(name string) string {
-	v, _ := h.Getenv(name)
-	return v
-}
-
-// dataHome is the user's data folder (XDG base directory specification).
-func (h Host) dataHome() string {
-	if dir := h.env("XDG_DATA_HOME"); filepath.IsAbs(dir) {
-		return dir
-	}
-	return filepath.Join(h.env("HOME"), ".local", "share")
-}
-
-// userSocket is where a daemon that runs as an ordinary user listens.
-func (h Host) userSocket() string {
-	dir := h.env("XDG_RUNTIME_DIR")
-	if !filepath.IsAbs(dir) {
-		dir = fmt.Sprintf("/run/user/%d", h.UID)
-	}
-	return filepath.Join(dir, "sandboxd", "sandboxd.sock")
-}
-
 // finish fills in what follows from other settings, and validates.
-func (c *Config) finish() error {
+func (c *Config) finish(h Host) error {
 	if c.BaseImageDir == "" && c.DataDir != "" {
 		c.BaseImageDir = filepath.Join(c.DataDir, "base-images")
 	}
@@ -222,8 +177,8 @@ func (c *Config) finish() error {
 			return fmt.Errorf("%s %q is not an absolute path", p.name, p.path)
 		}
 	}
-	if len(c.Socket) > maxSocket {
-		return fmt.Errorf("socket %q is longer than the %d bytes that a unix socket's path may have", c.Socket, maxSocket)
+	if most := h.maxSocket(); len(c.Socket) > most {
+		return fmt.Errorf("socket %q is longer than the %d bytes that a unix socket's path may have", c.Socket, most)
 	}
 	if home := c.VirtualBox.UserHome; home != "" && !filepath.IsAbs(home) {
 		return fmt.Errorf("virtualbox.userHome %q is not an absolute path", home)

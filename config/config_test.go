@@ -44,6 +44,41 @@ func TestDefaults(t *testing.T) {
 	}
 }
 
+// TestDefaultsOnMacOS: there is neither /run nor libvirt.
+func TestDefaultsOnMacOS(t *testing.T) {
+	for name, c := range map[string]struct {
+		root         bool
+		env          map[string]string
+		data, socket string
+	}{
+		"root":         {true, nil, "/Library/Application Support/sandboxd", "/var/run/sandboxd/sandboxd.sock"},
+		"user":         {false, map[string]string{"HOME": "/Users/me"}, "/Users/me/Library/Application Support/sandboxd", "/Users/me/Library/Application Support/sandboxd/sandboxd.sock"},
+		"user, by XDG": {false, map[string]string{"HOME": "/Users/me", "XDG_DATA_HOME": "/d", "XDG_RUNTIME_DIR": "/r"}, "/d/sandboxd", "/r/sandboxd/sandboxd.sock"},
+	} {
+		h := host(c.root, c.env, nil)
+		h.System = "darwin"
+		got, err := Load(h, "", nil)
+		if err != nil {
+			t.Fatalf("%s: %v", name, err)
+		}
+		if got.DataDir != c.data || got.Socket != c.socket || got.Hypervisor != v1.ProviderVirtualBox {
+			t.Errorf("%s: got %+v", name, got)
+		}
+	}
+	h := host(true, nil, nil)
+	h.System = "darwin"
+	if got, err := Load(h, "", map[string]string{"hypervisor": "kvm"}); err != nil || got.Hypervisor != v1.ProviderKVM {
+		t.Errorf("a choice was not taken: %s, %v", got.Hypervisor, err)
+	}
+	long := "/" + strings.Repeat("s", h.maxSocket())
+	if _, err := Load(h, "", map[string]string{"socket": long}); err == nil || !strings.Contains(err.Error(), "longer than the 90 bytes") {
+		t.Errorf("a socket of %d bytes: %v", len(long), err)
+	}
+	if _, err := Load(h, "", map[string]string{"socket": long[:len(long)-1]}); err != nil {
+		t.Errorf("a socket of %d bytes: %v", len(long)-1, err)
+	}
+}
+
 // TestPrecedence sets every setting in every way.
 func TestPrecedence(t *testing.T) {
 	for _, s := range Settings(&Config{}) {

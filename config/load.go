@@ -41,7 +41,7 @@ func Load(h Host, file string, flags map[string]string) (Config, error) {
 			}
 		}
 	}
-	if err := c.finish(); err != nil {
+	if err := c.finish(h); err != nil {
 		return c, fmt.Errorf("configuration: %w", err)
 	}
 	return c, nil

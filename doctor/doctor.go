@@ -15,6 +15,7 @@ import (
 	"io/fs"
 	"net"
 	"os"
+	"runtime"
 	"strings"
 	"time"
 
@@ -125,13 +126,16 @@ func imagesCheck(dir string) providers.Finding {
 func daemonChecks(ctx context.Context, o Options) []providers.Finding {
 	ctx, cancel := context.WithTimeout(ctx, askTimeout)
 	defer cancel()
-	const start = "sudo systemctl start sandboxd, or sandboxd serve"
+	start, join := "sudo systemctl start sandboxd, or sandboxd serve", "sudo usermod -aG sandboxd $USER, then log in again"
+	if runtime.GOOS != "linux" { // those are Linux's commands
+		start, join = "sandboxd serve", "run the command as the daemon's user"
+	}
 	conn, err := (&net.Dialer{}).DialContext(ctx, "unix", o.Socket)
 	if err != nil {
 		c := found("daemon", missing, fmt.Sprintf("nobody listens on the socket %s", o.Socket), start)
 		switch {
 		case errors.Is(err, fs.ErrPermission):
-			c.Message, c.Fix = fmt.Sprintf("this user may not use the socket %s", o.Socket), "sudo usermod -aG sandboxd $USER, then log in again"
+			c.Message, c.Fix = fmt.Sprintf("this user may not use the socket %s", o.Socket), join
 		case errors.Is(err, fs.ErrNotExist):
 			c.Message = fmt.Sprintf("the socket %s does not exist: no daemon runs", o.Socket)
 		}

@@ -50,7 +50,7 @@ func trimConsole(path string) error {
 		return nil
 	}
 	const block = 1 << 16
-	return unix.Fallocate(int(f.Fd()), unix.FALLOC_FL_PUNCH_HOLE|unix.FALLOC_FL_KEEP_SIZE, 0, (st.Size-consoleKeeps)&^(block-1))
+	return punchHole(f, (st.Size-consoleKeeps)&^(block-1))
 }
 
 // Console implements providers.Guests. Of a long log only the latest output is

@@ -1,3 +1,5 @@
+//go:build linux
+
 // Command bench measures sandboxd and prints one line per figure:
 //
 //	bench: NAME VALUE UNIT

@@ -83,7 +83,7 @@ func Free(dir string) int64 {
 	if err := unix.Statfs(dir, &st); err != nil {
 		return 0
 	}
-	return int64(st.Bavail) * st.Bsize
+	return int64(st.Bavail) * int64(st.Bsize)
 }
 
 // Error gives an error of the files below root a kind. Errors that have one, and

@@ -53,6 +53,22 @@ func ChooseAddress(subnet netip.Prefix, key string, used map[netip.Addr]bool) (n
 // Gateway is the host's address in a subnet.
 func Gateway(subnet netip.Prefix) netip.Addr { return subnet.Masked().Addr().Next() }
 
+// prefixOf is an address with the length of its mask.
+func prefixOf(ip, mask []byte) (netip.Prefix, bool) {
+	addr, ok := netip.AddrFromSlice(ip)
+	if !ok {
+		return netip.Prefix{}, false
+	}
+	bits := 0
+	for _, b := range mask {
+		for ; b&0x80 != 0; b <<= 1 {
+			bits++
+		}
+	}
+	addr = addr.Unmap()
+	return netip.PrefixFrom(addr, min(bits, addr.BitLen())), true
+}
+
 func hash(key string) uint64 {
 	s := sha256.Sum256([]byte(key))
 	return binary.BigEndian.Uint64(s[:8])

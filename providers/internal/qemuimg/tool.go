@@ -17,8 +17,6 @@ import (
 	"syscall"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	v1 "sandboxd.dev/sandboxd/api/v1"
 	"sandboxd.dev/sandboxd/providers/internal/files"
 )
@@ -170,7 +168,7 @@ func (t Tool) run(ctx context.Context, j job) ([]byte, error) {
 func (t Tool) confined(ctx context.Context, j job) ([]byte, error) {
 	path, err := exec.LookPath(t.path)
 	if err != nil {
-		return nil, fmt.Errorf("qemu-img is not installed (Debian package qemu-utils): %w", err)
+		return nil, fmt.Errorf("qemu-img is not installed (Debian: qemu-utils, Homebrew: qemu): %w", err)
 	}
 	for _, w := range j.write { // a file can be named to the kernel only once it exists
 		f, err := os.OpenFile(w, os.O_CREATE|os.O_WRONLY, 0o600)
@@ -183,10 +181,9 @@ func (t Tool) confined(ctx context.Context, j job) ([]byte, error) {
 		return nil, fmt.Errorf("qemu-img cannot be confined: %w", err)
 	}
 	stdout, stderr := &bounded{}, &bounded{}
-	cmd := exec.CommandContext(ctx, path, j.args...)
+	cmd := command(ctx, path, j)
 	cmd.Env = []string{"LC_ALL=C", "PATH=/usr/sbin:/usr/bin:/sbin:/bin"}
 	cmd.Stderr = stderr
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
 	cmd.WaitDelay = 5 * time.Second
 	var pipe io.ReadCloser
 	if j.progress == nil {
@@ -197,9 +194,7 @@ func (t Tool) confined(ctx context.Context, j job) ([]byte, error) {
 	if err := cmd.Start(); err != nil {
 		return nil, fmt.Errorf("qemu-img cannot be started: %w", err)
 	}
-	limit(cmd.Process.Pid, unix.RLIMIT_AS, j.memory)
-	limit(cmd.Process.Pid, unix.RLIMIT_CPU, j.cpu)
-	limit(cmd.Process.Pid, unix.RLIMIT_FSIZE, j.size)
+	limit(cmd.Process.Pid, j)
 	if pipe != nil {
 		readProgress(pipe, j.progress)
 	}
@@ -207,12 +202,6 @@ func (t Tool) confined(ctx context.Context, j job) ([]byte, error) {
 		return nil, failure(j.args[0], err, stderr.String())
 	}
 	return stdout.Bytes(), nil
-}
-
-func limit(pid, resource int, value uint64) {
-	if value > 0 { // the process may have ended already
-		_ = unix.Prlimit(pid, resource, &unix.Rlimit{Cur: value, Max: value}, nil)
-	}
 }
 
 // failure words what qemu-img says when it fails.

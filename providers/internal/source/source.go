@@ -113,7 +113,7 @@ func Stage(ctx context.Context, object, path, to string, progress func(providers
 	}()
 	sum := sha256.New()
 	from, out := io.Reader(io.LimitReader(src, info.Size())), dst // it may grow for ever
-	if unix.IoctlFileClone(int(dst.Fd()), int(src.Fd())) == nil { // same file system with reflinks: the copy is there
+	if clone(dst, src) {
 		from, out = dst, nil
 	}
 	report := func(done int64) { progress(providers.Progress{Stage: "reading", Done: done, Total: info.Size()}) }
@@ -126,10 +126,7 @@ func Stage(ctx context.Context, object, path, to string, progress func(providers
 // Open opens an image file. Its path was resolved before; that no part of it has
 // become a symlink since, the kernel checks.
 func Open(object, path string) (*os.File, error) {
-	fd, err := unix.Openat2(unix.AT_FDCWD, path, &unix.OpenHow{
-		Flags:   unix.O_RDONLY | unix.O_CLOEXEC | unix.O_NONBLOCK, // a FIFO must not block
-		Resolve: unix.RESOLVE_NO_SYMLINKS | unix.RESOLVE_NO_MAGICLINKS,
-	})
+	fd, err := openNoSymlinks(path)
 	switch {
 	case errors.Is(err, unix.ENOENT), errors.Is(err, unix.ENOTDIR):
 		return nil, providers.Errorf(providers.ErrNotFound, object, "the source %s does not exist", path).WithReason(providers.ReasonSourceNotFound)

@@ -24,8 +24,10 @@ import (
 
 // TestSockets: the daemon listens where clients look.
 func TestSockets(t *testing.T) {
-	if config.SystemSocket != client.SystemSocket {
-		t.Errorf("the daemon listens at %s, clients look at %s", config.SystemSocket, client.SystemSocket)
+	root := config.ThisHost()
+	root.Root = true
+	if got := config.Default(root).Socket; got != client.SystemSocket {
+		t.Errorf("the daemon listens at %s, clients look at %s", got, client.SystemSocket)
 	}
 	for _, runtimeDir := range []string{"/run/user/77", ""} {
 		t.Setenv("XDG_RUNTIME_DIR", runtimeDir)

@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/user"
 	"path/filepath"
+	"runtime"
 	"strconv"
 	"syscall"
 	"time"
@@ -18,6 +19,9 @@ import (
 const (
 	// socketMode lets the owner and the group connect.
 	socketMode = 0o660
+	// ownerMode is that of a user's own daemon on macOS, where all users are in
+	// one group.
+	ownerMode = 0o600
 	// socketGroup is the group of those who may use a daemon of the system.
 	socketGroup = "sandboxd"
 	// knockTimeout is how long a socket that exists may take to answer.
@@ -94,7 +98,11 @@ func lockDir(dir string) (unlock func(), err error) {
 
 // prepare gives a socket its final mode and group.
 func prepare(path string) (fs.FileInfo, error) {
-	if err := os.Chmod(path, socketMode); err != nil {
+	mode := fs.FileMode(socketMode)
+	if runtime.GOOS == "darwin" && os.Geteuid() != 0 {
+		mode = ownerMode
+	}
+	if err := os.Chmod(path, mode); err != nil {
 		return nil, err
 	}
 	if err := giveToGroup(path); err != nil {
@@ -134,8 +142,8 @@ func giveToGroup(path string) error {
 		return nil
 	}
 	group, err := user.LookupGroup(socketGroup)
-	if err != nil {
-		return nil // no such group: root alone
+	if err != nil { // no such group: root alone, also where files get their folder's group
+		return os.Chown(path, -1, os.Getegid())
 	}
 	gid, err := strconv.Atoi(group.Gid)
 	if err != nil {

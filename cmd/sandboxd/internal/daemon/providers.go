@@ -3,8 +3,6 @@ package daemon
 import (
 	"context"
 	"errors"
-	"os"
-	"path/filepath"
 
 	"github.com/go-logr/logr"
 
@@ -12,7 +10,6 @@ import (
 	"sandboxd.dev/sandboxd/config"
 	"sandboxd.dev/sandboxd/providers"
 	"sandboxd.dev/sandboxd/providers/fake"
-	"sandboxd.dev/sandboxd/providers/kvm"
 	"sandboxd.dev/sandboxd/providers/virtualbox"
 )
 
@@ -64,16 +61,7 @@ type hypervisor struct {
 
 func hypervisors(c config.Config) []hypervisor {
 	return []hypervisor{
-		{
-			name:   v1.ProviderKVM,
-			wanted: c.Hypervisor == v1.ProviderKVM || exists(c.KVM.Socket),
-			open: func(i providers.Instance, _ providers.Logins, log logr.Logger) (providers.Provider, error) {
-				o := kvmOptions(c)
-				o.Instance, o.Logger = i, log
-				return kvm.New(o)
-			},
-			diagnose: func(ctx context.Context) []providers.Finding { return kvm.Diagnose(ctx, kvmOptions(c)) },
-		},
+		kvmHypervisor(c),
 		{
 			name:   v1.ProviderVirtualBox,
 			wanted: c.Hypervisor == v1.ProviderVirtualBox || virtualbox.Installed(c.VirtualBox.Manage),
@@ -84,20 +72,6 @@ func hypervisors(c config.Config) []hypervisor {
 			},
 			diagnose: func(ctx context.Context) []providers.Finding { return virtualbox.Diagnose(ctx, virtualboxOptions(c)) },
 		},
-	}
-}
-
-func exists(path string) bool {
-	_, err := os.Stat(path)
-	return err == nil
-}
-
-// kvmOptions are the options of the provider kvm that are configured.
-func kvmOptions(c config.Config) kvm.Options {
-	return kvm.Options{
-		DataDir: filepath.Join(c.DataDir, "kvm"),
-		URI:     c.KVM.URI, Socket: c.KVM.Socket, Accelerator: c.KVM.Accelerator, SubnetPool: c.KVM.SubnetPool,
-		Logger: logr.Discard(),
 	}
 }
 

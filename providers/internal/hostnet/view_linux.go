@@ -1,5 +1,3 @@
-// Package hostnet looks at the host's links and addresses, as the kernel has
-// them in the process's network namespace.
 package hostnet
 
 import (
@@ -109,21 +107,6 @@ func isolatedPorts() (map[int]bool, error) {
 		}
 	}
 	return isolated, nil
-}
-
-func prefixOf(ip, mask []byte) (netip.Prefix, bool) {
-	addr, ok := netip.AddrFromSlice(ip)
-	if !ok {
-		return netip.Prefix{}, false
-	}
-	bits := 0
-	for _, b := range mask {
-		for ; b&0x80 != 0; b <<= 1 {
-			bits++
-		}
-	}
-	addr = addr.Unmap()
-	return netip.PrefixFrom(addr, min(bits, addr.BitLen())), true
 }
 
 // UsedSubnets lists what the host's addresses and routes take up, default
