@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"time"
 
 	v1 "sandboxd.dev/sandboxd/api/v1"
 	"sandboxd.dev/sandboxd/providers"
@@ -74,30 +73,18 @@ func (p *Provider) importDisk(ctx context.Context, object string, spec providers
 		return providers.Image{}, err
 	}
 	p.steps.next()
-	staged, digest, err := source.Stage(ctx, object, disk.Path, filepath.Join(dir, "source"), progress)
-	if err != nil {
-		return providers.Image{}, err
-	}
-	defer func() { _ = staged.Close() }()
-	if err := source.CheckDigest(object, disk, digest); err != nil {
-		return providers.Image{}, err
-	}
-	format, size, err := source.Examine(ctx, p.img, object, staged, disk, p.opts.MaxImageBytes)
-	if err != nil {
-		return providers.Image{}, err
+	job := source.Job{
+		Object: object, Ref: spec.ImageRef, Disk: disk, Tool: p.img, MaxBytes: p.opts.MaxImageBytes, Progress: progress,
 	}
 	image := filepath.Join(dir, "image")
-	progress(providers.Progress{Stage: "converting", Total: size})
-	p.steps.next()
-	err = p.img.Convert(ctx, staged.Name(), format, image, v1.DiskFormatQCOW2, func(part float64) {
-		progress(providers.Progress{Stage: "converting", Done: int64(part * float64(size)), Total: size})
+	img, err := job.Convert(ctx, filepath.Join(dir, "source"), image, v1.DiskFormatQCOW2, func() error {
+		p.steps.next()
+		return nil
 	})
 	if err != nil {
-		return providers.Image{}, source.Error(object, disk.Path, err)
+		return providers.Image{}, err
 	}
-	return p.seal(spec, image, providers.Image{
-		ImageRef: spec.ImageRef, Digest: "sha256:" + digest, Format: format, VirtualSize: size, SealedAt: time.Now().UTC().Truncate(time.Second),
-	})
+	return p.seal(spec, image, img)
 }
 
 // fileError gives an error of the data folder a kind.

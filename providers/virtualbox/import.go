@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"time"
 
 	v1 "sandboxd.dev/sandboxd/api/v1"
 	"sandboxd.dev/sandboxd/providers"
@@ -99,36 +98,23 @@ func (p *Provider) importDisk(ctx context.Context, object string, spec providers
 			return providers.Image{}, err
 		}
 	}
-	staged, digest, err := source.Stage(ctx, object, disk.Path, filepath.Join(staging, "source"), progress)
-	if err != nil {
-		return providers.Image{}, err
-	}
-	defer func() { _ = staged.Close() }()
-	if err := source.CheckDigest(object, disk, digest); err != nil {
-		return providers.Image{}, err
-	}
-	format, size, err := source.Examine(ctx, p.img, object, staged, disk, p.opts.MaxImageBytes)
-	if err != nil {
-		return providers.Image{}, err
-	}
-	p.steps.next()
-	if err := files.Mkdir(p.data.golden(spec.ImageRef), dirMode); err != nil {
-		return providers.Image{}, err
+	job := source.Job{
+		Object: object, Ref: spec.ImageRef, Disk: disk, Tool: p.img, MaxBytes: p.opts.MaxImageBytes, Progress: progress,
 	}
 	vdi := p.data.goldenDisk(spec.ImageRef)
-	progress(providers.Progress{Stage: "converting", Total: size})
-	err = p.img.Convert(ctx, staged.Name(), format, vdi, v1.DiskFormatVDI, func(part float64) {
-		progress(providers.Progress{Stage: "converting", Done: int64(part * float64(size)), Total: size})
+	img, err := job.Convert(ctx, filepath.Join(staging, "source"), vdi, v1.DiskFormatVDI, func() error {
+		p.steps.next()
+		return files.Mkdir(p.data.golden(spec.ImageRef), dirMode)
 	})
 	if err != nil {
-		return providers.Image{}, source.Error(object, disk.Path, err)
+		return providers.Image{}, err
 	}
 	p.steps.next()
 	if err := files.Sync(vdi); err != nil {
 		return providers.Image{}, err
 	}
 	progress(providers.Progress{Stage: "sealing"})
-	if size < minDisk {
+	if img.VirtualSize < minDisk {
 		if err := p.manageImage(ctx, object, "modifymedium", "disk", vdi, "--resizebyte", formatBytes(minDisk)); err != nil {
 			return providers.Image{}, err
 		}
@@ -136,10 +122,7 @@ func (p *Provider) importDisk(ctx context.Context, object string, spec providers
 	if err := p.makeGolden(ctx, object, spec); err != nil {
 		return providers.Image{}, err
 	}
-	return p.sealDisk(spec, providers.Image{
-		ImageRef: spec.ImageRef, Digest: "sha256:" + digest, Format: format, VirtualSize: size,
-		SealedAt: time.Now().UTC().Truncate(time.Second),
-	})
+	return p.sealDisk(spec, img)
 }
 
 // makeGolden makes the golden machine around its disk, and its snapshot. It is
