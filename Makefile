@@ -77,6 +77,10 @@ test-unit: ## Run the tests that need no hypervisor
 vet: ## Run go vet
 	$(GO) vet ./...
 
+.PHONY: vet-darwin
+vet-darwin: ## Compile everything for macOS, tests too, and run go vet on it
+	GOOS=darwin GOARCH=arm64 CGO_ENABLED=0 $(GO) vet ./...
+
 .PHONY: lint
 lint: ## Run golangci-lint, gofumpt and shellcheck
 	$(TOOLS) golangci-lint run
