@@ -134,12 +134,20 @@ func (h *host) inventory(t testing.TB) []string {
 	return all
 }
 
-// audit lists what is there now that was not before.
+// audit lists what is there now that was not before. The process of a machine
+// that was powered off ends a little later than the machine.
 func (h *host) audit(t testing.TB) []string {
 	t.Helper()
-	left := slices.DeleteFunc(h.inventory(t), func(s string) bool { return slices.Contains(h.was, s) })
-	dirs, _ := filepath.Glob(filepath.Join(h.root, "data-*", "*", "*"))
-	return append(left, dirs...)
+	end := time.Now().Add(time.Minute)
+	for {
+		left := slices.DeleteFunc(h.inventory(t), func(s string) bool { return slices.Contains(h.was, s) })
+		dirs, _ := filepath.Glob(filepath.Join(h.root, "data-*", "*", "*"))
+		left = append(left, dirs...)
+		if len(left) == 0 || time.Now().After(end) {
+			return left
+		}
+		time.Sleep(time.Second)
+	}
 }
 
 // pids lists the processes that run a program and have all of these arguments.
