@@ -134,20 +134,33 @@ func (h *host) inventory(t testing.TB) []string {
 	return all
 }
 
-// audit lists what is there now that was not before. The process of a machine
-// that was powered off ends a little later than the machine.
+// audit lists what is there now that was not before.
 func (h *host) audit(t testing.TB) []string {
+	t.Helper()
+	return h.settled(t, 0)
+}
+
+// settled waits until no more than so many things are there that were not
+// before, and lists them: the process of a machine that was powered off ends a
+// little later than the machine.
+func (h *host) settled(t testing.TB, most int) []string {
 	t.Helper()
 	end := time.Now().Add(time.Minute)
 	for {
-		left := slices.DeleteFunc(h.inventory(t), func(s string) bool { return slices.Contains(h.was, s) })
-		dirs, _ := filepath.Glob(filepath.Join(h.root, "data-*", "*", "*"))
-		left = append(left, dirs...)
-		if len(left) == 0 || time.Now().After(end) {
+		left := h.added(t)
+		if len(left) <= most || time.Now().After(end) {
 			return left
 		}
 		time.Sleep(time.Second)
 	}
+}
+
+// added lists what is there at this moment that was not before.
+func (h *host) added(t testing.TB) []string {
+	t.Helper()
+	left := slices.DeleteFunc(h.inventory(t), func(s string) bool { return slices.Contains(h.was, s) })
+	dirs, _ := filepath.Glob(filepath.Join(h.root, "data-*", "*", "*"))
+	return append(left, dirs...)
 }
 
 // pids lists the processes that run a program and have all of these arguments.

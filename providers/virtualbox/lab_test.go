@@ -98,7 +98,7 @@ func TestManyInParallel(t *testing.T) {
 	if testing.Short() {
 		rounds = 1
 	}
-	before := len(l.audit(t))
+	before := len(l.added(t))
 	for round := range rounds {
 		var wg sync.WaitGroup
 		for i := range 8 {
@@ -115,7 +115,7 @@ func TestManyInParallel(t *testing.T) {
 			})
 		}
 		wg.Wait()
-		if left := l.audit(t); len(left) != before {
+		if left := l.settled(t, before); len(left) != before {
 			t.Fatalf("after round %d there are %q", round, left)
 		}
 	}
