@@ -24,11 +24,19 @@ const patience = 4 * time.Minute
 
 // host is a data folder and what the machine looked like before the test.
 type host struct {
-	t      *testing.T
-	bin    string
-	dir    string
-	before []string
-	daemon *daemon
+	t          *testing.T
+	hypervisor hypervisor
+	bin        string
+	dir        string
+	before     []string
+	daemon     *daemon
+}
+
+// hypervisor is what a test's sandboxes run on.
+type hypervisor struct {
+	name  string // as --hypervisor has it
+	flags []string
+	world func(*testing.T) []string // what a sandbox may leave on it
 }
 
 // daemon is a running `sandboxd serve`.
@@ -37,15 +45,24 @@ type daemon struct {
 	exited chan error
 }
 
-// newHost prepares a host and starts a daemon on it.
+// newHost prepares a host with libvirt and starts a daemon on it.
 func newHost(t *testing.T) *host {
 	t.Helper()
 	requireLibvirt(t)
+	h := prepare(t, hypervisor{name: "kvm", world: world})
+	copyFile(t, tinyImage(t), h.path("images/tiny.qcow2"))
+	h.start()
+	return h
+}
+
+// prepare makes a host without a daemon.
+func prepare(t *testing.T, on hypervisor) *host {
+	t.Helper()
 	// Not t.TempDir: QEMU's user must be able to pass through.
 	dir, err := os.MkdirTemp("", "sandboxd-e2e-")
 	must(t, err)
 	must(t, os.Chmod(dir, 0o755))
-	h := &host{t: t, bin: program(t), dir: dir, before: world(t)}
+	h := &host{t: t, hypervisor: on, bin: program(t), dir: dir, before: on.world(t)}
 	t.Cleanup(func() {
 		h.kill()
 		if t.Failed() {
@@ -54,10 +71,8 @@ func newHost(t *testing.T) *host {
 		must(t, os.RemoveAll(dir))
 	})
 	must(t, os.Mkdir(h.path("images"), 0o755))
-	copyFile(t, tinyImage(t), h.path("images/tiny.qcow2"))
 	must(t, os.Mkdir(h.path("share"), 0o777))
 	must(t, os.Chmod(h.path("share"), 0o777))
-	h.start()
 	return h
 }
 
@@ -69,9 +84,11 @@ func (h *host) start() {
 	log, err := os.OpenFile(h.path("daemon.log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	must(h.t, err)
 	defer func() { _ = log.Close() }()
-	cmd := exec.Command(h.bin, "serve", "--data-dir", h.path("data"), "--socket", h.path("s.sock"),
+	cmd := exec.Command(h.bin, append([]string{
+		"serve", "--hypervisor", h.hypervisor.name, "--data-dir", h.path("data"), "--socket", h.path("s.sock"),
 		"--base-image-dir", h.path("images"), "--allowed-host-paths", h.path("share"),
-		"--gc-interval", "2s", "--gc-grace", "4s", "--log-level", "debug")
+		"--gc-interval", "2s", "--gc-grace", "4s", "--log-level", "debug",
+	}, h.hypervisor.flags...)...)
 	cmd.Stdout, cmd.Stderr = log, log
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	must(h.t, cmd.Start())
@@ -192,17 +209,16 @@ func (h *host) eventually(what string, f func() error) {
 	}
 }
 
-// cleanedUp waits until the machine looks as before the test: the same
-// domains, networks, bridges, firewall tables and QEMU processes, and no file
+// cleanedUp waits until the machine looks as before the test, and there is no file
 // of a machine or an image.
 func (h *host) cleanedUp() {
 	h.t.Helper()
 	h.eventually("cleaned up", func() error {
-		if now := world(h.t); !slices.Equal(now, h.before) {
+		if now := h.hypervisor.world(h.t); !slices.Equal(now, h.before) {
 			return fmt.Errorf("there is %q, before there was %q", now, h.before)
 		}
 		var files []string
-		err := filepath.WalkDir(h.path("data/kvm"), func(path string, e os.DirEntry, err error) error {
+		err := filepath.WalkDir(h.path("data/"+h.hypervisor.name), func(path string, e os.DirEntry, err error) error {
 			if err == nil && e.Type().IsRegular() && e.Name() != "instance" {
 				files = append(files, path)
 			}
@@ -215,7 +231,8 @@ func (h *host) cleanedUp() {
 	})
 }
 
-// world lists what a sandbox may leave on the machine.
+// world lists what a sandbox may leave on a machine with libvirt: domains,
+// networks, bridges, firewall tables and QEMU processes.
 func world(t *testing.T) []string {
 	t.Helper()
 	var all []string
@@ -248,14 +265,20 @@ func world(t *testing.T) []string {
 
 func requireLibvirt(t *testing.T) {
 	t.Helper()
-	if os.Getenv("SANDBOXD_PRIVATE_LIBVIRT") == "1" {
-		return
-	}
-	const reason = "there is no private libvirt: run the test by hack/private-libvirt -- go test ./test/e2e"
-	if os.Getenv("SANDBOXD_REQUIRE_LIBVIRT") == "1" {
+	private(t, "LIBVIRT", "there is no private libvirt: run the test by hack/private-libvirt -- go test ./test/e2e")
+}
+
+// private skips a test where there is no private hypervisor of that name, or fails
+// where that is not allowed.
+func private(t *testing.T, name, reason string) {
+	t.Helper()
+	switch {
+	case os.Getenv("SANDBOXD_PRIVATE_"+name) == "1":
+	case os.Getenv("SANDBOXD_REQUIRE_"+name) == "1":
 		t.Fatal(reason)
+	default:
+		t.Skip(reason)
 	}
-	t.Skip(reason)
 }
 
 func program(t *testing.T) string {

@@ -56,6 +56,8 @@ type Failure struct {
 	Message string
 	// Unreached: VBoxSVC did not answer, so nothing was done.
 	Unreached bool
+	// Lost: VBoxSVC ended during the call, and nobody knows what was done.
+	Lost bool
 }
 
 var (
@@ -67,6 +69,9 @@ var (
 // that tells it from other failures.
 var unreached = []byte("VBoxManage: error: Failed to create the VirtualBox object!")
 
+// lost is what VBoxManage says, and nothing else, when VBoxSVC ends during a call.
+var lost = regexp.MustCompile(`VBoxManage: error: Code NS_ERROR_(ABORT|CALL_FAILED) \(`)
+
 // newFailure reads what VBoxManage printed when it failed.
 func newFailure(args []string, exit int, stderr []byte) *Failure {
 	f := &Failure{Verb: verb(args), Exit: exit}
@@ -76,6 +81,7 @@ func newFailure(args []string, exit int, stderr []byte) *Failure {
 	}
 	f.Status = string(statusPattern.Find(stderr))
 	f.Unreached = bytes.Contains(stderr, unreached)
+	f.Lost = !f.Unreached && f.Code == 0 && lost.Match(stderr)
 	var said []string
 	for line := range bytes.Lines(stderr) {
 		_, text, ok := strings.Cut(string(line), "VBoxManage: error: ")
@@ -108,6 +114,8 @@ func printable(s string) string {
 // Error implements error.
 func (f *Failure) Error() string {
 	switch {
+	case f.Lost:
+		return fmt.Sprintf("VirtualBox's service, VBoxSVC, ended during VBoxManage %s: %s", f.Verb, f.Message)
 	case f.Message == "" && f.Code == 0:
 		return fmt.Sprintf("VBoxManage %s ended with exit code %d", f.Verb, f.Exit)
 	case f.Code == 0:

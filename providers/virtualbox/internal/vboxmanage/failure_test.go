@@ -41,6 +41,9 @@ VBoxManage: error: Details: code VBOX_E_FILE_ERROR (0x80bb0004), component Mediu
 VBoxManage: error: Code NS_ERROR_FAILURE (0x80004005) - Operation failed (extended info not available)
 VBoxManage: error: Most likely, the VirtualBox COM server is not running or failed to start.
 `, providers.ErrUnavailable, true, "Failed to create the VirtualBox object!"},
+		"VBoxSVC lost": {1, `Waiting for VM "x" to power on...
+VBoxManage: error: Code NS_ERROR_ABORT (0x80004004) - Operation aborted (extended info not available)
+`, providers.ErrUnavailable, false, "VBoxSVC, ended during VBoxManage startvm: Code NS_ERROR_ABORT"},
 		"unknown option":   {2, "VBoxManage: error: Unknown option: --help\n", providers.ErrUnsupported, false, "Unknown option"},
 		"nothing said":     {9, "", providers.ErrUnavailable, false, "ended with exit code 9"},
 		"terminal escapes": {1, "VBoxManage: error: Machine '\x1b[31m\x07' is odd\n", providers.ErrUnavailable, false, "Machine ' [31m ' is odd"},

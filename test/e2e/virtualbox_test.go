@@ -1,0 +1,206 @@
+//go:build linux
+
+package e2e_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// A machine on VirtualBox that starts, and whose processor halts at once: it needs
+// no patience, and has no guest.
+const haltImage = `
+apiVersion: sandboxd.dev/v1
+kind: GoldenImage
+metadata: {name: halt}
+spec:
+  source: {disk: {path: halt.raw, format: raw}}
+  machine: {memory: 64Mi}
+---
+`
+
+func haltSandbox(name, spec string) string {
+	return fmt.Sprintf("apiVersion: sandboxd.dev/v1\nkind: Sandbox\nmetadata: {name: %s}\nspec: {image: halt, readiness: {mode: none}%s}\n---\n", name, spec)
+}
+
+// newVirtualBoxHost prepares a host with VirtualBox and starts a daemon on it.
+func newVirtualBoxHost(t *testing.T) *host {
+	t.Helper()
+	private(t, "VIRTUALBOX", "there is no private VirtualBox: run the test by hack/private-virtualbox -- go test ./test/e2e")
+	h := prepare(t, hypervisor{
+		name:  "virtualbox",
+		flags: []string{"--virtualbox-execution-engine", "interpreter"},
+		world: virtualBoxWorld,
+	})
+	disk := make([]byte, 2<<20)
+	copy(disk, []byte{0xfa, 0xf4, 0xeb, 0xfd}) // cli; hlt; jmp to the hlt
+	disk[510], disk[511] = 0x55, 0xaa
+	must(t, os.WriteFile(h.path("images/halt.raw"), disk, 0o644))
+	h.start()
+	return h
+}
+
+// virtualBoxWorld lists what a sandbox may leave on a machine with VirtualBox.
+func virtualBoxWorld(t *testing.T) []string {
+	t.Helper()
+	var all []string
+	for _, list := range []string{"vms", "hdds", "dvds", "hostonlyifs"} {
+		out, err := manage("list", list)
+		must(t, err)
+		for line := range strings.Lines(out) {
+			if list == "vms" || strings.HasPrefix(line, "Location:") || strings.HasPrefix(line, "Name:") {
+				all = append(all, list+" "+strings.TrimSpace(line))
+			}
+		}
+	}
+	for range processes("VBoxHeadless") {
+		all = append(all, "process VBoxHeadless")
+	}
+	slices.Sort(all)
+	return all
+}
+
+// manage runs VBoxManage, which may wait for ever if VBoxSVC dies while it connects.
+func manage(args ...string) (string, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	out, err := exec.CommandContext(ctx, os.Getenv("VBOX_MANAGE_PATH"), args...).CombinedOutput()
+	if err != nil {
+		return "", fmt.Errorf("VBoxManage %v: %w: %s", args, err, out)
+	}
+	return string(out), nil
+}
+
+// processes lists the processes that run a program with this argument, if it is
+// not empty.
+func processes(program string, arg ...string) []int {
+	var found []int
+	all, _ := filepath.Glob("/proc/[0-9]*/cmdline")
+	for _, path := range all {
+		b, err := os.ReadFile(path)
+		argv := strings.Split(string(b), "\x00")
+		if err != nil || filepath.Base(argv[0]) != program || len(arg) > 0 && !slices.Contains(argv, arg[0]) {
+			continue
+		}
+		if pid, err := strconv.Atoi(filepath.Base(filepath.Dir(path))); err == nil {
+			found = append(found, pid)
+		}
+	}
+	return found
+}
+
+// killSVC ends VBoxSVC, so long after VBoxManage was seen at work on a command.
+func (h *host) killSVC(command string, after time.Duration) {
+	h.t.Helper()
+	deadline := time.Now().Add(patience)
+	for command != "" && len(processes("VBoxManage", command)) == 0 {
+		if time.Now().After(deadline) {
+			h.t.Fatalf("VBoxManage %s was never seen", command)
+		}
+		time.Sleep(time.Millisecond)
+	}
+	time.Sleep(after)
+	atWork := len(processes("VBoxManage", command)) > 0
+	for _, pid := range processes("VBoxSVC") {
+		must(h.t, syscall.Kill(pid, syscall.SIGKILL))
+	}
+	h.t.Logf("VBoxSVC was killed %v into %q, which was at work: %v", after, command, atWork)
+}
+
+// events returns the reasons and messages of a sandbox's events.
+func (h *host) events(sandbox string) string {
+	h.t.Helper()
+	return h.ok("events", "--for", "sandbox/"+sandbox)
+}
+
+// TestVirtualBoxServiceKilled kills VirtualBox's service in the middle of a clone
+// and of a start, and while a machine runs. Each time the sandbox becomes ready
+// again, what happened is told, and the golden image is as good as before.
+func TestVirtualBoxServiceKilled(t *testing.T) {
+	h := newVirtualBoxHost(t)
+	h.apply(haltImage, "--wait", "--timeout", "4m")
+	golden := h.golden()
+
+	for i, after := range []time.Duration{0, 50 * time.Millisecond, 200 * time.Millisecond} {
+		name := fmt.Sprintf("cloned-%d", i)
+		h.apply(haltSandbox(name, ""))
+		h.killSVC("clonevm", after)
+		h.ready(name)
+		h.ok("delete", "sandbox", name)
+
+		name = fmt.Sprintf("started-%d", i)
+		h.apply(haltSandbox(name, ""))
+		h.killSVC("startvm", after)
+		h.ready(name)
+		if i < 2 {
+			h.ok("delete", "sandbox", name)
+		}
+	}
+	told := h.ok("events", "--all-namespaces", "--types", "Warning")
+	if !strings.Contains(told, "ProviderUnavailable") || !strings.Contains(told, "VBoxSVC, ended during VBoxManage") {
+		t.Errorf("no event tells that VirtualBox's service ended:\n%s", told)
+	}
+
+	const survivor = "started-2"
+	h.killSVC("", 0)
+	h.eventually("restarted", func() error {
+		if n := h.field(survivor, ".status.restarts"); n == "" || n == "0" {
+			return errors.New("its machine, which ended with VirtualBox's service, was not started again")
+		}
+		return nil
+	})
+	h.ready(survivor)
+	if told := h.events(survivor); !strings.Contains(told, "Restarted") || !strings.Contains(told, "Crashed") {
+		t.Errorf("no event tells that the machine crashed and was restarted:\n%s", told)
+	}
+
+	if r := h.run("", "delete", "goldenimage", "halt"); r.code == 0 || !strings.Contains(r.err, "default/"+survivor) {
+		t.Errorf("the deletion of an image that is in use: %+v", r)
+	}
+	if out := h.ok("get", "goldenimage", "halt", "-o", `jsonpath={.status.conditions[?(@.type=="Ready")].status}`); out != "True" {
+		t.Errorf("the golden image is Ready=%s", out)
+	}
+	if now := h.golden(); !bytes.Equal(now, golden) {
+		t.Error("the golden image's disk has changed")
+	}
+	h.ok("delete", "sandbox", "--all")
+	h.ok("delete", "goldenimage", "halt")
+	h.cleanedUp()
+}
+
+func (h *host) ready(sandbox string) {
+	h.t.Helper()
+	h.ok("wait", "--for=condition=Ready", "sandbox/"+sandbox, "--timeout", "4m")
+	uid := h.field(sandbox, ".metadata.uid")
+	h.eventually("running", func() error {
+		out, err := manage("showvminfo", uid, "--machinereadable")
+		if err == nil && !strings.Contains(out, `VMState="running"`) {
+			err = errors.New("it is Ready, and its machine does not run")
+		}
+		return err
+	})
+}
+
+// golden reads the disk of the golden image.
+func (h *host) golden() []byte {
+	h.t.Helper()
+	disks, err := filepath.Glob(h.path("data/virtualbox/images/*/*/disk.vdi"))
+	must(h.t, err)
+	if len(disks) != 1 {
+		h.t.Fatalf("the golden image has the disks %q", disks)
+	}
+	b, err := os.ReadFile(disks[0])
+	must(h.t, err)
+	return b
+}
