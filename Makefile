@@ -58,15 +58,15 @@ guestadditions: ## Build the test guest with VirtualBox's Guest Additions, unles
 ##@ Check
 
 .PHONY: test
-test: ## Run every test: unit, conformance, command line, and end to end on real libvirt
+test: ## Run every test: unit, conformance, command line, on real libvirt and real VirtualBox
 	hack/install-deps
 	$(MAKE) vet build tiny
-	hack/test $(TINY)
+	hack/test $(TINY) $(GUESTADDITIONS)
 
 .PHONY: test-virtualbox
-test-virtualbox: ## Run the tests on a real VirtualBox, which is fetched, not installed
+test-virtualbox: ## The part of test on a real VirtualBox, which is fetched, not installed
 	hack/install-deps
-	$(MAKE) guestadditions
+	$(MAKE) build guestadditions
 	hack/test-virtualbox $(GUESTADDITIONS)
 
 .PHONY: test-unit
