@@ -233,7 +233,7 @@ func (p *Provider) follow(ctx context.Context, send func(providers.EventType, ty
 				}
 			}
 			if p.watch.await(now.on, slices.Concat(changed, poked), begun) {
-				p.watch.seen(p.connected(ctx)...)
+				p.watch.seen(p.connected(ctx, now.on)...)
 				wait = lookAwaited
 			} else if len(now.on) > 0 {
 				wait = lookOn
@@ -291,8 +291,9 @@ func differences(last *view, now view) []types.UID {
 	return ids
 }
 
-// connected lists the running machines whose Guest Additions are up.
-func (p *Provider) connected(ctx context.Context) []types.UID {
+// connected lists those of our machines that are on whose Guest Additions are up.
+// Others' machines are in the listing too; they are nobody's news.
+func (p *Provider) connected(ctx context.Context, on map[types.UID]bool) []types.UID {
 	out, err := p.vbox.Run(ctx, vboxmanage.Call{Object: "VirtualBox", Args: []string{"list", "--long", "runningvms"}})
 	if err != nil {
 		if !errors.Is(err, context.Canceled) {
@@ -300,7 +301,7 @@ func (p *Provider) connected(ctx context.Context) []types.UID {
 		}
 		return nil
 	}
-	return parseConnected(string(out.Stdout))
+	return slices.DeleteFunc(parseConnected(string(out.Stdout)), func(id types.UID) bool { return !on[id] })
 }
 
 // parseConnected reads the run levels out of a long listing, in which a machine's

@@ -1,0 +1,83 @@
+package virtualbox
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+	"k8s.io/apimachinery/pkg/types"
+
+	"sandboxd.dev/sandboxd/providers"
+)
+
+// answering is a provider whose VBoxManage is a script, which works in the folder
+// that is returned. The provider's data lie in its subfolder data.
+func answering(t *testing.T, script string) (*Provider, string) {
+	t.Helper()
+	dir := t.TempDir()
+	path := filepath.Join(dir, "VBoxManage")
+	if err := os.WriteFile(path, []byte("#!/bin/sh\nset -eu\ncd "+dir+"\n"+script), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	p, err := New(Options{Instance: "test", DataDir: filepath.Join(dir, "data"), Manage: path})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = p.Close() })
+	return p, dir
+}
+
+// TestOthersAgents: while an agent of ours is awaited, the agent of somebody
+// else's machine is neither an event nor a reason to look again at once.
+func TestOthersAgents(t *testing.T) {
+	ours, theirs := types.UID(uuid.NewString()), types.UID(uuid.NewString())
+	p, dir := answering(t, fmt.Sprintf(`case "$1 $2" in
+"list --multiple")
+	echo '[vms]'; printf '"x" {%%s}\n' %[1]s %[2]s
+	echo; echo '[runningvms]'; printf '"x" {%%s}\n' %[1]s %[2]s ;;
+"list --long")
+	echo >>looks
+	level=0; [ ! -e up ] || level=2
+	printf 'UUID: %%s\nAdditions run level: %%s\n\n' %[1]s $level %[2]s 2 ;;
+esac
+`, ours, theirs))
+	if err := os.Mkdir(p.data.MachineDir(ours), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	ctx, stop := context.WithCancel(t.Context())
+	defer stop()
+	events := p.Events(ctx)
+	looks := func() int {
+		b, _ := os.ReadFile(filepath.Join(dir, "looks"))
+		return strings.Count(string(b), "\n")
+	}
+	timeout := time.After(time.Minute)
+	for looked := false; ; {
+		if !looked && looks() >= 2 { // time for anything of theirs to be told
+			looked = true
+			if err := os.WriteFile(filepath.Join(dir, "up"), nil, 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+		select {
+		case e := <-events:
+			if e.ID == theirs {
+				t.Fatalf("somebody else's machine makes the event %+v", e)
+			}
+			if e.Type == providers.EventGuest {
+				if !looked {
+					t.Fatalf("the event %+v came before the agent", e)
+				}
+				return
+			}
+		case <-time.After(50 * time.Millisecond):
+		case <-timeout:
+			t.Fatalf("the agent of our own machine made no event in %d looks", looks())
+		}
+	}
+}
