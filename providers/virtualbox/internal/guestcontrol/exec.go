@@ -19,7 +19,7 @@ func (c *Client) Exec(ctx context.Context, req providers.ExecRequest) (providers
 		return providers.ExecResult{}, err
 	}
 	id := token()
-	in, err := c.input(ctx, id, req.Stdin)
+	in, err := c.input(ctx, id, req.Env, req.Stdin)
 	if err != nil {
 		return providers.ExecResult{}, err
 	}
@@ -33,6 +33,7 @@ func (c *Client) Exec(ctx context.Context, req providers.ExecRequest) (providers
 		func() { killed = c.kill(ctx, id) },
 	)
 	stop()
+	c.tidy(ctx, in, run, err)
 	result := providers.ExecResult{Truncated: stdout.Dropped() || stderr.Dropped()}
 	if err == nil {
 		result.ExitCode, err = guestscript.ExitCode(run.verdict())
@@ -53,15 +54,20 @@ func (c *Client) Exec(ctx context.Context, req providers.ExecRequest) (providers
 
 // execScript runs a command in a session of its own and reports.
 func execScript(token string, in input, req providers.ExecRequest) string {
-	start := "set -- " + quote(append([]string{req.Dir}, req.Command...)...) + "\n" + pathOf(req.Env) + startScript + becomeCommand(req)
+	words := quote(append([]string{req.Dir}, req.Command...)...)
+	start := "path=$PATH\nset -- " + words + "\n" + startScript
+	if len(req.Env) > 0 {
+		start = variablesScript + "set -- " + words + "\n" + startScript + withVariables(req.Command[0])
+	}
+	start += becomeCommand
 	as := start
 	user := ""
 	if req.User != "" {
 		user = "user=" + quote(req.User) + "\ninner=" + quote(head(token)+start) + "\nas='eval \"$inner\"'\n" + userScript
 		as = "eval \"$as\"\n"
 	}
-	return head(token) + setPath + in.open + user + "report start\n" +
-		in.pipe + "{\n" + as + "}" + in.from + " &\n" +
+	return head(token) + setPath + in.open() + user + "report start\n" +
+		"{\n" + as + "}" + in.from() + " &\n" +
 		"child=$!\nexec 3<&-\nwait \"$child\" 2>/dev/null\nreport \"done $?\"\n"
 }
 
@@ -70,29 +76,20 @@ const setPath = `: "${PATH:=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/s
 export PATH
 `
 
-// pathOf tells the script start where to look for the command.
-func pathOf(env []string) string {
-	line := "path=$PATH\n"
-	for _, e := range env {
-		if path, ok := strings.CutPrefix(e, "PATH="); ok {
-			line = "path=" + quote(path) + "\n" // the last one counts
-		}
+// withVariables comes before becomeCommand. Variables are set by env: a shell has
+// some of its own that it does not let anybody set.
+func withVariables(command string) string {
+	words := `\"\$@\"`
+	if strings.Contains(command, "=") { // env would take it for a variable
+		words = `/bin/sh -c 'exec \"\$@\"' sh ` + words
 	}
-	return line
+	return `eval "set -- env $vars ` + words + "\"\n"
 }
 
-// becomeCommand is the end of the script start. Variables are set by env: a shell
-// has some of its own that it does not let anybody set.
-func becomeCommand(req providers.ExecRequest) string {
-	words := `"$@"`
-	if len(req.Env) > 0 {
-		if strings.Contains(req.Command[0], "=") { // env would take it for a variable
-			words = `/bin/sh -c 'exec "$@"' sh ` + words
-		}
-		words = "env " + quote(req.Env...) + " " + words
-	}
-	return "! command -v setsid >/dev/null || exec setsid -- " + words + "\nexec " + words + "\n"
-}
+// becomeCommand is the end of the script start.
+const becomeCommand = `! command -v setsid >/dev/null || exec setsid -- "$@"
+exec "$@"
+`
 
 // kill ends a command with what it has started, because its time is up or its
 // caller is gone, as far as the guest still answers.

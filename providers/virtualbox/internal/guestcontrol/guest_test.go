@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -48,6 +49,143 @@ func (h thisHost) Control(ctx context.Context, _ bool, stdout, stderr io.Writer,
 		return nil
 	}
 	return err
+}
+
+// witness notes the arguments of all calls.
+type witness struct {
+	Guest
+	mu   sync.Mutex
+	seen []string
+}
+
+func (w *witness) Control(ctx context.Context, urgent bool, stdout, stderr io.Writer, verb string, args ...string) error {
+	w.mu.Lock()
+	w.seen = append(w.seen, verb)
+	w.seen = append(w.seen, args...)
+	w.mu.Unlock()
+	return w.Guest.Control(ctx, urgent, stdout, stderr, verb, args...)
+}
+
+// TestSecrets: what all users of the host can read has no variables, no input and
+// no content of files.
+func TestSecrets(t *testing.T) {
+	clients(t, func(t *testing.T, c *Client) {
+		w := &witness{Guest: c.guest}
+		c.guest = w
+		const secret = "hunter2hunter2" // of characters that travel as they are
+		whoami, err := exec.Command("id", "-un").Output()
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, user := range []string{"", strings.TrimSpace(string(whoami))} {
+			o := execute(t, c, providers.ExecRequest{
+				Command: []string{"sh", "-c", `printf '%s|' "$TOKEN"; cat`}, User: user,
+				Env: []string{"TOKEN=" + secret, "PATH=/" + secret + ":/usr/bin:/bin"}, Stdin: strings.NewReader(secret),
+			})
+			if o.stdout != secret+"|"+secret || o.ExitCode != 0 {
+				t.Errorf("as %q: %+v", user, o)
+			}
+		}
+		file := filepath.Join(t.TempDir(), "file")
+		if err := c.WriteFile(t.Context(), file, 0o600, strings.NewReader(secret)); err != nil || readAll(file) != secret {
+			t.Errorf("written as %q, %v", readAll(file), err)
+		}
+		script := encode([]byte("report start"))
+		if !slices.ContainsFunc(w.seen, func(arg string) bool { return strings.Contains(arg, script) }) {
+			t.Errorf("no script in %q", w.seen)
+		}
+		for _, arg := range w.seen {
+			if strings.Contains(arg, secret) {
+				t.Errorf("all users of the host can read %.200q", arg)
+			}
+		}
+	})
+	noneLeft(t)
+}
+
+// TestVariables: they arrive as they are, and the last PATH says where the command
+// is looked for.
+func TestVariables(t *testing.T) {
+	bin := t.TempDir()
+	for _, name := range []string{"mine", "a=b"} {
+		if err := os.WriteFile(filepath.Join(bin, name), []byte("#!/bin/sh\nprintf '%s|' \"$ODD\" \"$vars\" \"$@\"; cat"), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	clients(t, func(t *testing.T, c *Client) {
+		for _, name := range []string{"mine", "a=b", bin + "/a=b"} {
+			for _, odd := range []string{"", "-n", "new\nlines\n", `\n \\ \c \0101 %s`, `'"$HOME"' $(exit 3)`, "*", "äöü€\xff", strings.Repeat("long ", 2000)} {
+				o := execute(t, c, providers.ExecRequest{
+					Command: []string{name, `one "two"`}, Env: []string{"PATH=/none", "ODD=" + odd, "PATH=" + bin + ":/usr/bin:/bin"}, Stdin: strings.NewReader("in\nput"),
+				})
+				if want := odd + "||one \"two\"|in\nput"; o.stdout != want || o.ExitCode != 0 {
+					t.Errorf("%s got\n%q, want\n%q", name, o.stdout, want)
+				}
+			}
+		}
+		_, err := c.Exec(t.Context(), providers.ExecRequest{Command: []string{"mine"}, Env: []string{"PATH=" + bin, "PATH=/none"}})
+		if !errors.Is(err, guestcall.ErrNoProgram) {
+			t.Errorf("looked for in another PATH: %v", err)
+		}
+		if o := execute(t, c, providers.ExecRequest{Command: []string{"cat"}, Env: []string{"A=b"}}); o.stdout != "" {
+			t.Errorf("no input is %q", o.stdout)
+		}
+	})
+	noneLeft(t)
+}
+
+// TestInputIsBounded: the host's disk is not filled by what somebody sends.
+func TestInputIsBounded(t *testing.T) {
+	c := New(thisHost{"sh"}, t.TempDir())
+	c.maxInput = 1000
+	for size, want := range map[int]error{1000: nil, 1001: guestcall.ErrBadRequest} {
+		var out strings.Builder
+		_, err := c.Exec(t.Context(), providers.ExecRequest{Command: []string{"cat"}, Stdin: strings.NewReader(strings.Repeat("x", size)), Stdout: &out})
+		if !errors.Is(err, want) || want == nil && out.Len() != size {
+			t.Errorf("%d bytes: %d came back, %v", size, out.Len(), err)
+		}
+	}
+	if left, err := os.ReadDir(c.temp); err != nil || len(left) != 0 {
+		t.Errorf("the host keeps %v, %v", left, err)
+	}
+}
+
+// broke fails to run scripts, until it is called to clean up.
+type broke struct {
+	Guest
+	failures int
+	verb     string
+}
+
+var errBroke = errors.New("VirtualBox failed")
+
+func (b *broke) Control(ctx context.Context, urgent bool, stdout, stderr io.Writer, verb string, args ...string) error {
+	if verb != b.verb || b.failures == 0 {
+		return b.Guest.Control(ctx, urgent, stdout, stderr, verb, args...)
+	}
+	b.failures--
+	if verb == "copyto" { // fails at the end
+		_ = b.Guest.Control(ctx, urgent, stdout, stderr, verb, args...)
+	}
+	return errBroke
+}
+
+// TestInputGoesWhenItFails: what was copied to the guest for a script that was not
+// started is removed.
+func TestInputGoesWhenItFails(t *testing.T) {
+	for _, verb := range []string{"copyto", "run"} {
+		c := New(&broke{thisHost{"sh"}, 1, verb}, t.TempDir())
+		if _, err := c.Exec(t.Context(), providers.ExecRequest{Command: []string{"cat"}, Stdin: strings.NewReader("input")}); !errors.Is(err, errBroke) {
+			t.Errorf("%s: %v", verb, err)
+		}
+		c = New(&broke{thisHost{"sh"}, 1, verb}, t.TempDir())
+		if err := c.WriteFile(t.Context(), filepath.Join(t.TempDir(), "file"), 0o600, strings.NewReader("input")); !errors.Is(err, errBroke) {
+			t.Errorf("%s: %v", verb, err)
+		}
+		if left, _ := filepath.Glob("/tmp/.sandboxd-*.in"); len(left) > 0 {
+			t.Errorf("%s: left: %q", verb, left)
+		}
+	}
 }
 
 // clients speak with every shell that this host has.

@@ -1,9 +1,13 @@
 // Package guestcontrol reaches into guests by the guest control of VirtualBox's
 // Guest Additions.
 //
-//	Exec ──VBoxManage guestcontrol run──▶ /bin/sh ──▶ command
+//	Exec ──copyto──▶ /tmp/.sandboxd-TOKEN.in        variables and input, if any
+//	  ──VBoxManage guestcontrol run──▶ /bin/sh ──▶ command
 //	  ◀── stdout, stderr as they come ──────┘ ... \001TOKEN done CODE
-//	  ──copyto──▶ /tmp/.sandboxd-TOKEN.in        long input goes before
+//
+// All users of the host can read VBoxManage's arguments. So the values of
+// variables, input and the content of files go by a file that only this user can
+// read; the script itself, with the words of the command, goes by the arguments.
 //
 // VBoxManage maps a guest's exit codes above 94 to one, waits for whatever the
 // command left in the background, and takes arguments apart and puts them
@@ -59,11 +63,12 @@ type Guest interface {
 type Client struct {
 	guest Guest
 	// temp is a folder of the host for what is copied in.
-	temp string
+	temp     string
+	maxInput int64
 }
 
 // New makes a Client. Files that go to the guest are kept in temp meanwhile.
-func New(g Guest, temp string) *Client { return &Client{guest: g, temp: temp} }
+func New(g Guest, temp string) *Client { return &Client{guest: g, temp: temp, maxInput: maxInput} }
 
 //go:embed scripts/*.sh
 var scripts embed.FS
@@ -73,6 +78,8 @@ var (
 	userScript   = guestscript.Load(scripts, "user")
 	startScript  = guestscript.Load(scripts, "start")
 	killScript   = guestscript.Load(scripts, "kill")
+
+	variablesScript = guestscript.Load(scripts, "variables")
 )
 
 // bootstrap makes a script of its arguments, in characters that nothing on the
@@ -80,8 +87,9 @@ var (
 const bootstrap = `IFS=;set -f;eval $(printf %b $@)`
 
 const (
-	// inlineMax is the input, in bytes, that travels with its command.
-	inlineMax = 4 << 10
+	// maxInput bounds what is copied in at a time, in bytes: the host keeps it on
+	// its disk meanwhile.
+	maxInput = 4 << 30
 	// afterwards bounds killing and cleaning up once the caller is gone. An
 	// interpreted guest, busy with the command, was seen to take a minute.
 	afterwards = 3 * time.Minute
@@ -154,62 +162,93 @@ func (c *Client) shell(ctx context.Context, script string, stdin io.Reader, args
 // stream runs one of our scripts and passes on what it prints.
 func (c *Client) stream(ctx context.Context, urgent bool, script string, stdin io.Reader, deliver func([]byte) error, args ...string) error {
 	id := token()
-	in, err := c.input(ctx, id, stdin)
+	in, err := c.input(ctx, id, nil, stdin)
 	if err != nil {
 		return err
 	}
-	text := head(id) + "report start\n" + in.open + in.pipe + "(\nset -- " + quote(args...) + "\n" + script + ")" + in.from + "\nreport 'done 0'\n"
+	text := head(id) + "report start\n" + in.open() + "(\nset -- " + quote(args...) + "\n" + script + ")" + in.from() + "\nreport 'done 0'\n"
 	run := newRun(ctx, id, deliver, nil)
 	err = run.wait(func(ctx context.Context) error { return c.sh(ctx, urgent, run.stdout, run.stderr, text) }, nil)
+	c.tidy(ctx, in, run, err)
 	if err == nil && run.verdict() != "done 0" {
 		err = fmt.Errorf("the guest's report is not understood: %q", guestcall.Printable(run.verdict()))
 	}
 	return err
 }
 
-// input is how a script gives a command what it has to read: a line that comes
-// before, a pipe into the command, and a redirection behind it.
-type input struct{ open, pipe, from string }
+// input is the file of the guest that a command reads; empty when it has nothing
+// to read. If there are variables, they are its first line.
+type input string
 
-// input reads what a command is given to read: nothing, a short text that
-// travels with it, or a file that is copied to the guest.
-func (c *Client) input(ctx context.Context, token string, stdin io.Reader) (input, error) {
-	nothing := input{from: " </dev/null"}
-	if stdin == nil {
-		return nothing, nil
+// open opens the file, whose name goes at once.
+func (in input) open() string {
+	if in == "" {
+		return ""
 	}
-	head := make([]byte, inlineMax+1)
-	n, err := io.ReadFull(stdin, head)
-	head = head[:n]
-	switch {
-	case errors.Is(err, io.EOF):
-		return nothing, nil
-	case err != nil && !errors.Is(err, io.ErrUnexpectedEOF):
-		return input{}, fmt.Errorf("%w: input: %w", guestcall.ErrCaller, err)
-	case n <= inlineMax && !strings.ContainsRune(string(head), 0):
-		return input{pipe: "printf %s " + quote(string(head)) + " | "}, nil
-	}
-	path := "/tmp/.sandboxd-" + token + ".in"
-	return input{open: "{ exec 3<" + path + " && rm -f " + path + "; } 2>/dev/null || refuse temp\n", from: " <&3 3<&-"},
-		c.upload(ctx, path, io.MultiReader(strings.NewReader(string(head)), stdin))
+	return "{ exec 3<" + string(in) + " && rm -f " + string(in) + "; } 2>/dev/null || refuse temp\n"
 }
 
-// upload copies a stream to a new file of the guest.
-func (c *Client) upload(ctx context.Context, path string, from io.Reader) error {
-	f, err := os.CreateTemp(c.temp, ".copy-*")
+// from makes a command read the file.
+func (in input) from() string {
+	if in == "" {
+		return " </dev/null"
+	}
+	return " <&3 3<&-"
+}
+
+// input copies to the guest what a command is given: variables, as NAME=value,
+// and what it has to read.
+func (c *Client) input(ctx context.Context, token string, env []string, stdin io.Reader) (input, error) {
+	var line string
+	if len(env) > 0 {
+		line = strings.NewReplacer(`\`, `\\`, "\n", `\n`).Replace(quote(env...)) + "\n"
+	}
+	if stdin == nil {
+		stdin = strings.NewReader("")
+	}
+	f, err := os.CreateTemp(c.temp, ".copy-*") // of mode 0600
 	if err != nil {
-		return err
+		return "", err
 	}
 	defer func() { _ = os.Remove(f.Name()) }()
-	_, err = io.Copy(f, guestcall.Input(ctx, from))
-	if err := errors.Join(err, f.Close()); err != nil {
-		return err
+	n, err := io.Copy(f, io.LimitReader(io.MultiReader(strings.NewReader(line), guestcall.Input(ctx, stdin)), c.maxInput+1))
+	err = errors.Join(err, f.Close())
+	switch {
+	case err != nil:
+		return "", err
+	case n > c.maxInput:
+		return "", fmt.Errorf("%w: there are more than %d bytes of input: use a shared folder", guestcall.ErrBadRequest, c.maxInput)
+	case n == 0:
+		return "", nil
 	}
-	err = c.guest.Control(ctx, false, nil, nil, "copyto", f.Name(), path)
-	if err != nil && ctx.Err() != nil {
-		late, cancel := context.WithTimeout(context.WithoutCancel(ctx), afterwards)
-		defer cancel()
-		_, _ = c.shell(late, `rm -f "$1"`, nil, path)
+	in := input("/tmp/.sandboxd-" + token + ".in")
+	if err := c.guest.Control(ctx, false, nil, nil, "copyto", f.Name(), string(in)); err != nil {
+		c.remove(ctx, in, err)
+		return "", err
 	}
-	return err
+	return in, nil
+}
+
+// tidy removes the file that a command was to read when its script has not come
+// to do so.
+func (c *Client) tidy(ctx context.Context, in input, r *run, err error) {
+	if in != "" && err != nil && !r.hasBegun() {
+		c.remove(ctx, in, err)
+	}
+}
+
+// remove removes what may have been copied to the guest before something failed,
+// as far as the guest still answers.
+func (c *Client) remove(ctx context.Context, in input, failed error) {
+	for _, deaf := range []error{ErrNotReady, ErrLogin, ErrUnusable, guestcall.ErrGuestLacks} {
+		if errors.Is(failed, deaf) {
+			return
+		}
+	}
+	if errors.Is(context.Cause(ctx), ErrGone) {
+		return
+	}
+	late, cancel := context.WithTimeout(context.WithoutCancel(ctx), afterwards)
+	defer cancel()
+	_, _ = c.shell(late, `rm -f "$1"`, nil, string(in))
 }

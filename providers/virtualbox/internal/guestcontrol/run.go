@@ -91,6 +91,13 @@ func (r *run) verdict() string {
 	return r.word
 }
 
+// hasBegun tells whether the script has reported anything.
+func (r *run) hasBegun() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.begun || r.reports > 0
+}
+
 // report notes what the script said of itself.
 func (r *run) report(word string) {
 	r.mu.Lock()
