@@ -32,7 +32,9 @@ func (c *Client) WriteFile(ctx context.Context, key types.NamespacedName, name s
 	return c.put(ctx, c.sandboxURL(key, wire.Files, q), r)
 }
 
-// ReadFile copies a regular file of the guest to w.
+// ReadFile copies a regular file of the guest to w. How much comes is the guest's
+// word: a writer that must not be flooded sets a limit, and its error ends the
+// copy.
 func (c *Client) ReadFile(ctx context.Context, key types.NamespacedName, name string, w io.Writer) (FileInfo, error) {
 	q := url.Values{wire.ParamPath: {name}}
 	trailer, n, err := c.get(ctx, c.sandboxURL(key, wire.Files, q), w)
@@ -77,7 +79,7 @@ func (c *Client) ReadDir(ctx context.Context, key types.NamespacedName, from, to
 	go func() {
 		err := archive.Unpack(ctx, r, to, limits)
 		if err == nil {
-			_, err = io.Copy(io.Discard, r) // the padding behind the archive
+			err = skipPadding(r)
 		}
 		_ = r.CloseWithError(errors.Join(errStopped, err))
 		unpacked <- err
@@ -89,6 +91,19 @@ func (c *Client) ReadDir(ctx context.Context, key types.NamespacedName, from, to
 		return err
 	}
 	return unpackErr
+}
+
+// maxPadding bounds what may follow an archive, in bytes. GNU tar fills its last
+// record of 10 KiB by default, and 10 MiB is more than anybody's.
+const maxPadding = 10 << 20
+
+// skipPadding reads what follows an archive.
+func skipPadding(r io.Reader) error {
+	n, err := io.Copy(io.Discard, io.LimitReader(r, maxPadding+1))
+	if err == nil && n > maxPadding {
+		err = fmt.Errorf("the guest goes on sending after the end of the archive: %w", archive.ErrRefused)
+	}
+	return err
 }
 
 // errStopped: the other end of a pipe needs no more.

@@ -3,6 +3,7 @@ package sandbox
 import (
 	"context"
 	"errors"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -192,7 +193,22 @@ func (r *Reconciler) configureGuest(ctx context.Context, p providers.Provider, v
 	st.GuestConfigHash = hash
 }
 
+// guestConfigLimit bounds setting up a guest, which may never answer, on purpose.
+// An interpreted one takes most of a minute for some folders.
+const guestConfigLimit = 2 * time.Minute
+
 func (r *Reconciler) applyGuestConfig(ctx context.Context, p providers.Provider, v *view, cfg providers.GuestConfig) error {
+	bounded, cancel := context.WithTimeout(ctx, guestConfigLimit)
+	defer cancel()
+	err := r.configure(bounded, p, v, cfg)
+	if err != nil && bounded.Err() != nil && ctx.Err() == nil {
+		return providers.Errorf(providers.ErrUnavailable, "sandbox "+v.sbx.Namespace+"/"+v.sbx.Name,
+			"its guest did not let itself be set up within %v", guestConfigLimit)
+	}
+	return err
+}
+
+func (r *Reconciler) configure(ctx context.Context, p providers.Provider, v *view, cfg providers.GuestConfig) error {
 	if !agentless(v.img) {
 		return p.ConfigureGuest(ctx, v.sbx.UID, cfg)
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path"
@@ -27,7 +28,8 @@ output. As with cp, a destination that is a directory gets the source under its
 own name, and any other becomes a copy of it. Directories need a tar in the guest.
 
 What comes out of a sandbox is written below the destination only: links that
-lead out of it and special files are refused.`,
+lead out of it and special files are refused. A copy ends in an error when it is
+larger than 64 GiB, whatever the guest says of its files.`,
 		GroupID: groupGuests,
 		Example: examples(`
 sandboxd cp ./script.sh web:/tmp/script.sh
@@ -176,7 +178,7 @@ func copyFileOut(ctx context.Context, c *client.Client, from cpSide, target stri
 			_ = os.Remove(f.Name())
 		}
 	}()
-	info, err := c.ReadFile(ctx, from.key, from.path, f)
+	info, err := c.ReadFile(ctx, from.key, from.path, &limited{w: f, left: archive.DefaultLimits.Bytes})
 	if err == nil {
 		err = f.Chmod(info.Mode)
 	}
@@ -197,11 +199,26 @@ func copyInto(ctx context.Context, c *client.Client, from cpSide, target string)
 	if err != nil {
 		return fmt.Errorf("%s: it cannot be written: %w", target, pathReason(err))
 	}
-	_, err = c.ReadFile(ctx, from.key, from.path, f)
+	_, err = c.ReadFile(ctx, from.key, from.path, &limited{w: f, left: archive.DefaultLimits.Bytes})
 	if closeErr := f.Close(); err == nil {
 		err = closeErr
 	}
 	return err
+}
+
+// limited takes so many bytes of what a guest sends, and no more.
+type limited struct {
+	w    io.Writer
+	left int64
+}
+
+func (l *limited) Write(p []byte) (int, error) {
+	if int64(len(p)) > l.left {
+		return 0, errors.New("the file in the guest is larger than a copy may be: read a part of it with exec")
+	}
+	n, err := l.w.Write(p)
+	l.left -= int64(n)
+	return n, err
 }
 
 // pathReason leaves out the path that an error repeats.
