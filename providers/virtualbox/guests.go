@@ -46,15 +46,15 @@ type guest struct {
 
 // Control implements guestcontrol.Guest. The password goes by a file that only
 // this user can read, for as long as the call takes.
-func (g guest) Control(ctx context.Context, urgent bool, stdout, stderr io.Writer, verb string, args ...string) error {
-	if !urgent {
+func (g guest) Control(ctx context.Context, call guestcontrol.Call) error {
+	if !call.Urgent {
 		begun, leave, err := g.p.guest.enter(ctx, g.id)
 		if err != nil {
 			return err
 		}
 		defer leave()
-		if stdout != nil {
-			stdout = firstWrite{stdout, begun}
+		if call.Stdout != nil {
+			call.Stdout = firstWrite{call.Stdout, begun}
 		}
 	}
 	login, err := g.p.loginOf(ctx, g.of)
@@ -66,16 +66,17 @@ func (g guest) Control(ctx context.Context, urgent bool, stdout, stderr io.Write
 		return g.p.fileError(machineObject(g.id), err)
 	}
 	defer func() { _ = os.Remove(password) }()
-	head := []string{"guestcontrol", string(g.id), verb, "--username", login.User, "--passwordfile", password}
+	args := append([]string{"guestcontrol", string(g.id), call.Verb, "--username", login.User, "--passwordfile", password}, call.Args...)
 	entered := time.Now()
 	answered := entered // the last time that the guest did anything but end a session
 	for wait := readyPause; ; wait = min(2*wait, readySlowest) {
 		_, err := g.p.vbox.Run(ctx, vboxmanage.Call{
-			Object: machineObject(g.id), Args: append(head[:len(head):len(head)], args...),
-			Interruptible: true, Stdout: stdout, Stderr: stderr,
+			Object: machineObject(g.id), Args: args, Interruptible: true, Stdout: call.Stdout, Stderr: call.Stderr,
 		})
 		err = controlError(err)
 		switch {
+		case isClosed(call.Started):
+			return err // whatever it is: done twice is worse than failed once
 		case errors.Is(err, guestcontrol.ErrNotReady):
 			answered = time.Now()
 		case errors.Is(err, guestcontrol.ErrUnusable) && time.Since(answered) <= unusableIn:
@@ -88,6 +89,15 @@ func (g guest) Control(ctx context.Context, urgent bool, stdout, stderr io.Write
 		if err := pause(ctx, wait); err != nil {
 			return err
 		}
+	}
+}
+
+func isClosed(c <-chan struct{}) bool {
+	select {
+	case <-c:
+		return true
+	default:
+		return false
 	}
 }
 
@@ -132,8 +142,11 @@ func (p *Provider) passwordFile(l providers.Login) (string, error) {
 	return f.Name(), nil
 }
 
-// phrases are what VBoxManage says of guests, in English as it is asked to. For
-// most of it there is but one code, VBOX_E_IPRT_ERROR.
+// phrases are what VBoxManage says of guests, in English as it is asked to. The
+// codes tell nothing: for most of it there is VBOX_E_IPRT_ERROR, and
+// VBOX_E_GSTCTL_GUEST_ERROR stands for Guest Additions that are not ready and for
+// a command that was lost in its middle. What is waited for, as not ready, was
+// said before anything was started.
 var phrases = []struct {
 	text string
 	err  error
@@ -157,9 +170,6 @@ func controlError(err error) error {
 		if strings.Contains(f.Message, phrase.text) {
 			return fmt.Errorf("%w (%s)", phrase.err, f.Message)
 		}
-	}
-	if f.Code == vboxmanage.CodeGuestControl {
-		return fmt.Errorf("%w (%s)", guestcontrol.ErrNotReady, f.Message)
 	}
 	return err
 }

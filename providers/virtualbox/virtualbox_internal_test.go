@@ -366,7 +366,7 @@ func TestControlErrors(t *testing.T) {
 		}
 	}
 	err := controlError(providers.Errorf(providers.ErrUnavailable, "x", "%w", &vboxmanage.Failure{Code: vboxmanage.CodeGuestControl, Message: "other"}))
-	if !errors.Is(err, guestcontrol.ErrNotReady) {
+	if errors.Is(err, guestcontrol.ErrNotReady) {
 		t.Errorf("by its code: %v", err)
 	}
 	kind := guestError(t.Context(), "machine x", controlError(&vboxmanage.Failure{Message: "not able to logon on guest"}))

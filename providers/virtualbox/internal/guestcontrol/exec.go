@@ -29,7 +29,7 @@ func (c *Client) Exec(ctx context.Context, req providers.ExecRequest) (providers
 	stop := guestio.After(run.started, req.Timeout, func() { run.cancel(guestcall.ErrTimeUp) })
 	var killed error
 	err = run.wait(
-		func(ctx context.Context) error { return c.sh(ctx, false, run.stdout, run.stderr, script) },
+		func(ctx context.Context) error { return c.sh(ctx, false, run, script) },
 		func() { killed = c.kill(ctx, id) },
 	)
 	stop()

@@ -27,8 +27,9 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 // thisHost stands in for a guest: it runs what a guest's shell would run.
 type thisHost struct{ shell string }
 
-func (h thisHost) Control(ctx context.Context, _ bool, stdout, stderr io.Writer, verb string, args ...string) error {
-	if verb == "copyto" {
+func (h thisHost) Control(ctx context.Context, call Call) error {
+	args := call.Args
+	if call.Verb == "copyto" {
 		b, err := os.ReadFile(args[0])
 		if err != nil {
 			return err
@@ -40,7 +41,7 @@ func (h thisHost) Control(ctx context.Context, _ bool, stdout, stderr io.Writer,
 	if strings.HasSuffix(h.shell, "busybox") {
 		cmd.Args = append([]string{"sh"}, args[i+1:]...)
 	}
-	cmd.Stdout, cmd.Stderr = stdout, stderr
+	cmd.Stdout, cmd.Stderr = call.Stdout, call.Stderr
 	cmd.Dir = "/"
 	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }
 	cmd.WaitDelay = 200 * time.Millisecond
@@ -58,12 +59,11 @@ type witness struct {
 	seen []string
 }
 
-func (w *witness) Control(ctx context.Context, urgent bool, stdout, stderr io.Writer, verb string, args ...string) error {
+func (w *witness) Control(ctx context.Context, call Call) error {
 	w.mu.Lock()
-	w.seen = append(w.seen, verb)
-	w.seen = append(w.seen, args...)
+	w.seen = append(w.seen, call.Args...)
 	w.mu.Unlock()
-	return w.Guest.Control(ctx, urgent, stdout, stderr, verb, args...)
+	return w.Guest.Control(ctx, call)
 }
 
 // TestSecrets: what all users of the host can read has no variables, no input and
@@ -159,13 +159,13 @@ type broke struct {
 
 var errBroke = errors.New("VirtualBox failed")
 
-func (b *broke) Control(ctx context.Context, urgent bool, stdout, stderr io.Writer, verb string, args ...string) error {
-	if verb != b.verb || b.failures == 0 {
-		return b.Guest.Control(ctx, urgent, stdout, stderr, verb, args...)
+func (b *broke) Control(ctx context.Context, call Call) error {
+	if call.Verb != b.verb || b.failures == 0 {
+		return b.Guest.Control(ctx, call)
 	}
 	b.failures--
-	if verb == "copyto" { // fails at the end
-		_ = b.Guest.Control(ctx, urgent, stdout, stderr, verb, args...)
+	if call.Verb == "copyto" { // fails at the end
+		_ = b.Guest.Control(ctx, call)
 	}
 	return errBroke
 }

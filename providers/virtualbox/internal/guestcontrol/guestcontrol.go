@@ -52,11 +52,24 @@ var (
 
 // Guest runs VBoxManage guestcontrol on one machine, with its login.
 type Guest interface {
-	// Control runs a verb with its arguments and passes its output on as it
-	// comes; the writers may be nil. It ends with the context. How many run at a
-	// time may be bounded; an urgent one waits for no other. The error is one of
-	// the above, or guestcall.ErrGuestLacks, if the guest or its Guest Additions gave the reason.
-	Control(ctx context.Context, urgent bool, stdout, stderr io.Writer, verb string, args ...string) error
+	// Control makes a call, and may make it again while the guest is not ready. It
+	// ends with the context. How many run at a time may be bounded. The error is
+	// one of the above, or guestcall.ErrGuestLacks, if the guest or its Guest
+	// Additions gave the reason.
+	Control(ctx context.Context, call Call) error
+}
+
+// Call is a verb of VBoxManage guestcontrol with its arguments.
+type Call struct {
+	Verb string
+	Args []string
+	// Stdout and Stderr get the output as it comes; nil discards.
+	Stdout, Stderr io.Writer
+	// Urgent calls wait for no other.
+	Urgent bool
+	// Started is closed when the guest has begun with it, so that it must not be
+	// made again; nil for a call that may be made twice.
+	Started <-chan struct{}
 }
 
 // Client speaks with one guest.
@@ -98,12 +111,12 @@ const (
 )
 
 // sh runs a script by the guest's shell.
-func (c *Client) sh(ctx context.Context, urgent bool, stdout, stderr io.Writer, script string) error {
+func (c *Client) sh(ctx context.Context, urgent bool, r *run, script string) error {
 	args := []string{"--exe", "/bin/sh", "--wait-stdout", "--wait-stderr", "--", "-c", bootstrap, "sandboxd"}
 	for part := range slices.Chunk([]byte(script), maxPart) {
 		args = append(args, encode(part))
 	}
-	return c.guest.Control(ctx, urgent, stdout, stderr, "run", args...)
+	return c.guest.Control(ctx, Call{Verb: "run", Args: args, Stdout: r.stdout, Stderr: r.stderr, Urgent: urgent, Started: r.started})
 }
 
 // maxPart of a script goes into one argument, in bytes: written as encode does,
@@ -168,7 +181,7 @@ func (c *Client) stream(ctx context.Context, urgent bool, script string, stdin i
 	}
 	text := head(id) + "report start\n" + in.open() + "(\nset -- " + quote(args...) + "\n" + script + ")" + in.from() + "\nreport 'done 0'\n"
 	run := newRun(ctx, id, deliver, nil)
-	err = run.wait(func(ctx context.Context) error { return c.sh(ctx, urgent, run.stdout, run.stderr, text) }, nil)
+	err = run.wait(func(ctx context.Context) error { return c.sh(ctx, urgent, run, text) }, nil)
 	c.tidy(ctx, in, run, err)
 	if err == nil && run.verdict() != "done 0" {
 		err = fmt.Errorf("the guest's report is not understood: %q", guestcall.Printable(run.verdict()))
@@ -222,7 +235,7 @@ func (c *Client) input(ctx context.Context, token string, env []string, stdin io
 		return "", nil
 	}
 	in := input("/tmp/.sandboxd-" + token + ".in")
-	if err := c.guest.Control(ctx, false, nil, nil, "copyto", f.Name(), string(in)); err != nil {
+	if err := c.guest.Control(ctx, Call{Verb: "copyto", Args: []string{f.Name(), string(in)}}); err != nil {
 		c.remove(ctx, in, err)
 		return "", err
 	}
