@@ -44,9 +44,12 @@ func Listen(path string) (net.Listener, error) {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return nil, fail(fmt.Errorf("its folder cannot be made: %w", reason(err)), "name another with --socket, or run the daemon as root")
 	}
-	unlock, err := lockDir(dir)
-	if err != nil {
-		return nil, fail(fmt.Errorf("its folder cannot be locked: %w", reason(err)), "name another with --socket, or run the daemon as root")
+	unlock, err := lock(path)
+	switch {
+	case errors.Is(err, unix.EWOULDBLOCK):
+		return nil, fail(fmt.Errorf("another daemon has been starting on it for %v", lockTimeout), "end that one, or name another with --socket")
+	case err != nil:
+		return nil, fail(fmt.Errorf("its folder cannot be written to: %w", reason(err)), "name another with --socket, or run the daemon as root")
 	}
 	defer unlock()
 	if err := checkUnused(path); err != nil {
@@ -75,25 +78,41 @@ func Listen(path string) (net.Listener, error) {
 	return &socket{UnixListener: l, path: path, made: info}, nil
 }
 
-// lockDir keeps other daemons from making a socket in a folder meanwhile: what
-// is found there stays so. Nothing is left behind, and a dead daemon holds no
-// lock.
-func lockDir(dir string) (unlock func(), err error) {
-	d, err := os.Open(dir)
-	if err != nil {
-		return nil, err
-	}
+// lock keeps other daemons from making the same socket meanwhile: what is found
+// in its place stays so. The lock is on a file that only this user can open, since
+// whoever can open one can lock it. Nothing is left behind, and a dead daemon
+// holds no lock.
+func lock(socket string) (unlock func(), err error) {
+	path := filepath.Join(filepath.Dir(socket), "."+filepath.Base(socket)+".lock")
 	for deadline := time.Now().Add(lockTimeout); ; time.Sleep(lockInterval) {
-		err := unix.Flock(int(d.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+		f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW, 0o600)
+		if err != nil {
+			return nil, err
+		}
+		err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+		if err == nil && isStill(f, path) {
+			return func() {
+				_ = os.Remove(path) // who waits for it makes another
+				_ = f.Close()
+			}, nil
+		}
+		_ = f.Close()
 		switch {
-		case err == nil:
-			return func() { _ = d.Close() }, nil
-		case errors.Is(err, unix.EINTR):
+		case err == nil, errors.Is(err, unix.EINTR):
 		case !errors.Is(err, unix.EWOULDBLOCK) || time.Now().After(deadline):
-			_ = d.Close()
 			return nil, err
 		}
 	}
+}
+
+// isStill tells whether a path leads to an open file.
+func isStill(f *os.File, path string) bool {
+	opened, err := f.Stat()
+	if err != nil {
+		return false
+	}
+	there, err := os.Lstat(path)
+	return err == nil && os.SameFile(opened, there)
 }
 
 // prepare gives a socket its final mode and group.

@@ -11,6 +11,8 @@ import (
 	"strings"
 	"sync"
 	"testing"
+
+	"golang.org/x/sys/unix"
 )
 
 func TestListen(t *testing.T) {
@@ -109,6 +111,28 @@ func TestListenOnce(t *testing.T) {
 		_ = conn.Close()
 		_ = got[0].Close()
 	}
+}
+
+// TestListenUnderForeignLock: whoever may read the socket's folder may lock it, and
+// holds up nobody by it. No lock file is left.
+func TestListenUnderForeignLock(t *testing.T) {
+	dir := t.TempDir()
+	d, err := os.Open(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = d.Close() }()
+	if err := unix.Flock(int(d.Fd()), unix.LOCK_EX); err != nil {
+		t.Fatal(err)
+	}
+	l, err := Listen(filepath.Join(dir, "s.sock"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if files, err := os.ReadDir(dir); err != nil || len(files) != 1 {
+		t.Errorf("in the folder are %v, %v", files, err)
+	}
+	_ = l.Close()
 }
 
 func TestListenRefuses(t *testing.T) {
