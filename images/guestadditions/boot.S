@@ -65,7 +65,7 @@ address:
 lba:	.quad	2048
 
 	.org	440			/* and no further: the partition table */
-	.if	SIZE > 16 << 20
+	.if	(TARGET & 0xffffff) + SIZE > 16 << 20
 	.error	"the kernel is larger than the loader can count"
 	.endif
 	.org	512

@@ -62,8 +62,8 @@ func (g *Guests) AuthorizedKey() (string, error) {
 // configureTimeout bounds setting up a guest. An emulated one takes seconds.
 const configureTimeout = 30 * time.Second
 
-// ConfigureGuest applies settings as providers.Guests does, but takes at most
-// half a minute: it is called where others wait. ErrUnsupported when there is no
+// ConfigureGuest applies settings as providers.Guests does, but takes less than
+// a minute: it is called where others wait. ErrUnsupported when there is no
 // way to the guest as its Sandbox is specified.
 func (g *Guests) ConfigureGuest(ctx context.Context, p providers.Provider, sbx *v1.Sandbox, img *v1.GoldenImage, cfg providers.GuestConfig) error {
 	bounded, cancel := context.WithTimeout(ctx, configureTimeout)
