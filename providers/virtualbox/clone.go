@@ -79,11 +79,7 @@ func (p *Provider) complete(ctx context.Context, spec providers.MachineSpec, r *
 		}
 	}
 	r.Hashes = spec.Hashes()
-	if err := p.writeRecord(*r); err != nil {
-		return err
-	}
-	p.settled.put(r.ID, p.definition(*r))
-	return nil
+	return p.writeRecord(*r)
 }
 
 // cloned looks at a new clone and puts the kept disk in.

@@ -3,16 +3,12 @@ package virtualbox
 import (
 	"errors"
 	"fmt"
-	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
-	"sync"
-	"time"
 
 	"github.com/beevik/etree"
 	"github.com/google/uuid"
-	"k8s.io/apimachinery/pkg/types"
 
 	v1 "sandboxd.dev/sandboxd/api/v1"
 	"sandboxd.dev/sandboxd/providers/internal/datafolder"
@@ -25,7 +21,7 @@ import (
 //	clonevm ──▶ definition, edited ──▶ registervm
 //
 // Each command for the same would be a process and a session of its own. What
-// VirtualBox made of the file is observed when the machine runs, as always; a
+// VirtualBox made of the file is looked at before the machine starts, as always; a
 // file that is not as expected is left alone, and the commands do it then.
 
 // errUnusual: a definition is not as VirtualBox 7 writes it for our golden
@@ -34,53 +30,6 @@ var errUnusual = errors.New("the definition is not as expected")
 
 // engineNames are VirtualBox's words for engines in a definition.
 var engineNames = map[string]string{EngineNative: "HwVirt", EngineInterpreter: "Interpreter", EngineRecompiler: "Recompiler"}
-
-// settledFiles are the definitions of machines that were made just now, as they
-// were then. VirtualBox writes the file anew with every change.
-type settledFiles struct {
-	mu sync.Mutex
-	of map[types.UID]fileStamp
-}
-
-type fileStamp struct {
-	changed time.Time
-	size    int64
-}
-
-func newSettledFiles() *settledFiles { return &settledFiles{of: map[types.UID]fileStamp{}} }
-
-func stampOf(path string) (fileStamp, bool) {
-	info, err := os.Stat(path)
-	if err != nil {
-		return fileStamp{}, false
-	}
-	return fileStamp{info.ModTime(), info.Size()}, true
-}
-
-// put notes a definition as it is.
-func (s *settledFiles) put(id types.UID, path string) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if stamp, ok := stampOf(path); ok {
-		s.of[id] = stamp
-	}
-}
-
-// take tells whether a definition is as it was noted, and forgets it.
-func (s *settledFiles) take(id types.UID, path string) bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	was, noted := s.of[id]
-	delete(s.of, id)
-	stamp, ok := stampOf(path)
-	return noted && ok && stamp == was
-}
-
-// forgetLooks makes the next look at a machine a new one.
-func (p *Provider) forgetLooks(id types.UID) {
-	p.settled.take(id, "")
-	p.watch.drop(id)
-}
 
 // define edits the definition of a clone that is not registered yet, all but its
 // network card. It returns the clone's disk: its UUID and its file. With

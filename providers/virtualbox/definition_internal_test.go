@@ -178,34 +178,3 @@ func TestDefineUnusual(t *testing.T) {
 		}
 	})
 }
-
-// A machine made just now is known until its file is written again, once.
-func TestSettledFiles(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "a.vbox")
-	write := func(text string) {
-		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
-			t.Fatal(err)
-		}
-	}
-	s := newSettledFiles()
-	write("a")
-	if s.take("1", path) {
-		t.Error("known without being noted")
-	}
-	s.put("1", path)
-	if !s.take("1", path) || s.take("1", path) {
-		t.Error("it is not known once")
-	}
-	s.put("1", path)
-	write("changed")
-	if s.take("1", path) {
-		t.Error("known although it was changed")
-	}
-	s.put("1", path)
-	if err := os.Remove(path); err != nil {
-		t.Fatal(err)
-	}
-	if s.take("1", path) {
-		t.Error("known although it is gone")
-	}
-}

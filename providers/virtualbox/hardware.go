@@ -157,6 +157,31 @@ func forwardsOf(info vboxmanage.Info) []string {
 	return rules
 }
 
+// openForwards reads the port forwards of a machine that is on.
+func openForwards(info vboxmanage.Info) []v1.PortForward {
+	var forwards []v1.PortForward
+	for _, rule := range forwardsOf(info) {
+		if f, ok := parseRule(rule); ok && hasProcess(info) {
+			forwards = append(forwards, f)
+		}
+	}
+	return forwards
+}
+
+// parseRule undoes forwardRule.
+func parseRule(rule string) (v1.PortForward, bool) {
+	parts := strings.Split(rule, ",")
+	if len(parts) != 6 {
+		return v1.PortForward{}, false
+	}
+	hostPort, hostErr := strconv.ParseUint(parts[3], 10, 16)
+	guestPort, guestErr := strconv.ParseUint(parts[5], 10, 16)
+	return v1.PortForward{
+		Name: parts[0], Protocol: v1.Protocol(strings.ToUpper(parts[1])), HostAddress: parts[2],
+		HostPort: int32(hostPort), GuestPort: int32(guestPort),
+	}, hostErr == nil && guestErr == nil
+}
+
 func forwardNames(info vboxmanage.Info) []string {
 	var names []string
 	for _, rule := range forwardsOf(info) {

@@ -130,14 +130,13 @@ func hasProcess(info vboxmanage.Info) bool {
 // off, and takes it to be on when VBoxSVC reads the file anew: it is forgotten
 // with each VBoxSVC. The machine's process keeps what it began with.
 func (p *Provider) closeLoopback(ctx context.Context, m machine) (machine, error) {
-	if m.record.Network.Mode != v1.NetworkNAT || m.info != nil && m.info[loopbackKey] != "1" {
+	if m.record.Network.Mode != v1.NetworkNAT || m.info[loopbackKey] != "1" {
 		return m, nil
 	}
-	_, err := p.manage(ctx, m.id, 0, "modifyvm", string(m.id), "--nat-localhostreachable1", "off")
-	if err != nil || m.info == nil { // one that is new is looked at once it runs
+	if _, err := p.manage(ctx, m.id, 0, "modifyvm", string(m.id), "--nat-localhostreachable1", "off"); err != nil {
 		return m, err
 	}
-	m, err = p.look(ctx, m.id)
+	m, err := p.look(ctx, m.id)
 	if err == nil && m.info[loopbackKey] == "1" {
 		err = notIsolated(m.id, "it was not started", openings[loopbackKey])
 	}

@@ -113,6 +113,8 @@ type record struct {
 	Fresh bool `json:"fresh,omitempty"`
 	// Forced: it was powered off by us, not by its guest.
 	Forced bool `json:"forced,omitempty"`
+	// Starting: it was started, and not yet seen to run as it should.
+	Starting bool `json:"starting,omitempty"`
 }
 
 // readRecord reads a machine's record; fs.ErrNotExist when there is none or it

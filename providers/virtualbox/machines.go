@@ -35,7 +35,7 @@ func (p *Provider) EnsureMachine(ctx context.Context, spec providers.MachineSpec
 	}
 	defer unlock()
 	defer p.watch.poke(spec.ID)
-	p.forgetLooks(spec.ID)
+	p.watch.drop(spec.ID)
 	var was machine
 	if files.Exists(p.data.MachineDir(spec.ID)) {
 		was, err = p.look(ctx, spec.ID)
@@ -237,38 +237,70 @@ func (p *Provider) insertSeed(ctx context.Context, spec providers.MachineSpec, p
 }
 
 // changeForwards changes the port forwards of a machine that is not off, and its
-// record.
+// record. The record names first the ports that there will be, so that whatever the
+// machine's process opens is its own after a crash too, and last that it is done. A
+// machine whose start was cut off is confirmed.
 func (p *Provider) changeForwards(ctx context.Context, spec providers.MachineSpec, was machine) error {
 	r := was.record
 	want := spec.Network.PortForwards
 	if r.Network.Mode != v1.NetworkNAT {
 		want = nil // the machine is on another network until it is off
 	}
-	forwards, err := p.ports.reserve(spec.ID, want, r.Network.PortForwards)
+	forwards, err := p.ports.reserve(spec.ID, want, slices.Concat(r.Network.PortForwards, openForwards(was.info)))
 	if err != nil {
 		return err
 	}
-	have, next := forwardsOf(was.info), rulesOf(forwards)
-	for _, step := range ruleChanges(have, next) {
-		args := append([]string{"controlvm", string(spec.ID), "natpf1"}, step...)
-		if was.power == providers.PowerSaved {
-			args = append([]string{"modifyvm", string(spec.ID), "--nat-pf1"}, step...)
-		}
-		if _, err := p.manage(ctx, spec.ID, 0, args...); err != nil {
+	if !slices.Equal(r.Network.PortForwards, forwards) {
+		r.Network.PortForwards, r.Hashes.Forwards = forwards, ""
+		if err := p.writeRecord(r); err != nil {
 			return err
 		}
+	}
+	if err := p.setRules(ctx, was, forwards); err != nil {
+		return err
 	}
 	if was.power == providers.PowerRunning {
 		if err := awaitOpen(ctx, spec.ID, forwards); err != nil {
 			return err
 		}
 	}
-	hash := spec.Hashes().Forwards
-	if slices.Equal(r.Network.PortForwards, forwards) && r.Hashes.Forwards == hash {
-		return nil
+	if hash := spec.Hashes().Forwards; r.Hashes.Forwards != hash {
+		r.Hashes.Forwards = hash
+		if err := p.writeRecord(r); err != nil {
+			return err
+		}
 	}
-	r.Network.PortForwards, r.Hashes.Forwards = forwards, hash
-	return p.writeRecord(r)
+	if r.Starting && was.power == providers.PowerRunning {
+		return p.confirm(ctx, spec.ID)
+	}
+	return nil
+}
+
+// setRules makes the port forwards of a machine that is not off what they ought to
+// be.
+func (p *Provider) setRules(ctx context.Context, m machine, forwards []v1.PortForward) error {
+	for _, step := range ruleChanges(forwardsOf(m.info), rulesOf(forwards)) {
+		args := append([]string{"controlvm", string(m.id), "natpf1"}, step...)
+		if m.power == providers.PowerSaved {
+			args = append([]string{"modifyvm", string(m.id), "--nat-pf1"}, step...)
+		}
+		if _, err := p.manage(ctx, m.id, 0, args...); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// finishForwards brings the port forwards of a machine that is not off to what its
+// record names, if a change of them was cut off, and looks at it again.
+func (p *Provider) finishForwards(ctx context.Context, m machine) (machine, error) {
+	if m.record.Hashes.Forwards != "" || !m.whole() {
+		return m, nil
+	}
+	if err := p.setRules(ctx, m, m.record.Network.PortForwards); err != nil {
+		return m, err
+	}
+	return p.look(ctx, m.id)
 }
 
 // ruleChanges are the arguments that turn rules into others, one step after the

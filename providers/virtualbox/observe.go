@@ -154,6 +154,11 @@ func (p *Provider) GetMachine(ctx context.Context, id types.UID) (providers.Mach
 		out.Network.Detail, out.Hashes = "the machine is off; "+detail, providers.Hashes{}
 	}
 	if m.power == providers.PowerRunning {
+		if m.record.Starting {
+			// The start was cut off: whoever compares hashes will ensure the machine,
+			// which confirms it.
+			out.Hashes.Forwards = ""
+		}
 		out.Agent = agentOf(m)
 		out.Addresses = p.addresses(ctx, m)
 		if out.Agent == providers.AgentConnected {

@@ -57,9 +57,10 @@ func (t *portTable) drop(id types.UID) {
 }
 
 // reserve makes a machine's forwards what is wanted and returns them with their
-// real host ports. have are those it had before: a forward that did not change
-// keeps its port, also one that was chosen. If a port cannot be had, nothing
-// changes.
+// real host ports. have are those it had before, and any more whose ports its
+// process has open: a forward that did not change keeps its port, also one that was
+// chosen, and what the machine has open itself is not in its way. If a port cannot
+// be had, nothing changes.
 func (t *portTable) reserve(id types.UID, want, have []v1.PortForward) ([]v1.PortForward, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -76,7 +77,7 @@ func (t *portTable) reserve(id types.UID, want, have []v1.PortForward) ([]v1.Por
 			continue
 		}
 		next[hostport.Of(f)] = id
-		if had[hostport.Of(f)] && t.owners[hostport.Of(f)] == id {
+		if owner, taken := ownerOf(t.owners, hostport.Of(f)); had[hostport.Of(f)] && (!taken || owner == id) {
 			continue
 		}
 		if err := t.free(id, f); err != nil {

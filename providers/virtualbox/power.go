@@ -29,7 +29,7 @@ func (p *Provider) withMachine(ctx context.Context, id types.UID, do func(machin
 		return err
 	}
 	defer unlock()
-	p.forgetLooks(id)
+	p.watch.drop(id)
 	m, err := p.look(ctx, id)
 	if err != nil {
 		return err
@@ -40,43 +40,29 @@ func (p *Provider) withMachine(ctx context.Context, id types.UID, do func(machin
 
 // Start implements providers.Machines.
 func (p *Provider) Start(ctx context.Context, id types.UID) error {
-	if done, err := p.startNew(ctx, id); done {
-		return err
-	}
 	return p.withMachine(ctx, id, func(m machine) error {
 		switch m.power {
-		case providers.PowerRunning:
-			return nil
+		case providers.PowerOff:
+			return p.powerOn(ctx, m)
 		case providers.PowerStopping:
 			return providers.Errorf(providers.ErrBusy, machineObject(id), "the guest is shutting down: start it once it is off")
-		case providers.PowerPaused:
+		}
+		m, err := p.finishForwards(ctx, m)
+		switch {
+		case err != nil:
+			return err
+		case m.power == providers.PowerRunning: // started by a call that was cut off, or by somebody
+			return p.judge(ctx, m)
+		case m.power == providers.PowerPaused:
 			return p.resume(ctx, m)
 		}
 		return p.powerOn(ctx, m)
 	})
 }
 
-// startNew starts a machine that was made just now and that nobody has touched
-// since: it need not be looked at before.
-func (p *Provider) startNew(ctx context.Context, id types.UID) (done bool, err error) {
-	if err := p.ready(ctx); err != nil {
-		return true, err
-	}
-	unlock, err := p.locks.Lock(ctx, machineObject(id))
-	if err != nil {
-		return true, err
-	}
-	defer unlock()
-	r, err := p.readRecord(id)
-	if !p.settled.take(id, p.definition(r)) || err != nil {
-		return false, nil
-	}
-	defer p.watch.poke(id)
-	return true, p.powerOn(ctx, machine{id: id, power: providers.PowerOff, off: providers.OffNeverStarted, record: r})
-}
-
-// powerOn starts a machine that is off or saved. One that was not looked at is
-// new, and looked at once it runs.
+// powerOn starts a machine that is off or saved, if VirtualBox shows it isolated.
+// The record says that it is being started until it was seen to run as it should:
+// whoever finds it running after a crash confirms it first.
 func (p *Provider) powerOn(ctx context.Context, m machine) error {
 	object := machineObject(m.id)
 	if !m.whole() {
@@ -98,10 +84,8 @@ func (p *Provider) powerOn(ctx context.Context, m machine) error {
 	if err != nil {
 		return err
 	}
-	if m.info != nil {
-		if isolated, detail := isolation(m.info, r, p.networkName(r), p.data.console(m.id)); !isolated {
-			return notIsolated(m.id, "it was not started", detail)
-		}
+	if isolated, detail := isolation(m.info, r, p.networkName(r), p.data.console(m.id)); !isolated {
+		return notIsolated(m.id, "it was not started", detail)
 	}
 	if err := checkOpenable(m.id, r.Network.PortForwards); err != nil {
 		return err
@@ -111,7 +95,7 @@ func (p *Provider) powerOn(ctx context.Context, m machine) error {
 			return err
 		}
 	}
-	r.Fresh, r.Forced = false, false
+	r.Fresh, r.Forced, r.Starting = false, false, true
 	if err := p.writeRecord(r); err != nil {
 		return err
 	}
@@ -145,14 +129,26 @@ func (p *Provider) confirm(ctx context.Context, id types.UID) error {
 	if !m.on() {
 		return providers.Errorf(providers.ErrUnavailable, machineObject(id), "it was started and is %s again: VBoxHeadless ended; its log is %s", m.power, p.vmDir(m.record)+"/Logs/VBox.log")
 	}
+	return p.judge(ctx, m)
+}
+
+// judge powers a machine off that is on and must not be, and notes that any other
+// one is what it should be.
+func (p *Provider) judge(ctx context.Context, m machine) error {
 	if seen := p.observeNetwork(m); !seen.Isolated {
-		return p.refuse(ctx, m, notIsolated(id, "it was powered off", seen.Detail))
+		return p.refuse(ctx, m, notIsolated(m.id, "it was powered off", seen.Detail))
 	}
 	if f, lost := p.lostForward(m); lost {
-		return p.refuse(ctx, m, hostport.Error(machineObject(id), f, errPortLost))
+		return p.refuse(ctx, m, hostport.Error(machineObject(m.id), f, errPortLost))
+	}
+	if m.record.Starting {
+		m.record.Starting = false
+		if err := p.writeRecord(m.record); err != nil {
+			return err
+		}
 	}
 	p.watch.keep(m)
-	p.log.V(1).Info("machine runs", "machine", id, "network", string(m.record.Network.Mode))
+	p.log.V(1).Info("machine runs", "machine", m.id, "network", string(m.record.Network.Mode))
 	return nil
 }
 
@@ -214,8 +210,8 @@ func (p *Provider) powerOff(ctx context.Context, m machine) error {
 		return nil
 	}
 	r := m.record
-	if !r.Forced {
-		r.Forced = true
+	if !r.Forced || r.Starting {
+		r.Forced, r.Starting = true, false
 		if err := p.writeRecord(r); err != nil {
 			return err
 		}
@@ -309,7 +305,7 @@ func (p *Provider) DeleteMachine(ctx context.Context, id types.UID) error {
 		return providers.Errorf(providers.ErrNotFound, machineObject(id), "it does not exist")
 	}
 	defer p.watch.poke(id)
-	p.forgetLooks(id)
+	p.watch.drop(id)
 	m, err := p.look(ctx, id)
 	switch {
 	case err == nil:

@@ -118,9 +118,7 @@ type Provider struct {
 	ports *portTable
 	watch *watcher
 	guest *guestStates
-	// settled are machines made just now.
-	settled *settledFiles
-	steps   steps
+	steps steps
 
 	life context.Context // ends with Close
 	end  context.CancelFunc
@@ -139,7 +137,7 @@ func New(o Options) (*Provider, error) {
 	p := &Provider{
 		opts: o, log: o.Logger, data: newLayout(o.DataDir),
 		img: qemuimg.New(o.QemuImg), locks: keylock.New(),
-		ports: newPortTable(), watch: newWatcher(), guest: newGuestStates(o.Engine), settled: newSettledFiles(),
+		ports: newPortTable(), watch: newWatcher(), guest: newGuestStates(o.Engine),
 	}
 	p.vbox = vboxmanage.New(vboxmanage.Options{Program: o.Manage, UserHome: o.UserHome, BeforeChange: p.steps.next, OnDelay: p.endOrphans})
 	p.life, p.end = context.WithCancel(context.Background())

@@ -208,6 +208,36 @@ func TestPorts(t *testing.T) {
 	}
 }
 
+// TestOwnOpenPorts: what a machine's process has open is not in the machine's way,
+// unless another machine was given it.
+func TestOwnOpenPorts(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = l.Close() }()
+	f := settle(v1.PortForward{Name: "a", HostPort: int32(l.Addr().(*net.TCPAddr).Port), GuestPort: 22}, nil)
+	info := vboxmanage.Info{"VMState": stateRunning, "Forwarding(0)": forwardRule(f), "Forwarding(1)": "a,tcp,127.0.0.1,x,,22", "Forwarding(2)": "a,tcp"}
+	open := openForwards(info)
+	if !slices.Equal(open, []v1.PortForward{f}) {
+		t.Errorf("read as %v", open)
+	}
+	info["VMState"] = statePoweroff
+	if got := openForwards(info); len(got) != 0 {
+		t.Errorf("a machine that is off has open %v", got)
+	}
+	table := newPortTable()
+	if _, err := table.reserve("one", []v1.PortForward{f}, nil); !errors.Is(err, providers.ErrBusy) {
+		t.Errorf("somebody's port: %v", err)
+	}
+	if got, err := table.reserve("one", []v1.PortForward{f}, open); err != nil || !slices.Equal(got, open) {
+		t.Errorf("its own port: %v, %v", got, err)
+	}
+	if _, err := table.reserve("two", []v1.PortForward{f}, open); !errors.Is(err, providers.ErrBusy) {
+		t.Errorf("another's port: %v", err)
+	}
+}
+
 // TestPortsAtOnce: of many that want one port at the same time one gets it, and
 // those that take any get different ones.
 func TestPortsAtOnce(t *testing.T) {
