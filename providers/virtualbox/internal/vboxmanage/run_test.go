@@ -5,6 +5,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -161,6 +162,48 @@ func TestLimit(t *testing.T) {
 	_, err := c.Run(context.Background(), Call{Object: "x", Args: []string{"controlvm", "x", "pause"}, Limit: 50 * time.Millisecond})
 	if !errors.Is(err, providers.ErrUnavailable) || !strings.Contains(err.Error(), "controlvm pause did not end within 50ms") {
 		t.Errorf("got %v", err)
+	}
+}
+
+// TestPool: waiting for the others takes nothing of a call's limit, and a call
+// whose caller goes meanwhile never begins.
+func TestPool(t *testing.T) {
+	c, dir := program(t, `[ "$1" = next ] || { echo >"begun-$1"; until [ -e go ]; do sleep 0.01; done; }`)
+	var busy sync.WaitGroup
+	for i := range parallel {
+		busy.Go(func() {
+			if _, err := c.Run(context.Background(), Call{Object: "x", Args: []string{strconv.Itoa(i)}}); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	for i := range parallel {
+		wait(t, filepath.Join(dir, "begun-"+strconv.Itoa(i)))
+	}
+	next := make(chan error, 1)
+	go func() {
+		_, err := c.Run(context.Background(), Call{Object: "x", Args: []string{"next"}, Limit: 50 * time.Millisecond})
+		next <- err
+	}()
+	short, cancel := context.WithTimeout(context.Background(), 500*time.Millisecond)
+	defer cancel()
+	if _, err := c.Run(short, Call{Object: "x", Args: []string{"never"}}); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("a caller that goes got %v", err)
+	}
+	if len(next) > 0 {
+		t.Errorf("before there was room: %v", <-next)
+		next <- nil
+	}
+	if err := os.WriteFile(filepath.Join(dir, "go"), nil, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	busy.Wait()
+	if err := <-next; err != nil && !strings.Contains(err.Error(), "did not end within") { // on a busy host
+		t.Error(err)
+	}
+	c.Close()
+	if _, err := os.Stat(filepath.Join(dir, "begun-never")); err == nil || c.Processes() != parallel+1 {
+		t.Errorf("%d processes were started", c.Processes())
 	}
 }
 

@@ -13,7 +13,8 @@
 // VirtualBox would do the other half on its own or never, and a process that is
 // killed while it connects to VBoxSVC was seen to leave that deaf until its end.
 // It goes on to its end or its deadline, and keeps the machine's turn until then.
-// The exception is a call that waits for a guest, which may take any time.
+// One that still waits for its place is given up, though: nothing was begun. The
+// other exception is a call that waits for a guest, which may take any time.
 package vboxmanage
 
 import (
@@ -112,7 +113,7 @@ type Call struct {
 	// VM is the UUID of the machine whose turn the call takes; empty for none.
 	VM   string
 	Args []string
-	// Limit of time; 0 means Quick.
+	// Limit of time for the process; 0 means Quick.
 	Limit time.Duration
 	// Interruptible calls end when their caller's context does. They have no
 	// limit and take no place in the pool, because they wait for a guest.
@@ -143,7 +144,7 @@ func (c *Client) Run(ctx context.Context, call Call) (Output, error) {
 	}
 	if call.Interruptible {
 		defer unlock()
-		return c.attempts(ctx, call)
+		return c.attempts(ctx, ctx, call)
 	}
 	type result struct {
 		out Output
@@ -152,7 +153,7 @@ func (c *Client) Run(ctx context.Context, call Call) (Output, error) {
 	done := make(chan result, 1)
 	c.work.Go(func() {
 		defer unlock()
-		out, err := c.attempts(context.WithoutCancel(ctx), call)
+		out, err := c.attempts(ctx, context.WithoutCancel(ctx), call)
 		done <- result{out, err}
 	})
 	select {
@@ -176,23 +177,50 @@ func (c *Client) turn(ctx context.Context, call Call) (func(), error) {
 	return c.turns.Lock(ctx, call.VM)
 }
 
-// attempts makes a call until it is not refused for a moment's reason.
-func (c *Client) attempts(ctx context.Context, call Call) (Output, error) {
+// attempts makes a call until it is not refused for a moment's reason. For its
+// place in the pool it waits no longer than its caller; no part of its limit goes
+// into that.
+func (c *Client) attempts(caller, ctx context.Context, call Call) (Output, error) {
+	var taken time.Duration
+	for pause := retryFirst; ; pause = min(2*pause, retryLast) {
+		leave, err := c.place(caller, call)
+		if err != nil {
+			return Output{}, err
+		}
+		begun := time.Now()
+		out, err := c.limited(ctx, call)
+		leave()
+		taken += time.Since(begun)
+		var f *Failure
+		again := errors.As(err, &f) && f.momentary() && call.Stdout == nil && call.Stderr == nil
+		if !again || taken > retryFor || sleep(ctx, pause) != nil {
+			return out, err
+		}
+		taken += pause
+	}
+}
+
+// place waits for a place in the pool.
+func (c *Client) place(ctx context.Context, call Call) (leave func(), err error) {
+	if call.Interruptible {
+		return func() {}, nil
+	}
+	if err := c.pool.Acquire(ctx, 1); err != nil {
+		return nil, err
+	}
+	return func() { c.pool.Release(1) }, nil
+}
+
+// limited makes a call once, within its limit.
+func (c *Client) limited(ctx context.Context, call Call) (Output, error) {
 	limit := cmp.Or(call.Limit, Quick)
 	if !call.Interruptible {
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeoutCause(ctx, limit, errLimit)
 		defer cancel()
 	}
-	begun := time.Now()
-	for pause := retryFirst; ; pause = min(2*pause, retryLast) {
-		out, err := c.once(ctx, call)
-		var f *Failure
-		again := errors.As(err, &f) && f.momentary() && call.Stdout == nil && call.Stderr == nil
-		if !again || time.Since(begun) > retryFor || sleep(ctx, pause) != nil {
-			return out, c.explain(ctx, call, limit, err)
-		}
-	}
+	out, err := c.once(ctx, call)
+	return out, c.explain(ctx, call, limit, err)
 }
 
 var errLimit = errors.New("the call took too long")
@@ -219,12 +247,6 @@ func (c *Client) once(ctx context.Context, call Call) (Output, error) {
 	program, err := Find(c.opts.Program)
 	if err != nil {
 		return Output{}, err
-	}
-	if !call.Interruptible {
-		if err := c.pool.Acquire(ctx, 1); err != nil {
-			return Output{}, err
-		}
-		defer c.pool.Release(1)
 	}
 	var stdout, stderr bounded
 	cmd := exec.CommandContext(ctx, program, call.Args...)
