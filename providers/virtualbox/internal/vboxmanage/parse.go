@@ -97,18 +97,21 @@ type Listing struct {
 var listed = regexp.MustCompile(`\{([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})\}\r?$`)
 
 // ParseListing reads lines of the form "name" {uuid}. Names are not escaped and
-// may contain anything, lines of this form included: a listing is a hint.
+// may contain anything, lines of this form included: a listing is a hint. No name
+// hides a machine, though. All are listed first, and those that are on once more
+// after a heading: so a heading in a name is none of those that come after it.
 func ParseListing(b []byte) Listing {
 	l := Listing{Registered: map[string]bool{}, On: map[string]bool{}}
-	section := l.Registered
+	again := false
 	s := bufio.NewScanner(bytes.NewReader(b))
 	s.Buffer(nil, maxOutput)
 	for s.Scan() {
-		if s.Text() == "[runningvms]" {
-			section = l.On
-		}
+		again = again || s.Text() == "[runningvms]"
 		if m := listed.FindStringSubmatch(s.Text()); m != nil {
-			section[m[1]] = true
+			if again && l.Registered[m[1]] {
+				l.On[m[1]] = true
+			}
+			l.Registered[m[1]] = true
 		}
 	}
 	return l

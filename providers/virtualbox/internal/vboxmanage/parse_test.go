@@ -67,6 +67,32 @@ func TestParseListing(t *testing.T) {
 	}
 }
 
+// TestListingOddNames: whatever the names of others are, all machines are seen,
+// and those that are on.
+func TestListingOddNames(t *testing.T) {
+	const odd, ours, off = "5db4d966-de94-418d-bd97-842c9fadc404", "8e7d7dc3-1ad7-45f7-b12c-68f4f41579d7", "74f1a1fa-4f31-4035-8bb0-8b10de883353"
+	for _, name := range []string{
+		"x\n[runningvms]\n", "[runningvms]\n[runningvms]", "\n[vms]\n", "new\nline\" {" + off + "}", "quotes \" and ' and \\", "..", "\n\n",
+	} {
+		for _, oddOn := range []bool{false, true} {
+			entry := "\"" + name + "\" {" + odd + "}\n"
+			text := "[vms]\n" + entry + "\"ours\" {" + ours + "}\n\"off\" {" + off + "}\n\n[runningvms]\n"
+			on := []string{ours}
+			if oddOn && !strings.Contains(name, off) { // one that is on may pass off another as on
+				text += entry
+				on = []string{odd, ours}
+			}
+			l := ParseListing([]byte(text + "\"ours\" {" + ours + "}\n"))
+			if got := slices.Sorted(maps.Keys(l.Registered)); !slices.Equal(got, []string{odd, off, ours}) {
+				t.Errorf("beside %q there are %v", name, got)
+			}
+			if got := slices.Sorted(maps.Keys(l.On)); !slices.Equal(got, on) {
+				t.Errorf("beside %q %v are on, want %v", name, got, on)
+			}
+		}
+	}
+}
+
 func TestBlocks(t *testing.T) {
 	blocks := Blocks([]byte(`UUID:           a4eb
 Parent UUID:    base
