@@ -106,6 +106,7 @@ bench-virtualbox: ## Count the processes and the time of a clone's life on Virtu
 	hack/install-deps
 	$(MAKE) guestadditions
 	hack/test-virtualbox $(GUESTADDITIONS) -run NONE -bench Life -benchtime 10x
+	hack/test-virtualbox $(GUESTADDITIONS) -run NONE -bench Address -benchtime 2x
 
 ##@ Other
 

@@ -204,3 +204,37 @@ func (h *host) golden() []byte {
 	must(h.t, err)
 	return b
 }
+
+// TestVirtualBoxMany: eight linked clones of one image become ready side by side
+// and are deleted, ten times, and nothing is left of them.
+func TestVirtualBoxMany(t *testing.T) {
+	h := newVirtualBoxHost(t)
+	h.apply(haltImage, "--wait", "--timeout", "4m")
+	var clones strings.Builder
+	for i := range 8 {
+		clones.WriteString(haltSandbox(fmt.Sprintf("clone-%d", i), ", network: {mode: nat, portForwards: [{name: ssh, guestPort: 22}]}"))
+	}
+	golden := h.hypervisor.world(t)
+	for range 10 {
+		h.apply(clones.String(), "--wait", "--timeout", "4m")
+		ready := h.ok("get", "sandbox", "-o", `jsonpath={.items[*].status.conditions[?(@.type=="Ready")].status}`)
+		if want := strings.TrimSpace(strings.Repeat("True ", 8)); ready != want {
+			t.Fatalf("after apply --wait, the sandboxes are Ready: %s", ready)
+		}
+		if n := len(processes("VBoxHeadless")); n != 8 {
+			t.Errorf("%d machines run", n)
+		}
+		h.ok("delete", "sandbox", "--all", "--timeout", "4m")
+		h.eventually("as before", func() error {
+			if now := h.hypervisor.world(t); !slices.Equal(now, golden) {
+				return fmt.Errorf("there is %q, before there was %q", now, golden)
+			}
+			return nil
+		})
+		if left, err := filepath.Glob(h.path("data/virtualbox/machines/*")); err != nil || len(left) > 0 {
+			t.Fatalf("of the machines there is left %q, %v", left, err)
+		}
+	}
+	h.ok("delete", "goldenimage", "halt")
+	h.cleanedUp()
+}
