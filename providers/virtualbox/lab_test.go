@@ -4,8 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"html"
 	"os"
 	"path/filepath"
+	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -129,13 +132,15 @@ func TestManyInParallel(t *testing.T) {
 func TestOddNeighbours(t *testing.T) {
 	l := newLab(t)
 	dir := t.TempDir()
-	names := []string{`quotes " and ' and \`, "new\nline\" {" + string(newID()) + "}", "..", "-x", "$HOME;`id`"}
+	names := []string{`quotes " and ' and \`, "new\nline\" {" + string(newID()) + "}", "..", "-x", "$HOME;`id`", "heading\n[runningvms]\n"}
 	for i, name := range names {
-		id := string(newID())
-		// VirtualBox checks the name when it makes a file of it, so it is given later.
-		manage(t, "createvm", "--name", fmt.Sprintf("odd-%d", i), "--uuid", id, "--basefolder", dir, "--register")
-		manage(t, "modifyvm", id, "--description", name)
-		t.Cleanup(func() { manage(t, "unregistervm", id, "--delete") })
+		oddMachine(t, filepath.Join(dir, strconv.Itoa(i)), name)
+	}
+	shown := manage(t, "list", "vms")
+	for _, name := range names {
+		if !strings.Contains(shown, `"`+name+`" {`) {
+			t.Fatalf("no machine is called %q: %s", name, shown)
+		}
 	}
 	lost := string(newID())
 	manage(t, "createvm", "--name", "lost", "--uuid", lost, "--basefolder", dir, "--register")
@@ -158,6 +163,11 @@ func TestOddNeighbours(t *testing.T) {
 	}
 	resources, err := l.p.ListResources(t.Context())
 	must(t, err)
+	if !slices.ContainsFunc(resources, func(r providers.Resource) bool {
+		return r.Kind == providers.ResourceMachine && r.ID == string(id)
+	}) {
+		t.Errorf("our own machine is not listed: %+v", resources)
+	}
 	for _, r := range resources {
 		if strings.Contains(r.Description, "odd") || strings.Contains(r.Description, "lost") || strings.Contains(r.Description, "locked") {
 			t.Errorf("somebody else's is listed: %+v", r)
@@ -183,6 +193,24 @@ func TestOddNeighbours(t *testing.T) {
 	if now := manage(t, "list", "vms"); now != others {
 		t.Errorf("the others were\n%s\nand are now\n%s", others, now)
 	}
+}
+
+// oddMachine is somebody else's machine in a folder of its own, with a name that
+// VirtualBox would not take for a file's: it is given to it in its definition.
+func oddMachine(t testing.TB, dir, name string) {
+	t.Helper()
+	id := string(newID())
+	manage(t, "createvm", "--name", "odd", "--uuid", id, "--basefolder", dir)
+	path := filepath.Join(dir, "odd", "odd.vbox")
+	b, err := os.ReadFile(path)
+	must(t, err)
+	was, is := `name="odd"`, `name="`+strings.ReplaceAll(html.EscapeString(name), "\n", "&#10;")+`"`
+	if strings.Count(string(b), was) != 1 {
+		t.Fatalf("the definition is %s", b)
+	}
+	must(t, os.WriteFile(path, []byte(strings.Replace(string(b), was, is, 1)), 0o600))
+	manage(t, "registervm", path)
+	t.Cleanup(func() { manage(t, "unregistervm", id) })
 }
 
 // lockedMachine is somebody else's machine that runs, so that its process has
