@@ -128,6 +128,64 @@ func TestRunningGuest(t *testing.T) {
 	h.cleanedUp()
 }
 
+// TestSerialUse: one machine for one task after the other. A new word in revertTo
+// puts its disk back to the golden state and starts it again; a sandbox that
+// discards starts from it whenever it starts. The machines stay the same ones.
+func TestSerialUse(t *testing.T) {
+	h := newHost(t)
+	serial := func(request string) string {
+		return sandbox("serial", ", memory: 96Mi, revertTo: {snapshot: golden, request: "+request+"}")
+	}
+	forgetful := func(power string) string {
+		return sandbox("forgetful", ", memory: 96Mi, discardOnStop: true, powerState: "+power)
+	}
+	marked := func(name string) bool {
+		r := h.run("", "exec", name, "--", "test", "-e", "/root/mark")
+		if r.code > 1 {
+			t.Fatalf("in %s: %+v", name, r)
+		}
+		return r.code == 0
+	}
+	h.apply(image+serial("task-1")+forgetful("Running"), "--wait", "--timeout", "4m")
+	ids := virsh(t, "list", "--uuid")
+	for _, name := range []string{"serial", "forgetful"} {
+		h.ok("exec", name, "--", "sh", "-c", "touch /root/mark; sync")
+	}
+
+	h.apply(serial("task-1"), "--wait", "--timeout", "4m")
+	if !marked("serial") {
+		t.Error("the same request reverted the disk again")
+	}
+	h.apply(serial("task-2"), "--wait", "--timeout", "4m")
+	h.eventually("reverted", func() error {
+		if done := h.field("serial", ".status.revert.request"); done != "task-2" {
+			return fmt.Errorf("the last request that was served is %q", done)
+		}
+		return nil
+	})
+	h.ok("wait", "--for=condition=Ready", "sandbox/serial", "--timeout", "4m")
+	if marked("serial") {
+		t.Error("the disk is not as cloned from the image")
+	}
+	h.apply(forgetful("Stopped"), "--wait", "--timeout", "4m")
+	h.apply(forgetful("Running"), "--wait", "--timeout", "4m")
+	if marked("forgetful") {
+		t.Error("the disk kept what was to be discarded")
+	}
+	if now := virsh(t, "list", "--uuid"); len(strings.Fields(now)) != len(strings.Fields(ids)) {
+		t.Errorf("there are the machines %q, before there were %q", now, ids)
+	} else {
+		for _, id := range strings.Fields(ids) {
+			if !strings.Contains(now, id) {
+				t.Errorf("machine %s is gone", id)
+			}
+		}
+	}
+	h.ok("delete", "sandbox", "--all")
+	h.ok("delete", "goldenimage", "tiny")
+	h.cleanedUp()
+}
+
 // TestKilled kills the daemon at moments spread over the creation and the
 // deletion of a sandbox. It must converge, with the same machine and nothing
 // else.
