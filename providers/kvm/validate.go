@@ -14,9 +14,9 @@ import (
 
 	v1 "sandboxd.dev/sandboxd/api/v1"
 	"sandboxd.dev/sandboxd/providers"
+	"sandboxd.dev/sandboxd/providers/internal/hostnet"
 	"sandboxd.dev/sandboxd/providers/internal/machinespec"
 	"sandboxd.dev/sandboxd/providers/kvm/internal/domain"
-	"sandboxd.dev/sandboxd/providers/kvm/internal/identity"
 )
 
 // limits of a machine. Less memory does not hold a firmware and a kernel.
@@ -30,7 +30,7 @@ func validate(s providers.MachineSpec) error {
 	invalid := func(format string, args ...any) error {
 		return providers.Errorf(providers.ErrInvalid, machineObject(s.ID), format, args...)
 	}
-	if s.Network.Mode == v1.NetworkBridged && identity.IsLink(s.Network.Bridge) {
+	if s.Network.Mode == v1.NetworkBridged && hostnet.IsSandboxLink(s.Network.Bridge) {
 		return invalid("%s belongs to the network of other sandboxes: use network mode intnet or hostonly to join one", s.Network.Bridge)
 	}
 	for _, f := range s.SharedFolders {

@@ -324,12 +324,15 @@ func TestClonesOfOthers(t *testing.T) {
 // the kernel driver are configured as they should be.
 func TestConfiguredModes(t *testing.T) {
 	l := newLab(t)
+	const link = "uplink" // in the network namespace that the private VirtualBox is alone in
+	run(t, "ip", "link", "add", link, "type", "bridge")
+	t.Cleanup(func() { run(t, "ip", "link", "delete", link) })
 	for _, tc := range []struct {
 		network v1.Network
 		want    []string
 	}{
 		{v1.Network{Mode: v1.NetworkIntnet, Name: "lan"}, []string{`nic1="intnet"`, `-default.lan"`}},
-		{v1.Network{Mode: v1.NetworkBridged, Bridge: "lo"}, []string{`nic1="bridged"`, `bridgeadapter1="lo"`}},
+		{v1.Network{Mode: v1.NetworkBridged, Bridge: link}, []string{`nic1="bridged"`, `bridgeadapter1="` + link + `"`}},
 	} {
 		spec := l.spec(string(tc.network.Mode))
 		spec.Network = tc.network

@@ -69,7 +69,7 @@ func foreign(id types.UID) error {
 // an owner, and last that it is done.
 func (p *Provider) make(ctx context.Context, spec providers.MachineSpec, was machine) error {
 	object := machineObject(spec.ID)
-	if err := p.checkHost(spec); err != nil {
+	if err := p.checkHost(ctx, spec); err != nil {
 		return err
 	}
 	r := record{

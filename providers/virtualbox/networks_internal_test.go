@@ -420,6 +420,34 @@ func TestHostOnlyNetworks(t *testing.T) {
 	s.wantNames(t, "networks", a)
 }
 
+// TestBridges: nobody joins the network of another guest by its link, nor the host's
+// loopback.
+func TestBridges(t *testing.T) {
+	s := newScripted(t, "linux")
+	if err := os.MkdirAll(filepath.Join(s.dir, "adapters"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(s.dir, "adapters", "somebodys"), []byte("192.168.56.1\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	s.opts.links = func(name string) bool { return name != "gone" }
+	for name, good := range map[string]bool{
+		"eth99": true, "gone": false, "lo": false, "somebodys": false, "vboxnet3": false, "sb0123n01234567": false, "st0123h01234567": false,
+	} {
+		spec := providers.MachineSpec{
+			ID: testID, Namespace: "default", Name: "web", Image: providers.ImageRef{UID: testID, Revision: "1"}, CPUs: 1, MemoryBytes: 64 << 20,
+			Network: v1.Network{Mode: v1.NetworkBridged, Bridge: name},
+		}
+		err := validate(spec)
+		if err == nil {
+			err = s.checkHost(t.Context(), spec)
+		}
+		if good && err != nil || !good && !errors.Is(err, providers.ErrInvalid) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
 func TestGuestRange(t *testing.T) {
 	for subnet, want := range map[string]string{
 		"192.168.56.8/29": "255.255.255.248 192.168.56.9 192.168.56.14",

@@ -1,6 +1,7 @@
 package virtualbox
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net"
@@ -12,6 +13,7 @@ import (
 
 	v1 "sandboxd.dev/sandboxd/api/v1"
 	"sandboxd.dev/sandboxd/providers"
+	"sandboxd.dev/sandboxd/providers/internal/hostnet"
 	"sandboxd.dev/sandboxd/providers/internal/hostport"
 	"sandboxd.dev/sandboxd/providers/internal/machinespec"
 )
@@ -35,6 +37,9 @@ func validate(s providers.MachineSpec) error {
 	if s.OSType != "" && !osTypeName.MatchString(s.OSType) {
 		return providers.Errorf(providers.ErrInvalid, machineObject(s.ID), "%q is not an OS type of VirtualBox's", s.OSType)
 	}
+	if s.Network.Mode == v1.NetworkBridged && hostnet.IsSandboxLink(s.Network.Bridge) {
+		return providers.Errorf(providers.ErrInvalid, machineObject(s.ID), "%s belongs to the network of other sandboxes: use network mode intnet to join one", s.Network.Bridge)
+	}
 	if err := validateForwards(s.Network.PortForwards); err != nil {
 		return providers.Errorf(providers.ErrInvalid, machineObject(s.ID), "%w", err)
 	}
@@ -55,7 +60,7 @@ func validateForwards(forwards []v1.PortForward) error {
 }
 
 // checkHost tells what of a spec this host cannot meet.
-func (p *Provider) checkHost(s providers.MachineSpec) error {
+func (p *Provider) checkHost(ctx context.Context, s providers.MachineSpec) error {
 	object := machineObject(s.ID)
 	for _, f := range s.SharedFolders {
 		if err := checkFolder(object, f); err != nil {
@@ -65,8 +70,30 @@ func (p *Provider) checkHost(s providers.MachineSpec) error {
 	if s.Network.Mode != v1.NetworkBridged {
 		return nil
 	}
-	if _, err := net.InterfaceByName(s.Network.Bridge); err != nil {
-		return providers.Errorf(providers.ErrInvalid, object, "the host has no network link %q: name one that `VBoxManage list bridgedifs` lists", s.Network.Bridge)
+	return p.checkBridge(ctx, object, s.Network.Bridge)
+}
+
+// checkBridge makes sure that a link may be bridged to: it is there, it is not the
+// host's alone, and no guest is kept on it.
+func (p *Provider) checkBridge(ctx context.Context, object, name string) error {
+	const hint = "name one that `VBoxManage list bridgedifs` lists"
+	if !p.linkExists(name) {
+		return providers.Errorf(providers.ErrInvalid, object, "the host has no network link %q: "+hint, name)
+	}
+	if link, err := net.InterfaceByName(name); err == nil && link.Flags&net.FlagLoopback != 0 {
+		return providers.Errorf(providers.ErrInvalid, object, "%s is the host's loopback, which is for nobody else: "+hint, name)
+	}
+	unlock, err := p.locks.Lock(ctx, "hostonly")
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	adapters, err := p.hostOnly().present(ctx)
+	if err != nil {
+		return err
+	}
+	if _, is := adapters[name]; is {
+		return providers.Errorf(providers.ErrInvalid, object, "%s is a host-only adapter, on which other guests are kept: "+hint, name)
 	}
 	return nil
 }

@@ -17,7 +17,6 @@ import (
 	"crypto/sha256"
 	"encoding/base32"
 	"fmt"
-	"regexp"
 	"strings"
 
 	"github.com/google/uuid"
@@ -125,12 +124,6 @@ func InstanceTaps(i providers.Instance) string { return "st" + short(string(i), 
 func Tap(i providers.Instance, mode v1.NetworkMode, id types.UID) string {
 	return TapPrefix(i, mode) + short(string(id), 8)
 }
-
-// IsLink tells whether a link's name is such as the bridges and taps of any
-// instance of sandboxd have.
-func IsLink(name string) bool { return linkName.MatchString(name) }
-
-var linkName = regexp.MustCompile(`^s[bt][0-9a-v]{4}[ihnb][0-9a-v]{8}$`)
 
 // Table is the name of the instance's nftables tables.
 func Table(i providers.Instance) string { return "sandboxd_" + short(string(i), 8) }
