@@ -191,11 +191,16 @@ func (p *Provider) inGuest(ctx context.Context, id types.UID, do func(context.Co
 	if agentOf(m) != providers.AgentConnected {
 		return providers.Errorf(providers.ErrUnavailable, object, "its Guest Additions do not answer: the guest is still booting, or has none")
 	}
-	inside, done := p.guest.attend(ctx, id)
+	return p.visit(ctx, m, do)
+}
+
+// visit does something inside a machine until it goes off or the provider is
+// closed.
+func (p *Provider) visit(ctx context.Context, m machine, do func(context.Context, *guestcontrol.Client, machine) error) error {
+	object := machineObject(m.id)
+	inside, done := p.guest.attend(ctx, m.id)
 	defer done()
-	unlink := context.AfterFunc(p.life, done)
-	defer unlink()
-	err = do(inside, guestcontrol.New(guest{p, id, m.record}, p.data.Root), m)
+	err := do(inside, guestcontrol.New(guest{p, m.id, m.record}, p.data.Root), m)
 	if err != nil && ctx.Err() == nil && inside.Err() != nil {
 		return providers.Errorf(providers.ErrUnavailable, object, "it went off, or sandboxd is stopping")
 	}

@@ -2,10 +2,12 @@ package virtualbox
 
 import (
 	"context"
+	"errors"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/uuid"
 	"k8s.io/apimachinery/pkg/types"
@@ -27,13 +29,22 @@ while [ "$#" -gt 0 ] && [ "$1" != -- ]; do shift; done
 [ "$#" = 0 ] || shift
 `
 
-// inside is a client for the guest of a machine.
-func inside(t *testing.T, script string) (c *guestcontrol.Client, dir string) {
+// inside is a provider, a machine of it that runs, and the folder where its
+// VBoxManage works.
+func inside(t *testing.T, script string) (p *Provider, m machine, dir string) {
 	t.Helper()
-	p, dir := answering(t, runsHere+script)
+	p, dir = answering(t, runsHere+script)
 	p.opts.Logins = anyLogin{}
 	id := types.UID(uuid.NewString())
-	return guestcontrol.New(guest{p, id, record{ID: id}}, p.data.Root), dir
+	return p, machine{id: id, record: record{ID: id}}, dir
+}
+
+// execute runs a command in a machine.
+func (p *Provider) execute(ctx context.Context, m machine, req providers.ExecRequest) error {
+	return p.visit(ctx, m, func(ctx context.Context, c *guestcontrol.Client, _ machine) error {
+		_, err := c.Exec(ctx, req)
+		return err
+	})
 }
 
 // TestOnce: a command that may have been started is not started again, whatever
@@ -56,9 +67,9 @@ exit 1
 		"lost, with another message": {silently, "Waiting for guest process failed: VERR_INTERRUPTED", true},
 	} {
 		t.Run(name, func(t *testing.T) {
-			c, dir := inside(t, strings.NewReplacer("%DO%", tc.do, "%SAYS%", tc.says).Replace(fails))
+			p, m, dir := inside(t, strings.NewReplacer("%DO%", tc.do, "%SAYS%", tc.says).Replace(fails))
 			file := filepath.Join(dir, "file")
-			_, err := c.Exec(t.Context(), providers.ExecRequest{Command: []string{"sh", "-c", `echo once >>"$1"`, "sh", file}})
+			err := p.execute(t.Context(), m, providers.ExecRequest{Command: []string{"sh", "-c", `echo once >>"$1"`, "sh", file}})
 			if (err != nil) != tc.fails {
 				t.Errorf("got %v", err)
 			}
@@ -69,5 +80,46 @@ exit 1
 				t.Errorf("the command left %q, %v", b, err)
 			}
 		})
+	}
+}
+
+// TestCloseKillsCommands: a command does not outlive the provider, nor does a
+// VBoxManage that waits for it when the guest does not answer any more.
+func TestCloseKillsCommands(t *testing.T) {
+	p, m, dir := inside(t, `exec /bin/sh "$@"`)
+	pids := filepath.Join(dir, "pids")
+	done := make(chan error, 1)
+	go func() {
+		done <- p.execute(context.Background(), m, providers.ExecRequest{Command: []string{"sh", "-c", `sleep 1000 & echo $$ $! >"$1"; wait`, "sh", pids}})
+	}()
+	var found []string
+	for end := time.Now().Add(time.Minute); len(found) < 2 && time.Now().Before(end); time.Sleep(10 * time.Millisecond) {
+		b, _ := os.ReadFile(pids)
+		found = strings.Fields(string(b))
+	}
+	if err := p.Close(); err != nil {
+		t.Error(err)
+	}
+	select {
+	case err := <-done:
+		if !errors.Is(err, providers.ErrUnavailable) {
+			t.Errorf("the command's caller got %v", err)
+		}
+	case <-time.After(time.Minute):
+		t.Error("the command's caller got nothing")
+	}
+	if len(found) != 2 {
+		t.Fatalf("the command wrote %q", found)
+	}
+	for _, pid := range found {
+		if stat, err := os.ReadFile("/proc/" + pid + "/stat"); err == nil && !strings.Contains(string(stat), ") Z ") {
+			t.Errorf("process %s is still there: %s", pid, stat)
+		}
+	}
+	if err := p.execute(t.Context(), m, providers.ExecRequest{Command: []string{"touch", filepath.Join(dir, "late")}}); !errors.Is(err, providers.ErrUnavailable) {
+		t.Errorf("after the end: %v", err)
+	}
+	if _, err := os.Stat(filepath.Join(dir, "late")); err == nil {
+		t.Error("after the end a command was run")
 	}
 }

@@ -23,6 +23,8 @@ type guestStates struct {
 	states map[types.UID]guestState
 	visits map[types.UID]map[*visit]bool
 	doors  map[types.UID]*door
+	closed bool
+	busy   sync.WaitGroup // visits
 }
 
 type guestState struct {
@@ -73,17 +75,22 @@ func (g *guestStates) forget(id types.UID) {
 }
 
 // attend notes a call into a guest. Its context ends when the machine goes off:
-// VBoxManage itself may wait for ever then.
+// VBoxManage itself may wait for ever then. After close it has ended before.
 func (g *guestStates) attend(ctx context.Context, id types.UID) (context.Context, context.CancelFunc) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	v := &visit{end: cancel}
 	g.mu.Lock()
 	defer g.mu.Unlock()
+	if g.closed {
+		cancel(nil)
+		return ctx, func() {}
+	}
+	g.busy.Add(1)
 	if g.visits[id] == nil {
 		g.visits[id] = map[*visit]bool{}
 	}
 	g.visits[id][v] = true
-	return ctx, func() {
+	return ctx, sync.OnceFunc(func() {
 		cancel(nil)
 		g.mu.Lock()
 		defer g.mu.Unlock()
@@ -91,6 +98,31 @@ func (g *guestStates) attend(ctx context.Context, id types.UID) (context.Context
 		if len(g.visits[id]) == 0 {
 			delete(g.visits, id)
 		}
+		g.busy.Done()
+	})
+}
+
+// close refuses further calls into guests, and ends and waits for those that are
+// under way, but no longer than so long.
+func (g *guestStates) close(most time.Duration) {
+	g.mu.Lock()
+	g.closed = true
+	for _, visits := range g.visits {
+		for v := range visits {
+			v.end(nil)
+		}
+	}
+	g.mu.Unlock()
+	over := make(chan struct{})
+	go func() {
+		g.busy.Wait()
+		close(over)
+	}()
+	t := time.NewTimer(most)
+	defer t.Stop()
+	select {
+	case <-over:
+	case <-t.C:
 	}
 }
 

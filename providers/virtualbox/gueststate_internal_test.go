@@ -75,3 +75,20 @@ func TestAttend(t *testing.T) {
 		t.Errorf("there is still %v", g.visits)
 	}
 }
+
+// TestCloseIsBounded: a visit that does not end is not waited for without end.
+func TestCloseIsBounded(t *testing.T) {
+	g := newGuestStates(EngineDefault)
+	ctx, done := g.attend(t.Context(), "a")
+	g.close(time.Millisecond)
+	if ctx.Err() == nil {
+		t.Error("a visit goes on after the end")
+	}
+	if late, done := g.attend(t.Context(), "b"); late.Err() == nil {
+		t.Error("a visit begins after the end")
+	} else {
+		done()
+	}
+	done()
+	g.close(time.Hour)
+}

@@ -167,11 +167,21 @@ func (p *Provider) claimPorts() error {
 // Name implements providers.Provider.
 func (p *Provider) Name() v1.ProviderName { return v1.ProviderVirtualBox }
 
-// Close implements providers.Provider. Calls of VBoxManage that are under way
-// come to their end first.
+// goodbye bounds what Close waits for guests: the commands that are under way are
+// killed in there. It is half of what a service manager gives a daemon, as a rule.
+const (
+	goodbye    = 30 * time.Second
+	afterwards = 5 * time.Second
+)
+
+// Close implements providers.Provider. Commands in guests are killed, as far as a
+// guest answers soon, and calls of VBoxManage that are under way come to their end
+// first.
 func (p *Provider) Close() error {
 	p.end()
+	p.guest.close(goodbye)
 	p.vbox.Close()
+	p.guest.close(afterwards) // their VBoxManage is being killed
 	p.work.Wait()
 	return nil
 }
