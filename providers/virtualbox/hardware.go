@@ -15,13 +15,28 @@ import (
 	"sandboxd.dev/sandboxd/providers/virtualbox/internal/vboxmanage"
 )
 
-// cards is how many network cards a machine of VirtualBox's default chipset can
-// have.
+// cards is how many network cards every machine of VirtualBox's can have. Adopted
+// ones may have a chipset that has room for more.
 const cards = 8
+
+// furtherCards lists, by their keys, the network cards of a machine beside the
+// first.
+func furtherCards(info vboxmanage.Info) []string {
+	keys := map[string]string{}
+	for n := 2; n <= cards; n++ {
+		keys["nic"+strconv.Itoa(n)] = ""
+	}
+	for key := range info {
+		if number, ok := strings.CutPrefix(key, "nic"); ok && isNumber(number) && key != "nic1" {
+			keys[key] = ""
+		}
+	}
+	return sortedKeys(keys)
+}
 
 // hardened are the arguments of modifyvm that switch off what a sandbox does not
 // need, and the firmware's pauses for people.
-func hardened(firmware v1.Firmware) []string {
+func hardened(firmware v1.Firmware, now vboxmanage.Info) []string {
 	args := []string{
 		"--audio-enabled", "off", "--audio-driver", "none", "--audio-in", "off", "--audio-out", "off",
 		"--clipboard-mode", "disabled", "--clipboard-file-transfers", "disabled", "--drag-and-drop", "disabled",
@@ -36,8 +51,8 @@ func hardened(firmware v1.Firmware) []string {
 	if firmware != "" {
 		args = append(args, "--firmware", string(firmware))
 	}
-	for n := 2; n <= cards; n++ {
-		args = append(args, "--nic"+strconv.Itoa(n), "none")
+	for _, key := range furtherCards(now) {
+		args = append(args, "--"+key, "none")
 	}
 	return append(args, "--nic1", "none")
 }
@@ -64,7 +79,7 @@ func (pl plan) arguments(now vboxmanage.Info) []string {
 	for _, name := range forwardNames(now) { // while the card is still one that has them
 		args = append(args, "--nat-pf1", "delete", name)
 	}
-	args = append(args, hardened(firmware)...)
+	args = append(args, hardened(firmware, now)...)
 	args = append(args,
 		"--memory", strconv.FormatInt(s.MemoryBytes>>20, 10), "--cpus", strconv.Itoa(s.CPUs),
 		"--uart1", "0x3F8", "4", "--uart-mode1", "file", pl.console,
@@ -204,9 +219,19 @@ func rulesOf(forwards []v1.PortForward) []string {
 // disk is a hard disk of a machine, and where it is attached.
 type disk struct {
 	controller   string
+	floppy       bool // the controller has drives for nothing else
 	port, device string
 	path, medium string // file, and the UUID of the medium
 }
+
+// empty tells whether nothing is in a drive, or there is none.
+func (d disk) empty() bool { return d.path == emptyDrive || d.path == noDrive }
+
+// VirtualBox's words for a drive with nothing in it, and for no drive.
+const (
+	emptyDrive = "emptydrive"
+	noDrive    = "none"
+)
 
 // attached lists what is in a machine's drives: hard disks, and the rest.
 func attached(info vboxmanage.Info) (disks, others []disk) {
@@ -222,8 +247,9 @@ func attached(info vboxmanage.Info) (disks, others []disk) {
 				continue
 			}
 			d := disk{controller: name, port: port, device: device, path: path, medium: info[name+"-ImageUUID-"+rest]}
+			d.floppy = info[fmt.Sprintf("storagecontrollertype%d", i)] == "I82078"
 			_, removable := info[name+"-tempeject-"+rest]
-			if d.medium != "" && !removable {
+			if d.medium != "" && !removable && !d.floppy {
 				disks = append(disks, d)
 			} else {
 				others = append(others, d)
@@ -258,7 +284,7 @@ func seedSlot(info vboxmanage.Info, seed string) (slot disk, inserted, ok bool) 
 		}
 	}
 	for _, d := range others {
-		if d.path == "emptydrive" || d.path == "none" {
+		if d.empty() && !d.floppy {
 			return d, false, true
 		}
 	}

@@ -135,7 +135,7 @@ func (p *Provider) makeGolden(ctx context.Context, object string, spec providers
 			"--ostype", osType(spec.Machine.OSType), "--basefolder", p.data.golden(spec.ImageRef), "--register",
 		},
 		append([]string{"modifyvm", id, "--description", fmt.Sprintf("golden image %s of sandboxd, instance %s", spec.Name, p.opts.Instance)},
-			hardened(spec.Machine.Firmware)...),
+			hardened(spec.Machine.Firmware, nil)...),
 		{"storagectl", id, "--name", controller, "--add", "sata", "--controller", "IntelAhci", "--portcount", "2", "--bootable", "on"},
 		{
 			"storageattach", id, "--storagectl", controller, "--port", "0", "--device", "0",

@@ -3,6 +3,7 @@ package virtualbox
 import (
 	"context"
 	"fmt"
+	"path/filepath"
 	"slices"
 	"strings"
 
@@ -20,6 +21,23 @@ var off = map[string]string{
 	"clipboard": "disabled", "draganddrop": "disabled", "teleporterenabled": "off",
 }
 
+// isolated judges a machine by all that is known of it: by what VirtualBox shows of
+// it, and by what only its definition says.
+func (p *Provider) isolated(m machine) (bool, string) {
+	yes, detail := isolation(m.info, m.record, p.networkName(m.record), p.data.console(m.id))
+	if !yes {
+		return false, detail
+	}
+	d, err := readDefinition(m.info["CfgFile"])
+	if err != nil {
+		return false, fmt.Sprintf("its definition cannot be read: %v", err)
+	}
+	if wrong := d.wrong(m.record.SharedFolders); wrong != "" {
+		return false, wrong
+	}
+	return true, detail
+}
+
 // isolation judges a machine's configuration, as VirtualBox shows it, by its
 // record. network is VirtualBox's name of what the card is to be connected to.
 // The detail says what was seen, or what is wrong.
@@ -27,9 +45,9 @@ func isolation(info vboxmanage.Info, r record, network, console string) (isolate
 	if wrong := wrongCard(info, r, network); wrong != "" {
 		return false, wrong
 	}
-	for n := 2; n <= cards; n++ {
-		if kind := info[fmt.Sprintf("nic%d", n)]; kind != "none" {
-			return false, fmt.Sprintf("the machine has a network card %d, of kind %q, that its spec does not name", n, kind)
+	for _, key := range furtherCards(info) {
+		if kind := info[key]; kind != "none" {
+			return false, fmt.Sprintf("the machine has a network card %s, of kind %q, that its spec does not name", strings.TrimPrefix(key, "nic"), kind)
 		}
 	}
 	for _, key := range sortedKeys(off) {
@@ -42,6 +60,9 @@ func isolation(info vboxmanage.Info, r record, network, console string) (isolate
 	}
 	if wrong := wrongFolders(info, r.SharedFolders); wrong != "" {
 		return false, wrong
+	}
+	for _, d := range strangers(info, filepath.Dir(console)) {
+		return false, fmt.Sprintf("the machine has %s in a drive, which is not its own", d.path)
 	}
 	switch r.Network.Mode {
 	case v1.NetworkNone:
@@ -143,21 +164,32 @@ func (p *Provider) closeLoopback(ctx context.Context, m machine) (machine, error
 	return m, err
 }
 
-// foldersOf lists the folders that a machine offers, path by name.
-func foldersOf(info vboxmanage.Info) map[string]string {
-	folders := map[string]string{}
-	for _, kind := range []string{"Machine", "Transient", "Global"} {
-		for i := 1; ; i++ {
-			name, ok := info[fmt.Sprintf("SharedFolderName%sMapping%d", kind, i)]
-			if !ok {
-				break
-			}
-			folders[name] = info[fmt.Sprintf("SharedFolderPath%sMapping%d", kind, i)]
-		}
-	}
-	return folders
+// strangers lists what is in a machine's drives and does not lie in its directory:
+// media and drives of the host, and disks that a clone shares with what it was
+// cloned from.
+func strangers(info vboxmanage.Info, dir string) []disk {
+	disks, others := attached(info)
+	return slices.DeleteFunc(slices.Concat(disks, others), func(d disk) bool { return d.empty() || within(dir, d.path) })
 }
 
+// foldersOf lists the folders that a machine offers for good, path by name.
+func foldersOf(info vboxmanage.Info) map[string]string {
+	return mappedFolders(info, "Machine")
+}
+
+func mappedFolders(info vboxmanage.Info, kind string) map[string]string {
+	folders := map[string]string{}
+	for i := 1; ; i++ {
+		name, ok := info[fmt.Sprintf("SharedFolderName%sMapping%d", kind, i)]
+		if !ok {
+			return folders
+		}
+		folders[name] = info[fmt.Sprintf("SharedFolderPath%sMapping%d", kind, i)]
+	}
+}
+
+// wrongFolders says which folder the guest is offered that is not the spec's. What
+// is offered for a while, or to all machines, is never ours, by whatever name.
 func wrongFolders(info vboxmanage.Info, want []v1.SharedFolder) string {
 	have := foldersOf(info)
 	for _, f := range want {
@@ -166,8 +198,10 @@ func wrongFolders(info vboxmanage.Info, want []v1.SharedFolder) string {
 		}
 		delete(have, f.Name)
 	}
-	for _, name := range sortedKeys(have) {
-		return fmt.Sprintf("the guest is offered the folder %q, which its spec does not name", name)
+	for _, folders := range []map[string]string{have, mappedFolders(info, "Transient"), mappedFolders(info, "Global")} {
+		for _, name := range sortedKeys(folders) {
+			return fmt.Sprintf("the guest is offered the folder %q, which its spec does not name", name)
+		}
 	}
 	return ""
 }

@@ -3,6 +3,7 @@ package virtualbox
 import (
 	"fmt"
 	"maps"
+	"path"
 	"slices"
 	"strings"
 	"testing"
@@ -29,6 +30,12 @@ func sound(mode v1.NetworkMode) (vboxmanage.Info, record, string) {
 	for n := 2; n <= cards; n++ {
 		info[fmt.Sprintf("nic%d", n)] = "none"
 	}
+	maps.Copy(info, vboxmanage.Info{
+		"nic9": "none", "nictype1": cardType,
+		"storagecontrollername0": "SATA", "SATA-0-0": path.Dir(testConsole) + "/web/Snapshots/{" + cloneDisk + "}.vdi", "SATA-ImageUUID-0-0": cloneDisk,
+		"SATA-1-0": path.Dir(testConsole) + "/web/seed.iso", "SATA-2-0": emptyDrive, "SATA-3-0": noDrive,
+		"storagecontrollername1": "FD", "storagecontrollertype1": "I82078", "FD-0-0": emptyDrive,
+	})
 	r.SharedFolders = []v1.SharedFolder{{Name: "in", HostPath: "/srv/in"}}
 	if mode != v1.NetworkNone {
 		info["macaddress1"] = macArgument(testID)
@@ -63,6 +70,7 @@ func TestEveryFlawIsSeen(t *testing.T) {
 		"a second card":           func(i vboxmanage.Info) { i["nic2"] = "nat" },
 		"a last card":             func(i vboxmanage.Info) { i["nic8"] = "bridged" },
 		"a card that is unknown":  func(i vboxmanage.Info) { delete(i, "nic5") },
+		"a card of many":          func(i vboxmanage.Info) { i["nic36"] = "bridged" },
 		"a serial port to a pipe": func(i vboxmanage.Info) { i["uartmode1"] = "server,/tmp/pipe" },
 		"another console":         func(i vboxmanage.Info) { i["uartmode1"] = "file,/etc/passwd" },
 		"another folder": func(i vboxmanage.Info) {
@@ -71,7 +79,16 @@ func TestEveryFlawIsSeen(t *testing.T) {
 		"a folder for a while": func(i vboxmanage.Info) {
 			i["SharedFolderNameTransientMapping1"], i["SharedFolderPathTransientMapping1"] = "etc", "/etc"
 		},
-		"a folder elsewhere": func(i vboxmanage.Info) { i["SharedFolderPathMachineMapping1"] = "/etc" },
+		"the spec's folder for a while": func(i vboxmanage.Info) {
+			i["SharedFolderNameTransientMapping1"], i["SharedFolderPathTransientMapping1"] = "in", "/srv/in"
+		},
+		"the spec's folder for all": func(i vboxmanage.Info) {
+			i["SharedFolderNameGlobalMapping1"], i["SharedFolderPathGlobalMapping1"] = "in", "/srv/in"
+		},
+		"a drive of the host":    func(i vboxmanage.Info) { i["SATA-1-0"] = "/dev/sr0" },
+		"another machine's disk": func(i vboxmanage.Info) { i["SATA-2-0"], i["SATA-ImageUUID-2-0"] = "/data/machines/x/a.vdi", cloneDisk },
+		"a floppy":               func(i vboxmanage.Info) { i["FD-0-0"] = "/srv/floppy.img" },
+		"a folder elsewhere":     func(i vboxmanage.Info) { i["SharedFolderPathMachineMapping1"] = "/etc" },
 	}
 	for key, value := range off {
 		flaws[key+" on"] = func(i vboxmanage.Info) { i[key] = value + "x" }
@@ -164,12 +181,12 @@ func TestPlan(t *testing.T) {
 			spec:     providers.MachineSpec{ID: testID, Namespace: "default", Name: "web", CPUs: 2, MemoryBytes: 1<<30 + 12345, Network: r.Network},
 			instance: "instance", engine: EngineInterpreter, network: network, forwards: r.Network.PortForwards, console: testConsole,
 		}
-		args := pl.arguments(vboxmanage.Info{"Forwarding(0)": "old,udp,,1,,1"})
+		args := pl.arguments(vboxmanage.Info{"Forwarding(0)": "old,udp,,1,,1", "nic36": "nat", "nic36x": "nat"})
 		line := " " + strings.Join(args, " ") + " "
 		for _, want := range []string{
 			" --nat-pf1 delete old ", " --memory 1024 ", " --cpus 2 ", " --ioapic on ", " --firmware bios ", " --vrde off ", " --usb-xhci off ",
 			" --audio-enabled off ", " --clipboard-mode disabled ", " --drag-and-drop disabled ", " --uart-mode1 file " + testConsole + " ",
-			" --vm-execution-engine interpreter ", " --nic8 none ",
+			" --vm-execution-engine interpreter ", " --nic8 none ", " --nic36 none ",
 		} {
 			if !strings.Contains(line, want) {
 				t.Errorf("%s: %q is missing in %s", mode, want, line)

@@ -119,7 +119,7 @@ func (p *Provider) make(ctx context.Context, spec providers.MachineSpec, was mac
 // isConfigured tells whether a machine that is off, and whose record fits its
 // spec, is still configured so.
 func (p *Provider) isConfigured(m machine) bool {
-	isolated, _ := isolation(m.info, m.record, p.networkName(m.record), p.data.console(m.id))
+	isolated, _ := p.isolated(m)
 	_, seeded, _ := seedSlot(m.info, p.seed(m.record))
 	return isolated && seeded && len(foldersOf(m.info)) == len(m.record.SharedFolders) && len(disksOf(m.info)) > 0
 }
@@ -152,6 +152,10 @@ func (p *Provider) begin(r record) error {
 // prepare configures a machine that is off and notes that it is done.
 func (p *Provider) prepare(ctx context.Context, spec providers.MachineSpec, r record, now machine, image sealed) error {
 	id := string(spec.ID)
+	now, err := p.unplug(ctx, now)
+	if err != nil {
+		return err
+	}
 	disks := disksOf(now.info)
 	if len(disks) == 0 {
 		return providers.Errorf(providers.ErrInvalid, machineObject(spec.ID), "somebody took its disk out: delete the sandbox and apply it again")
@@ -171,6 +175,37 @@ func (p *Provider) prepare(ctx context.Context, spec providers.MachineSpec, r re
 	}
 	r.Hashes = spec.Hashes()
 	return p.writeRecord(r)
+}
+
+// unplug takes out of a machine's drives what is not its own, and from its
+// definition what changes VirtualBox's insides: an adopted machine's, which its
+// clones have as well.
+func (p *Provider) unplug(ctx context.Context, m machine) (machine, error) {
+	id := string(m.id)
+	var steps [][]string
+	disks, _ := attached(m.info)
+	for _, d := range strangers(m.info, p.data.MachineDir(m.id)) {
+		if slices.Contains(disks, d) {
+			return m, providers.Errorf(providers.ErrInvalid, machineObject(m.id), "its image's machine has the disk %s, which VirtualBox does not clone because snapshots leave it out (it is write-through, shareable or read-only): take it out of that machine, or make it a normal disk, and adopt a new snapshot", d.path)
+		}
+		steps = append(steps, []string{"storageattach", id, "--storagectl", d.controller, "--port", d.port, "--device", d.device, "--medium", emptyDrive})
+	}
+	h, err := readDefinition(m.info["CfgFile"])
+	if err != nil {
+		return m, p.fileError(machineObject(m.id), err)
+	}
+	for _, name := range h.internals() {
+		steps = append(steps, []string{"setextradata", id, name}) // without a value: it goes
+	}
+	for _, args := range steps {
+		if _, err := p.manage(ctx, m.id, 0, args...); err != nil {
+			return m, err
+		}
+	}
+	if len(steps) == 0 {
+		return m, nil
+	}
+	return p.look(ctx, m.id)
 }
 
 // planOf is what a machine's configuration is to be.

@@ -148,10 +148,12 @@ func (p *Provider) GetMachine(ctx context.Context, id types.UID) (providers.Mach
 		Accelerator: accelerator(m.record.Engine), Agent: providers.AgentDisconnected,
 	}
 	out.Network = p.observeNetwork(m)
-	if isolated, detail := isolation(m.info, m.record, p.networkName(m.record), p.data.console(id)); m.power == providers.PowerOff && !isolated {
-		// What the record says is not what VirtualBox has: whoever compares hashes
-		// will ensure the machine again.
-		out.Network.Detail, out.Hashes = "the machine is off; "+detail, providers.Hashes{}
+	if m.power == providers.PowerOff {
+		if isolated, detail := p.isolated(m); !isolated {
+			// What the record says is not what VirtualBox has: whoever compares hashes
+			// will ensure the machine again.
+			out.Network.Detail, out.Hashes = "the machine is off; "+detail, providers.Hashes{}
+		}
 	}
 	if m.power == providers.PowerRunning {
 		if m.record.Starting {
@@ -173,7 +175,7 @@ func (p *Provider) observeNetwork(m machine) providers.NetworkObservation {
 	if m.power == providers.PowerOff {
 		return providers.NetworkObservation{Detail: "the machine is off"}
 	}
-	isolated, detail := isolation(m.info, m.record, p.networkName(m.record), p.data.console(m.id))
+	isolated, detail := p.isolated(m)
 	seen := providers.NetworkObservation{Isolated: isolated, Detail: detail}
 	if isolated {
 		seen.Beyond = beyond(m.record.Network.Mode)

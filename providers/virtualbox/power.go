@@ -84,7 +84,7 @@ func (p *Provider) powerOn(ctx context.Context, m machine) error {
 	if err != nil {
 		return err
 	}
-	if isolated, detail := isolation(m.info, r, p.networkName(r), p.data.console(m.id)); !isolated {
+	if isolated, detail := p.isolated(m); !isolated {
 		return notIsolated(m.id, "it was not started", detail)
 	}
 	if err := checkOpenable(m.id, r.Network.PortForwards); err != nil {

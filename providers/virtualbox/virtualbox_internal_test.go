@@ -3,6 +3,7 @@ package virtualbox
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"net/netip"
 	"path/filepath"
@@ -46,6 +47,12 @@ storagecontrollername1="SATA-2"
 	}
 	if _, inserted, ok := seedSlot(info, "/iso.iso"); !ok || !inserted {
 		t.Error("a seed that is there is not found")
+	}
+	maps.Copy(info, vboxmanage.Info{
+		"storagecontrollername2": "FD", "storagecontrollertype2": "I82078", "FD-0-0": "/floppy.img", "FD-ImageUUID-0-0": "5c91bf36-d64f-4066-85df-3cee44b439cf", "FD-0-1": emptyDrive,
+	})
+	if disks, others := attached(info); len(disks) != 2 || len(others) != 4 {
+		t.Errorf("with a floppy the disks are %+v, and the other drives %+v", disks, others)
 	}
 	delete(info, "IDE-0-1")
 	if _, _, ok := seedSlot(info, "/seed.iso"); ok {

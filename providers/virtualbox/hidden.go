@@ -1,0 +1,79 @@
+package virtualbox
+
+import (
+	"encoding/xml"
+	"fmt"
+	"io"
+	"os"
+	"slices"
+	"strings"
+	"time"
+
+	v1 "sandboxd.dev/sandboxd/api/v1"
+)
+
+// hidden is what a machine's definition says and showvminfo does not: whether the
+// guest may write to a shared folder, and the extra data, which a clone has from
+// its golden machine.
+type hidden struct {
+	Folders []struct {
+		Name     string `xml:"name,attr"`
+		Writable bool   `xml:"writable,attr"`
+	} `xml:"Machine>Hardware>SharedFolders>SharedFolder"`
+	Extra []struct {
+		Name string `xml:"name,attr"`
+	} `xml:"Machine>ExtraData>ExtraDataItem"`
+}
+
+const (
+	// definitionLimit is the most, in bytes, that is read of a definition. One with
+	// hundreds of snapshots is a few megabytes.
+	definitionLimit = 16 << 20
+	// definitionPause is for VirtualBox to put a new definition in the place of the
+	// old one, which it moves away first.
+	definitionPause = 50 * time.Millisecond
+)
+
+// readDefinition reads what is hidden in a definition.
+func readDefinition(path string) (hidden, error) {
+	f, err := os.Open(path)
+	if os.IsNotExist(err) {
+		time.Sleep(definitionPause)
+		f, err = os.Open(path)
+	}
+	if err != nil {
+		return hidden{}, err
+	}
+	defer func() { _ = f.Close() }()
+	var h hidden
+	if err := xml.NewDecoder(io.LimitReader(f, definitionLimit)).Decode(&h); err != nil {
+		return hidden{}, fmt.Errorf("%s: %w", path, err)
+	}
+	return h, nil
+}
+
+// wrong says what of it a sandbox must not have.
+func (h hidden) wrong(want []v1.SharedFolder) string {
+	for _, f := range h.Folders {
+		readOnly := slices.ContainsFunc(want, func(w v1.SharedFolder) bool { return w.Name == f.Name && w.IsReadOnly() })
+		if f.Writable && readOnly {
+			return fmt.Sprintf("the guest may write to the shared folder %q, which its spec makes read-only", f.Name)
+		}
+	}
+	for _, name := range h.internals() {
+		return fmt.Sprintf("the machine has the extra data %s, which changes what VirtualBox keeps from the guest", name)
+	}
+	return ""
+}
+
+// internals lists the extra data by which VirtualBox's insides are changed, such as
+// devices, and whether guests may make symbolic links in shared folders.
+func (h hidden) internals() []string {
+	var names []string
+	for _, e := range h.Extra {
+		if strings.HasPrefix(e.Name, "VBoxInternal") {
+			names = append(names, e.Name)
+		}
+	}
+	return names
+}
