@@ -167,10 +167,13 @@ func (p *Provider) claimPorts() error {
 // Name implements providers.Provider.
 func (p *Provider) Name() v1.ProviderName { return v1.ProviderVirtualBox }
 
-// goodbye bounds what Close waits for guests: the commands that are under way are
-// killed in there. It is half of what a service manager gives a daemon, as a rule.
 const (
-	goodbye    = 30 * time.Second
+	// goodbye bounds what Close waits for guests, where the commands that are
+	// under way are killed. It is half of what a service manager gives a daemon,
+	// as a rule.
+	goodbye = 30 * time.Second
+	// afterwards bounds the end of the VBoxManage that waits for a guest which
+	// has not answered until then.
 	afterwards = 5 * time.Second
 )
 
@@ -181,7 +184,7 @@ func (p *Provider) Close() error {
 	p.end()
 	p.guest.close(goodbye)
 	p.vbox.Close()
-	p.guest.close(afterwards) // their VBoxManage is being killed
+	p.guest.close(afterwards)
 	p.work.Wait()
 	return nil
 }

@@ -207,6 +207,26 @@ func TestPool(t *testing.T) {
 	}
 }
 
+// TestCloseEndsVisits: a call that waits for a guest ends by Close.
+func TestCloseEndsVisits(t *testing.T) {
+	c, dir := program(t, `echo >begun; exec sleep 1000`)
+	done := make(chan error, 1)
+	go func() {
+		_, err := c.Run(context.Background(), Call{Object: "x", Args: []string{"guestcontrol"}, Interruptible: true})
+		done <- err
+	}()
+	wait(t, filepath.Join(dir, "begun"))
+	c.Close()
+	select {
+	case err := <-done:
+		if err == nil {
+			t.Error("it succeeded")
+		}
+	case <-time.After(time.Minute):
+		t.Error("it goes on")
+	}
+}
+
 func TestClosed(t *testing.T) {
 	c, _ := program(t, "")
 	c.Close()

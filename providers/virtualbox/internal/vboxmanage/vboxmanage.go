@@ -97,7 +97,8 @@ func New(o Options) *Client {
 	return c
 }
 
-// Close waits for calls that go on without their callers. Later calls fail.
+// Close waits for calls that go on without their callers, and ends those that wait
+// for a guest. Later calls fail.
 func (c *Client) Close() {
 	c.end()
 	c.work.Wait()
@@ -115,7 +116,7 @@ type Call struct {
 	Args []string
 	// Limit of time for the process; 0 means Quick.
 	Limit time.Duration
-	// Interruptible calls end when their caller's context does. They have no
+	// Interruptible calls end when their caller's context does, or by Close. They have no
 	// limit and take no place in the pool, because they wait for a guest.
 	Interruptible bool
 	// Stdout and Stderr get the output as it comes; nil keeps it for Output.
@@ -144,6 +145,9 @@ func (c *Client) Run(ctx context.Context, call Call) (Output, error) {
 	}
 	if call.Interruptible {
 		defer unlock()
+		ctx, cancel := context.WithCancel(ctx)
+		defer cancel()
+		defer context.AfterFunc(c.life, cancel)()
 		return c.attempts(ctx, ctx, call)
 	}
 	type result struct {
