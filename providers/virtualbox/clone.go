@@ -134,10 +134,21 @@ func (p *Provider) notCloned(ctx context.Context, r record, err error) error {
 			return cleared
 		}
 		return foreign(r.ID)
+	case lookErr == nil && errors.Is(err, providers.ErrInvalid):
+		return providers.Errorf(providers.ErrBusy, machineObject(r.ID), "an earlier call has made it by now: ensure the machine again (%w)", said(err))
 	case errors.Is(err, providers.ErrNotFound):
-		return providers.Errorf(providers.ErrNotFound, imageObject(r.Image), "its golden machine or snapshot is gone from VirtualBox: delete the GoldenImage and apply it again (%w)", errors.Unwrap(err))
+		return providers.Errorf(providers.ErrNotFound, imageObject(r.Image), "its golden machine or snapshot is gone from VirtualBox: delete the GoldenImage and apply it again (%w)", said(err))
 	}
 	return err
+}
+
+// said is what VBoxManage said, without the kind that it was taken for.
+func said(err error) error {
+	var f *vboxmanage.Failure
+	if errors.As(err, &f) {
+		return f
+	}
+	return errors.New(err.Error())
 }
 
 // attach puts a disk in the place of another.

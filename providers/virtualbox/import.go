@@ -64,7 +64,9 @@ func (p *Provider) ImportImage(ctx context.Context, spec providers.ImageSpec, pr
 	if err != nil {
 		// Half an import is worth nothing; what cannot be removed now is wiped
 		// by the next one.
-		p.discardGolden(context.WithoutCancel(ctx), spec.ImageRef)
+		if left := p.discardGolden(context.WithoutCancel(ctx), spec.ImageRef); left != nil {
+			p.log.Info("a golden machine is left of an import", "image", spec.ImageRef.String(), "error", left.Error())
+		}
 		_ = os.Remove(p.data.ImageDir(spec.UID))
 		if ctx.Err() != nil {
 			err = ctx.Err()
@@ -75,19 +77,21 @@ func (p *Provider) ImportImage(ctx context.Context, spec providers.ImageSpec, pr
 }
 
 // discardGolden removes what an import that did not come to its end has made.
-func (p *Provider) discardGolden(ctx context.Context, ref providers.ImageRef) {
+func (p *Provider) discardGolden(ctx context.Context, ref providers.ImageRef) error {
 	if !files.Exists(p.data.golden(ref)) {
-		return
+		return nil
 	}
 	if err := p.removeGolden(ctx, ref); err != nil {
-		p.log.Info("a golden machine is left of an import", "image", ref.String(), "error", err.Error())
-		return
+		return err
 	}
-	_ = os.RemoveAll(p.data.golden(ref))
+	return p.fileError(imageObject(ref), os.RemoveAll(p.data.golden(ref)))
 }
 
 func (p *Provider) importDisk(ctx context.Context, object string, spec providers.ImageSpec, disk *v1.DiskSource, progress func(providers.Progress)) (providers.Image, error) {
-	p.discardGolden(ctx, spec.ImageRef)
+	// VirtualBox must not have the disk that is written.
+	if err := p.discardGolden(ctx, spec.ImageRef); err != nil {
+		return providers.Image{}, err
+	}
 	staging := p.data.Staging(spec.ImageRef)
 	p.steps.next()
 	if err := os.RemoveAll(staging); err != nil {
@@ -145,12 +149,25 @@ func (p *Provider) makeGolden(ctx context.Context, object string, spec providers
 	} {
 		if err := p.manageImage(ctx, object, args...); err != nil {
 			if args[0] == "createvm" && errors.Is(err, providers.ErrInvalid) {
-				return providers.Errorf(providers.ErrInvalid, object, "its golden machine cannot be made; is spec.machine.osType %q one of `VBoxManage list ostypes`? %w", osType(spec.Machine.OSType), errors.Unwrap(err))
+				return p.notCreated(ctx, object, spec, id, err)
 			}
 			return err
 		}
 	}
 	return nil
+}
+
+// notCreated words why VirtualBox takes what a golden machine is made with for
+// wrong: it says the same of a UUID that it has.
+func (p *Provider) notCreated(ctx context.Context, object string, spec providers.ImageSpec, id string, err error) error {
+	now, listErr := p.list(ctx)
+	switch {
+	case listErr != nil:
+		return listErr
+	case now.Registered[id]:
+		return providers.Errorf(providers.ErrBusy, object, "VirtualBox has the golden machine %s of an earlier import still, which is removed now: tried again (%w)", id, said(err))
+	}
+	return providers.Errorf(providers.ErrInvalid, object, "its golden machine cannot be made; is spec.machine.osType %q one of `VBoxManage list ostypes`? %w", osType(spec.Machine.OSType), said(err))
 }
 
 func osType(name string) string {
