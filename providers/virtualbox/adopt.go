@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"os"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"time"
@@ -46,6 +47,9 @@ func (p *Provider) examineMachine(ctx context.Context, object string, spec provi
 	if err != nil {
 		return a, err
 	}
+	if p.madeBySandboxd(info["CfgFile"]) {
+		return a, providers.Errorf(providers.ErrInvalid, object, "machine %q was made by sandboxd, which may delete it at any time: clone it with all of its disk (VBoxManage clonevm, without --options link) and name the clone", src.Name)
+	}
 	a.id = types.UID(info["UUID"])
 	disks := disksOf(info)
 	if !datafolder.IsUUID(a.id) || len(disks) == 0 {
@@ -57,6 +61,17 @@ func (p *Provider) examineMachine(ctx context.Context, object string, spec provi
 		return a, providers.Errorf(providers.ErrBusy, object, "machine %q has no snapshot %q and is %s: power it off, so that the snapshot can be taken", src.Name, a.name, info["VMState"])
 	}
 	return a, nil
+}
+
+// madeBySandboxd tells whether a machine's definition lies where this instance of
+// sandboxd, or another one, keeps those that it makes; see layout.
+func (p *Provider) madeBySandboxd(config string) bool {
+	if within(p.data.Root, config) {
+		return true
+	}
+	sandbox := newLayout(filepath.Join(config, "../../../.."))
+	golden := newLayout(filepath.Join(sandbox.Root, ".."))
+	return sandbox.claimed() && within(sandbox.Machines(), config) || golden.claimed() && within(golden.Images(), config)
 }
 
 // showMachine asks about any machine, by name or UUID.

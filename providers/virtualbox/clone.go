@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"k8s.io/apimachinery/pkg/types"
@@ -184,33 +185,55 @@ func (p *Provider) clearFolder(ctx context.Context, r record, keep bool) error {
 }
 
 // closeMedia makes VirtualBox forget the disks in a folder that no machine has,
-// all but one, and removes them. It would go on thinking that their parents are
-// in use.
+// all but some, and removes them. It would go on thinking that their parents are
+// in use. A disk that a machine has, or another disk lies on, stays and is ErrBusy.
 func (p *Provider) closeMedia(ctx context.Context, id types.UID, dir string, but ...string) error {
-	return filepath.WalkDir(dir, func(path string, entry fs.DirEntry, err error) error {
+	for {
+		closed, used, err := p.closeUnused(ctx, id, dir, but)
+		if err != nil {
+			return err
+		}
+		if closed == 0 || used == nil { // else the last one used may have been used by one that is gone
+			return used
+		}
+	}
+}
+
+// closeUnused removes the disks in a folder that nothing uses, all but some, and
+// says of one that is used why it stays.
+func (p *Provider) closeUnused(ctx context.Context, id types.UID, dir string, but []string) (closed int, used, err error) {
+	err = filepath.WalkDir(dir, func(path string, entry fs.DirEntry, err error) error {
 		if errors.Is(err, fs.ErrNotExist) {
 			return nil
 		}
 		if err != nil {
 			return p.fileError(machineObject(id), err)
 		}
-		if !entry.Type().IsRegular() || !strings.EqualFold(filepath.Ext(path), ".vdi") {
+		if !entry.Type().IsRegular() || !strings.EqualFold(filepath.Ext(path), ".vdi") || slices.Contains(but, path) {
 			return nil
 		}
-		for _, b := range but {
-			if path == b {
-				return nil
-			}
-		}
-		// It may not know the file, or take it for broken.
-		if _, err := p.manage(ctx, id, 0, "closemedium", "disk", path, "--delete"); ctx.Err() != nil {
+		_, err = p.manage(ctx, id, 0, "closemedium", "disk", path, "--delete")
+		switch {
+		case errors.Is(err, providers.ErrBusy):
+			used = providers.Errorf(providers.ErrBusy, machineObject(id), "VirtualBox uses its disk %s in a snapshot or for another machine: remove that first (%w)", path, said(err))
+			return nil
+		case err != nil && !understood(err):
 			return err
 		}
+		// It may not know the file, or take it for broken.
 		if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return p.fileError(machineObject(id), err)
 		}
+		closed++
 		return nil
 	})
+	return closed, used, err
+}
+
+// understood tells whether VirtualBox's service has had its say in a failure.
+func understood(err error) bool {
+	var f *vboxmanage.Failure
+	return errors.As(err, &f) && !f.Unreached && !f.Lost
 }
 
 // Reset implements providers.Machines.

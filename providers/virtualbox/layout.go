@@ -42,6 +42,9 @@ func newLayout(root string) layout { return layout{datafolder.Folder{Root: root,
 
 const dirMode = 0o700
 
+// claimed tells whether the folder is some instance's.
+func (l layout) claimed() bool { return files.Exists(filepath.Join(l.Root, "instance")) }
+
 func (l layout) networks() string           { return filepath.Join(l.Root, "networks") }
 func (l layout) record(id types.UID) string { return filepath.Join(l.MachineDir(id), "record.json") }
 

@@ -326,6 +326,9 @@ func (p *Provider) DeleteMachine(ctx context.Context, id types.UID) error {
 // VirtualBox says is believed if the machine's definition is gone as well; else
 // what counts is whether it has the machine.
 func (p *Provider) unregister(ctx context.Context, m machine) error {
+	if err := p.childless(ctx, m); err != nil {
+		return err
+	}
 	if m.on() {
 		if _, err := p.manage(ctx, m.id, vboxmanage.Slow, "controlvm", string(m.id), "poweroff"); err != nil {
 			if ctx.Err() != nil {
@@ -353,6 +356,24 @@ func (p *Provider) unregister(ctx context.Context, m machine) error {
 		return p.unregisterLost(ctx, m.id, lookErr)
 	}
 	return providers.Errorf(providers.ErrBusy, machineObject(m.id), "VirtualBox removed it and has it still: delete it again")
+}
+
+// childless refuses a machine on whose disks others lie, which were cloned from a
+// snapshot that somebody took of it. VirtualBox, asked to delete it, refuses those
+// disks and forgets the machine.
+func (p *Provider) childless(ctx context.Context, m machine) error {
+	if m.info["SnapshotUUID"] == "" {
+		return nil
+	}
+	out, err := p.vbox.Run(ctx, vboxmanage.Call{Object: machineObject(m.id), Args: []string{"list", "--long", "hdds"}})
+	if err != nil {
+		return err
+	}
+	own := p.data.MachineDir(m.id)
+	if _, child := childrenOf(vboxmanage.Blocks(out.Stdout), own, own); child != "" {
+		return providers.Errorf(providers.ErrBusy, machineObject(m.id), "the disk %s was cloned from a snapshot of it: remove what uses that disk first", child)
+	}
+	return nil
 }
 
 // unregisterLost removes a machine that VirtualBox has and cannot look at, because
