@@ -29,6 +29,8 @@ package ssh
 import (
 	"errors"
 	"time"
+
+	"sandboxd.dev/sandboxd/providers/internal/guestio"
 )
 
 // errLost: the guest is not there any more.
@@ -42,13 +44,15 @@ const (
 	goodbye = 2 * time.Second
 )
 
-// limits bound what is done in a guest once the caller is gone.
+// limits bound what a guest may take for what its callers have no limit for.
 type limits struct {
-	// kill bounds killing and cleaning up. An emulated guest, busy with the
+	// start bounds the wait for the report of a script's start.
+	start time.Duration
+	// kill bounds killing and cleaning up once the caller is gone. An emulated guest, busy with the
 	// command, may take some of it.
 	kill time.Duration
 	// settle is how long a script may take to end once its input has.
 	settle time.Duration
 }
 
-var defaultLimits = limits{kill: time.Minute, settle: 15 * time.Second}
+var defaultLimits = limits{start: guestio.StartLimit, kill: time.Minute, settle: 15 * time.Second}

@@ -336,3 +336,21 @@ func TestFailedWrite(t *testing.T) {
 		t.Errorf("the directory has %v, %v", left, err)
 	}
 }
+
+// TestGuestThatStartsNothing: whoever waits for a login shell that runs nothing
+// gets to know.
+func TestGuestThatStartsNothing(t *testing.T) {
+	g := newGuest(t)
+	g.shell = []string{"/bin/sh", "-c", "echo Welcome; exec sleep 1000"}
+	c := g.start().client()
+	defer c.Close()
+	c.g.limits = limits{start: 100 * time.Millisecond, kill: 100 * time.Millisecond, settle: 100 * time.Millisecond}
+	for _, timeout := range []time.Duration{0, time.Hour} {
+		for _, input := range []string{"", strings.Repeat("x", 100_000)} {
+			req := with(sh("true"), func(r *providers.ExecRequest) { r.Timeout, r.Stdin = timeout, strings.NewReader(input) })
+			if _, err := c.Exec(within(t), req); !errors.Is(err, providers.ErrUnavailable) || !strings.Contains(err.Error(), "did not start the command within 100ms") {
+				t.Errorf("exec with the limit %v and %d bytes of input: %v", timeout, len(input), err)
+			}
+		}
+	}
+}

@@ -259,7 +259,7 @@ func TestHostileGuest(t *testing.T) {
 			g := newGuest(t)
 			tc.change(g)
 			c := g.start().client()
-			c.g.limits = limits{kill: time.Second, settle: 100 * time.Millisecond}
+			c.g.limits = limits{start: patience, kill: time.Second, settle: 100 * time.Millisecond}
 			patient := patience
 			if tc.hangs {
 				patient = 300 * time.Millisecond

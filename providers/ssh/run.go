@@ -47,16 +47,17 @@ func newRun(token string, out, errOut func([]byte) error) *run {
 // unless it is nil, and the script, whose input ends, gets a while to end too, so
 // that what is cleaned up afterwards is not made again.
 func (c *connection) do(ctx context.Context, r *run, line string, in io.Reader, interrupt func()) error {
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
 	r.mu.Lock()
-	r.onFail = cancel
+	r.onFail = func() { cancel(nil) }
 	r.mu.Unlock()
 
 	session, stdin, err := c.open(ctx, r)
 	if err != nil {
 		return err
 	}
+	defer guestio.Awaited(r.started, c.limits.start, cancel)()
 	gone := make(chan struct{})
 	c.running.Go(func() {
 		defer close(gone)
@@ -186,6 +187,8 @@ func (r *run) verdict(ctx context.Context, fed error) error {
 	switch {
 	case r.failed != nil:
 		return r.failed
+	case errors.Is(context.Cause(ctx), guestio.ErrNotStarted):
+		return context.Cause(ctx)
 	case fed != nil:
 		return fed
 	case r.reports == 2:

@@ -57,6 +57,9 @@ func (g guest) Control(ctx context.Context, call guestcontrol.Call) error {
 			call.Stdout = firstWrite{call.Stdout, begun}
 		}
 	}
+	if call.Given != nil {
+		call.Given()
+	}
 	login, err := g.p.loginOf(ctx, g.of)
 	if err != nil {
 		return err

@@ -11,6 +11,8 @@ package guestio
 
 import (
 	"bytes"
+	"errors"
+	"fmt"
 	"io"
 	"sync"
 	"time"
@@ -21,6 +23,28 @@ import (
 
 // maxReport bounds a report, in bytes.
 const maxReport = 100
+
+// StartLimit is how long a guest that was given a script may take until it reports
+// the start. An interpreted one on a busy host, whose Guest Additions are not ready
+// yet, takes minutes; a hostile one never does it.
+const StartLimit = 5 * time.Minute
+
+// ErrNotStarted, as the cause of a context's end: the guest has not begun with a
+// script in time.
+var ErrNotStarted = errors.New("the guest did not start the command")
+
+// Awaited calls f, with an ErrNotStarted, unless a script is started within a limit
+// or nobody waits for it any more.
+func Awaited(started <-chan struct{}, limit time.Duration, f func(error)) (stop func()) {
+	t := time.AfterFunc(limit, func() {
+		select {
+		case <-started:
+		default:
+			f(fmt.Errorf("%w within %v", ErrNotStarted, limit))
+		}
+	})
+	return func() { t.Stop() }
+}
 
 // Splitter takes one stream apart. It is not safe for concurrent use.
 type Splitter struct {

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"go.uber.org/goleak"
@@ -103,4 +104,20 @@ func TestAfter(t *testing.T) {
 	stop := After(started, time.Millisecond, func() { close(called) })
 	<-called
 	stop()
+}
+
+func TestAwaited(t *testing.T) {
+	started := make(chan struct{})
+	Awaited(started, math.MaxInt64, func(error) { t.Error("it was called at once") })()
+	called := make(chan error, 1)
+	Awaited(started, time.Millisecond, func(err error) { called <- err })
+	if err := <-called; !errors.Is(err, ErrNotStarted) || !strings.Contains(err.Error(), "1ms") {
+		t.Errorf("got %v", err)
+	}
+	synctest.Test(t, func(t *testing.T) {
+		started := make(chan struct{})
+		Awaited(started, time.Minute, func(error) { t.Error("it was called although it was started") })
+		close(started)
+		time.Sleep(2 * time.Minute)
+	})
 }

@@ -20,6 +20,7 @@ import (
 
 	"sandboxd.dev/sandboxd/providers"
 	"sandboxd.dev/sandboxd/providers/internal/guestcall"
+	"sandboxd.dev/sandboxd/providers/internal/guestio"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -28,6 +29,9 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 type thisHost struct{ shell string }
 
 func (h thisHost) Control(ctx context.Context, call Call) error {
+	if call.Given != nil {
+		call.Given()
+	}
 	args := call.Args
 	if call.Verb == "copyto" {
 		b, err := os.ReadFile(args[0])
@@ -185,6 +189,33 @@ func TestInputGoesWhenItFails(t *testing.T) {
 		if left, _ := filepath.Glob("/tmp/.sandboxd-*.in"); len(left) > 0 {
 			t.Errorf("%s: left: %q", verb, left)
 		}
+	}
+}
+
+// slow is a guest that starts nothing.
+type slow struct{ Guest }
+
+func (s slow) Control(ctx context.Context, call Call) error {
+	if call.Verb != "run" {
+		return s.Guest.Control(ctx, call)
+	}
+	call.Given()
+	_, _ = io.WriteString(call.Stdout, "Welcome!\n")
+	<-ctx.Done()
+	return ctx.Err()
+}
+
+// TestGuestThatStartsNothing: whoever waits for it gets to know.
+func TestGuestThatStartsNothing(t *testing.T) {
+	c := New(slow{thisHost{"sh"}}, t.TempDir())
+	c.startLimit = 50 * time.Millisecond
+	for _, timeout := range []time.Duration{0, time.Hour} {
+		if _, err := c.Exec(t.Context(), providers.ExecRequest{Command: []string{"true"}, Timeout: timeout}); !errors.Is(err, guestio.ErrNotStarted) {
+			t.Errorf("exec with the limit %v: %v", timeout, err)
+		}
+	}
+	if _, err := c.ReadFile(t.Context(), "/file", io.Discard); !errors.Is(err, guestio.ErrNotStarted) {
+		t.Errorf("read: %v", err)
 	}
 }
 

@@ -34,6 +34,7 @@ import (
 	"time"
 
 	"sandboxd.dev/sandboxd/providers/internal/guestcall"
+	"sandboxd.dev/sandboxd/providers/internal/guestio"
 	"sandboxd.dev/sandboxd/providers/internal/guestscript"
 )
 
@@ -67,6 +68,9 @@ type Call struct {
 	Stdout, Stderr io.Writer
 	// Urgent calls wait for no other.
 	Urgent bool
+	// Given is called when the guest is given it, after it has waited for others;
+	// nil for nobody.
+	Given func()
 	// Started is closed when the guest has begun with it, so that it must not be
 	// made again; nil for a call that may be made twice.
 	Started <-chan struct{}
@@ -76,12 +80,15 @@ type Call struct {
 type Client struct {
 	guest Guest
 	// temp is a folder of the host for what is copied in.
-	temp     string
-	maxInput int64
+	temp       string
+	maxInput   int64
+	startLimit time.Duration
 }
 
 // New makes a Client. Files that go to the guest are kept in temp meanwhile.
-func New(g Guest, temp string) *Client { return &Client{guest: g, temp: temp, maxInput: maxInput} }
+func New(g Guest, temp string) *Client {
+	return &Client{guest: g, temp: temp, maxInput: maxInput, startLimit: guestio.StartLimit}
+}
 
 //go:embed scripts/*.sh
 var scripts embed.FS
@@ -116,7 +123,12 @@ func (c *Client) sh(ctx context.Context, urgent bool, r *run, script string) err
 	for part := range slices.Chunk([]byte(script), maxPart) {
 		args = append(args, encode(part))
 	}
-	return c.guest.Control(ctx, Call{Verb: "run", Args: args, Stdout: r.stdout, Stderr: r.stderr, Urgent: urgent, Started: r.started})
+	stop := func() {}
+	defer func() { stop() }()
+	given := func() { stop = guestio.Awaited(r.started, c.startLimit, func(err error) { r.cancel(err) }) }
+	return c.guest.Control(ctx, Call{
+		Verb: "run", Args: args, Stdout: r.stdout, Stderr: r.stderr, Urgent: urgent, Given: given, Started: r.started,
+	})
 }
 
 // maxPart of a script goes into one argument, in bytes: written as encode does,
@@ -253,7 +265,7 @@ func (c *Client) tidy(ctx context.Context, in input, r *run, err error) {
 // remove removes what may have been copied to the guest before something failed,
 // as far as the guest still answers.
 func (c *Client) remove(ctx context.Context, in input, failed error) {
-	for _, deaf := range []error{ErrNotReady, ErrLogin, ErrUnusable, guestcall.ErrGuestLacks} {
+	for _, deaf := range []error{ErrNotReady, ErrLogin, ErrUnusable, guestcall.ErrGuestLacks, guestio.ErrNotStarted} {
 		if errors.Is(failed, deaf) {
 			return
 		}
