@@ -92,13 +92,13 @@ func checkPort(ctx context.Context, d Dialer, sbx *v1.Sandbox, m *providers.Mach
 	if ssh {
 		port = firstSet(port, defaultSSHPort)
 	}
-	address, forwarded := m.Route(port)
-	if address == "" {
+	way := m.Route(port)
+	if way.Address == "" {
 		waiting.message = fmt.Sprintf("waiting for an address of the guest, to check its port %d", port)
 		return waiting
 	}
-	if err := probe(ctx, d, address, ssh, forwarded); err != nil {
-		waiting.message = fmt.Sprintf("waiting for %s: %v", address, err)
+	if err := probe(ctx, d, way.Address, ssh, way.Forwarded); err != nil {
+		waiting.message = fmt.Sprintf("waiting for %s: %v", way.Address, err)
 		return waiting
 	}
 	return guestCheck{

@@ -43,21 +43,21 @@ func (c *Client) login(ctx context.Context) (*connection, error) {
 	if m.Power != providers.PowerRunning {
 		return nil, providers.Errorf(providers.ErrBusy, c.object, "it is %s: only a running machine can be reached inside", m.Power)
 	}
-	address, err := c.address(m)
+	way, err := c.route(m)
 	if err != nil {
 		return nil, err
 	}
-	config, state, err := c.config(ctx)
+	config, state, err := c.config(ctx, way)
 	if err != nil {
 		return nil, err
 	}
 	dialCtx, cancel := context.WithTimeout(ctx, dialTimeout)
 	defer cancel()
-	raw, err := c.g.o.Dialer.DialContext(dialCtx, "tcp", address)
+	raw, err := c.g.o.Dialer.DialContext(dialCtx, "tcp", way.Address)
 	if err != nil {
 		return nil, providers.Errorf(providers.ErrUnavailable, c.object, "no connection to its ssh server: the guest is still booting, or runs none (%w)", err)
 	}
-	conn, err := handshake(ctx, raw, address, config)
+	conn, err := handshake(ctx, raw, way.Address, config)
 	switch {
 	case err == nil:
 		return conn, nil
@@ -66,25 +66,25 @@ func (c *Client) login(ctx context.Context) (*connection, error) {
 	case state.asked && !isBroken(err):
 		return nil, c.refused(state)
 	default:
-		return nil, providers.Errorf(providers.ErrUnavailable, c.object, "its ssh server at %s does not let us get as far as logging in: %s", address, guestcall.Printable(err.Error()))
+		return nil, providers.Errorf(providers.ErrUnavailable, c.object, "its ssh server at %s does not let us get as far as logging in: %s", way.Address, guestcall.Printable(err.Error()))
 	}
 }
 
-// address is where the guest's ssh server is, or says what is missing.
-func (c *Client) address(m providers.Machine) (string, error) {
+// route is the way to the guest's ssh server, or says what is missing.
+func (c *Client) route(m providers.Machine) (providers.Route, error) {
 	port, network := Port(c.sbx), c.sbx.Spec.Network
-	address, _ := m.Route(port)
+	way := m.Route(port)
 	forward := fmt.Sprintf("add {name: ssh, guestPort: %d} to spec.network.portForwards", port)
 	agentless := fmt.Sprintf("GoldenImage %q has no guest agent (its guest.agent is None), so only ssh leads into its guests", c.img.Name)
 	switch {
-	case address != "":
-		return address, nil
+	case way.Address != "":
+		return way, nil
 	case network.Mode == v1.NetworkNAT && c.p.Name() == v1.ProviderVirtualBox:
-		return "", providers.Errorf(providers.ErrUnsupported, c.object, "%s, and through VirtualBox's nat the host reaches them by port forwards only: %s", agentless, forward)
+		return way, providers.Errorf(providers.ErrUnsupported, c.object, "%s, and through VirtualBox's nat the host reaches them by port forwards only: %s", agentless, forward)
 	case network.Mode == v1.NetworkHostOnly || network.Mode == v1.NetworkNAT || network.Mode == v1.NetworkBridged:
-		return "", providers.Errorf(providers.ErrUnavailable, c.object, "%s, and the host has not seen an address of this one yet: it is still booting, or does not ask for one by DHCP", agentless)
+		return way, providers.Errorf(providers.ErrUnavailable, c.object, "%s, and the host has not seen an address of this one yet: it is still booting, or does not ask for one by DHCP", agentless)
 	default:
-		return "", providers.Errorf(providers.ErrUnsupported, c.object, "%s, and with network mode %s the host does not reach them: set spec.network.mode to hostonly, or to nat and %s",
+		return way, providers.Errorf(providers.ErrUnsupported, c.object, "%s, and with network mode %s the host does not reach them: set spec.network.mode to hostonly, or to nat and %s",
 			agentless, cmp.Or(network.Mode, v1.NetworkNone), forward)
 	}
 }
@@ -104,8 +104,8 @@ var hostKeys = []string{
 	xssh.KeyAlgoRSASHA512, xssh.KeyAlgoRSASHA256, xssh.KeyAlgoRSA,
 }
 
-// config is how we log in.
-func (c *Client) config(ctx context.Context) (*xssh.ClientConfig, *attempt, error) {
+// config is how we log in by some way.
+func (c *Client) config(ctx context.Context, way providers.Route) (*xssh.ClientConfig, *attempt, error) {
 	signer, err := c.g.o.Key.get()
 	if err != nil {
 		return nil, nil, err
@@ -123,7 +123,7 @@ func (c *Client) config(ctx context.Context) (*xssh.ClientConfig, *attempt, erro
 	})}
 	switch {
 	case password == "":
-	case c.shared():
+	case way.Shared:
 		state.withheld = true
 	default:
 		state.password = true
@@ -141,21 +141,13 @@ func (c *Client) config(ctx context.Context) (*xssh.ClientConfig, *attempt, erro
 	}, state, nil
 }
 
-// shared tells whether the sandbox is on a network where others may take its
-// address over: a bridged one, or VirtualBox's host-only ones, which do not keep
-// their machines apart.
-func (c *Client) shared() bool {
-	mode := c.sbx.Spec.Network.Mode
-	return mode == v1.NetworkBridged || mode == v1.NetworkHostOnly && c.p.Name() == v1.ProviderVirtualBox
-}
-
 // refused says what was offered to a server that refused it.
 func (c *Client) refused(a *attempt) error {
 	user := cmp.Or(c.img.Spec.Guest.User, defaultUser)
 	const byKey = "its cloud-init has not authorized, or not kept, the key that the seed gives it"
 	switch {
 	case a.withheld:
-		return providers.Errorf(providers.ErrUnavailable, c.object, "its ssh server refuses user %q: %s, and no password is sent over a network where others may answer in its place: use nat with a port forward to port %d",
+		return providers.Errorf(providers.ErrUnavailable, c.object, "its ssh server refuses user %q: %s, and no password is sent over a network where others may answer in its place: set spec.network.mode to hostonly, or to nat and add {name: ssh, guestPort: %d} to spec.network.portForwards",
 			user, byKey, Port(c.sbx))
 	case a.password:
 		return providers.Errorf(providers.ErrUnavailable, c.object, "its ssh server refuses user %q: %s, and the password in the Secret that guest.passwordSecretRef of GoldenImage %q names is wrong or not accepted",

@@ -62,9 +62,9 @@ func TestAddress(t *testing.T) {
 			sbx, img := sandboxAndImage(tc.mode)
 			sbx.Spec.Readiness = tc.readiness
 			c := New(Options{}).Open(&host{name: tc.provider}, sbx, img)
-			got, err := c.address(providers.Machine{Addresses: tc.addresses, PortForwards: tc.forwards})
-			if got != tc.want || providers.KindOf(err) != tc.kind {
-				t.Errorf("got %q, %v", got, err)
+			got, err := c.route(providers.Machine{Addresses: tc.addresses, PortForwards: tc.forwards})
+			if got.Address != tc.want || providers.KindOf(err) != tc.kind || got.Shared != strings.HasPrefix(name, "bridged") {
+				t.Errorf("got %+v, %v", got, err)
 			}
 			if err != nil && (!strings.Contains(err.Error(), tc.says) || !strings.Contains(err.Error(), `sandbox default/x: GoldenImage "plain" has no guest agent`)) {
 				t.Errorf("it says: %v", err)
@@ -108,7 +108,8 @@ func TestLogin(t *testing.T) {
 		keyKnown bool
 		server   string // the password that it takes
 		given    string
-		says     string // when it fails
+		says     string           // when it fails
+		source   v1.AddressSource // of the guest's address; empty for a port forward
 		offered  []string
 	}{
 		"key":                                {mode: v1.NetworkNAT, keyKnown: true},
@@ -116,10 +117,12 @@ func TestLogin(t *testing.T) {
 		"password":                           {mode: v1.NetworkNAT, server: secret, given: secret, offered: []string{secret}},
 		"neither":                            {mode: v1.NetworkNAT, server: secret, says: `set guest.passwordSecretRef of GoldenImage "plain"`},
 		"wrong password":                     {mode: v1.NetworkNAT, server: secret, given: "wrong", offered: []string{"wrong"}, says: "names is wrong or not accepted"},
-		"password over a bridge":             {mode: v1.NetworkBridged, server: secret, given: secret, says: "no password is sent over a network where others may answer"},
-		"password on VirtualBox's host-only": {mode: v1.NetworkHostOnly, provider: v1.ProviderVirtualBox, server: secret, given: secret, says: "use nat with a port forward to port 22"},
-		"password on kvm's host-only":        {mode: v1.NetworkHostOnly, provider: v1.ProviderKVM, server: secret, given: secret, offered: []string{secret}},
-		"key over a bridge, as it is so":     {mode: v1.NetworkBridged, keyKnown: true, given: secret},
+		"password over a bridge":             {mode: v1.NetworkBridged, source: v1.AddressFromNeighbour, server: secret, given: secret, says: "no password is sent over a network where others may answer"},
+		"password when no longer to be one":  {mode: v1.NetworkNAT, source: v1.AddressFromNeighbour, server: secret, given: secret, says: "set spec.network.mode to hostonly, or to nat and add {name: ssh"},
+		"password when a bridge is to come":  {mode: v1.NetworkBridged, server: secret, given: secret, offered: []string{secret}},
+		"password on VirtualBox's host-only": {mode: v1.NetworkHostOnly, source: v1.AddressFromLease, provider: v1.ProviderVirtualBox, server: secret, given: secret, offered: []string{secret}},
+		"password on kvm's host-only":        {mode: v1.NetworkHostOnly, source: v1.AddressFromLease, provider: v1.ProviderKVM, server: secret, given: secret, offered: []string{secret}},
+		"key over a bridge, as it is so":     {mode: v1.NetworkBridged, source: v1.AddressFromNeighbour, keyKnown: true, given: secret},
 	} {
 		t.Run(name, func(t *testing.T) {
 			key := NewKey(filepath.Join(t.TempDir(), "key"))
@@ -137,6 +140,10 @@ func TestLogin(t *testing.T) {
 			sbx, img := sandboxAndImage(tc.mode)
 			p := forwarded(g.port())
 			p.name = tc.provider
+			if tc.source != "" {
+				p.machine.Addresses, p.machine.PortForwards = []v1.GuestAddress{{IP: "127.0.0.1", Source: tc.source}}, nil
+				sbx.Spec.Readiness = v1.Readiness{Mode: v1.ReadinessSSH, Port: g.port()}
+			}
 			c := guests.Open(p, sbx, img)
 			defer c.Close()
 			_, err = c.Exec(within(t), sh("true"))
