@@ -18,9 +18,9 @@
 // each clone, says nothing: any is accepted. That it is this guest who answers
 // follows from the way to it, which is an address that the host itself has seen
 // at the machine's interface, or a port forward into the machine. On a bridged
-// network, and on VirtualBox's host-only ones, somebody else may take an address
-// over; so there we log in by a key only, which gives nothing away, and never send
-// a password.
+// network, where the host finds the guest among its neighbours, somebody else may
+// take an address over; so there we log in by a key only, which gives nothing
+// away, and never send a password.
 //
 // Everything that comes from a guest is hostile: what it prints is passed on or
 // compared with words, never used as a path or as part of a command.
