@@ -203,11 +203,13 @@ func (p *Provider) follow(ctx context.Context, send func(providers.EventType, ty
 			send(providers.EventGuest, id)
 		}
 		poked := p.watch.takePoked()
+		begun := time.Now()
+		now, err := p.viewOf(ctx)
+		// Not before: of a machine that was started and died before it was listed no
+		// difference will tell.
 		for _, id := range poked {
 			send(providers.EventMachine, id)
 		}
-		begun := time.Now()
-		now, err := p.viewOf(ctx)
 		wait := lookOff
 		switch {
 		case ctx.Err() != nil:
