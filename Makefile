@@ -64,9 +64,10 @@ test: ## Run every test: unit, conformance, command line, on real libvirt and re
 	hack/test $(TINY) $(GUESTADDITIONS)
 
 .PHONY: test-virtualbox
-test-virtualbox: ## The part of test on a real VirtualBox, which is fetched, not installed
+test-virtualbox: ## All tests on a real VirtualBox, which is fetched, not installed; test has the short form of them
 	hack/install-deps
 	$(MAKE) build guestadditions
+	images/guestadditions/smoke-test $(GUESTADDITIONS)
 	hack/test-virtualbox $(GUESTADDITIONS)
 
 .PHONY: test-unit

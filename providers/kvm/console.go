@@ -33,7 +33,7 @@ func (p *Provider) Console(ctx context.Context, id types.UID, opts providers.Con
 	if _, err := p.look(ctx, id); err != nil {
 		return nil, err
 	}
-	c := &console{ctx: ctx, end: p.life, path: p.data.console(id), follow: opts.Follow}
+	c := &console{ctx: ctx, end: p.life.Context(), path: p.data.console(id), follow: opts.Follow}
 	if err := c.open(opts.TailBytes); err != nil {
 		_ = c.Close()
 		return nil, p.fileError(machineObject(id), err)

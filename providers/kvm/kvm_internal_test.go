@@ -173,7 +173,7 @@ func TestNothingBeginsAfterClose(t *testing.T) {
 	var callers sync.WaitGroup
 	for range 4 {
 		callers.Go(func() {
-			for p.spawn(func() {
+			for p.life.Go(func() {
 				if over.Load() {
 					t.Error("something began after Close")
 				}

@@ -191,9 +191,9 @@ func (p *Provider) restoreForwards() {
 	}
 	for _, id := range owners[nat.UUID()] {
 		for {
-			m, err := p.look(p.life, id)
+			m, err := p.look(p.life.Context(), id)
 			if err == nil {
-				p.keepForwards(p.life, m)
+				p.keepForwards(p.life.Context(), m)
 			}
 			if !errors.Is(err, providers.ErrUnavailable) {
 				break
@@ -201,7 +201,7 @@ func (p *Provider) restoreForwards() {
 			pause := time.NewTimer(restorePause)
 			select {
 			case <-pause.C:
-			case <-p.life.Done():
+			case <-p.life.Context().Done():
 				pause.Stop()
 				return
 			}

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"net/netip"
 	"path/filepath"
-	"sync"
 	"time"
 
 	"github.com/digitalocean/go-libvirt"
@@ -18,6 +17,7 @@ import (
 	"sandboxd.dev/sandboxd/providers"
 	"sandboxd.dev/sandboxd/providers/internal/files"
 	"sandboxd.dev/sandboxd/providers/internal/keylock"
+	"sandboxd.dev/sandboxd/providers/internal/lifetime"
 	"sandboxd.dev/sandboxd/providers/internal/qemuimg"
 	"sandboxd.dev/sandboxd/providers/kvm/internal/accel"
 	"sandboxd.dev/sandboxd/providers/kvm/internal/firewall"
@@ -126,10 +126,7 @@ type Provider struct {
 	host  *hostFacts
 	steps steps
 
-	life    context.Context // ends with Close
-	end     context.CancelFunc
-	closing sync.Mutex     // held while life ends and while work is added
-	work    sync.WaitGroup // what outlives a call; nothing is added once life has ended
+	life *lifetime.Lifetime // ends with Close
 }
 
 var _ providers.Provider = (*Provider)(nil)
@@ -154,11 +151,11 @@ func New(o Options) (*Provider, error) {
 	p.conn = libvirtconn.New(libvirtconn.Options{URI: o.URI, Socket: o.Socket, BeforeChange: p.steps.next, Logger: o.Logger})
 	p.view = newHostView(p)
 	p.guest = newGuestStates(p.conn.Epoch)
-	p.life, p.end = context.WithCancel(context.Background())
+	p.life = lifetime.New()
 	if err := p.data.Claim(o.Instance); err != nil {
 		return nil, providers.Errorf(providers.ErrInvalid, "data folder "+o.DataDir, "%w", err)
 	}
-	p.spawn(p.restoreForwards)
+	p.life.Go(p.restoreForwards)
 	return p, nil
 }
 
@@ -167,12 +164,10 @@ func (p *Provider) Name() v1.ProviderName { return v1.ProviderKVM }
 
 // Close implements providers.Provider.
 func (p *Provider) Close() error {
-	p.closing.Lock()
-	p.end()
-	p.closing.Unlock()
+	p.life.End()
 	p.conn.Close()
 	p.fwd.Close()
-	p.work.Wait()
+	p.life.Wait()
 	return nil
 }
 
@@ -181,7 +176,7 @@ func (p *Provider) ready(ctx context.Context) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	if p.life.Err() != nil {
+	if p.life.Over() {
 		return providers.Errorf(providers.ErrUnavailable, "kvm provider", "it was closed, because sandboxd is stopping")
 	}
 	return nil
@@ -219,14 +214,14 @@ func version(v uint64) string {
 func (p *Provider) Events(ctx context.Context) <-chan providers.Event {
 	out := make(chan providers.Event, 64)
 	ctx, stop := context.WithCancel(ctx)
-	unlink := context.AfterFunc(p.life, stop)
+	unlink := context.AfterFunc(p.life.Context(), stop)
 	send := func(e providers.Event) {
 		select {
 		case out <- e:
 		case <-ctx.Done():
 		}
 	}
-	watching := p.spawn(func() {
+	watching := p.life.Go(func() {
 		defer close(out)
 		defer unlink()
 		defer stop()
@@ -252,22 +247,11 @@ func (p *Provider) Events(ctx context.Context) <-chan providers.Event {
 	return out
 }
 
-// spawn runs something that Close waits for; not after it.
-func (p *Provider) spawn(do func()) bool {
-	p.closing.Lock()
-	defer p.closing.Unlock()
-	if p.life.Err() != nil {
-		return false
-	}
-	p.work.Go(do)
-	return true
-}
-
 // later does something that a call need not wait for. It ends with the
 // provider.
 func (p *Provider) later(limit time.Duration, do func(context.Context)) {
-	p.spawn(func() {
-		ctx, cancel := context.WithTimeout(p.life, limit)
+	p.life.Go(func() {
+		ctx, cancel := context.WithTimeout(p.life.Context(), limit)
 		defer cancel()
 		do(ctx)
 	})

@@ -165,19 +165,23 @@ func (w *watcher) await(on map[types.UID]bool, fresh []types.UID, now time.Time)
 func (p *Provider) Events(ctx context.Context) <-chan providers.Event {
 	out := make(chan providers.Event, 64)
 	ctx, stop := context.WithCancel(ctx)
-	unlink := context.AfterFunc(p.life, stop)
+	unlink := context.AfterFunc(p.life.Context(), stop)
 	send := func(kind providers.EventType, id types.UID) {
 		select {
 		case out <- providers.Event{Type: kind, ID: id}:
 		case <-ctx.Done():
 		}
 	}
-	p.work.Go(func() {
+	if !p.life.Go(func() {
 		defer close(out)
 		defer unlink()
 		defer stop()
 		p.follow(ctx, send)
-	})
+	}) {
+		unlink()
+		stop()
+		close(out)
+	}
 	return out
 }
 

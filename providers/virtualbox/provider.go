@@ -6,7 +6,6 @@ import (
 	"net/netip"
 	"path/filepath"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/go-logr/logr"
@@ -16,6 +15,7 @@ import (
 	"sandboxd.dev/sandboxd/providers"
 	"sandboxd.dev/sandboxd/providers/internal/files"
 	"sandboxd.dev/sandboxd/providers/internal/keylock"
+	"sandboxd.dev/sandboxd/providers/internal/lifetime"
 	"sandboxd.dev/sandboxd/providers/internal/qemuimg"
 	"sandboxd.dev/sandboxd/providers/virtualbox/internal/vboxmanage"
 )
@@ -120,9 +120,7 @@ type Provider struct {
 	guest *guestStates
 	steps steps
 
-	life context.Context // ends with Close
-	end  context.CancelFunc
-	work sync.WaitGroup // what outlives a call
+	life *lifetime.Lifetime // ends with Close
 }
 
 var _ providers.Provider = (*Provider)(nil)
@@ -140,7 +138,7 @@ func New(o Options) (*Provider, error) {
 		ports: newPortTable(), watch: newWatcher(), guest: newGuestStates(o.Engine),
 	}
 	p.vbox = vboxmanage.New(vboxmanage.Options{Program: o.Manage, UserHome: o.UserHome, BeforeChange: p.steps.next, OnDelay: p.endOrphans})
-	p.life, p.end = context.WithCancel(context.Background())
+	p.life = lifetime.New()
 	if err := p.data.Claim(o.Instance, p.data.networks()); err != nil {
 		return nil, providers.Errorf(providers.ErrInvalid, "data folder "+o.DataDir, "%w", err)
 	}
@@ -181,11 +179,11 @@ const (
 // guest answers soon, and calls of VBoxManage that are under way come to their end
 // first.
 func (p *Provider) Close() error {
-	p.end()
+	p.life.End()
 	p.guest.close(goodbye)
 	p.vbox.Close()
 	p.guest.close(afterwards)
-	p.work.Wait()
+	p.life.Wait()
 	return nil
 }
 
@@ -194,7 +192,7 @@ func (p *Provider) ready(ctx context.Context) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	if p.life.Err() != nil {
+	if p.life.Over() {
 		return providers.Errorf(providers.ErrUnavailable, "virtualbox provider", "it was closed, because sandboxd is stopping")
 	}
 	return nil

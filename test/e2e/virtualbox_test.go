@@ -215,7 +215,11 @@ func TestVirtualBoxMany(t *testing.T) {
 		clones.WriteString(haltSandbox(fmt.Sprintf("clone-%d", i), ", network: {mode: nat, portForwards: [{name: ssh, guestPort: 22}]}"))
 	}
 	golden := h.hypervisor.world(t)
-	for range 10 {
+	rounds := 10
+	if testing.Short() {
+		rounds = 2
+	}
+	for range rounds {
 		h.apply(clones.String(), "--wait", "--timeout", "4m")
 		ready := h.ok("get", "sandbox", "-o", `jsonpath={.items[*].status.conditions[?(@.type=="Ready")].status}`)
 		if want := strings.TrimSpace(strings.Repeat("True ", 8)); ready != want {

@@ -26,7 +26,6 @@ import (
 	"os"
 	"os/exec"
 	"slices"
-	"sync"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -35,6 +34,7 @@ import (
 
 	"sandboxd.dev/sandboxd/providers"
 	"sandboxd.dev/sandboxd/providers/internal/keylock"
+	"sandboxd.dev/sandboxd/providers/internal/lifetime"
 )
 
 // Limits of time for calls.
@@ -85,23 +85,19 @@ type Client struct {
 	pool  *semaphore.Weighted
 	count atomic.Int64
 
-	life context.Context
-	end  context.CancelFunc
-	work sync.WaitGroup
+	life *lifetime.Lifetime // of calls that go on without their callers
 }
 
 // New makes a Client. Nothing runs yet.
 func New(o Options) *Client {
-	c := &Client{opts: o, turns: keylock.New(), pool: semaphore.NewWeighted(parallel)}
-	c.life, c.end = context.WithCancel(context.Background())
-	return c
+	return &Client{opts: o, turns: keylock.New(), pool: semaphore.NewWeighted(parallel), life: lifetime.New()}
 }
 
 // Close waits for calls that go on without their callers, and ends those that wait
 // for a guest. Later calls fail.
 func (c *Client) Close() {
-	c.end()
-	c.work.Wait()
+	c.life.End()
+	c.life.Wait()
 }
 
 // Processes is how many were started so far.
@@ -133,8 +129,8 @@ func (c *Client) Run(ctx context.Context, call Call) (Output, error) {
 	if err := ctx.Err(); err != nil {
 		return Output{}, err
 	}
-	if c.life.Err() != nil {
-		return Output{}, providers.Errorf(providers.ErrUnavailable, call.Object, "the provider was closed, because sandboxd is stopping")
+	if c.life.Over() {
+		return Output{}, errClosed(call)
 	}
 	if c.opts.BeforeChange != nil && !onlyLooks(call.Args) {
 		c.opts.BeforeChange()
@@ -147,7 +143,7 @@ func (c *Client) Run(ctx context.Context, call Call) (Output, error) {
 		defer unlock()
 		ctx, cancel := context.WithCancel(ctx)
 		defer cancel()
-		defer context.AfterFunc(c.life, cancel)()
+		defer context.AfterFunc(c.life.Context(), cancel)()
 		return c.attempts(ctx, ctx, call)
 	}
 	type result struct {
@@ -155,17 +151,24 @@ func (c *Client) Run(ctx context.Context, call Call) (Output, error) {
 		err error
 	}
 	done := make(chan result, 1)
-	c.work.Go(func() {
+	if !c.life.Go(func() {
 		defer unlock()
 		out, err := c.attempts(ctx, context.WithoutCancel(ctx), call)
 		done <- result{out, err}
-	})
+	}) {
+		unlock()
+		return Output{}, errClosed(call)
+	}
 	select {
 	case r := <-done:
 		return r.out, r.err
 	case <-ctx.Done():
 		return Output{}, ctx.Err()
 	}
+}
+
+func errClosed(call Call) error {
+	return providers.Errorf(providers.ErrUnavailable, call.Object, "the provider was closed, because sandboxd is stopping")
 }
 
 // onlyLooks tells whether a call changes nothing.
@@ -293,7 +296,7 @@ func (c *Client) watchDelay(call Call) (stop func()) {
 		return func() {}
 	}
 	over := make(chan struct{})
-	c.work.Go(func() {
+	c.life.Go(func() {
 		t := time.NewTicker(delay)
 		defer t.Stop()
 		for {
