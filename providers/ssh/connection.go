@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
+	"net"
 	"sync"
 	"time"
 
@@ -77,20 +79,66 @@ func (c *connection) keepAlive() {
 	}
 }
 
-// guard runs f, which cannot be interrupted but by the end of the connection, and
-// ends that if the context does or f takes too long.
-func (c *connection) guard(ctx context.Context, f func() error) error {
+// abandonAfter is how long an opening is waited for that is to end: the end of the
+// connection ends it, unless the library has lost sight of it. It does so when the
+// connection ends at the moment of the opening, for any reason but that which
+// severed sees to.
+const abandonAfter = 2 * time.Second
+
+// opened is a session that opens.
+type opened struct {
+	session *xssh.Session
+	stdin   io.WriteCloser
+	err     error
+}
+
+// guard waits for an opening, which cannot be interrupted but by the end of the
+// connection, and ends that if the context does or the opening takes too long.
+func (c *connection) guard(ctx context.Context, open func() opened) opened {
 	ctx, cancel := context.WithTimeout(ctx, openTimeout)
 	defer cancel()
-	stop := context.AfterFunc(ctx, func() { _ = c.client.Close() })
-	err := f()
-	if !stop() {
-		if errors.Is(ctx.Err(), context.DeadlineExceeded) {
-			return fmt.Errorf("%w: it does not answer", errLost)
-		}
-		return ctx.Err()
+	done := make(chan opened, 1)
+	go func() { done <- open() }()
+	select {
+	case o := <-done:
+		return o
+	case <-c.lost:
+	case <-ctx.Done():
 	}
-	return err
+	_ = c.client.Close()
+	o := opened{err: errLost}
+	late := time.NewTimer(abandonAfter)
+	defer late.Stop()
+	select {
+	case o = <-done:
+		if o.session != nil {
+			_ = o.session.Close()
+		}
+	case <-late.C:
+	}
+	switch {
+	case errors.Is(ctx.Err(), context.DeadlineExceeded):
+		return opened{err: fmt.Errorf("%w: it does not answer", errLost)}
+	case ctx.Err() != nil:
+		return opened{err: ctx.Err()}
+	}
+	if o.err == nil {
+		o.err = errLost
+	}
+	return opened{err: o.err}
+}
+
+// severed is a connection that cannot be written to any more once it could not be
+// read from. Else the library, which waits for the answer to what it has written,
+// would do so for ever where nobody reads.
+type severed struct{ net.Conn }
+
+func (s severed) Read(p []byte) (int, error) {
+	n, err := s.Conn.Read(p)
+	if err != nil {
+		_ = s.Close()
+	}
+	return n, err
 }
 
 func (c *connection) isLost() bool {

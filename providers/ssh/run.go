@@ -106,24 +106,27 @@ func (c *connection) open(ctx context.Context, r *run) (*xssh.Session, io.WriteC
 	}
 }
 
-func (c *connection) tryOpen(ctx context.Context, r *run) (session *xssh.Session, stdin io.WriteCloser, err error) {
-	err = c.guard(ctx, func() error {
-		if session, err = c.client.NewSession(); errors.Is(err, io.EOF) {
-			return fmt.Errorf("%w: it opens no session: %w", guestcall.ErrRefused, err)
-		} else if err != nil {
-			return fmt.Errorf("%w: it opens no session: %s", guestcall.ErrRefused, guestcall.Printable(err.Error()))
+func (c *connection) tryOpen(ctx context.Context, r *run) (*xssh.Session, io.WriteCloser, error) {
+	o := c.guard(ctx, func() opened {
+		session, err := c.client.NewSession()
+		switch {
+		case errors.Is(err, io.EOF):
+			return opened{err: fmt.Errorf("%w: it opens no session: %w", guestcall.ErrRefused, err)}
+		case err != nil:
+			return opened{err: fmt.Errorf("%w: it opens no session: %s", guestcall.ErrRefused, guestcall.Printable(err.Error()))}
 		}
 		session.Stdout, session.Stderr = r.stdout, r.stderr
-		if stdin, err = session.StdinPipe(); err != nil {
-			return err
+		stdin, err := session.StdinPipe()
+		if err != nil {
+			return opened{err: err}
 		}
 		if err = session.Start(bootstrap); err != nil {
 			_ = session.Close()
-			return fmt.Errorf("%w: it starts no shell: %w", guestcall.ErrRefused, err)
+			return opened{err: fmt.Errorf("%w: it starts no shell: %w", guestcall.ErrRefused, err)}
 		}
-		return nil
+		return opened{session: session, stdin: stdin}
 	})
-	return session, stdin, err
+	return o.session, o.stdin, o.err
 }
 
 // feed hands over the line and the input, and ends it. Of its errors only those of
