@@ -58,13 +58,19 @@ guestadditions: ## Build the test guest with VirtualBox's Guest Additions, unles
 ##@ Check
 
 .PHONY: test
-test: ## Run every test: unit, conformance, command line, on real libvirt and real VirtualBox
+test: ## Run the tests: unit, conformance, command line, and end to end on real libvirt
+	hack/install-deps
+	$(MAKE) vet build tiny
+	hack/test $(TINY)
+
+.PHONY: test-all
+test-all: ## Run the tests, and beside them those on a real VirtualBox in their short form
 	hack/install-deps
 	$(MAKE) vet build tiny
 	hack/test $(TINY) $(GUESTADDITIONS)
 
 .PHONY: test-virtualbox
-test-virtualbox: ## All tests on a real VirtualBox, which is fetched, not installed; test has the short form of them
+test-virtualbox: ## All tests on a real VirtualBox, which is fetched, not installed
 	hack/install-deps
 	$(MAKE) build guestadditions
 	images/guestadditions/smoke-test $(GUESTADDITIONS)
