@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	xssh "golang.org/x/crypto/ssh"
@@ -37,6 +38,7 @@ type connection struct {
 	lost   chan struct{} // closed when it is not usable any more
 	slots  chan struct{}
 	limits limits
+	used   atomic.Bool // a session was opened
 	// running are the goroutines that end with the connection.
 	running sync.WaitGroup
 }
@@ -126,6 +128,18 @@ func (c *connection) guard(ctx context.Context, open func() opened) opened {
 		o.err = errLost
 	}
 	return opened{err: o.err}
+}
+
+// check sees to it that a connection which had a session is still there. Else its
+// end, which is the end of that session, would meet the opening of the next one.
+func (c *connection) check() error {
+	if !c.used.Swap(true) {
+		return nil
+	}
+	if _, _, err := c.client.SendRequest("keepalive@openssh.com", true, nil); err != nil {
+		return errLost
+	}
+	return nil
 }
 
 // severed is a connection that cannot be written to any more once it could not be

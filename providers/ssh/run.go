@@ -108,6 +108,9 @@ func (c *connection) open(ctx context.Context, r *run) (*xssh.Session, io.WriteC
 
 func (c *connection) tryOpen(ctx context.Context, r *run) (*xssh.Session, io.WriteCloser, error) {
 	o := c.guard(ctx, func() opened {
+		if err := c.check(); err != nil {
+			return opened{err: err}
+		}
 		session, err := c.client.NewSession()
 		switch {
 		case errors.Is(err, io.EOF):
