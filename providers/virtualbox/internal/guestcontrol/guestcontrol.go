@@ -224,6 +224,9 @@ func (in input) from() string {
 // input copies to the guest what a command is given: variables, as NAME=value,
 // and what it has to read.
 func (c *Client) input(ctx context.Context, token string, env []string, stdin io.Reader) (input, error) {
+	if len(env) == 0 && stdin == nil {
+		return "", nil
+	}
 	var line string
 	if len(env) > 0 {
 		line = strings.NewReplacer(`\`, `\\`, "\n", `\n`).Replace(quote(env...)) + "\n"
