@@ -60,8 +60,8 @@ func (h hidden) wrong(want []v1.SharedFolder) string {
 			return fmt.Sprintf("the guest may write to the shared folder %q, which its spec makes read-only", f.Name)
 		}
 	}
-	for _, name := range h.internals() {
-		return fmt.Sprintf("the machine has the extra data %s, which changes what VirtualBox keeps from the guest", name)
+	if names := h.internals(); len(names) > 0 {
+		return fmt.Sprintf("the machine has the extra data %s, which changes what VirtualBox keeps from the guest", names[0])
 	}
 	return ""
 }

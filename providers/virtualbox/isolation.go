@@ -61,8 +61,8 @@ func isolation(info vboxmanage.Info, r record, network, console string) (isolate
 	if wrong := wrongFolders(info, r.SharedFolders); wrong != "" {
 		return false, wrong
 	}
-	for _, d := range strangers(info, filepath.Dir(console)) {
-		return false, fmt.Sprintf("the machine has %s in a drive, which is not its own", d.path)
+	if others := strangers(info, filepath.Dir(console)); len(others) > 0 {
+		return false, fmt.Sprintf("the machine has %s in a drive, which is not its own", others[0].path)
 	}
 	switch r.Network.Mode {
 	case v1.NetworkNone:
