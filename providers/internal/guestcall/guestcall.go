@@ -66,6 +66,9 @@ func Kind(ctx context.Context, object string, err error) error {
 // OutputError says of an error that it is that of the caller's writer.
 func OutputError(err error) error { return fmt.Errorf("%w: output: %w", ErrCaller, err) }
 
+// InputError says of an error that it is that of the caller's reader.
+func InputError(err error) error { return fmt.Errorf("%w: input: %w", ErrCaller, err) }
+
 // Input reads what a caller gives. It ends with the context, and says of the
 // caller's errors that they are his.
 func Input(ctx context.Context, r io.Reader) io.Reader { return input{ctx, r} }
@@ -81,7 +84,7 @@ func (i input) Read(p []byte) (int, error) {
 	}
 	n, err := i.r.Read(p)
 	if err != nil && !errors.Is(err, io.EOF) {
-		err = fmt.Errorf("%w: input: %w", ErrCaller, err)
+		err = InputError(err)
 	}
 	return n, err
 }

@@ -161,7 +161,7 @@ func (c *Client) copyIn(ctx context.Context, handle int64, from io.Reader) error
 		case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
 			return nil
 		case err != nil:
-			return fmt.Errorf("%w: input: %w", guestcall.ErrCaller, err)
+			return guestcall.InputError(err)
 		}
 	}
 }

@@ -48,7 +48,7 @@ func (c *Client) WriteFile(ctx context.Context, p string, mode uint32, from io.R
 		}
 		return nil
 	case err != nil:
-		return fmt.Errorf("%w: input: %w", guestcall.ErrCaller, err)
+		return guestcall.InputError(err)
 	}
 	if err := put(ctx, "begin", nil); err != nil {
 		return err
