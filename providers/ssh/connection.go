@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -82,9 +81,8 @@ func (c *connection) keepAlive() {
 }
 
 // abandonAfter is how long an opening is waited for that is to end: the end of the
-// connection ends it, unless the library has lost sight of it. It does so when the
-// connection ends at the moment of the opening, for any reason but that which
-// severed sees to.
+// connection ends it, unless the library has lost sight of it, as it does when the
+// connection ends at the moment of the opening.
 const abandonAfter = 2 * time.Second
 
 // opened is a session that opens.
@@ -140,19 +138,6 @@ func (c *connection) check() error {
 		return errLost
 	}
 	return nil
-}
-
-// severed is a connection that cannot be written to any more once it could not be
-// read from. Else the library, which waits for the answer to what it has written,
-// would do so for ever where nobody reads.
-type severed struct{ net.Conn }
-
-func (s severed) Read(p []byte) (int, error) {
-	n, err := s.Conn.Read(p)
-	if err != nil {
-		_ = s.Close()
-	}
-	return n, err
 }
 
 func (c *connection) isLost() bool {

@@ -174,7 +174,7 @@ func handshake(ctx context.Context, raw net.Conn, address string, config *xssh.C
 		var inner xssh.Conn
 		var channels <-chan xssh.NewChannel
 		var requests <-chan *xssh.Request
-		if inner, channels, requests, err = xssh.NewClientConn(severed{raw}, address, config); err == nil {
+		if inner, channels, requests, err = xssh.NewClientConn(raw, address, config); err == nil {
 			err = raw.SetDeadline(time.Time{})
 			if err == nil && stop() {
 				return newConnection(xssh.NewClient(inner, channels, requests)), nil
