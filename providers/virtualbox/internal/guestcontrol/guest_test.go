@@ -471,3 +471,18 @@ func noneLeft(t *testing.T) {
 		time.Sleep(50 * time.Millisecond)
 	}
 }
+
+// TestEndsBeforeTheStartIsHeardOf: what is ended while the report of its start is
+// still on its way is killed too.
+func TestEndsBeforeTheStartIsHeardOf(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	r, halted := newRun(ctx, token(), nil, nil), false
+	err := r.wait(func(client context.Context) error {
+		cancel()
+		<-client.Done()
+		return client.Err()
+	}, func() { halted = true })
+	if !errors.Is(err, context.Canceled) || !halted {
+		t.Errorf("it ends with %v, killed: %v", err, halted)
+	}
+}

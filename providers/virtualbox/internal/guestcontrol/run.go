@@ -59,12 +59,9 @@ func (r *run) wait(do func(context.Context) error, halt func()) error {
 		defer t.Stop()
 		err = <-done
 	case <-r.ctx.Done():
-		select {
-		case <-r.started:
-			if halt != nil && !errors.Is(context.Cause(r.ctx), ErrGone) {
-				halt()
-			}
-		default: // there is but the shell, which ends with VBoxManage
+		// Even if no start was reported: it may be on its way to us.
+		if halt != nil && !errors.Is(context.Cause(r.ctx), ErrGone) {
+			halt()
 		}
 		end()
 		<-done
