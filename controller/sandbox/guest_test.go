@@ -8,6 +8,7 @@ import (
 	"strings"
 	"testing"
 	"testing/synctest"
+	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
@@ -142,4 +143,42 @@ func TestSilentGuest(t *testing.T) {
 			t.Errorf("of a caller that is gone: got %v", err)
 		}
 	})
+}
+
+// TestAwaitsAddress: a guest that is up and has no address yet is looked at soon,
+// but not for ever, and not where none will come.
+func TestAwaitsAddress(t *testing.T) {
+	now := time.Now()
+	for name, tc := range map[string]struct {
+		mode   v1.NetworkMode
+		guest  metav1.ConditionStatus
+		since  time.Duration
+		has    int
+		awaits bool
+	}{
+		"just up":        {v1.NetworkNAT, metav1.ConditionTrue, 0, 0, true},
+		"up for long":    {v1.NetworkNAT, metav1.ConditionTrue, addressPatience, 0, false},
+		"has one":        {v1.NetworkNAT, metav1.ConditionTrue, 0, 1, false},
+		"not up":         {v1.NetworkNAT, metav1.ConditionFalse, 0, 0, false},
+		"has no network": {v1.NetworkNone, metav1.ConditionTrue, 0, 0, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			sbx := &v1.Sandbox{}
+			sbx.Spec.Network.Mode = tc.mode
+			sbx.Status.Conditions = []metav1.Condition{{
+				Type: v1.ConditionGuestReady, Status: tc.guest, LastTransitionTime: metav1.NewTime(now.Add(-tc.since)),
+			}}
+			v := view{
+				sbx: sbx, now: now, guest: guestCheck{status: tc.guest},
+				machine: &providers.Machine{Addresses: make([]v1.GuestAddress, tc.has)},
+			}
+			if got := awaitsAddress(v); got != tc.awaits {
+				t.Fatalf("got %v", got)
+			}
+			r := &Reconciler{o: Options{Resync: time.Hour}}
+			if got := r.requeueAfter(v); (got == addressInterval) != tc.awaits {
+				t.Errorf("looked at again after %v", got)
+			}
+		})
+	}
 }

@@ -11,6 +11,7 @@ import (
 	"github.com/go-logr/logr"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
@@ -233,10 +234,22 @@ func (r *Reconciler) requeueAfter(v view) time.Duration {
 	if v.guest.reason == v1.ReasonWaitingForProbe {
 		after = sooner(after, probeInterval)
 	}
+	if awaitsAddress(v) {
+		after = sooner(after, addressInterval)
+	}
 	if v.guest.configErr != nil {
 		after = sooner(after, guestConfigRetry)
 	}
 	return after
+}
+
+// awaitsAddress tells whether a guest that has not been up for long has no address
+// yet, of which no event tells.
+func awaitsAddress(v view) bool {
+	ready := meta.FindStatusCondition(v.sbx.Status.Conditions, v1.ConditionGuestReady)
+	return v.guest.status == metav1.ConditionTrue && v.machine != nil && len(v.machine.Addresses) == 0 &&
+		v.sbx.Spec.Network.Mode != v1.NetworkNone &&
+		ready != nil && v.now.Sub(ready.LastTransitionTime.Time) < addressPatience
 }
 
 // stillDue is when the next step or the end of the sandbox's time comes,

@@ -16,8 +16,10 @@ import (
 
 const (
 	// claimsLast is how long what a guest said of its addresses is not asked
-	// again; its service looks every ten seconds itself.
-	claimsLast = 5 * time.Second
+	// again; its service looks every ten seconds itself. That it said nothing lasts
+	// for a shorter time: whoever asks waits for it.
+	claimsLast  = 5 * time.Second
+	nothingSaid = time.Second / 2
 	// maxAddresses of what a guest claims are taken.
 	maxAddresses = 16
 )
@@ -30,7 +32,11 @@ func (p *Provider) addresses(ctx context.Context, m machine) []v1.GuestAddress {
 		return nil
 	}
 	s := p.guest.get(m.id)
-	if s.run.Equal(m.since()) && time.Since(s.at) < claimsLast {
+	lasts := claimsLast
+	if len(s.claims) == 0 {
+		lasts = nothingSaid
+	}
+	if s.run.Equal(m.since()) && time.Since(s.at) < lasts {
 		return s.claims
 	}
 	var list []v1.GuestAddress

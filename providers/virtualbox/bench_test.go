@@ -66,9 +66,20 @@ func BenchmarkAddress(b *testing.B) {
 		ours: func(b *testing.B, l *lab, id types.UID) {
 			ctx, cancel := context.WithTimeout(b.Context(), 10*time.Minute)
 			defer cancel()
-			for len(l.get(b, id).Addresses) == 0 {
+			var never <-chan time.Time
+			// As the controller does: when the provider tells, and every five seconds
+			// once the guest is up.
+			for again := never; ; {
+				m := l.get(b, id)
+				if len(m.Addresses) > 0 {
+					return
+				}
+				if m.Agent == providers.AgentConnected {
+					again = time.After(5 * time.Second)
+				}
 				select {
 				case <-l.events:
+				case <-again:
 				case <-ctx.Done():
 					b.Fatal("it has no address")
 				}

@@ -2,6 +2,7 @@ package virtualbox
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -40,15 +41,30 @@ func TestOthersAgents(t *testing.T) {
 "list --multiple")
 	echo '[vms]'; printf '"x" {%%s}\n' %[1]s %[2]s
 	echo; echo '[runningvms]'; printf '"x" {%%s}\n' %[1]s %[2]s ;;
-"list --long")
+"showvminfo "*)
 	echo >>looks
 	level=0; [ ! -e up ] || level=2
-	printf 'UUID: %%s\nAdditions run level: %%s\n\n' %[1]s $level %[2]s 2 ;;
+	echo "CfgFile=\"$PWD/data/machines/$2/x/x.vbox\""
+	printf 'VMState="running"\nGuestAdditionsRunLevel=%%s\n' $level ;;
 esac
 `, ours, theirs))
-	if err := os.Mkdir(p.data.MachineDir(ours), 0o700); err != nil {
-		t.Fatal(err)
+	rec := record{ID: ours, Instance: "test", VM: "x"}
+	must := func(err error) {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
 	}
+	must(os.MkdirAll(filepath.Dir(p.logOf(rec)), 0o700))
+	must(p.writeRecord(rec))
+	logged := func() {
+		t.Helper()
+		f, err := os.OpenFile(p.logOf(rec), os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o600)
+		must(err)
+		_, err = f.WriteString("00:00:06.7 VMMDev: Guest Additions information report: Version 6.0.0\n")
+		must(errors.Join(err, f.Close()))
+	}
+	logged()
 	ctx, stop := context.WithCancel(t.Context())
 	defer stop()
 	events := p.Events(ctx)
@@ -60,10 +76,9 @@ esac
 	for looked := false; ; {
 		if !looked && looks() >= 2 { // time for anything of theirs to be told
 			looked = true
-			if err := os.WriteFile(filepath.Join(dir, "up"), nil, 0o600); err != nil {
-				t.Fatal(err)
-			}
+			must(os.WriteFile(filepath.Join(dir, "up"), nil, 0o600))
 		}
+		logged()
 		select {
 		case e := <-events:
 			if e.ID == theirs {

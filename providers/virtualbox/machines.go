@@ -359,6 +359,9 @@ func ruleChanges(have, want []string) [][]string {
 // vmDir is VirtualBox's folder of a machine.
 func (p *Provider) vmDir(r record) string { return filepath.Join(p.data.MachineDir(r.ID), r.VM) }
 
+// logOf is the log of a machine's present, or last, run.
+func (p *Provider) logOf(r record) string { return filepath.Join(p.vmDir(r), "Logs", "VBox.log") }
+
 // seed is a machine's cloud-init seed. It is in VirtualBox's folder, so that
 // VirtualBox forgets it together with the machine.
 func (p *Provider) seed(r record) string { return filepath.Join(p.vmDir(r), "seed.iso") }

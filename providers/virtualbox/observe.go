@@ -6,7 +6,6 @@ import (
 	"io"
 	"io/fs"
 	"os"
-	"path/filepath"
 	"regexp"
 	"strconv"
 	"time"
@@ -96,7 +95,7 @@ func power(state string) (providers.Power, providers.OffReason) {
 // it has a log once it was started, we note when we take the power away, and a
 // process that came to its end in good order has logged that last.
 func (p *Provider) offReason(m machine) providers.OffReason {
-	tail, err := readTail(filepath.Join(p.vmDir(m.record), "Logs", "VBox.log"), logTail)
+	tail, err := readTail(p.logOf(m.record), logTail)
 	switch {
 	case m.record.Forced:
 		return providers.OffDestroyed

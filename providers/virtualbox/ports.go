@@ -8,7 +8,6 @@ import (
 	"net"
 	"net/netip"
 	"os"
-	"path/filepath"
 	"regexp"
 	"strconv"
 	"sync"
@@ -238,7 +237,7 @@ func (p *Provider) lostForward(m machine) (v1.PortForward, bool) {
 	if f, closed := unopened(forwards); closed || len(forwards) == 0 {
 		return f, closed
 	}
-	head, err := readHead(filepath.Join(p.vmDir(m.record), "Logs", "VBox.log"), headOfLog)
+	head, err := readHead(p.logOf(m.record), headOfLog)
 	if err != nil {
 		return v1.PortForward{}, false
 	}

@@ -127,7 +127,7 @@ func (p *Provider) confirm(ctx context.Context, id types.UID) error {
 		return err
 	}
 	if !m.on() {
-		return providers.Errorf(providers.ErrUnavailable, machineObject(id), "it was started and is %s again: VBoxHeadless ended; its log is %s", m.power, p.vmDir(m.record)+"/Logs/VBox.log")
+		return providers.Errorf(providers.ErrUnavailable, machineObject(id), "it was started and is %s again: VBoxHeadless ended; its log is %s", m.power, p.logOf(m.record))
 	}
 	return p.judge(ctx, m)
 }

@@ -117,6 +117,7 @@ type Provider struct {
 	locks *keylock.Set
 	ports *portTable
 	watch *watcher
+	logs  *logs
 	guest *guestStates
 	steps steps
 
@@ -135,7 +136,7 @@ func New(o Options) (*Provider, error) {
 	p := &Provider{
 		opts: o, log: o.Logger, data: newLayout(o.DataDir),
 		img: qemuimg.New(o.QemuImg), locks: keylock.New(),
-		ports: newPortTable(), watch: newWatcher(), guest: newGuestStates(o.Engine),
+		ports: newPortTable(), watch: newWatcher(), logs: newLogs(), guest: newGuestStates(o.Engine),
 	}
 	p.vbox = vboxmanage.New(vboxmanage.Options{Program: o.Manage, UserHome: o.UserHome, BeforeChange: p.steps.next, OnDelay: p.endOrphans})
 	p.life = lifetime.New()

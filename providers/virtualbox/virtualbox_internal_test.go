@@ -127,42 +127,6 @@ func TestClaimed(t *testing.T) {
 	}
 }
 
-func TestParseConnected(t *testing.T) {
-	const a, b = "5db4d966-de94-418d-bd97-842c9fadc404", "8e7d7dc3-1ad7-45f7-b12c-68f4f41579d7"
-	out := "Name:   x\nUUID:                        " + a + "\nAdditions run level:         2\nAdditions run level:         3\n\n" +
-		"UUID: " + b + "\nAdditions run level:         1\nAdditions run level: 2147\n"
-	if got := parseConnected(out); !slices.Equal(got, []types.UID{a}) {
-		t.Errorf("got %v", got)
-	}
-}
-
-func TestWatcher(t *testing.T) {
-	w, now := newWatcher(), time.Now()
-	const a, b = types.UID("a"), types.UID("b")
-	on := map[types.UID]bool{a: true}
-	if !w.await(on, []types.UID{a, b}, now) || w.await(on, nil, now.Add(awaitFor+1)) {
-		t.Error("a machine that is on is awaited for a while, and one that is off not at all")
-	}
-	w.await(on, []types.UID{a}, now)
-	w.seen(a)
-	w.seen(a)
-	if got := w.takeNews(); !slices.Equal(got, []types.UID{a}) || len(w.takeNews()) > 0 {
-		t.Errorf("an agent that came up is news once, not %v", got)
-	}
-	if w.await(on, []types.UID{a}, now) {
-		t.Error("an agent that is up is awaited")
-	}
-	w.await(nil, nil, now) // it went off
-	if !w.await(on, []types.UID{a}, now) {
-		t.Error("after a new start the agent is not awaited")
-	}
-	w.poke(a)
-	w.poke(b)
-	if got := w.takePoked(); len(got) != 2 || len(w.takePoked()) > 0 {
-		t.Errorf("poked: %v", got)
-	}
-}
-
 func TestPorts(t *testing.T) {
 	table := newPortTable()
 	fwd := func(name string, port int32) v1.PortForward {

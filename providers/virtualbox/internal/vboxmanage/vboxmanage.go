@@ -173,7 +173,7 @@ func errClosed(call Call) error {
 
 // onlyLooks tells whether a call changes nothing.
 func onlyLooks(args []string) bool {
-	return len(args) > 0 && slices.Contains([]string{"list", "showvminfo", "showmediuminfo", "--version"}, args[0])
+	return len(args) > 0 && slices.Contains([]string{"list", "showvminfo", "showmediuminfo", "guestproperty", "--version"}, args[0])
 }
 
 // turn waits for the machine's turn.
