@@ -112,8 +112,8 @@ type Call struct {
 	Args []string
 	// Limit of time for the process; 0 means Quick.
 	Limit time.Duration
-	// Interruptible calls end when their caller's context does, or by Close. They have no
-	// limit and take no place in the pool, because they wait for a guest.
+	// Interruptible calls end when their caller's context does, or by Close. They
+	// have no limit and take no place in the pool, because they wait for a guest.
 	Interruptible bool
 	// Stdout and Stderr get the output as it comes; nil keeps it for Output.
 	// With one of them set a call is not tried again.
