@@ -28,6 +28,12 @@ func (p *Provider) clone(ctx context.Context, spec providers.MachineSpec, r *rec
 	}
 	defer unlock()
 	kept := r.Disk != "" && within(p.vmDir(*r), r.Disk) && files.Exists(r.Disk)
+	if r.Kept = ""; kept {
+		r.Kept = r.Disk
+		if err := p.writeRecord(*r); err != nil {
+			return machine{}, false, err
+		}
+	}
 	if err := p.clearFolder(ctx, *r, kept); err != nil {
 		return machine{}, false, err
 	}
@@ -39,7 +45,7 @@ func (p *Provider) clone(ctx context.Context, spec providers.MachineSpec, r *rec
 		if _, err := p.manage(ctx, r.ID, vboxmanage.Slow, append(args, "--register")...); err != nil {
 			return machine{}, false, p.notCloned(ctx, *r, err)
 		}
-		m, err = p.cloned(ctx, r, kept)
+		m, err = p.cloned(ctx, r)
 		return m, false, err
 	}
 	if _, err := p.manage(ctx, r.ID, vboxmanage.Slow, args...); err != nil {
@@ -62,7 +68,7 @@ func (p *Provider) clone(ctx context.Context, spec providers.MachineSpec, r *rec
 		return machine{}, false, p.notCloned(ctx, *r, err)
 	}
 	if !defined {
-		m, err = p.cloned(ctx, r, false)
+		m, err = p.cloned(ctx, r)
 		return m, false, err
 	}
 	r.Disk, r.DiskBytes, r.Fresh, r.Forced = file, 0, true, false
@@ -84,7 +90,7 @@ func (p *Provider) complete(ctx context.Context, spec providers.MachineSpec, r *
 }
 
 // cloned looks at a new clone and puts the kept disk in.
-func (p *Provider) cloned(ctx context.Context, r *record, kept bool) (machine, error) {
+func (p *Provider) cloned(ctx context.Context, r *record) (machine, error) {
 	object, id := machineObject(r.ID), string(r.ID)
 	m, err := p.look(ctx, r.ID)
 	if err != nil {
@@ -99,17 +105,31 @@ func (p *Provider) cloned(ctx context.Context, r *record, kept bool) (machine, e
 	if len(disks) == 0 {
 		return machine{}, providers.Errorf(providers.ErrUnavailable, object, "VirtualBox cloned it without its disk")
 	}
-	if !kept {
-		r.Disk, r.DiskBytes, r.Fresh, r.Forced = disks[0].path, 0, true, false
-		return m, nil
+	if r.Kept != "" {
+		return p.putBack(ctx, r, m)
 	}
-	if err := p.attach(ctx, r.ID, disks[0], r.Disk); err != nil {
-		return machine{}, err
+	r.Disk, r.DiskBytes, r.Fresh, r.Forced = disks[0].path, 0, true, false
+	return m, nil
+}
+
+// putBack puts the kept disk in the place of a clone's own. Until the record says
+// that the machine is whole, the next call does so again.
+func (p *Provider) putBack(ctx context.Context, r *record, m machine) (machine, error) {
+	disks := disksOf(m.info)
+	if len(disks) > 0 && disks[0].path != r.Kept {
+		if err := p.attach(ctx, r.ID, disks[0], r.Kept); err != nil {
+			return machine{}, err
+		}
+		if _, err := p.manage(ctx, r.ID, 0, "closemedium", "disk", disks[0].medium, "--delete"); p.ignoreMissing(err) != nil {
+			return machine{}, err
+		}
+		var err error
+		if m, err = p.look(ctx, r.ID); err != nil {
+			return machine{}, err
+		}
 	}
-	if _, err := p.manage(ctx, r.ID, 0, "closemedium", "disk", disks[0].medium, "--delete"); p.ignoreMissing(err) != nil {
-		return machine{}, err
-	}
-	return p.look(ctx, r.ID)
+	r.Kept = ""
+	return m, nil
 }
 
 // notCloned words why a machine could not be cloned, and clears away what there

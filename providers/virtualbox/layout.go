@@ -112,6 +112,8 @@ type record struct {
 	DiskBytes int64 `json:"diskBytes,omitempty"`
 	// Disk is the file of the machine's disk, when it was last known.
 	Disk string `json:"disk,omitempty"`
+	// Kept is the disk that a clone in the making gets in the place of its own.
+	Kept string `json:"kept,omitempty"`
 	// Fresh: the disk was not written to since it was cloned.
 	Fresh bool `json:"fresh,omitempty"`
 	// Forced: it was powered off by us, not by its guest.

@@ -76,7 +76,7 @@ func (p *Provider) make(ctx context.Context, spec providers.MachineSpec, was mac
 		Instance: p.opts.Instance, ID: spec.ID, Namespace: spec.Namespace, Name: spec.Name,
 		VM: was.record.VM, Image: spec.Image, Network: spec.Network, SharedFolders: spec.SharedFolders,
 		Engine: p.opts.Engine, DiscardOnStop: spec.DiscardOnStop,
-		DiskBytes: was.record.DiskBytes, Disk: was.record.Disk, Fresh: was.record.Fresh, Forced: was.record.Forced,
+		DiskBytes: was.record.DiskBytes, Disk: was.record.Disk, Kept: was.record.Kept, Fresh: was.record.Fresh, Forced: was.record.Forced,
 	}
 	if was.record.VM == "" {
 		r.VM = vmName(spec.Namespace, spec.Name, string(spec.ID)[:8])
@@ -107,9 +107,14 @@ func (p *Provider) make(ctx context.Context, spec providers.MachineSpec, was mac
 			return err
 		}
 	}
-	if was.info == nil {
+	switch {
+	case was.info == nil:
 		var defined bool
 		if was, defined, err = p.clone(ctx, spec, &r, image); err != nil || defined {
+			return err
+		}
+	case r.Kept != "": // it was cloned, and what makes it was cut off
+		if was, err = p.putBack(ctx, &r, was); err != nil {
 			return err
 		}
 	}

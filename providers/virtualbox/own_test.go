@@ -1,8 +1,10 @@
 package virtualbox_test
 
 import (
+	"bytes"
 	"errors"
 	"io/fs"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -114,4 +116,43 @@ func TestSnapshotsByOthers(t *testing.T) {
 		}
 		remove(t, l.p, id)
 	}
+}
+
+// TestKeptDiskCutOff: the disk of a machine that somebody has unregistered is put
+// into the machine that is made in its place, wherever the making is cut off.
+func TestKeptDiskCutOff(t *testing.T) {
+	if testing.Short() {
+		t.Skip("cutting a call off at each of its steps takes minutes")
+	}
+	l := newLab(t)
+	spec := l.spec("machine")
+	id := l.made(t, spec)
+	were := l.disks(t, id)
+	if len(were) != 1 {
+		t.Fatalf("the disks are %q", were)
+	}
+	before, err := os.ReadFile(were[0])
+	must(t, err)
+	steps := 1
+	for ; ; steps++ {
+		manage(t, "unregistervm", string(id))
+		var err error
+		done := interrupt(l.p, steps, func() { err = l.p.EnsureMachine(t.Context(), spec) })
+		if must(t, err); done {
+			break
+		}
+		must(t, l.p.EnsureMachine(t.Context(), spec))
+		after, err := os.ReadFile(were[0])
+		must(t, err)
+		if !bytes.Equal(before, after) {
+			t.Fatalf("cut off at step %d: the disk is another", steps)
+		}
+		if out := manage(t, "showvminfo", string(id), "--machinereadable"); !strings.Contains(out, `"`+were[0]+`"`) {
+			t.Fatalf("cut off at step %d: the disk %s is not in\n%s", steps, were[0], out)
+		}
+	}
+	if steps < 5 {
+		t.Errorf("it was cut off at %d steps only", steps)
+	}
+	remove(t, l.p, id)
 }
