@@ -22,8 +22,8 @@ const (
 	probeTimeout = 500 * time.Millisecond
 	// probeInterval is how often a port that is not open yet is looked at.
 	probeInterval = time.Second
-	// addressInterval is how often a guest that answers but has no address yet is
-	// looked at, for addressPatience: it may get one when it is up, or never.
+	// addressInterval is how often a guest that counts as up but has no address yet
+	// is looked at, for addressPatience: it may get one later, or never.
 	addressInterval = 5 * time.Second
 	addressPatience = time.Minute
 	// guestConfigRetry is when a guest that could not be set up is tried again.

@@ -243,8 +243,8 @@ func (r *Reconciler) requeueAfter(v view) time.Duration {
 	return after
 }
 
-// awaitsAddress tells whether a guest that has not been up for long has no address
-// yet, of which no event tells.
+// awaitsAddress tells whether a guest that counts as up, and not for long, has no
+// address yet. No provider promises an event when it gets one.
 func awaitsAddress(v view) bool {
 	ready := meta.FindStatusCondition(v.sbx.Status.Conditions, v1.ConditionGuestReady)
 	return v.guest.status == metav1.ConditionTrue && v.machine != nil && len(v.machine.Addresses) == 0 &&

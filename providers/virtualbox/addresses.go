@@ -16,10 +16,9 @@ import (
 
 const (
 	// claimsLast is how long what a guest said of its addresses is not asked
-	// again; its service looks every ten seconds itself. That it said nothing lasts
-	// for a shorter time: whoever asks waits for it.
-	claimsLast  = 5 * time.Second
-	nothingSaid = time.Second / 2
+	// again; its service looks every ten seconds itself. Who was told nothing asks
+	// again.
+	claimsLast = 5 * time.Second
 	// maxAddresses of what a guest claims are taken.
 	maxAddresses = 16
 )
@@ -32,11 +31,7 @@ func (p *Provider) addresses(ctx context.Context, m machine) []v1.GuestAddress {
 		return nil
 	}
 	s := p.guest.get(m.id)
-	lasts := claimsLast
-	if len(s.claims) == 0 {
-		lasts = nothingSaid
-	}
-	if s.run.Equal(m.since()) && time.Since(s.at) < lasts {
+	if s.run.Equal(m.since()) && time.Since(s.at) < claimsLast && len(s.claims) > 0 {
 		return s.claims
 	}
 	var list []v1.GuestAddress

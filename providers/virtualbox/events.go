@@ -19,10 +19,10 @@ import (
 //	none is             never
 //
 // and never more often than a tenth of the time goes into it. It is made at once
-// after this process has changed a machine, and after a machine has logged that its
-// state changed: their logs are read every second. A listing does not tell whether
-// guests are up; one that is awaited is looked at when its machine's log has grown
-// after its Guest Additions had announced themselves there, and every 10 seconds.
+// after this process has changed a machine, and soon after a machine has logged that
+// its state changed: their logs are read every second. A listing does not tell whether
+// guests are up. One that is awaited is looked at when its machine's log has grown
+// after its Guest Additions announced themselves there, and now and then else.
 const (
 	lookLogs  = time.Second
 	lookOn    = 5 * time.Second
@@ -57,7 +57,8 @@ func (p *Provider) Events(ctx context.Context) <-chan providers.Event {
 // follow compares listings until the context ends.
 func (p *Provider) follow(ctx context.Context, send func(providers.EventType, types.UID)) {
 	var last *view
-	var due time.Time // of the next listing
+	var due, soonest time.Time // of the next listing
+	var poked []types.UID      // since the last listing that worked
 	failed := true
 	next := time.NewTimer(0)
 	defer next.Stop()
@@ -68,24 +69,28 @@ func (p *Provider) follow(ctx context.Context, send func(providers.EventType, ty
 		case <-p.watch.wake:
 		case <-next.C:
 		}
-		for _, id := range p.watch.takeNews() {
-			send(providers.EventGuest, id)
+		for _, n := range p.watch.takeNews() {
+			send(providers.EventGuest, n.machine.id)
+			if n.up {
+				p.life.Go(func() { p.awaitAddress(ctx, n.machine) })
+			}
 		}
 		begun := time.Now()
 		if last != nil {
 			turned, spoke := p.logs.read(last.on, p.logPath)
 			if turned {
-				due = begun
+				due = soonest
 			}
 			for _, a := range p.watch.due(begun, spoke) {
 				p.life.Go(func() { p.lookFor(ctx, a) })
 			}
 		}
-		if poked := p.watch.takePoked(); len(poked) > 0 || !begun.Before(due) {
+		fresh := p.watch.takePoked()
+		if poked = append(poked, fresh...); len(fresh) > 0 || !begun.Before(due) {
 			now, err := p.viewOf(ctx)
 			// Not before: of a machine that was started and died before it was listed no
 			// difference will tell.
-			for _, id := range poked {
+			for _, id := range fresh {
 				send(providers.EventMachine, id)
 			}
 			pause := lookOff
@@ -96,18 +101,22 @@ func (p *Provider) follow(ctx context.Context, send func(providers.EventType, ty
 				if !failed {
 					p.log.Info("VirtualBox does not answer", "error", err.Error())
 				}
-				failed, pause, last = true, lookLogs, nil
+				failed, pause = true, lookLogs
 			default:
 				if failed {
 					send(providers.EventResync, "")
 				}
 				failed = false
 				p.compare(last, now, poked, begun, send)
+				poked = nil
 				if last = &now; len(now.on) > 0 {
 					pause = lookOn
 				}
 			}
-			due = begun.Add(max(pause, lookShare*time.Since(begun)))
+			soonest = begun.Add(lookShare * time.Since(begun))
+			if due = begun.Add(pause); due.Before(soonest) {
+				due = soonest
+			}
 		}
 		wait := time.Until(due)
 		if last != nil && len(last.on) > 0 {
@@ -122,7 +131,7 @@ func (p *Provider) follow(ctx context.Context, send func(providers.EventType, ty
 func (p *Provider) compare(last *view, now view, poked []types.UID, at time.Time, send func(providers.EventType, types.UID)) {
 	var fresh []types.UID
 	changed := differences(last, now)
-	p.watch.drop(changed...)
+	p.watch.drop(changed, now.on)
 	for _, id := range changed {
 		if !now.on[id] {
 			p.guest.forget(id)
@@ -133,7 +142,7 @@ func (p *Provider) compare(last *view, now view, poked []types.UID, at time.Time
 		}
 	}
 	p.watch.await(now.on, fresh, at, time.Time{})
-	p.watch.await(now.on, poked, at, at) // a start of ours ends with a look
+	p.watch.await(now.on, poked, at, at) // most changes of ours end with a look
 	p.trimConsoles(now.on)
 }
 

@@ -1,10 +1,10 @@
 package virtualbox
 
 import (
-	"bytes"
 	"io"
 	"maps"
 	"os"
+	"regexp"
 	"sync"
 
 	"k8s.io/apimachinery/pkg/types"
@@ -20,7 +20,7 @@ type logs struct {
 // machineLog is what was read of a machine's log.
 type machineLog struct {
 	path string
-	at   int64 // up to where it was read, in bytes
+	file os.FileInfo // as it was read last
 	// announced: the Guest Additions have said which they are.
 	announced bool
 }
@@ -29,8 +29,8 @@ func newLogs() *logs { return &logs{of: map[types.UID]*machineLog{}} }
 
 // The words of VirtualBox 7.0 to 7.2.
 var (
-	stateChanged       = []byte("Console: Machine state changed to '")
-	additionsAnnounced = []byte("Guest Additions information report")
+	stateChanged       = regexp.MustCompile(`(?m)^[0-9:.]+ Console: Machine state changed to '`)
+	additionsAnnounced = regexp.MustCompile(`(?m)^[0-9:.]+ VMMDev: Guest Additions information report`)
 )
 
 // maxLogRead is how much of a log is read at once, in bytes: its end.
@@ -46,13 +46,16 @@ func (l *logs) read(on map[types.UID]bool, path func(types.UID) string) (turned 
 	for id := range on {
 		m, known := l.of[id]
 		if !known {
-			m = &machineLog{path: path(id)}
+			m = &machineLog{}
 			l.of[id] = m
+		}
+		if m.path == "" {
+			m.path = path(id)
 		}
 		news := m.read()
 		// At first all that the machine has gone through is in it.
-		turned = turned || known && bytes.Contains(news, stateChanged)
-		m.announced = m.announced || bytes.Contains(news, additionsAnnounced)
+		turned = turned || known && stateChanged.Match(news)
+		m.announced = m.announced || additionsAnnounced.Match(news)
 		if m.announced && len(news) > 0 {
 			spoke[id] = true
 		}
@@ -72,13 +75,15 @@ func (m *machineLog) read() []byte {
 	if err != nil {
 		return nil
 	}
-	size := info.Size()
-	if size < m.at { // another run's
-		*m = machineLog{path: m.path}
+	var at int64
+	if m.file != nil && os.SameFile(m.file, info) && m.file.Size() <= info.Size() {
+		at = m.file.Size()
+	} else { // another run's
+		m.announced = false
 	}
-	from := max(m.at, size-maxLogRead)
-	m.at = size
-	news, err := io.ReadAll(io.NewSectionReader(f, from, size-from))
+	m.file = info
+	from := max(at, info.Size()-maxLogRead)
+	news, err := io.ReadAll(io.NewSectionReader(f, from, info.Size()-from))
 	if err != nil {
 		return nil
 	}

@@ -35,7 +35,7 @@ func (p *Provider) EnsureMachine(ctx context.Context, spec providers.MachineSpec
 	}
 	defer unlock()
 	defer p.watch.poke(spec.ID)
-	p.watch.drop(spec.ID)
+	p.watch.change(spec.ID)
 	var was machine
 	if files.Exists(p.data.MachineDir(spec.ID)) {
 		was, err = p.look(ctx, spec.ID)

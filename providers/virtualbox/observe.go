@@ -163,7 +163,7 @@ func (p *Provider) GetMachine(ctx context.Context, id types.UID) (providers.Mach
 		out.Agent = agentOf(m)
 		out.Addresses = p.addresses(ctx, m)
 		if out.Agent == providers.AgentConnected {
-			p.watch.seen(id)
+			p.watch.seen(m)
 		}
 	}
 	return out, nil

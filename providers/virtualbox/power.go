@@ -29,12 +29,12 @@ func (p *Provider) withMachine(ctx context.Context, id types.UID, do func(machin
 		return err
 	}
 	defer unlock()
-	p.watch.drop(id)
+	defer p.watch.poke(id)
+	p.watch.change(id)
 	m, err := p.look(ctx, id)
 	if err != nil {
 		return err
 	}
-	defer p.watch.poke(id)
 	return do(m)
 }
 
@@ -305,7 +305,7 @@ func (p *Provider) DeleteMachine(ctx context.Context, id types.UID) error {
 		return providers.Errorf(providers.ErrNotFound, machineObject(id), "it does not exist")
 	}
 	defer p.watch.poke(id)
-	p.watch.drop(id)
+	p.watch.change(id)
 	m, err := p.look(ctx, id)
 	switch {
 	case err == nil:

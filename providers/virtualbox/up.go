@@ -14,7 +14,10 @@ import (
 const (
 	// addressFor is how long a guest that is up is waited for to tell an address.
 	addressFor = time.Minute
-	// addressAgain is the shortest time between two questions for it.
+	// addressWait is how long one process waits for it, in milliseconds. Without an
+	// end it would outlive a sandboxd that is killed.
+	addressWait = "10000"
+	// addressAgain is the pause between two of them.
 	addressAgain = time.Second
 )
 
@@ -28,47 +31,45 @@ func (p *Provider) logPath(id types.UID) string {
 	return p.logOf(rec)
 }
 
-// lookFor looks whether an awaited machine's agent is up, and if so waits for the
-// guest to tell its address.
+// lookFor looks whether an awaited machine's agent is up.
 func (p *Provider) lookFor(ctx context.Context, a *awaited) {
 	m, err := p.look(ctx, a.id)
 	if err != nil && ctx.Err() == nil {
 		p.log.V(1).Info("a guest cannot be looked at", "machine", a.id, "error", err.Error())
 	}
-	up := err == nil && m.power == providers.PowerRunning && agentOf(m) == providers.AgentConnected
-	if p.watch.looked(a, m, up) && m.record.Network.Mode != v1.NetworkNone {
-		p.awaitAddress(ctx, m)
-	}
+	p.watch.looked(a, m, err == nil && m.power == providers.PowerRunning && agentOf(m) == providers.AgentConnected)
 }
 
-// awaitAddress waits until a guest that is up has told an address, which is an
-// event: its service looks for them every ten seconds. VirtualBox tells one process
-// that waits, so that none needs to ask again and again.
+// awaitAddress waits until a guest that is up has told an address, which is news:
+// its service looks for them every ten seconds. VirtualBox tells a process that
+// waits, so that none needs to ask again and again.
 func (p *Provider) awaitAddress(ctx context.Context, m machine) {
+	if m.record.Network.Mode == v1.NetworkNone {
+		return
+	}
 	ctx, cancel := context.WithTimeout(ctx, addressFor)
 	defer cancel()
 	defer p.watch.ends(m.id, cancel)()
-	for asked := false; ; asked = true {
+	for again := false; ; again = true {
 		if len(p.addresses(ctx, m)) > 0 {
-			if asked {
-				p.watch.tell(m.id)
-			}
+			p.watch.tell(m)
 			return
 		}
-		pause := time.After(addressAgain)
+		if again { // it told something else, or nothing for long
+			select {
+			case <-time.After(addressAgain):
+			case <-ctx.Done():
+				return
+			}
+		}
 		_, err := p.vbox.Run(ctx, vboxmanage.Call{
 			Object: machineObject(m.id), Interruptible: true,
-			Args: []string{"guestproperty", "wait", string(m.id), "/VirtualBox/GuestInfo/Net/*/IP"},
+			Args: []string{"guestproperty", "wait", string(m.id), "/VirtualBox/GuestInfo/Net/*/IP", "--timeout", addressWait},
 		})
 		if err != nil {
 			if ctx.Err() == nil {
 				p.log.V(1).Info("a guest's address is not waited for", "machine", m.id, "error", err.Error())
 			}
-			return
-		}
-		select {
-		case <-pause:
-		case <-ctx.Done():
 			return
 		}
 	}

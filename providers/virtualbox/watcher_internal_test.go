@@ -4,7 +4,6 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -24,9 +23,9 @@ func TestWatcher(t *testing.T) {
 		t.Error("a machine is awaited for ever, or one that is off")
 	}
 	w.await(on, []types.UID{a}, now, time.Time{})
-	w.seen(a)
-	w.seen(a)
-	if got := w.takeNews(); !slices.Equal(got, []types.UID{a}) || len(w.takeNews()) > 0 {
+	w.seen(machine{id: a})
+	w.seen(machine{id: a})
+	if got := w.takeNews(); len(got) != 1 || got[0].machine.id != a || !got[0].up || len(w.takeNews()) > 0 {
 		t.Errorf("an agent that came up is news once, not %v", got)
 	}
 	if w.await(on, []types.UID{a}, now, time.Time{}); awaits() {
@@ -79,25 +78,67 @@ func TestWatcherLooks(t *testing.T) {
 	if due(lookLogs+lookOff, false) != first {
 		t.Error("of one that does not speak nobody ever looks again")
 	}
+	w.looked(first, machine{id: id}, false)
+	if due(lookLogs+2*lookOff, false) != nil || due(lookLogs+3*lookOff, false) != first {
+		t.Error("at one that does not speak people do not look less and less")
+	}
 	w.poke(id) // it is started anew
 	w.await(on, []types.UID{id}, now, now)
-	if w.looked(first, machine{id: id}, true) || len(w.takeNews()) > 0 || len(w.awaited) == 0 {
+	if w.looked(first, machine{id: id}, true); len(w.takeNews()) > 0 || len(w.awaited) == 0 {
 		t.Error("what was seen before a restart is taken for what is after it")
 	}
 	if due(lookLogs, false) != nil {
 		t.Error("it is looked at again right after its start, which has done so")
 	}
 	again := due(lookLogs, true)
-	if again == nil || !w.looked(again, machine{id: id}, true) {
-		t.Fatal("that it is up is not noted")
+	if again == nil {
+		t.Fatal("it is not looked at after it spoke")
 	}
+	w.looked(again, machine{id: id}, true)
 	if _, kept := w.take(id); !kept || len(w.takeNews()) != 1 || len(w.awaited) > 0 {
 		t.Error("that it is up is not told, with what was seen")
 	}
-	over := false
-	w.ends(id, func() { over = true })
-	if w.drop(id); !over {
-		t.Error("a wait goes on while its machine is changed")
+}
+
+// TestWatcherChanges: what is seen of a machine while it is changed is no news, and
+// nobody waits for its guest any more.
+func TestWatcherChanges(t *testing.T) {
+	w, now := newWatcher(), time.Now()
+	const id = types.UID("a")
+	w.await(map[types.UID]bool{id: true}, []types.UID{id}, now, time.Time{})
+	look := w.due(now, nil)[0]
+	ended := 0
+	count := func() { ended++ }
+	first := w.ends(id, count)
+	second := w.ends(id, count)
+	if first(); ended != 1 {
+		t.Errorf("a second wait ends the first: %d", ended)
+	}
+	w.change(id)
+	if ended != 2 {
+		t.Errorf("a wait goes on while its machine is changed: %d", ended)
+	}
+	second()
+	w.looked(look, machine{id: id}, true)
+	if _, kept := w.take(id); kept || len(w.takeNews()) > 0 {
+		t.Error("what was seen while it was changed is kept")
+	}
+	w.ends(id, count)
+	if w.poke(id); ended != 3 {
+		t.Errorf("a wait goes on after its machine was changed: %d", ended)
+	}
+	w.ends(id, count)
+	if w.drop([]types.UID{id}, map[types.UID]bool{id: true}); ended != 3 {
+		t.Error("a wait ends though its machine is on")
+	}
+	if w.drop([]types.UID{id}, nil); ended != 4 {
+		t.Error("a wait goes on for a machine that is off")
+	}
+	ids := []types.UID{"1", "2", "3", "4"}
+	on := map[types.UID]bool{"1": true, "2": true, "3": true, "4": true}
+	w.await(on, ids, now, time.Time{})
+	if n := len(w.due(now, nil)); n != maxLooks {
+		t.Errorf("%d machines are looked at at once", n)
 	}
 }
 
@@ -139,6 +180,10 @@ func TestLogs(t *testing.T) {
 	check("nothing new", false, false)
 	write(os.O_APPEND, strings.Repeat("00:00:15.7 VMMDev: Guest Log: something\n", maxLogRead/30))
 	check("what the guest says", false, true)
+	write(os.O_APPEND, "00:00:15.9 VMMDev: Guest Log: Console: Machine state changed to 'PoweredOff'\n")
+	check("what the guest pretends", false, true)
+	write(os.O_APPEND, "00:00:19.1 Console: Machine state changed to 'PoweredOff'\n")
+	check("its end", true, true)
 	write(os.O_TRUNC, "00:00:00.0 another run\n")
 	check("another run", false, false)
 	if len(l.of) != 2 {

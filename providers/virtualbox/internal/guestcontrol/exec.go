@@ -30,7 +30,7 @@ func (c *Client) Exec(ctx context.Context, req providers.ExecRequest) (providers
 	var killed error
 	err = run.wait(
 		func(ctx context.Context) error { return c.sh(ctx, false, run, script) },
-		func() { killed = c.kill(ctx, id) },
+		func() { killed = c.kill(ctx, id, run.hasBegun()) },
 	)
 	stop()
 	c.tidy(ctx, in, run, err)
@@ -93,8 +93,12 @@ exec "$@"
 
 // kill ends a command with what it has started, because its time is up or its
 // caller is gone, as far as the guest still answers.
-func (c *Client) kill(ctx context.Context, token string) error {
-	late, cancel := context.WithTimeout(context.WithoutCancel(ctx), afterwards)
+func (c *Client) kill(ctx context.Context, token string, begun bool) error {
+	limit := unheard
+	if begun {
+		limit = afterwards
+	}
+	late, cancel := context.WithTimeout(context.WithoutCancel(ctx), limit)
 	defer cancel()
 	var out strings.Builder
 	err := c.stream(late, true, killScript, nil, func(p []byte) error {

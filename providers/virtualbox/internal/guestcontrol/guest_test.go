@@ -472,17 +472,28 @@ func noneLeft(t *testing.T) {
 	}
 }
 
-// TestEndsBeforeTheStartIsHeardOf: what is ended while the report of its start is
-// still on its way is killed too.
+// TestEndsBeforeTheStartIsHeardOf: what is ended while the report of its start may
+// still be on its way is killed too, unless the guest was not given it, or is deaf.
 func TestEndsBeforeTheStartIsHeardOf(t *testing.T) {
-	ctx, cancel := context.WithCancel(t.Context())
-	r, halted := newRun(ctx, token(), nil, nil), false
-	err := r.wait(func(client context.Context) error {
-		cancel()
-		<-client.Done()
-		return client.Err()
-	}, func() { halted = true })
-	if !errors.Is(err, context.Canceled) || !halted {
-		t.Errorf("it ends with %v, killed: %v", err, halted)
+	for name, tc := range map[string]struct {
+		given  bool
+		cause  error
+		killed bool
+	}{
+		"given":      {true, errOwn, true},
+		"waiting":    {false, errOwn, false},
+		"deaf":       {true, guestio.ErrNotStarted, false},
+		"guest gone": {true, ErrGone, false},
+	} {
+		r, killed := newRun(t.Context(), token(), nil, nil), false
+		err := r.wait(func(client context.Context) error {
+			r.given.Store(tc.given)
+			r.cancel(tc.cause)
+			<-client.Done()
+			return client.Err()
+		}, func() { killed = true })
+		if !errors.Is(err, tc.cause) || killed != tc.killed {
+			t.Errorf("%s: it ends with %v, killed: %v", name, err, killed)
+		}
 	}
 }

@@ -113,6 +113,9 @@ const (
 	// afterwards bounds killing and cleaning up once the caller is gone. An
 	// interpreted guest, busy with the command, was seen to take a minute.
 	afterwards = 3 * time.Minute
+	// unheard bounds killing what has not reported its start: its guest may not
+	// answer anybody.
+	unheard = 30 * time.Second
 	// goodbye is how long VBoxManage may take to end once the command has.
 	goodbye = 2 * time.Second
 )
@@ -125,7 +128,10 @@ func (c *Client) sh(ctx context.Context, urgent bool, r *run, script string) err
 	}
 	stop := func() {}
 	defer func() { stop() }()
-	given := func() { stop = guestio.Awaited(r.started, c.startLimit, func(err error) { r.cancel(err) }) }
+	given := func() {
+		r.given.Store(true)
+		stop = guestio.Awaited(r.started, c.startLimit, func(err error) { r.cancel(err) })
+	}
 	return c.guest.Control(ctx, Call{
 		Verb: "run", Args: args, Stdout: r.stdout, Stderr: r.stderr, Urgent: urgent, Given: given, Started: r.started,
 	})

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"sandboxd.dev/sandboxd/providers/internal/guestcall"
@@ -16,6 +17,7 @@ type run struct {
 	ctx            context.Context
 	cancel         context.CancelCauseFunc
 	stdout, stderr *stream
+	given          atomic.Bool   // whether the guest was given it
 	started        chan struct{} // closed when the command is started
 	ended          chan struct{} // closed when both streams have reported the end
 	over           chan struct{} // closed when nobody waits for VBoxManage any more
@@ -60,7 +62,8 @@ func (r *run) wait(do func(context.Context) error, halt func()) error {
 		err = <-done
 	case <-r.ctx.Done():
 		// Even if no start was reported: it may be on its way to us.
-		if halt != nil && !errors.Is(context.Cause(r.ctx), ErrGone) {
+		cause := context.Cause(r.ctx)
+		if halt != nil && r.given.Load() && !errors.Is(cause, ErrGone) && !errors.Is(cause, guestio.ErrNotStarted) {
 			halt()
 		}
 		end()

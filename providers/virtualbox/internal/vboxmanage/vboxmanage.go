@@ -173,7 +173,10 @@ func errClosed(call Call) error {
 
 // onlyLooks tells whether a call changes nothing.
 func onlyLooks(args []string) bool {
-	return len(args) > 0 && slices.Contains([]string{"list", "showvminfo", "showmediuminfo", "guestproperty", "--version"}, args[0])
+	if len(args) > 1 && args[0] == "guestproperty" {
+		return args[1] == "enumerate" || args[1] == "wait"
+	}
+	return len(args) > 0 && slices.Contains([]string{"list", "showvminfo", "showmediuminfo", "--version"}, args[0])
 }
 
 // turn waits for the machine's turn.
