@@ -2,6 +2,7 @@ package guestcontrol
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -45,14 +46,44 @@ func (h thisHost) Control(ctx context.Context, call Call) error {
 	if strings.HasSuffix(h.shell, "busybox") {
 		cmd.Args = append([]string{"sh"}, args[i+1:]...)
 	}
-	cmd.Stdout, cmd.Stderr = call.Stdout, call.Stderr
 	cmd.Dir = "/"
 	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }
 	cmd.WaitDelay = 200 * time.Millisecond
-	err := cmd.Run()
-	if errors.Is(err, exec.ErrWaitDelay) {
-		return nil
+	return runAttached(ctx, cmd, call)
+}
+
+// runAttached runs a command until nobody has its streams any more, as VBoxManage
+// does, or the context ends.
+func runAttached(ctx context.Context, cmd *exec.Cmd, call Call) error {
+	var copied sync.WaitGroup
+	var here, there []*os.File
+	attach := func(to io.Writer) (*os.File, error) {
+		r, w, err := os.Pipe()
+		if err != nil {
+			return nil, err
+		}
+		here, there = append(here, r), append(there, w)
+		copied.Go(func() { _, _ = io.Copy(cmp.Or(to, io.Discard), r) })
+		return w, nil
 	}
+	detach := func(files []*os.File) {
+		for _, f := range files {
+			_ = f.Close()
+		}
+	}
+	stdout, err := attach(call.Stdout)
+	if err == nil {
+		cmd.Stdout = stdout
+		var stderr *os.File
+		if stderr, err = attach(call.Stderr); err == nil {
+			cmd.Stderr = stderr
+			err = cmd.Run()
+		}
+	}
+	detach(there)
+	defer context.AfterFunc(ctx, func() { detach(here) })()
+	copied.Wait()
+	detach(here)
 	return err
 }
 
