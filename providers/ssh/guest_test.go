@@ -186,7 +186,7 @@ func (g *guest) run(ch xssh.Channel, command string, gone <-chan struct{}) {
 	stdin, err := cmd.StdinPipe()
 	must(g.t, err)
 	cmd.Stdout, cmd.Stderr = ch, ch.Stderr()
-	cmd.WaitDelay = time.Second
+	cmd.WaitDelay = 10 * time.Second
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	must(g.t, cmd.Start())
 	g.mu.Lock()
