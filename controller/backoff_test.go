@@ -1,6 +1,9 @@
 package controller
 
 import (
+	"context"
+	"errors"
+	"fmt"
 	"testing"
 	"time"
 
@@ -44,5 +47,32 @@ func TestJitter(t *testing.T) {
 	}
 	if len(seen) < 50 {
 		t.Errorf("100 objects got only %d different delays", len(seen))
+	}
+}
+
+// TestUntilTheEnd: what the end of the daemon cuts off is no error; all else is.
+func TestUntilTheEnd(t *testing.T) {
+	own := errors.New("own")
+	for _, tc := range []struct {
+		over      bool
+		err, want error
+	}{
+		{true, fmt.Errorf("list: %w", context.Canceled), nil},
+		{true, own, own},
+		{false, context.Canceled, context.Canceled},
+		{false, nil, nil},
+	} {
+		ctx, cancel := context.WithCancel(t.Context())
+		if tc.over {
+			cancel()
+		}
+		r := untilTheEnd(reconcile.Func(func(context.Context, reconcile.Request) (reconcile.Result, error) {
+			return reconcile.Result{RequeueAfter: time.Second}, tc.err
+		}))
+		result, err := r.Reconcile(ctx, reconcile.Request{})
+		if !errors.Is(err, tc.want) || err == nil && tc.err != nil && result.RequeueAfter != 0 {
+			t.Errorf("over: %v, %v: got %v, %v", tc.over, tc.err, result, err)
+		}
+		cancel()
 	}
 }

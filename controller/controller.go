@@ -2,6 +2,7 @@ package controller
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -178,10 +179,10 @@ func (c *Controllers) addImages(o Options, wake queue) error {
 		Watches(&v1.Sandbox{}, wakeImageOf{}, builder.WithPredicates(cloneChanged())).
 		WatchesRawSource(wake.source()).
 		WithOptions(options(o.Logger.WithName("goldenimage"), o.Imports+1)).
-		Complete(goldenimage.New(goldenimage.Options{
+		Complete(untilTheEnd(goldenimage.New(goldenimage.Options{
 			Client: c.manager.GetClient(), Recorder: c.manager.GetEventRecorder("sandboxd"),
 			Providers: o.Providers, HostPaths: o.HostPaths, Imports: c.imports, Resync: o.Resync,
-		}))
+		})))
 }
 
 func (c *Controllers) addSandboxes(o Options, wake queue) error {
@@ -203,10 +204,22 @@ func (c *Controllers) addSandboxes(o Options, wake queue) error {
 		Watches(&v1.GoldenImage{}, handler.EnqueueRequestsFromMapFunc(ofImage), builder.WithPredicates(imageChanged())).
 		WatchesRawSource(wake.source()).
 		WithOptions(options(o.Logger.WithName("sandbox"), o.Workers)).
-		Complete(sandbox.New(sandbox.Options{
+		Complete(untilTheEnd(sandbox.New(sandbox.Options{
 			Client: c.manager.GetClient(), Recorder: c.manager.GetEventRecorder("sandboxd"),
 			Providers: o.Providers, HostPaths: o.HostPaths, Defaults: o.Defaults, Resync: o.Resync, SSH: o.SSH,
-		}))
+		})))
+}
+
+// untilTheEnd makes nothing of it that a reconciliation was cut off because the
+// daemon stops: the next run looks at everything.
+func untilTheEnd(r reconcile.Reconciler) reconcile.Reconciler {
+	return reconcile.Func(func(ctx context.Context, req reconcile.Request) (reconcile.Result, error) {
+		result, err := r.Reconcile(ctx, req)
+		if ctx.Err() != nil && errors.Is(err, context.Canceled) {
+			return reconcile.Result{}, nil
+		}
+		return result, err
+	})
 }
 
 func options(log logr.Logger, workers int) crcontroller.Options {

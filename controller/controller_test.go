@@ -532,22 +532,32 @@ func TestLogTellsOfSandboxesNotOfTheLibrary(t *testing.T) {
 	d.create(goldenImage("golden"), good, bad)
 	until(d, good, "ready", ready)
 	until(d, bad, "stalled", because(v1.ConditionStalled, v1.ReasonInvalid))
+	ofStalled := func(line string) bool {
+		return strings.Contains(line, `"msg"="stalled"`) && strings.Contains(line, "default/bad")
+	}
+	// It is logged after it is in the status.
+	for deadline := time.Now().Add(patience); ; time.Sleep(time.Millisecond) {
+		mu.Lock()
+		logged := slices.ContainsFunc(lines, ofStalled)
+		mu.Unlock()
+		if logged {
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Fatal("the stalled sandbox is not in the log")
+		}
+	}
 	d.stop()
 	mu.Lock()
 	defer mu.Unlock()
-	stalled := 0
 	for _, line := range lines {
 		switch {
-		case strings.Contains(line, `"msg"="stalled"`) && strings.Contains(line, "default/bad"):
-			stalled++
+		case ofStalled(line):
 		case strings.Contains(line, "looking at everything again"): // a provider that was reached
 		case strings.HasPrefix(line, "events "): // one that was about to be written at the end
 		default:
 			t.Errorf("logged: %s", line)
 		}
-	}
-	if stalled == 0 {
-		t.Errorf("the stalled sandbox is not in the log: %q", lines)
 	}
 }
 
