@@ -56,7 +56,8 @@ type SandboxStatus struct {
 	// +optional
 	Revert *RevertTo `json:"revert,omitempty"`
 	// guestConfigHash names the guest settings (ssh keys, mounts) last applied
-	// inside the running guest.
+	// inside the running guest. It is "unknown" while they are applied, after that
+	// failed and when the guest may have started since.
 	// +optional
 	GuestConfigHash string `json:"guestConfigHash,omitempty"`
 }

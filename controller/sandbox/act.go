@@ -2,8 +2,6 @@ package sandbox
 
 import (
 	"context"
-	"errors"
-	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -43,7 +41,7 @@ func (r *Reconciler) remember(v *view) {
 		st.StoppingSince = nil
 	}
 	if power != providers.PowerRunning || v.machine.Agent != providers.AgentConnected && !agentless(v.img) {
-		st.GuestConfigHash = "" // mounts do not outlive the guest's run
+		forgetGuestConfig(st) // mounts do not outlive the guest's run
 	}
 }
 
@@ -59,7 +57,7 @@ func (r *Reconciler) act(ctx context.Context, p providers.Provider, v *view, spe
 		}
 		if v.machine == nil {
 			r.eventMade(v)
-			st.StartedAt = nil
+			st.StartedAt, st.GuestConfigHash = nil, ""
 		}
 	case actStart, actRestart:
 		if err := p.Start(ctx, id); err != nil {
@@ -96,7 +94,7 @@ func (r *Reconciler) act(ctx context.Context, p providers.Provider, v *view, spe
 			return err
 		}
 		st.Revert = v.sbx.Spec.RevertTo.DeepCopy()
-		st.StartedAt = nil
+		st.StartedAt, st.GuestConfigHash = nil, ""
 		r.event(v.sbx, corev1.EventTypeNormal, "Reverted", "Reset", "the disk is as cloned from the image again")
 	}
 	return nil
@@ -165,56 +163,4 @@ func (r *Reconciler) settle(ctx context.Context, p providers.Provider, v *view) 
 		v.guest = checkAgent(v.sbx, v.img, v.machine)
 	}
 	r.configureGuest(ctx, p, v)
-}
-
-// configureGuest applies ssh keys and mounts where an agent can, or ssh. A guest
-// that does not let itself be set up is no reason to stop or to start over: it is
-// told and tried again at the next look.
-func (r *Reconciler) configureGuest(ctx context.Context, p providers.Provider, v *view) {
-	st := &v.sbx.Status
-	switch {
-	case v.img == nil:
-		return
-	case agentless(v.img) && v.guest.status != metav1.ConditionTrue:
-		st.GuestConfigHash = "" // it is booting, perhaps again
-		return
-	case agentless(v.img) && r.o.SSH == nil, !agentless(v.img) && v.machine.Agent != providers.AgentConnected:
-		return
-	}
-	cfg := guestConfig(v.sbx, v.img)
-	hash := cfg.Hash()
-	if st.GuestConfigHash == hash || (st.GuestConfigHash == "" && cfg.IsEmpty()) {
-		return
-	}
-	if err := r.applyGuestConfig(ctx, p, v, cfg); err != nil {
-		v.guest.configErr = err
-		return
-	}
-	st.GuestConfigHash = hash
-}
-
-// guestConfigLimit bounds setting up a guest, which may never answer, on purpose.
-// An interpreted one takes most of a minute for some folders.
-const guestConfigLimit = 2 * time.Minute
-
-func (r *Reconciler) applyGuestConfig(ctx context.Context, p providers.Provider, v *view, cfg providers.GuestConfig) error {
-	bounded, cancel := context.WithTimeout(ctx, guestConfigLimit)
-	defer cancel()
-	err := r.configure(bounded, p, v, cfg)
-	if err != nil && bounded.Err() != nil && ctx.Err() == nil {
-		return providers.Errorf(providers.ErrUnavailable, "sandbox "+v.sbx.Namespace+"/"+v.sbx.Name,
-			"its guest did not let itself be set up within %v", guestConfigLimit)
-	}
-	return err
-}
-
-func (r *Reconciler) configure(ctx context.Context, p providers.Provider, v *view, cfg providers.GuestConfig) error {
-	if !agentless(v.img) {
-		return p.ConfigureGuest(ctx, v.sbx.UID, cfg)
-	}
-	err := r.o.SSH.ConfigureGuest(ctx, p, v.sbx, v.img, cfg)
-	if errors.Is(err, providers.ErrUnsupported) && len(cfg.Mounts) == 0 && v.machine.Hashes.Seed == v.desired.Hashes.Seed {
-		return nil // we cannot get in, and need not: the keys are those of its seed
-	}
-	return err
 }

@@ -1,17 +1,13 @@
 package sandbox
 
 import (
-	"context"
-	"errors"
 	"net"
 	"strconv"
 	"strings"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/types"
 
 	v1 "sandboxd.dev/sandboxd/api/v1"
 	"sandboxd.dev/sandboxd/providers"
@@ -117,32 +113,6 @@ func portOf(t *testing.T, l net.Listener) int32 {
 		t.Fatal(err)
 	}
 	return int32(n)
-}
-
-// silentGuest never answers.
-type silentGuest struct{ providers.Provider }
-
-func (silentGuest) ConfigureGuest(ctx context.Context, _ types.UID, _ providers.GuestConfig) error {
-	<-ctx.Done()
-	return ctx.Err()
-}
-
-// TestSilentGuest: a guest that never answers while it is set up holds nobody up,
-// and one whose caller goes away is no guest that does not answer.
-func TestSilentGuest(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		v := &view{sbx: &v1.Sandbox{}, img: &v1.GoldenImage{}}
-		v.sbx.Namespace, v.sbx.Name = "default", "box"
-		err := New(Options{}).applyGuestConfig(t.Context(), silentGuest{}, v, providers.GuestConfig{})
-		if !errors.Is(err, providers.ErrUnavailable) || !strings.Contains(err.Error(), "sandbox default/box: its guest did not let itself be set up within 2m") {
-			t.Errorf("got %v", err)
-		}
-		ctx, cancel := context.WithCancel(t.Context())
-		cancel()
-		if err := New(Options{}).applyGuestConfig(ctx, silentGuest{}, v, providers.GuestConfig{}); !errors.Is(err, context.Canceled) {
-			t.Errorf("of a caller that is gone: got %v", err)
-		}
-	})
 }
 
 // TestAwaitsAddress: a guest that is up and has no address yet is looked at soon,

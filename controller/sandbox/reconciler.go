@@ -107,11 +107,11 @@ func (r *Reconciler) reconcile(ctx context.Context, sbx *v1.Sandbox) (reconcile.
 		return reconcile.Result{}, client.IgnoreNotFound(r.o.Client.Delete(ctx, sbx, client.Preconditions{UID: &sbx.UID}))
 	}
 
-	v := r.advance(ctx, sbx)
+	v := r.advance(ctx, before, sbx)
 	v.now = r.o.Clock.Now()
 	sbx.Status.ExpiresAt = expiresAt(sbx)
 	updateStatus(v)
-	if err := r.writer.Status(ctx, before, sbx); err != nil {
+	if err := r.write(ctx, &v); err != nil {
 		return reconcile.Result{}, err
 	}
 	if v.err != nil {
@@ -120,10 +120,19 @@ func (r *Reconciler) reconcile(ctx context.Context, sbx *v1.Sandbox) (reconcile.
 	return reconcile.Result{RequeueAfter: r.requeueAfter(v)}, nil
 }
 
+// write writes what changed of the sandbox's status since it was read or written.
+func (r *Reconciler) write(ctx context.Context, v *view) error {
+	if err := r.writer.Status(ctx, v.before, v.sbx); err != nil {
+		return err
+	}
+	v.before = v.sbx.DeepCopy()
+	return nil
+}
+
 // advance observes and acts until there is nothing to do but wait, or an
 // error. What it remembers goes into sbx.Status.
-func (r *Reconciler) advance(ctx context.Context, sbx *v1.Sandbox) view {
-	v := view{sbx: sbx, now: r.o.Clock.Now()}
+func (r *Reconciler) advance(ctx context.Context, before, sbx *v1.Sandbox) view {
+	v := view{sbx: sbx, before: before, now: r.o.Clock.Now()}
 	if v.img, v.err = r.image(ctx, sbx.Spec.Image); v.err != nil {
 		return v
 	}

@@ -14,6 +14,8 @@ import (
 // view is everything that a status is derived from.
 type view struct {
 	sbx *v1.Sandbox
+	// before is the sandbox as it was read or last written.
+	before *v1.Sandbox
 	// img is nil when there is no such image.
 	img *v1.GoldenImage
 	// observed tells whether the machine was looked at; machine is nil when
