@@ -47,9 +47,10 @@ tiny: ## Build the tiny golden image from Debian packages, unless it is up to da
 	images/tiny/build $(TINY)
 
 .PHONY: generate
-generate: ## Regenerate deepcopy functions and CRDs from api/v1
+generate: ## Regenerate deepcopy functions, CRDs and docs/manifests.md from api/v1
 	$(TOOLS) controller-gen object paths=./api/v1
 	$(TOOLS) controller-gen crd paths=./api/v1 output:crd:dir=api/v1/crds
+	UPDATE_DOCS=1 go test -run TestManifestReference ./cmd/sandboxd/internal/cli
 
 .PHONY: guestadditions
 guestadditions: ## Build the test guest with VirtualBox's Guest Additions, unless it is up to date

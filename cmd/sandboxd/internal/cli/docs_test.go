@@ -16,7 +16,7 @@ import (
 )
 
 // TestManifestReference keeps docs/manifests.md as the definitions are.
-// UPDATE_DOCS=1 writes it.
+// UPDATE_DOCS=1 writes it, as make generate does.
 func TestManifestReference(t *testing.T) {
 	const path = "../../../../docs/manifests.md"
 	definitions, err := readDefinitions(v1.CRDs)
@@ -34,7 +34,7 @@ func TestManifestReference(t *testing.T) {
 		t.Fatal(err)
 	}
 	if string(got) != want {
-		t.Error("docs/manifests.md is out of date: run UPDATE_DOCS=1 go test ./cmd/sandboxd/internal/cli -run TestManifestReference")
+		t.Error("docs/manifests.md is out of date: run make generate")
 	}
 }
 
