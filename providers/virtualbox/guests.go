@@ -47,6 +47,9 @@ type guest struct {
 // Control implements guestcontrol.Guest. The password goes by a file that only
 // this user can read, for as long as the call takes.
 func (g guest) Control(ctx context.Context, call guestcontrol.Call) error {
+	if err := g.p.awaitRestored(ctx, g.of); err != nil {
+		return err
+	}
 	if !call.Urgent {
 		begun, leave, err := g.p.guest.enter(ctx, g.id)
 		if err != nil {

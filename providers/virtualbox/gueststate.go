@@ -2,6 +2,7 @@ package virtualbox
 
 import (
 	"context"
+	"os"
 	"sync"
 	"time"
 
@@ -23,8 +24,11 @@ type guestStates struct {
 	states map[types.UID]guestState
 	visits map[types.UID]map[*visit]bool
 	doors  map[types.UID]*door
-	closed bool
-	busy   sync.WaitGroup // visits
+	// unseeing are logs of runs whose guests did not say that they have seen that
+	// their memory was restored.
+	unseeing map[types.UID]os.FileInfo
+	closed   bool
+	busy     sync.WaitGroup // visits
 }
 
 type guestState struct {
@@ -49,6 +53,7 @@ func newGuestStates(engine string) *guestStates {
 	}
 	return &guestStates{
 		begins: begins, states: map[types.UID]guestState{}, visits: map[types.UID]map[*visit]bool{}, doors: map[types.UID]*door{},
+		unseeing: map[types.UID]os.FileInfo{},
 	}
 }
 
@@ -69,6 +74,7 @@ func (g *guestStates) forget(id types.UID) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	delete(g.states, id)
+	delete(g.unseeing, id)
 	for v := range g.visits[id] {
 		v.end(guestcontrol.ErrGone)
 	}
