@@ -19,10 +19,10 @@ const noDriver = "VirtualBox starts no machine with such a card without its kern
 func TestConformance(t *testing.T) {
 	h := newHost(t)
 	var opened *virtualbox.Provider
-	// Cutting calls off at each of their steps takes minutes.
 	within := func(n int, call func()) bool { return interrupt(opened, n, call) }
-	if testing.Short() {
-		within = nil
+	bulk := 128 << 10
+	if testing.Short() { // both take minutes: each step of each call, and bytes that an interpreted guest copies
+		within, bulk = nil, 16<<10
 	}
 	conformance.Run(t, conformance.Backend{
 		Open: func(_ testing.TB, i providers.Instance) providers.Provider {
@@ -42,8 +42,8 @@ func TestConformance(t *testing.T) {
 		Audit:     h.audit,
 		Interrupt: within,
 		Parallel:  3,
-		Commands:  12, // more than the provider lets into a guest at a time
-		Bulk:      128 << 10,
+		Commands:  9, // more than the provider lets into a guest at a time
+		Bulk:      bulk,
 		Limits:    conformance.Limits{Boot: 10 * time.Minute, Call: 5 * time.Minute},
 		Skip: map[conformance.Feature]string{
 			conformance.Mode(v1.NetworkIntnet):   noDriver,

@@ -1,6 +1,7 @@
 package vboxmanage
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"os"
@@ -155,6 +156,38 @@ func wait(t *testing.T, path string) {
 		time.Sleep(10 * time.Millisecond)
 	}
 	t.Errorf("%s never came", path)
+}
+
+// slow takes its time for the first bytes.
+type slow struct {
+	bytes.Buffer
+	once sync.Once
+}
+
+func (w *slow) Write(p []byte) (int, error) {
+	w.once.Do(func() { time.Sleep(killAfter + killAfter/2) })
+	return w.Buffer.Write(p)
+}
+
+// TestWholeOutput: all that a process wrote is there, whoever else keeps its streams
+// open and however late it is read.
+func TestWholeOutput(t *testing.T) {
+	const size = 200_000
+	c, dir := program(t, `(until [ -e go ]; do sleep 0.05; done; echo >gone) &
+head -c 200000 /dev/zero; echo end >&2`)
+	out, err := c.Run(t.Context(), Call{Object: "x"})
+	if err != nil || len(out.Stdout) != size || string(out.Stderr) != "end\n" {
+		t.Errorf("%d bytes, %q, %v", len(out.Stdout), out.Stderr, err)
+	}
+	var late slow
+	out, err = c.Run(t.Context(), Call{Object: "x", Stdout: &late})
+	if err != nil || late.Len() != size || string(out.Stderr) != "end\n" {
+		t.Errorf("read late: %d bytes, %q, %v", late.Len(), out.Stderr, err)
+	}
+	if err := os.WriteFile(dir+"/go", nil, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	wait(t, dir+"/gone")
 }
 
 func TestLimit(t *testing.T) {

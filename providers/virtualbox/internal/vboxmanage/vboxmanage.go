@@ -261,12 +261,12 @@ func (c *Client) once(ctx context.Context, call Call) (Output, error) {
 	var stdout, stderr bounded
 	cmd := exec.CommandContext(ctx, program, call.Args...)
 	cmd.Env = c.environment()
-	cmd.Stdout, cmd.Stderr = io.Writer(&stdout), io.Writer(&stderr)
+	to, toErr := io.Writer(&stdout), io.Writer(&stderr)
 	if call.Stdout != nil {
-		cmd.Stdout = call.Stdout
+		to = call.Stdout
 	}
 	if call.Stderr != nil {
-		cmd.Stderr = io.MultiWriter(&stderr, call.Stderr)
+		toErr = io.MultiWriter(&stderr, call.Stderr)
 	}
 	// A group of its own: Ctrl-C in the daemon's terminal must not cut a call
 	// off, nor reach VBoxSVC, which the first call starts.
@@ -275,15 +275,15 @@ func (c *Client) once(ctx context.Context, call Call) (Output, error) {
 	cmd.WaitDelay = killAfter
 	c.count.Add(1)
 	stop := c.watchDelay(call)
-	err = cmd.Run()
+	err = runAttached(ctx, cmd, to, toErr)
 	stop()
+	if errors.Is(err, errUnread) {
+		return Output{}, err
+	}
 	out := Output{Stdout: stdout.Bytes(), Stderr: stderr.Bytes()}
 	var exit *exec.ExitError
 	if errors.As(err, &exit) && ctx.Err() == nil {
 		return out, newFailure(call.Args, exit.ExitCode(), out.Stderr)
-	}
-	if errors.Is(err, exec.ErrWaitDelay) { // VBoxSVC, just started, holds the pipe
-		err = nil
 	}
 	return out, err
 }
