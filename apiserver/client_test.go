@@ -27,7 +27,7 @@ import (
 
 // patience is how long tests wait for what takes milliseconds, on a machine
 // that may be busy with other things.
-const patience = time.Minute
+const patience = 3 * time.Minute
 
 // eventually waits until a condition holds.
 func eventually(t testing.TB, what string, holds func() bool) {

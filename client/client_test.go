@@ -39,7 +39,7 @@ const uid = types.UID("5f0c9b4e-6f0b-4c40-9d0e-0d7a3c0f5a11")
 var key = types.NamespacedName{Namespace: "default", Name: "x"}
 
 // patience is how long things may take on a busy machine.
-const patience = time.Minute
+const patience = 3 * time.Minute
 
 // provider is a simulated one, some of whose methods a test replaces.
 type provider struct {
