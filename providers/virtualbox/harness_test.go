@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
+	"fmt"
 	"io"
 	"os"
 	"os/exec"
@@ -85,6 +86,14 @@ func (login) LoginOf(context.Context, string, string, types.UID) (providers.Logi
 // run runs a program of the host and returns its output.
 func run(t testing.TB, name string, args ...string) string {
 	t.Helper()
+	out, err := output(name, args...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return out
+}
+
+func output(name string, args ...string) (string, error) {
 	cmd := exec.Command(name, args...)
 	cmd.Env = append(os.Environ(), "LC_ALL=C.UTF-8")
 	out, err := cmd.Output()
@@ -93,14 +102,25 @@ func run(t testing.TB, name string, args ...string) string {
 		if errors.As(err, &exit) {
 			out = append(out, exit.Stderr...)
 		}
-		t.Fatalf("%s %v: %v\n%s", name, args, err, out)
+		return "", fmt.Errorf("%s %v: %w\n%s", name, args, err, out)
 	}
-	return string(out)
+	return string(out), nil
 }
 
+// manage runs VBoxManage, again where VBoxSVC ended while it connected: nothing was
+// begun then.
 func manage(t testing.TB, args ...string) string {
 	t.Helper()
-	return run(t, os.Getenv("VBOX_MANAGE_PATH"), args...)
+	for tries := 1; ; tries++ {
+		out, err := output(os.Getenv("VBOX_MANAGE_PATH"), args...)
+		if err == nil {
+			return out
+		}
+		if tries == 30 || !strings.Contains(err.Error(), "Failed to create the VirtualBox object!") {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Second)
+	}
 }
 
 // tryManage runs VBoxManage where it may fail. When VBoxSVC dies while it

@@ -71,8 +71,21 @@ func virtualBoxWorld(t *testing.T) []string {
 	return all
 }
 
-// manage runs VBoxManage, which may wait for ever if VBoxSVC dies while it connects.
+// manage runs VBoxManage to look at something, again where VBoxSVC ended while it
+// connected.
 func manage(args ...string) (string, error) {
+	for tries := 1; ; tries++ {
+		out, err := manageOnce(args...)
+		if err == nil || tries == 10 || !strings.Contains(err.Error(), "Failed to create the VirtualBox object!") {
+			return out, err
+		}
+		time.Sleep(time.Second)
+	}
+}
+
+// manageOnce bounds VBoxManage, which may wait for ever if VBoxSVC dies while it
+// connects.
+func manageOnce(args ...string) (string, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	out, err := exec.CommandContext(ctx, os.Getenv("VBOX_MANAGE_PATH"), args...).CombinedOutput()
