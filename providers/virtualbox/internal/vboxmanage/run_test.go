@@ -173,8 +173,11 @@ func (w *slow) Write(p []byte) (int, error) {
 // open and however late it is read.
 func TestWholeOutput(t *testing.T) {
 	const size = 200_000
-	c, dir := program(t, `(until [ -e go ]; do sleep 0.05; done; echo >gone) &
+	c, dir := program(t, `(while [ -e stay ]; do sleep 0.05; done) &
 head -c 200000 /dev/zero; echo end >&2`)
+	if err := os.WriteFile(dir+"/stay", nil, 0o644); err != nil { // goes with the folder
+		t.Fatal(err)
+	}
 	out, err := c.Run(t.Context(), Call{Object: "x"})
 	if err != nil || len(out.Stdout) != size || string(out.Stderr) != "end\n" {
 		t.Errorf("%d bytes, %q, %v", len(out.Stdout), out.Stderr, err)
@@ -184,10 +187,6 @@ head -c 200000 /dev/zero; echo end >&2`)
 	if err != nil || late.Len() != size || string(out.Stderr) != "end\n" {
 		t.Errorf("read late: %d bytes, %q, %v", late.Len(), out.Stderr, err)
 	}
-	if err := os.WriteFile(dir+"/go", nil, 0o644); err != nil {
-		t.Fatal(err)
-	}
-	wait(t, dir+"/gone")
 }
 
 func TestLimit(t *testing.T) {
