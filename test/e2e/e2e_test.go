@@ -282,7 +282,7 @@ func TestBadImages(t *testing.T) {
 	for name, bad := range map[string]struct{ manifest, says string }{
 		"backing file": {disk("path: backed.qcow2"), "backing file"},
 		"data file":    {disk("path: split.qcow2"), "file"},
-		"wrong digest": {disk("path: tiny.qcow2, sha256: " + strings.Repeat("0", 64)), "sha256"},
+		"wrong digest": {disk("path: tiny.qcow2, sha256: " + strings.Repeat("ab", 32)), "but spec.source.disk.sha256 is abab"},
 		"wrong format": {disk("path: tiny.qcow2, format: vmdk"), "qcow2"},
 		"missing":      {disk("path: nothing.qcow2"), "no such path"},
 		"empty":        {disk("path: empty.raw"), "empty"},
