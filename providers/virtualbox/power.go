@@ -318,6 +318,9 @@ func (p *Provider) DeleteMachine(ctx context.Context, id types.UID) error {
 			return err
 		}
 	}
+	if err := p.endProcess(ctx, id); err != nil {
+		return err
+	}
 	return p.removeFolder(ctx, id)
 }
 
