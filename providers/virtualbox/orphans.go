@@ -79,6 +79,7 @@ func (p *Provider) kill(q process, why string) {
 }
 
 // uses tells whether a process has a file of our machines open, as each has its log.
+// VirtualBox may have another root directory than we have: then its paths end in ours.
 func (p *Provider) uses(q process) bool {
 	root, err := filepath.EvalSymlinks(p.data.Machines())
 	if err != nil {
@@ -87,7 +88,7 @@ func (p *Provider) uses(q process) bool {
 	links, _ := filepath.Glob(filepath.Join(q.dir, "fd", "*"))
 	return slices.ContainsFunc(links, func(link string) bool {
 		to, err := os.Readlink(link)
-		return err == nil && within(root, to)
+		return err == nil && strings.Contains(to, root+string(filepath.Separator))
 	})
 }
 
