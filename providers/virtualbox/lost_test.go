@@ -173,7 +173,7 @@ func TestRestartMidway(t *testing.T) {
 	} {
 		dying := l.open(t, "lab")
 		call, die := context.WithCancel(ctx)
-		during(t, step.command, 0, func() error { return step.call(call, dying) }, die)
+		_ = during(t, step.command, 0, func() error { return step.call(call, dying) }, die)
 		// Its VBoxManage is still there.
 		l.converges(t, "after "+step.command, func() error { return step.then(l.p) })
 		must(t, dying.Close())

@@ -67,7 +67,7 @@ func (r *run) wait(do func(context.Context) error, halt func()) error {
 			halt()
 		}
 		end()
-		<-done
+		_ = <-done
 		err = context.Cause(r.ctx)
 	}
 	defer r.cancel(nil)

@@ -71,7 +71,7 @@ func pass(to io.Writer) (*stream, error) {
 // drop ends a stream that was given to nobody.
 func (s *stream) drop() {
 	_ = s.there.Close()
-	<-s.over
+	_ = <-s.over
 }
 
 // end waits until all that a process wrote which has ended was passed on.
