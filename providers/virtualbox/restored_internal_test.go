@@ -69,8 +69,11 @@ func TestAwaitRestored(t *testing.T) {
 		if d, err := took(t.Context(), runningLine); d != 0 || err != nil {
 			t.Errorf("booted: %v, %v", d, err)
 		}
+		if err := os.WriteFile(path+".1", []byte(restoringLine+runningLine+lookedLine), 0o600); err != nil {
+			t.Fatal(err)
+		}
 		time.AfterFunc(3*time.Second, func() {
-			if err := os.WriteFile(path, []byte(restoringLine+runningLine+lookedLine), 0o600); err != nil {
+			if err := os.Rename(path+".1", path); err != nil { // in one step: somebody reads it
 				t.Error(err)
 			}
 		})

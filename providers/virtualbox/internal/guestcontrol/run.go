@@ -67,7 +67,7 @@ func (r *run) wait(do func(context.Context) error, halt func()) error {
 			halt()
 		}
 		end()
-		_ = <-done
+		<-done //nolint:errcheck // the cause says it
 		err = context.Cause(r.ctx)
 	}
 	defer r.cancel(nil)
