@@ -3,8 +3,6 @@ package virtualbox
 import (
 	"context"
 	"errors"
-	"io/fs"
-	"os"
 	"strconv"
 	"time"
 
@@ -12,8 +10,6 @@ import (
 
 	v1 "sandboxd.dev/sandboxd/api/v1"
 	"sandboxd.dev/sandboxd/providers"
-	"sandboxd.dev/sandboxd/providers/internal/datafolder"
-	"sandboxd.dev/sandboxd/providers/internal/files"
 	"sandboxd.dev/sandboxd/providers/internal/hostport"
 	"sandboxd.dev/sandboxd/providers/virtualbox/internal/vboxmanage"
 )
@@ -285,167 +281,6 @@ func (p *Provider) Suspend(ctx context.Context, id types.UID) error {
 		}
 		return err
 	})
-}
-
-// DeleteMachine implements providers.Machines.
-func (p *Provider) DeleteMachine(ctx context.Context, id types.UID) error {
-	if err := p.ready(ctx); err != nil {
-		return err
-	}
-	if !datafolder.IsUUID(id) {
-		return providers.Errorf(providers.ErrNotFound, machineObject(id), "the ID is not a UUID, so there is no such machine")
-	}
-	unlock, err := p.locks.Lock(ctx, machineObject(id))
-	if err != nil {
-		return err
-	}
-	defer unlock()
-	if !files.Exists(p.data.MachineDir(id)) {
-		p.ports.release(id) // of one that was never made
-		return providers.Errorf(providers.ErrNotFound, machineObject(id), "it does not exist")
-	}
-	defer p.watch.poke(id)
-	p.watch.change(id)
-	m, err := p.look(ctx, id)
-	switch {
-	case err == nil:
-		if err := p.unregister(ctx, m); err != nil {
-			return err
-		}
-	case errors.Is(err, providers.ErrNotFound):
-	default:
-		if err := p.unregisterLost(ctx, id, err); err != nil {
-			return err
-		}
-	}
-	if err := p.endProcess(ctx, id); err != nil {
-		return err
-	}
-	return p.removeFolder(ctx, id)
-}
-
-// unregister removes a machine with its files, its seed among them. That its process, just powered off,
-// has not let go of it yet, is one of the moments that vboxmanage waits out. What
-// VirtualBox says is believed if the machine's definition is gone as well; else
-// what counts is whether it has the machine.
-func (p *Provider) unregister(ctx context.Context, m machine) error {
-	if err := p.childless(ctx, m); err != nil {
-		return err
-	}
-	if m.on() {
-		if _, err := p.manage(ctx, m.id, vboxmanage.Slow, "controlvm", string(m.id), "poweroff"); err != nil {
-			if ctx.Err() != nil {
-				return err
-			}
-			if err := p.powerOff(ctx, m); err != nil {
-				return err
-			}
-		}
-		p.guest.forget(m.id)
-	}
-	_, err := p.manage(ctx, m.id, vboxmanage.Slow, "unregistervm", string(m.id), "--delete-all")
-	if ctx.Err() != nil {
-		return ctx.Err()
-	}
-	if err == nil && !files.Exists(p.definition(m.record)) {
-		return nil
-	}
-	switch _, lookErr := p.look(ctx, m.id); {
-	case errors.Is(lookErr, providers.ErrNotFound):
-		return nil
-	case err != nil:
-		return err
-	case lookErr != nil:
-		return p.unregisterLost(ctx, m.id, lookErr)
-	}
-	return providers.Errorf(providers.ErrBusy, machineObject(m.id), "VirtualBox removed it and has it still: delete it again")
-}
-
-// childless refuses a machine on whose disks others lie, which were cloned from a
-// snapshot that somebody took of it. VirtualBox, asked to delete it, refuses those
-// disks and forgets the machine.
-func (p *Provider) childless(ctx context.Context, m machine) error {
-	if m.info["SnapshotUUID"] == "" {
-		return nil
-	}
-	out, err := p.vbox.Run(ctx, vboxmanage.Call{Object: machineObject(m.id), Args: []string{"list", "--long", "hdds"}})
-	if err != nil {
-		return err
-	}
-	own := p.data.MachineDir(m.id)
-	if _, child := childrenOf(vboxmanage.Blocks(out.Stdout), own, own); child != "" {
-		return providers.Errorf(providers.ErrBusy, machineObject(m.id), "the disk %s was cloned from a snapshot of it: remove what uses that disk first", child)
-	}
-	return nil
-}
-
-// unregisterLost removes a machine that VirtualBox has and cannot look at, because
-// its definition is gone: it says that it fails, and forgets the machine. One that
-// is not ours stays.
-func (p *Provider) unregisterLost(ctx context.Context, id types.UID, cause error) error {
-	config, err := p.configOf(ctx, id)
-	switch {
-	case err != nil:
-		return err
-	case !within(p.data.MachineDir(id), config):
-		return nil
-	case files.Exists(config):
-		return cause // it is there, so that is not what is wrong
-	}
-	_, _ = p.manage(ctx, id, vboxmanage.Slow, "unregistervm", string(id))
-	if _, err := p.look(ctx, id); !errors.Is(err, providers.ErrNotFound) {
-		return cause
-	}
-	return nil
-}
-
-// configOf is the file in which VirtualBox keeps, or has lost, a machine's
-// settings; empty when it does not have the machine.
-func (p *Provider) configOf(ctx context.Context, id types.UID) (string, error) {
-	out, err := p.vbox.Run(ctx, vboxmanage.Call{Object: machineObject(id), Args: []string{"list", "--long", "vms"}})
-	if err != nil {
-		return "", err
-	}
-	for _, b := range vboxmanage.Blocks(out.Stdout) {
-		if b["UUID"] == string(id) {
-			return b["Config file"], nil
-		}
-	}
-	return "", nil
-}
-
-// removeFolder removes what is left of a machine that VirtualBox does not have
-// (any more): files, ports, and the network with its last machine.
-func (p *Provider) removeFolder(ctx context.Context, id types.UID) error {
-	object, dir := machineObject(id), p.data.MachineDir(id)
-	r, err := p.readRecord(id)
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return p.fileError(object, err)
-	}
-	if err := p.closeMedia(ctx, id, dir); err != nil {
-		return err
-	}
-	if seed := p.seed(r); r.VM != "" && files.Exists(seed) {
-		// VirtualBox would remember the seed as long as it runs.
-		if _, err := p.manage(ctx, id, 0, "closemedium", "dvd", seed); ctx.Err() != nil {
-			return err
-		}
-	}
-	if n, ok := networkOf(r); ok {
-		// The record goes first: as long as it is there the network is in use.
-		// Should this be cut off, the adapter's own file has it collected.
-		p.steps.next()
-		if err := os.Remove(p.data.record(id)); err != nil {
-			return p.fileError(object, err)
-		}
-		if err := p.leaveNetwork(ctx, n); err != nil {
-			return err
-		}
-	}
-	p.steps.next()
-	p.ports.release(id)
-	p.guest.forget(id)
-	return p.fileError(object, os.RemoveAll(dir))
 }
 
 func formatBytes(n int64) string { return strconv.FormatInt(n, 10) }
