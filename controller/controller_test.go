@@ -2,6 +2,7 @@ package controller_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -535,18 +536,14 @@ func TestLogTellsOfSandboxesNotOfTheLibrary(t *testing.T) {
 	ofStalled := func(line string) bool {
 		return strings.Contains(line, `"msg"="stalled"`) && strings.Contains(line, "default/bad")
 	}
-	// It is logged after it is in the status.
-	for deadline := time.Now().Add(patience); ; time.Sleep(time.Millisecond) {
+	d.eventually("in the log", func() error { // after it is in the status
 		mu.Lock()
-		logged := slices.ContainsFunc(lines, ofStalled)
-		mu.Unlock()
-		if logged {
-			break
+		defer mu.Unlock()
+		if !slices.ContainsFunc(lines, ofStalled) {
+			return errors.New("the stalled sandbox is not in the log")
 		}
-		if time.Now().After(deadline) {
-			t.Fatal("the stalled sandbox is not in the log")
-		}
-	}
+		return nil
+	})
 	d.stop()
 	mu.Lock()
 	defer mu.Unlock()
