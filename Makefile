@@ -50,7 +50,7 @@ tiny: ## Build the tiny golden image from Debian packages, unless it is up to da
 generate: ## Regenerate deepcopy functions, CRDs and docs/manifests.md from api/v1
 	$(TOOLS) controller-gen object paths=./api/v1
 	$(TOOLS) controller-gen crd paths=./api/v1 output:crd:dir=api/v1/crds
-	UPDATE_DOCS=1 go test -run TestManifestReference ./cmd/sandboxd/internal/cli
+	UPDATE_DOCS=1 $(GO) test -count=1 -run TestManifestReference ./cmd/sandboxd/internal/cli
 
 .PHONY: guestadditions
 guestadditions: ## Build the test guest with VirtualBox's Guest Additions, unless it is up to date
