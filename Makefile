@@ -113,8 +113,8 @@ bench: build tiny ## Print benchmarks, one line per figure: "bench: NAME VALUE U
 bench-virtualbox: ## Count the processes and the time of a clone's life on VirtualBox beside the commands by hand
 	hack/install-deps
 	$(MAKE) guestadditions
-	hack/test-virtualbox $(GUESTADDITIONS) -run NONE -bench Life -benchtime 10x
-	hack/test-virtualbox $(GUESTADDITIONS) -run NONE -bench Address -benchtime 2x
+	hack/test-virtualbox $(GUESTADDITIONS) -run NONE -bench Life -benchtime 20x
+	hack/test-virtualbox $(GUESTADDITIONS) -run NONE -bench Address -benchtime 4x
 
 ##@ Other
 

@@ -33,22 +33,63 @@ func (p *Provider) DeleteMachine(ctx context.Context, id types.UID) error {
 	}
 	defer p.watch.poke(id)
 	p.watch.change(id)
-	m, err := p.look(ctx, id)
-	switch {
-	case err == nil:
-		if err := p.unregister(ctx, m); err != nil {
-			return err
-		}
-	case errors.Is(err, providers.ErrNotFound):
-	default:
-		if err := p.unregisterLost(ctx, id, err); err != nil {
-			return err
-		}
+	gone, err := p.dispose(ctx, id)
+	if err == nil && !gone {
+		err = p.unregisterAny(ctx, id)
+	}
+	if err != nil {
+		return err
 	}
 	if err := p.endProcess(ctx, id); err != nil {
 		return err
 	}
 	return p.removeFolder(ctx, id)
+}
+
+// dispose removes a machine that is as machines are: whole and without snapshots.
+// It names it by its definition, a file in our folder, so that it can be nobody
+// else's, and need not look at it first. What is otherwise it leaves, and says
+// false.
+func (p *Provider) dispose(ctx context.Context, id types.UID) (bool, error) {
+	r, err := p.readRecord(id)
+	if err != nil || r.VM == "" {
+		return false, nil
+	}
+	definition := p.definition(r)
+	if !files.Exists(definition) {
+		return false, nil
+	}
+	if d, err := readDefinition(definition); err != nil || len(d.Snapshots) > 0 {
+		return false, nil
+	}
+	_, err = p.manage(ctx, id, vboxmanage.Slow, "controlvm", definition, "poweroff")
+	var f *vboxmanage.Failure
+	switch {
+	case ctx.Err() != nil:
+		return false, ctx.Err()
+	case err == nil:
+		p.guest.forget(id)
+	case !errors.As(err, &f) || f.Code != 0 || !understood(err):
+		return false, nil // VirtualBox does not have it, or cannot
+	} // else it is off: VBoxManage's own word, without a code of VirtualBox
+	_, err = p.manage(ctx, id, vboxmanage.Slow, "unregistervm", definition, "--delete-all")
+	if ctx.Err() != nil {
+		return false, ctx.Err()
+	}
+	return err == nil && !files.Exists(definition), nil
+}
+
+// unregisterAny removes a machine in whatever state it is from VirtualBox, if it is
+// there and ours.
+func (p *Provider) unregisterAny(ctx context.Context, id types.UID) error {
+	m, err := p.look(ctx, id)
+	switch {
+	case err == nil:
+		return p.unregister(ctx, m)
+	case errors.Is(err, providers.ErrNotFound):
+		return nil
+	}
+	return p.unregisterLost(ctx, id, err)
 }
 
 // unregister removes a machine with its files, its seed among them. That its process, just powered off,

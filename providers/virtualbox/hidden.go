@@ -14,7 +14,7 @@ import (
 
 // hidden is what a machine's definition says and showvminfo does not: whether the
 // guest may write to a shared folder, and the extra data, which a clone has from
-// its golden machine.
+// its golden machine; and, without a process, whether it has snapshots.
 type hidden struct {
 	Folders []struct {
 		Name     string `xml:"name,attr"`
@@ -23,6 +23,7 @@ type hidden struct {
 	Extra []struct {
 		Name string `xml:"name,attr"`
 	} `xml:"Machine>ExtraData>ExtraDataItem"`
+	Snapshots []struct{} `xml:"Machine>Snapshot"`
 }
 
 const (
