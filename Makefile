@@ -59,16 +59,16 @@ guestadditions: ## Build the test guest with VirtualBox's Guest Additions, unles
 ##@ Check
 
 .PHONY: test
-test: ## Run the tests: unit, conformance, command line, and end to end on real libvirt
-	hack/install-deps
-	$(MAKE) vet build tiny
-	hack/test $(TINY)
-
-.PHONY: test-all
-test-all: ## Run the tests, and beside them those on a real VirtualBox in their short form
+test: ## Run the tests: unit, conformance, command line, and end to end on real libvirt and VirtualBox
 	hack/install-deps
 	$(MAKE) vet build tiny
 	hack/test $(TINY) $(GUESTADDITIONS)
+
+.PHONY: test-libvirt
+test-libvirt: ## The same without those on a real VirtualBox
+	hack/install-deps
+	$(MAKE) vet build tiny
+	hack/test $(TINY)
 
 .PHONY: test-virtualbox
 test-virtualbox: ## All tests on a real VirtualBox, which is fetched, not installed
