@@ -40,6 +40,7 @@ func (s *suite) testKeys(t *testing.T) {
 }
 
 func (s *suite) testBadConfig(t *testing.T) {
+	s.detail(t)
 	id := s.guest(t)
 	for name, cfg := range map[string]providers.GuestConfig{
 		"no such user":           {User: "no-such-user", SSHAuthorizedKeys: keys[:1]},

@@ -129,6 +129,9 @@ type Backend struct {
 	Parallel int
 	// Commands is how many commands run in a guest at the same time; 0 means 50.
 	Commands int
+	// Brief leaves out what takes many commands in a guest and shows details, for
+	// guests that are slow. The whole suite is to be run from time to time.
+	Brief bool
 	// Bulk is how many bytes large inputs, outputs and files have; 0 means 1 MiB.
 	Bulk int
 	// Limits stop what hangs. Nothing fails for being slow below them.

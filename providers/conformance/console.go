@@ -40,6 +40,7 @@ func (s *suite) testConsoleBoot(t *testing.T) {
 }
 
 func (s *suite) testConsoleFollow(t *testing.T) {
+	s.detail(t)
 	s.need(t, Console)
 	id := s.guest(t)
 	ctx, cancel := context.WithCancel(within(t, s.b.Limits.Boot))
@@ -64,6 +65,7 @@ func (s *suite) testConsoleFollow(t *testing.T) {
 }
 
 func (s *suite) testConsoleTail(t *testing.T) {
+	s.detail(t)
 	s.need(t, Console)
 	id := s.guest(t)
 	s.say(t, id, "the last line")

@@ -210,6 +210,7 @@ func (s *suite) testStreaming(t *testing.T) {
 }
 
 func (s *suite) testBounds(t *testing.T) {
+	s.detail(t)
 	id := s.guest(t)
 	file := s.tempDir(t, id) + "/file"
 	size := s.b.Bulk / 4
@@ -305,6 +306,7 @@ func (s *suite) testCancelExec(t *testing.T) {
 }
 
 func (s *suite) testBackground(t *testing.T) {
+	s.detail(t)
 	id := s.guest(t)
 	pid := s.sh(t, id, "sleep 100000 & echo $!")
 	if len(s.alive(t, id, pid)) == 0 {
@@ -334,6 +336,7 @@ func (b *broken) Write(p []byte) (int, error) {
 }
 
 func (s *suite) testOwnErrors(t *testing.T) {
+	s.detail(t)
 	id := s.guest(t)
 	file := s.tempDir(t, id) + "/file"
 	_, err := s.p.Exec(s.ctx(t), id, providers.ExecRequest{
@@ -349,6 +352,7 @@ func (s *suite) testOwnErrors(t *testing.T) {
 }
 
 func (s *suite) testParallelExec(t *testing.T) {
+	s.detail(t)
 	id := s.guest(t)
 	n := s.b.Commands
 	ctx := within(t, s.b.Limits.Boot)

@@ -52,6 +52,7 @@ func (s *suite) testRoundTrip(t *testing.T) {
 }
 
 func (s *suite) testNames(t *testing.T) {
+	s.detail(t)
 	id := s.guest(t)
 	dir := s.tempDir(t, id)
 	names := []string{"-n", "..x", " two  words ", `'a' "b" \ \n $HOME ` + "`x` $(x) * ? [a] ~ # ! a;b & | < > {}", "line\nbreak ä€😀"}
@@ -72,6 +73,7 @@ func (s *suite) testNames(t *testing.T) {
 }
 
 func (s *suite) testReplace(t *testing.T) {
+	s.detail(t)
 	id := s.guest(t)
 	file := s.tempDir(t, id) + "/file"
 	for _, v := range []struct {
@@ -104,6 +106,7 @@ func (c *cancelling) Read(p []byte) (int, error) {
 }
 
 func (s *suite) testFailedWrite(t *testing.T) {
+	s.detail(t)
 	id := s.guest(t)
 	dir := s.tempDir(t, id)
 	s.put(t, id, dir+"/file", "old")
@@ -125,6 +128,7 @@ func (s *suite) testFailedWrite(t *testing.T) {
 }
 
 func (s *suite) testBadWrite(t *testing.T) {
+	s.detail(t)
 	id := s.guest(t)
 	dir := s.tempDir(t, id)
 	for name, tc := range map[string]struct {
@@ -152,6 +156,7 @@ func (s *suite) testBadWrite(t *testing.T) {
 }
 
 func (s *suite) testBadRead(t *testing.T) {
+	s.detail(t)
 	id := s.guest(t)
 	dir := s.tempDir(t, id)
 	for name, tc := range map[string]struct {

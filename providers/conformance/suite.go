@@ -143,6 +143,14 @@ func (s *suite) need(t *testing.T, features ...Feature) {
 	}
 }
 
+// detail skips a test that the brief form leaves out.
+func (s *suite) detail(t *testing.T) {
+	t.Helper()
+	if s.b.Brief {
+		t.Skip("left out of the brief form")
+	}
+}
+
 func (s *suite) has(f Feature) bool {
 	_, skipped := s.b.Skip[f]
 	return !skipped

@@ -44,6 +44,7 @@ func TestConformance(t *testing.T) {
 		Parallel:  3,
 		Commands:  9, // more than the provider lets into a guest at a time
 		Bulk:      bulk,
+		Brief:     testing.Short(),
 		Limits:    conformance.Limits{Boot: 10 * time.Minute, Call: 5 * time.Minute},
 		Skip: map[conformance.Feature]string{
 			conformance.Mode(v1.NetworkIntnet):   noDriver,
