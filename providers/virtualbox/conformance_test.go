@@ -27,7 +27,7 @@ func TestConformance(t *testing.T) {
 	conformance.Run(t, conformance.Backend{
 		Open: func(_ testing.TB, i providers.Instance) providers.Provider {
 			opened = h.open(t, i)
-			return opened
+			return patient{opened, t}
 		},
 		Image:     guestImage(t),
 		Idle:      haltDisk(t),
