@@ -28,21 +28,28 @@ func libvirtdPID(t *testing.T) int {
 // waitEvent waits for an event that matches.
 func waitEvent(t *testing.T, events <-chan providers.Event, what string, is func(providers.Event) bool) {
 	t.Helper()
-	timeout := time.NewTimer(bootLimit)
+	if others, ok := eventWithin(t, events, bootLimit, is); !ok {
+		t.Fatalf("in vain: %s; the events were %v", what, others)
+	}
+}
+
+// eventWithin tells whether an event that matches comes in time, and which others came.
+func eventWithin(t *testing.T, events <-chan providers.Event, limit time.Duration, is func(providers.Event) bool) (others []providers.Event, ok bool) {
+	t.Helper()
+	timeout := time.NewTimer(limit)
 	defer timeout.Stop()
-	var others []providers.Event
 	for {
 		select {
-		case e, ok := <-events:
-			if !ok {
-				t.Fatalf("the events ended before %s; they were %v", what, others)
+		case e, open := <-events:
+			if !open {
+				t.Fatalf("the events ended; they were %v", others)
 			}
 			if is(e) {
-				return
+				return others, true
 			}
 			others = append(others, e)
 		case <-timeout.C:
-			t.Fatalf("in vain: %s; the events were %v", what, others)
+			return others, false
 		}
 	}
 }
@@ -95,17 +102,8 @@ func TestLibvirtdThatHangsOrDies(t *testing.T) {
 	eventually(t, "events of the machine come again", func() bool {
 		must(t, l.p.Stop(ctx, id, providers.StopForce))
 		must(t, l.p.Start(ctx, id))
-		timeout := time.After(10 * time.Second)
-		for {
-			select {
-			case e := <-events:
-				if e.Type == providers.EventMachine && e.ID == id {
-					return true
-				}
-			case <-timeout:
-				return false
-			}
-		}
+		_, ok := eventWithin(t, events, 10*time.Second, func(e providers.Event) bool { return e.Type == providers.EventMachine && e.ID == id })
+		return ok
 	})
 }
 
