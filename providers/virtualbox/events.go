@@ -127,15 +127,18 @@ func (p *Provider) follow(ctx context.Context, send func(providers.EventType, ty
 }
 
 // compare sends what has changed between two listings, and is not the doing of this
-// process, and notes whose guests are awaited.
+// process, notes whose guests are awaited, and ends calls into machines that are off. A
+// listing of a busy host can be older than what came after it.
 func (p *Provider) compare(last *view, now view, poked []types.UID, at time.Time, send func(providers.EventType, types.UID)) {
 	var fresh []types.UID
 	changed := differences(last, now)
 	p.watch.drop(changed, now.on)
-	for _, id := range changed {
+	for _, id := range p.guest.visited() {
 		if !now.on[id] {
-			p.guest.forget(id)
+			p.guest.offAt(id, at)
 		}
+	}
+	for _, id := range changed {
 		if !slices.Contains(poked, id) {
 			fresh = append(fresh, id)
 			send(providers.EventMachine, id)

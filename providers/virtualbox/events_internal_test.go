@@ -96,3 +96,24 @@ esac
 		}
 	}
 }
+
+// TestOldListing: a listing that shows a machine off ends the calls into it unless
+// they began later, on a machine that was seen to run; the next listing ends those
+// too, although nothing has changed.
+func TestOldListing(t *testing.T) {
+	p, _ := answering(t, "")
+	id := types.UID(uuid.NewString())
+	on, off := view{on: map[types.UID]bool{id: true}}, view{on: map[types.UID]bool{}}
+	ignore := func(providers.EventType, types.UID) {}
+	seen := time.Now()
+	inside, done := p.guest.attend(t.Context(), id, seen)
+	defer done()
+	p.compare(&on, off, nil, seen.Add(-time.Second), ignore)
+	if inside.Err() != nil {
+		t.Error("a listing from before ended it")
+	}
+	p.compare(&off, off, nil, seen.Add(time.Second), ignore)
+	if inside.Err() == nil {
+		t.Error("it goes on in a machine that is off")
+	}
+}

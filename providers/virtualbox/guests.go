@@ -204,7 +204,7 @@ func (p *Provider) inGuest(ctx context.Context, id types.UID, do func(context.Co
 // closed.
 func (p *Provider) visit(ctx context.Context, m machine, do func(context.Context, *guestcontrol.Client, machine) error) error {
 	object := machineObject(m.id)
-	inside, done := p.guest.attend(ctx, m.id)
+	inside, done := p.guest.attend(ctx, m.id, m.asked)
 	defer done()
 	err := do(inside, guestcontrol.New(guest{p, m.id, m.record}, p.data.Root), m)
 	if err != nil && ctx.Err() == nil && inside.Err() != nil {

@@ -2,7 +2,9 @@ package virtualbox
 
 import (
 	"context"
+	"maps"
 	"os"
+	"slices"
 	"sync"
 	"time"
 
@@ -37,8 +39,11 @@ type guestState struct {
 	at     time.Time
 }
 
-// visit is one call into a guest.
-type visit struct{ end context.CancelCauseFunc }
+// visit is one call into a guest of a machine that was seen to run.
+type visit struct {
+	end  context.CancelCauseFunc
+	seen time.Time // or later
+}
 
 // door lets so many commands into a guest at a time, and so many begin.
 type door struct {
@@ -80,11 +85,31 @@ func (g *guestStates) forget(id types.UID) {
 	}
 }
 
-// attend notes a call into a guest. Its context ends when the machine goes off:
+// offAt ends the calls into a machine that was off at a time or later, but those into
+// one that was seen to run since then.
+func (g *guestStates) offAt(id types.UID, at time.Time) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	for v := range g.visits[id] {
+		if v.seen.Before(at) {
+			v.end(guestcontrol.ErrGone)
+		}
+	}
+}
+
+// visited lists the machines that are called into.
+func (g *guestStates) visited() []types.UID {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return slices.Collect(maps.Keys(g.visits))
+}
+
+// attend notes a call into a guest whose machine was seen to run at that time, or a
+// little later. Its context ends when the machine goes off:
 // VBoxManage itself may wait for ever then. After close it has ended before.
-func (g *guestStates) attend(ctx context.Context, id types.UID) (context.Context, context.CancelFunc) {
+func (g *guestStates) attend(ctx context.Context, id types.UID, seen time.Time) (context.Context, context.CancelFunc) {
 	ctx, cancel := context.WithCancelCause(ctx)
-	v := &visit{end: cancel}
+	v := &visit{end: cancel, seen: seen}
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if g.closed {

@@ -63,8 +63,8 @@ func TestDoor(t *testing.T) {
 // TestAttend: calls into a guest end when it is forgotten, and know why.
 func TestAttend(t *testing.T) {
 	g := newGuestStates(EngineNative)
-	ctx, done := g.attend(t.Context(), "a")
-	other, otherDone := g.attend(t.Context(), "b")
+	ctx, done := g.attend(t.Context(), "a", time.Now())
+	other, otherDone := g.attend(t.Context(), "b", time.Now())
 	g.forget("a")
 	if !errors.Is(context.Cause(ctx), guestcontrol.ErrGone) || other.Err() != nil {
 		t.Errorf("the calls ended with %v and %v", context.Cause(ctx), other.Err())
@@ -76,15 +76,36 @@ func TestAttend(t *testing.T) {
 	}
 }
 
+// TestOff: a machine that is off ends the calls into it, but not those that began
+// after it was listed, and somebody else's stay.
+func TestOff(t *testing.T) {
+	g := newGuestStates(EngineNative)
+	at := time.Now()
+	before, end := g.attend(t.Context(), "a", at.Add(-time.Second))
+	defer end()
+	after, end := g.attend(t.Context(), "a", at)
+	defer end()
+	other, end := g.attend(t.Context(), "b", at.Add(-time.Second))
+	defer end()
+	g.offAt("a", at)
+	if !errors.Is(context.Cause(before), guestcontrol.ErrGone) || after.Err() != nil || other.Err() != nil {
+		t.Errorf("the calls ended with %v, %v and %v", context.Cause(before), after.Err(), other.Err())
+	}
+	g.offAt("a", at.Add(time.Second))
+	if !errors.Is(context.Cause(after), guestcontrol.ErrGone) {
+		t.Errorf("a later listing, which shows it off, ended the other call with %v", context.Cause(after))
+	}
+}
+
 // TestCloseIsBounded: a visit that does not end is not waited for without end.
 func TestCloseIsBounded(t *testing.T) {
 	g := newGuestStates(EngineDefault)
-	ctx, done := g.attend(t.Context(), "a")
+	ctx, done := g.attend(t.Context(), "a", time.Now())
 	g.close(time.Millisecond)
 	if ctx.Err() == nil {
 		t.Error("a visit goes on after the end")
 	}
-	if late, done := g.attend(t.Context(), "b"); late.Err() == nil {
+	if late, done := g.attend(t.Context(), "b", time.Now()); late.Err() == nil {
 		t.Error("a visit begins after the end")
 	} else {
 		done()

@@ -34,6 +34,7 @@ type machine struct {
 	off    providers.OffReason
 	record record
 	info   vboxmanage.Info
+	asked  time.Time // when VirtualBox was asked: it was so then, or a little later
 }
 
 // on tells whether the machine's process exists.
@@ -52,11 +53,12 @@ func (p *Provider) look(ctx context.Context, id types.UID) (machine, error) {
 	if !datafolder.IsUUID(id) {
 		return machine{}, providers.Errorf(providers.ErrNotFound, object, "the ID is not a UUID, so there is no such machine")
 	}
+	asked := time.Now()
 	out, err := p.vbox.Run(ctx, vboxmanage.Call{Object: object, VM: string(id), Args: []string{"showvminfo", string(id), "--machinereadable"}})
 	if err != nil {
 		return machine{}, err
 	}
-	m := machine{id: id, info: vboxmanage.ParseInfo(out.Stdout)}
+	m := machine{id: id, info: vboxmanage.ParseInfo(out.Stdout), asked: asked}
 	m.record, err = p.readRecord(id)
 	switch {
 	case err != nil && !errors.Is(err, fs.ErrNotExist):
