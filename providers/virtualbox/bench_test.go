@@ -15,6 +15,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 
 	v1 "sandboxd.dev/sandboxd/api/v1"
+	"sandboxd.dev/sandboxd/guest/cloudinit"
 	"sandboxd.dev/sandboxd/providers"
 )
 
@@ -128,7 +129,7 @@ func median(of []float64) float64 {
 	return (sorted[(len(sorted)-1)/2] + sorted[len(sorted)/2]) / 2
 }
 
-// byHand makes a golden machine by hand, and returns the life of a clone by hand.
+// byHand makes a golden machine by hand, with a seed in its drive, and returns the life of a clone by hand.
 func byHand(b *testing.B, of life) func(b *testing.B, round int) {
 	dir, in, out := b.TempDir(), b.TempDir(), b.TempDir()
 	golden, clean := "hand-golden", "clean"
@@ -140,6 +141,13 @@ func byHand(b *testing.B, of life) func(b *testing.B, round int) {
 	manage(b, "modifyvm", golden, "--memory", strconv.FormatInt(of.memory>>20, 10), "--vm-execution-engine", "interpreter",
 		"--audio-driver", "none", "--paravirt-provider", "none", "--firmware-logo-display-time", "0",
 		"--firmware-logo-fade-in", "off", "--firmware-logo-fade-out", "off")
+	// The guest is to do the same by hand as with us: take what its seed says for its own.
+	seed := filepath.Join(dir, "seed.iso")
+	iso, err := os.Create(seed)
+	must(b, err)
+	must(b, cloudinit.Write(iso, cloudinit.Data{InstanceID: golden, Hostname: golden}))
+	must(b, iso.Close())
+	manage(b, "storageattach", golden, "--storagectl", "SATA", "--port", "1", "--type", "dvddrive", "--medium", seed)
 	manage(b, "snapshot", golden, "take", clean)
 	b.Cleanup(func() { manage(b, "unregistervm", golden, "--delete") })
 	return func(b *testing.B, round int) {
