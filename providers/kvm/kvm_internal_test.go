@@ -166,6 +166,20 @@ func TestWithoutLibvirt(t *testing.T) {
 	}
 }
 
+// TestDeparted: of a machine that is gone, events are passed on for a while.
+func TestDeparted(t *testing.T) {
+	var d departed
+	at := time.Now()
+	d.add("a", at)
+	if !d.has("a", at.Add(goneFor)) || d.has("a", at.Add(goneFor+1)) || d.has("b", at) {
+		t.Errorf("there are %v", d.ids)
+	}
+	d.add("b", at.Add(goneFor+1))
+	if len(d.ids) != 1 {
+		t.Errorf("it keeps %v", d.ids)
+	}
+}
+
 // TestNothingBeginsAfterClose: what Close has waited for stays so.
 func TestNothingBeginsAfterClose(t *testing.T) {
 	p := offline(t)

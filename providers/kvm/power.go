@@ -285,6 +285,9 @@ func (p *Provider) DeleteMachine(ctx context.Context, id types.UID) error {
 	} else if !errors.Is(statErr, fs.ErrNotExist) {
 		return p.fileError(machineObject(id), statErr)
 	}
+	if found {
+		p.gone.add(id, time.Now())
+	}
 	p.steps.next()
 	if err := os.RemoveAll(dir); err != nil {
 		return p.fileError(machineObject(id), err)

@@ -15,7 +15,6 @@ import (
 
 	v1 "sandboxd.dev/sandboxd/api/v1"
 	"sandboxd.dev/sandboxd/providers"
-	"sandboxd.dev/sandboxd/providers/internal/files"
 	"sandboxd.dev/sandboxd/providers/internal/keylock"
 	"sandboxd.dev/sandboxd/providers/internal/lifetime"
 	"sandboxd.dev/sandboxd/providers/internal/qemuimg"
@@ -125,6 +124,7 @@ type Provider struct {
 	guest *guestStates
 	host  *hostFacts
 	steps steps
+	gone  departed
 
 	life *lifetime.Lifetime // ends with Close
 }
@@ -208,43 +208,6 @@ func (p *Provider) Probe(ctx context.Context) (providers.Info, error) {
 // version formats a version as libvirt encodes it.
 func version(v uint64) string {
 	return fmt.Sprintf("%d.%d.%d", v/1_000_000, v/1000%1000, v%1000)
-}
-
-// Events implements providers.Provider.
-func (p *Provider) Events(ctx context.Context) <-chan providers.Event {
-	out := make(chan providers.Event, 64)
-	ctx, stop := context.WithCancel(ctx)
-	unlink := context.AfterFunc(p.life.Context(), stop)
-	send := func(e providers.Event) {
-		select {
-		case out <- e:
-		case <-ctx.Done():
-		}
-	}
-	watching := p.life.Go(func() {
-		defer close(out)
-		defer unlink()
-		defer stop()
-		p.conn.Watch(ctx,
-			func() { send(providers.Event{Type: providers.EventResync}) },
-			func(e libvirtconn.Event) {
-				id := types.UID(e.ID)
-				if !files.Exists(p.data.MachineDir(id)) { // not ours, or gone
-					return
-				}
-				p.guest.forget(id)
-				if e.Agent {
-					send(providers.Event{Type: providers.EventGuest, ID: id})
-				} else {
-					send(providers.Event{Type: providers.EventMachine, ID: id})
-				}
-			})
-	})
-	if !watching {
-		stop()
-		close(out)
-	}
-	return out
 }
 
 // later does something that a call need not wait for. It ends with the
