@@ -133,11 +133,7 @@ func (p *Provider) compare(last *view, now view, poked []types.UID, at time.Time
 	var fresh []types.UID
 	changed := differences(last, now)
 	p.watch.drop(changed, now.on)
-	for _, id := range p.guest.visited() {
-		if !now.on[id] {
-			p.guest.offAt(id, at)
-		}
-	}
+	p.guest.listed(now.on, at)
 	for _, id := range changed {
 		if !slices.Contains(poked, id) {
 			fresh = append(fresh, id)

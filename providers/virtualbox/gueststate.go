@@ -2,9 +2,7 @@ package virtualbox
 
 import (
 	"context"
-	"maps"
 	"os"
-	"slices"
 	"sync"
 	"time"
 
@@ -85,23 +83,18 @@ func (g *guestStates) forget(id types.UID) {
 	}
 }
 
-// offAt ends the calls into a machine that was off at a time or later, but those into
-// one that was seen to run since then.
-func (g *guestStates) offAt(id types.UID, at time.Time) {
+// listed ends the calls into machines that a listing which began at that time shows
+// off, but those into one that was seen to run since then.
+func (g *guestStates) listed(on map[types.UID]bool, at time.Time) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	for v := range g.visits[id] {
-		if v.seen.Before(at) {
-			v.end(guestcontrol.ErrGone)
+	for id, visits := range g.visits {
+		for v := range visits {
+			if !on[id] && v.seen.Before(at) {
+				v.end(guestcontrol.ErrGone)
+			}
 		}
 	}
-}
-
-// visited lists the machines that are called into.
-func (g *guestStates) visited() []types.UID {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	return slices.Collect(maps.Keys(g.visits))
 }
 
 // attend notes a call into a guest whose machine was seen to run at that time, or a

@@ -6,6 +6,8 @@ import (
 	"testing"
 	"time"
 
+	"k8s.io/apimachinery/pkg/types"
+
 	"sandboxd.dev/sandboxd/providers/virtualbox/internal/guestcontrol"
 )
 
@@ -87,11 +89,12 @@ func TestOff(t *testing.T) {
 	defer end()
 	other, end := g.attend(t.Context(), "b", at.Add(-time.Second))
 	defer end()
-	g.offAt("a", at)
+	on := map[types.UID]bool{"b": true}
+	g.listed(on, at)
 	if !errors.Is(context.Cause(before), guestcontrol.ErrGone) || after.Err() != nil || other.Err() != nil {
 		t.Errorf("the calls ended with %v, %v and %v", context.Cause(before), after.Err(), other.Err())
 	}
-	g.offAt("a", at.Add(time.Second))
+	g.listed(on, at.Add(time.Second))
 	if !errors.Is(context.Cause(after), guestcontrol.ErrGone) {
 		t.Errorf("a later listing, which shows it off, ended the other call with %v", context.Cause(after))
 	}
