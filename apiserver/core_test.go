@@ -87,7 +87,7 @@ func TestDefinitionsAreServed(t *testing.T) {
 	const path = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
 	st := openStore(t)
 	a := newAPI(t, func(o *apiserver.Options) { o.Store = st })
-	if got := a.get(path).want(200).names(); !reflect.DeepEqual(got, []string{"goldenimages.sandboxd.dev", "sandboxes.sandboxd.dev"}) {
+	if got := a.get(path).want(200).names(); !reflect.DeepEqual(got, []string{"goldenimages.sandboxd.dev", "sandboxes.sandboxd.dev", "sandboxsnapshots.sandboxd.dev"}) {
 		t.Errorf("the definitions are %v", got)
 	}
 	one := a.get(path + "/sandboxes.sandboxd.dev").want(200)

@@ -63,6 +63,8 @@ func TestDiscovery(t *testing.T) {
 			"sandboxd.dev/v1/goldenimages/status":               "GoldenImage   get,patch,update",
 			"sandboxd.dev/v1/sandboxes":                         "Sandbox sbx sandboxd " + all,
 			"sandboxd.dev/v1/sandboxes/status":                  "Sandbox   get,patch,update",
+			"sandboxd.dev/v1/sandboxsnapshots":                  "SandboxSnapshot snap sandboxd create,delete,deletecollection,get,list,patch,update,watch",
+			"sandboxd.dev/v1/sandboxsnapshots/status":           "SandboxSnapshot   get,patch,update",
 			"sandboxd.dev/v1/sandboxes/exec":                    "Sandbox   create,get",
 		}
 		if !reflect.DeepEqual(found, want) {

@@ -149,6 +149,8 @@ func TestSandboxRules(t *testing.T) {
 		{"readiness mode", with(sandbox("x"), "hope", "spec", "readiness", "mode"), `spec.readiness.mode: Unsupported value: "hope"`},
 		{"readiness port", with(sandbox("x"), object("mode", "tcp"), "spec", "readiness"), `port is required with mode tcp`},
 		{"readiness port 0", with(sandbox("x"), object("mode", "tcp", "port", int64(0)), "spec", "readiness"), `spec.readiness.port in body should be greater than or equal to 1`},
+		{"artifact's path", with(sandbox("x"), list(object("name", "a", "path", "out", "hostPath", "/srv")), "spec", "artifacts"), `spec.artifacts[0].path: Invalid value: "out"`},
+		{"artifact without place", with(sandbox("x"), list(object("name", "a", "path", "/out")), "spec", "artifacts"), `spec.artifacts[0].hostPath: Required value`},
 		{"revert without request", with(sandbox("x"), object("snapshot", "golden"), "spec", "revertTo"), `spec.revertTo.request: Required value`},
 		{"revert without snapshot", with(sandbox("x"), object("request", "1"), "spec", "revertTo"), `spec.revertTo.snapshot: Required value`},
 		{"revert with long request", with(sandbox("x"), object("snapshot", "golden", "request", long), "spec", "revertTo"), `spec.revertTo.request: Too long: may not be more than 63 bytes`},
@@ -178,6 +180,7 @@ func TestSandboxUpdateRules(t *testing.T) {
 		name, patch, message string
 	}{
 		{"image", `{"spec":{"image":"other"}}`, "image is immutable: delete the sandbox and apply it again"},
+		{"fork", `{"spec":{"fromSnapshot":"s"}}`, "fromSnapshot is immutable: delete the sandbox and apply it again"},
 		{"shrinking disk", `{"spec":{"diskSize":"1Gi"}}`, "diskSize cannot shrink"},
 		{"memory", `{"spec":{"memory":"1Mi"}}`, "memory must be at least 64Mi"},
 	}
@@ -270,6 +273,20 @@ spec:
 	a.do("POST", sandboxes, sandbox(strings.Repeat("n", 63))).want(201)
 }
 
+// TestSandboxSnapshotRules holds the rules of snapshots.
+func TestSandboxSnapshotRules(t *testing.T) {
+	const path = "/apis/sandboxd.dev/v1/namespaces/default/sandboxsnapshots"
+	snapshot := func(name string, spec map[string]any) *unstructured.Unstructured {
+		return &unstructured.Unstructured{Object: object("apiVersion", "sandboxd.dev/v1", "kind", "SandboxSnapshot", "metadata", object("name", name), "spec", spec)}
+	}
+	a := newAPI(t)
+	a.do("POST", path, snapshot("golden", object("sandbox", "x"))).refused(422, "Invalid", "the name golden stands for the state a sandbox was cloned in")
+	a.do("POST", path, snapshot("s", object())).refused(422, "Invalid", "spec.sandbox: Required value")
+	a.do("POST", path, snapshot("s", object("sandbox", "x"))).want(201)
+	a.do("PATCH", path+"/s", `{"spec":{"memory":true}}`, "Content-Type", "application/merge-patch+json").
+		refused(422, "Invalid", "a snapshot's spec is immutable: take another one")
+}
+
 // image makes a GoldenImage with that spec.
 func image(name string, spec map[string]any) *unstructured.Unstructured {
 	return &unstructured.Unstructured{Object: map[string]any{
@@ -295,8 +312,8 @@ func TestGoldenImageRules(t *testing.T) {
 		message string
 	}{
 		{"no source", image("x", object()), `spec.source: Required value`},
-		{"empty source", image("x", object("source", object())), `exactly one of disk, machine, iso and sandbox must be set`},
-		{"two sources", image("x", object("source", object("disk", object("path", "a"), "machine", object("name", "m")))), `exactly one of disk, machine, iso and sandbox must be set`},
+		{"empty source", image("x", object("source", object())), `exactly one of disk, oci, machine, iso and sandbox must be set`},
+		{"two sources", image("x", object("source", object("disk", object("path", "a"), "machine", object("name", "m")))), `exactly one of disk, oci, machine, iso and sandbox must be set`},
 		{"no path", diskImage("format", "raw"), `exactly one of path and url must be set`},
 		{"path and url", diskImage("path", "a", "url", "http://h/a"), `exactly one of path and url must be set`},
 		{"url", diskImage("url", "ftp://h/a"), `spec.source.disk.url: Invalid value: "ftp://h/a"`},
@@ -320,8 +337,18 @@ func TestGoldenImageRules(t *testing.T) {
 		{"os type", image("x", object("source", disk, "machine", object("osType", "a b"))), `spec.machine.osType: Invalid value: "a b"`},
 		{"agent", image("x", object("source", disk, "guest", object("agent", "maybe"))), `spec.guest.agent: Unsupported value: "maybe"`},
 		{"guest user", image("x", object("source", disk, "guest", object("user", "a b"))), `spec.guest.user: Invalid value: "a b"`},
-		{"step without script", image("x", object("source", disk, "provision", list(object("name", "a")))), `spec.provision[0].script: Required value`},
+		{"step without script", image("x", object("source", disk, "provision", list(object("name", "a")))), `exactly one of script and file must be set`},
 		{"step name", image("x", object("source", disk, "provision", list(object("name", "A", "script", "true")))), `spec.provision[0].name: Invalid value: "A"`},
+		{"step with both", image("x", object("source", disk, "provision", list(object("name", "a", "script", "true", "file", object("path", "/a", "content", ""))))), `exactly one of script and file must be set`},
+		{"step's file mode", image("x", object("source", disk, "provision", list(object("name", "a", "file", object("path", "/a", "content", "", "mode", "4755"))))), `spec.provision[0].file.mode: Invalid value: "4755"`},
+		{"step's file path", image("x", object("source", disk, "provision", list(object("name", "a", "file", object("path", "etc/x", "content", ""))))), `spec.provision[0].file.path: Invalid value: "etc/x"`},
+		{"build network", image("x", object("source", disk, "build", object("network", "bridged"))), `network must be none or nat`},
+		{"build timeout", image("x", object("source", disk, "build", object("timeout", "10ms"))), `timeout must be at least 1s`},
+		{"history", image("x", object("source", disk, "revisionHistoryLimit", int64(101))), `spec.revisionHistoryLimit in body should be less than or equal to 100`},
+		{"digest twice", diskImage("url", "http://h/a", "sha256", strings.Repeat("a", 64), "checksumURL", "http://h/SHA256SUMS"), `at most one of sha256 and checksumURL may be set`},
+		{"checksums of a path", diskImage("path", "a", "checksumURL", "http://h/SHA256SUMS"), `checksumURL is allowed with url only`},
+		{"oci without place", image("x", object("source", object("oci", object("tag", "a")))), `exactly one of reference and layout must be set`},
+		{"oci digest", image("x", object("source", object("oci", object("reference", "h/a:b", "digest", "sha256:0")))), `spec.source.oci.digest: Invalid value: "sha256:0"`},
 		{"steps of one name", image("x", object("source", disk, "provision", list(object("name", "a", "script", "1"), object("name", "a", "script", "2")))), `spec.provision[1]: Duplicate value`},
 		{"bad name", image("Bad Name", object("source", disk)), `metadata.name: Invalid value: "Bad Name"`},
 	}

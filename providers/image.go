@@ -37,6 +37,13 @@ type ImageSpec struct {
 	// Source as in the manifest; host paths are resolved: absolute, below an
 	// allowed root, no symlinks.
 	Source v1.ImageSource
+	// From, when set, takes the place of Source: the disk of a machine of ours
+	// that is off, or of a snapshot, is copied whole and sealed. Its Digest is
+	// that of the sealed file.
+	From *DiskRef
+	// MaxBytes that a source may have, and a disk as a guest sees it; 0 means the
+	// provider's own limit.
+	MaxBytes int64
 	// Provision as in the manifest.
 	Provision []v1.ProvisionStep
 	// Machine is the hardware the image expects.

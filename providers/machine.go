@@ -15,8 +15,12 @@ type MachineSpec struct {
 	ID types.UID
 	// Namespace and Name of the Sandbox.
 	Namespace, Name string
-	// Image to clone.
+	// Image to clone; empty with Install.
 	Image ImageRef
+	// Snapshot to clone in place of the image; Image is the one that it lies on.
+	Snapshot *SnapshotRef
+	// Install, when set, boots an installer on an empty disk of DiskBytes.
+	Install *Install
 	// CPUs is the number of virtual CPUs.
 	CPUs int
 	// MemoryBytes of the machine.
@@ -37,6 +41,18 @@ type MachineSpec struct {
 	Seed Seed
 	// DiscardOnStop makes every start begin from the image.
 	DiscardOnStop bool
+}
+
+// Install is an unattended installation of an operating system.
+type Install struct {
+	// ISO is the installer's image on the host: absolute, below an allowed root or
+	// in the provider's own data folder, no symlinks.
+	ISO string
+	// Answers to the installer's questions.
+	Answers v1.UnattendedInstall
+	// Password of the user. It is written where only the provider reads it, and
+	// into the installer's answers.
+	Password string
 }
 
 // Seed is what the guest's cloud-init is given.
@@ -75,9 +91,11 @@ func (s MachineSpec) Hashes() Hashes {
 			SharedFolders     []v1.SharedFolder
 			DiscardOnStop     bool
 			ImageUID, ImageRv string
+			Snapshot          *SnapshotRef `json:",omitempty"`
+			Install           *Install     `json:",omitempty"`
 		}{
 			s.CPUs, s.MemoryBytes, s.DiskBytes, s.Firmware, s.OSType, s.SharedFolders,
-			s.DiscardOnStop, string(s.Image.UID), s.Image.Revision,
+			s.DiscardOnStop, string(s.Image.UID), s.Image.Revision, s.Snapshot, s.Install,
 		}),
 		Network:  hashOf(network),
 		Forwards: hashOf(s.Network.PortForwards),

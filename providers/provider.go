@@ -30,7 +30,9 @@
 // whatever they leave half done is completed or removed by the next call.
 // Called with a context that has ended, they do nothing. Methods may
 // be called from many goroutines; calls on one machine are serialized by the
-// provider. Except for ImportImage and the Guests methods, a call takes at most
+// provider. Except for ImportImage, the methods that
+// write or read a machine's memory (Suspend, TakeSnapshot, RevertMachine) and the
+// Guests methods, a call takes at most
 // some seconds.
 package providers
 
@@ -54,6 +56,8 @@ type Provider interface {
 
 	Images
 	Machines
+	Snapshots
+	Disks
 	Guests
 	Inventory
 

@@ -6,6 +6,9 @@ const FinalizerMachine = GroupName + "/machine"
 // FinalizerImage keeps a GoldenImage until every revision of it is gone.
 const FinalizerImage = GroupName + "/image"
 
+// FinalizerSnapshot keeps a SandboxSnapshot until what it holds is gone.
+const FinalizerSnapshot = GroupName + "/snapshot"
+
 // Condition types of a GoldenImage.
 const (
 	// ConditionVerified: the source was read and its digest is the wanted one

@@ -19,7 +19,7 @@ const (
 )
 
 // DiskFormat is the format of a disk image file.
-// +kubebuilder:validation:Enum=qcow2;raw;vdi;vmdk;vhd;vhdx
+// +kubebuilder:validation:Enum=qcow2;raw;vdi;vmdk;vhd;vhdx;ova
 type DiskFormat string
 
 // The disk formats that a source may have.
@@ -30,6 +30,8 @@ const (
 	DiskFormatVMDK  DiskFormat = "vmdk"
 	DiskFormatVHD   DiskFormat = "vhd"
 	DiskFormatVHDX  DiskFormat = "vhdx"
+	// DiskFormatOVA is an archive of a machine; its one disk is used.
+	DiskFormatOVA DiskFormat = "ova"
 )
 
 // Firmware is the kind of firmware a machine boots with.
@@ -78,21 +80,56 @@ type GoldenImageSpec struct {
 	// +kubebuilder:default={}
 	Guest GuestAccess `json:"guest,omitempty"`
 
-	// provision lists scripts that run once, in order, in a throw-away machine
-	// of the source before the image is sealed.
+	// provision lists scripts and files that are run and written once, in order,
+	// in a throw-away machine of the source before the image is sealed.
 	// +optional
 	// +listType=map
 	// +listMapKey=name
 	// +kubebuilder:validation:MaxItems=64
 	Provision []ProvisionStep `json:"provision,omitempty"`
+
+	// build describes the throw-away machine that installs or provisions the
+	// image.
+	// +optional
+	// +kubebuilder:default={}
+	Build BuildMachine `json:"build,omitempty"`
+
+	// revisionHistoryLimit is how many former revisions are kept that no sandbox
+	// and no other image uses, the youngest ones.
+	// +optional
+	// +kubebuilder:default=0
+	// +kubebuilder:validation:Minimum=0
+	// +kubebuilder:validation:Maximum=100
+	RevisionHistoryLimit int32 `json:"revisionHistoryLimit,omitempty"`
+}
+
+// BuildMachine is the throw-away machine that installs or provisions an image.
+type BuildMachine struct {
+	// network it is connected to: none, or nat for scripts and installers that
+	// download.
+	// +optional
+	// +kubebuilder:default=none
+	// +kubebuilder:validation:XValidation:rule="self == 'none' || self == 'nat'",message="network must be none or nat"
+	Network NetworkMode `json:"network,omitempty"`
+	// timeout of the whole build, counted from the start of its machine. Unset
+	// means one hour.
+	// +optional
+	// +kubebuilder:validation:Type=string
+	// +kubebuilder:validation:MaxLength=32
+	// +kubebuilder:validation:Pattern=`^([0-9]+(\.[0-9]+)?(ms|s|m|h))+$`
+	// +kubebuilder:validation:XValidation:rule="duration(self) >= duration('1s')",message="timeout must be at least 1s"
+	Timeout *metav1.Duration `json:"timeout,omitempty"`
 }
 
 // ImageSource is where an image comes from. Exactly one member is set.
-// +kubebuilder:validation:XValidation:rule="[has(self.disk), has(self.machine), has(self.iso), has(self.sandbox)].filter(x, x).size() == 1",message="exactly one of disk, machine, iso and sandbox must be set"
+// +kubebuilder:validation:XValidation:rule="[has(self.disk), has(self.oci), has(self.machine), has(self.iso), has(self.sandbox)].filter(x, x).size() == 1",message="exactly one of disk, oci, machine, iso and sandbox must be set"
 type ImageSource struct {
 	// disk is a disk image file.
 	// +optional
 	Disk *DiskSource `json:"disk,omitempty"`
+	// oci is a disk image kept as an OCI artifact.
+	// +optional
+	OCI *OCISource `json:"oci,omitempty"`
 	// machine adopts an existing machine of the hypervisor.
 	// +optional
 	Machine *MachineSource `json:"machine,omitempty"`
@@ -106,6 +143,8 @@ type ImageSource struct {
 
 // DiskSource is a disk image file on the host or behind a URL.
 // +kubebuilder:validation:XValidation:rule="has(self.path) != has(self.url)",message="exactly one of path and url must be set"
+// +kubebuilder:validation:XValidation:rule="!has(self.sha256) || !has(self.checksumURL)",message="at most one of sha256 and checksumURL may be set"
+// +kubebuilder:validation:XValidation:rule="!has(self.checksumURL) || has(self.url)",message="checksumURL is allowed with url only"
 type DiskSource struct {
 	// path is a file on the host, below one of the daemon's allowed roots.
 	// A relative path is looked up in the daemon's base image directory.
@@ -122,10 +161,51 @@ type DiskSource struct {
 	// stated format is refused.
 	// +optional
 	Format DiskFormat `json:"format,omitempty"`
-	// sha256 is the digest the file must have, in lower-case hexadecimal.
+	// sha256 is the digest the file must have, in lower-case hexadecimal. Without
+	// it and checksumURL the first digest seen is recorded in the status and
+	// trusted from then on.
 	// +optional
 	// +kubebuilder:validation:Pattern=`^[0-9a-f]{64}$`
 	SHA256 string `json:"sha256,omitempty"`
+	// checksumURL is the address of a file of digests, such as SHA256SUMS, that
+	// names the file of url.
+	// +optional
+	// +kubebuilder:validation:MaxLength=4096
+	// +kubebuilder:validation:Pattern=`^https?://[^/\s]+\S*$`
+	ChecksumURL string `json:"checksumURL,omitempty"`
+	// maxSize the file may have; unset means the daemon's limit.
+	// +optional
+	MaxSize *resource.Quantity `json:"maxSize,omitempty"`
+}
+
+// OCISource is a disk image kept as an OCI artifact whose one layer is the disk.
+// +kubebuilder:validation:XValidation:rule="has(self.reference) != has(self.layout)",message="exactly one of reference and layout must be set"
+type OCISource struct {
+	// reference of the artifact in a registry, as HOST[:PORT]/NAME:TAG or
+	// HOST[:PORT]/NAME@sha256:HEX.
+	// +optional
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=512
+	// +kubebuilder:validation:Pattern=`^[A-Za-z0-9][A-Za-z0-9._:/@+-]*$`
+	Reference string `json:"reference,omitempty"`
+	// layout is a folder of the host in the OCI image layout, below one of the
+	// daemon's allowed roots.
+	// +optional
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=4096
+	Layout string `json:"layout,omitempty"`
+	// tag of the artifact in the layout. Unset means its only one.
+	// +optional
+	// +kubebuilder:validation:MaxLength=128
+	// +kubebuilder:validation:Pattern=`^[A-Za-z0-9_][A-Za-z0-9._-]*$`
+	Tag string `json:"tag,omitempty"`
+	// digest the artifact's manifest must have, as sha256:HEX.
+	// +optional
+	// +kubebuilder:validation:Pattern=`^sha256:[0-9a-f]{64}$`
+	Digest string `json:"digest,omitempty"`
+	// plainHTTP speaks http in place of https to the registry.
+	// +optional
+	PlainHTTP bool `json:"plainHTTP,omitempty"`
 }
 
 // MachineSource is an existing machine of the hypervisor, adopted as it is.
@@ -190,7 +270,8 @@ type UnattendedInstall struct {
 	Packages []string `json:"packages,omitempty"`
 }
 
-// SandboxSource names the Sandbox whose disk becomes an image.
+// SandboxSource names the Sandbox whose disk becomes an image. Its disk is read
+// while it is off, or from one of its snapshots at any time.
 type SandboxSource struct {
 	// namespace of the Sandbox.
 	// +kubebuilder:validation:MinLength=1
@@ -200,6 +281,11 @@ type SandboxSource struct {
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=253
 	Name string `json:"name"`
+	// snapshot of the Sandbox to read; unset means its disk as it is.
+	// +optional
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=253
+	Snapshot string `json:"snapshot,omitempty"`
 }
 
 // SecretReference names a Secret.
@@ -259,16 +345,37 @@ type GuestAccess struct {
 	PasswordSecretRef *SecretReference `json:"passwordSecretRef,omitempty"`
 }
 
-// ProvisionStep is one script that runs in the guest before sealing.
+// ProvisionStep is one script or one file, run or written before sealing.
+// +kubebuilder:validation:XValidation:rule="has(self.script) != has(self.file)",message="exactly one of script and file must be set"
 type ProvisionStep struct {
 	// name of the step, unique in the list.
 	// +kubebuilder:validation:MaxLength=63
 	// +kubebuilder:validation:Pattern=`^[a-z0-9]([-a-z0-9]*[a-z0-9])?$`
 	Name string `json:"name"`
 	// script run by the guest's /bin/sh, or by its own #! line.
+	// +optional
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=262144
-	Script string `json:"script"`
+	Script string `json:"script,omitempty"`
+	// file written into the guest.
+	// +optional
+	File *ProvisionFile `json:"file,omitempty"`
+}
+
+// ProvisionFile is a file written into a guest before sealing.
+type ProvisionFile struct {
+	// path in the guest. Its directory exists.
+	// +kubebuilder:validation:MaxLength=4096
+	// +kubebuilder:validation:Pattern=`^/[^\x00-\x1f]*[^/\x00-\x1f]$`
+	Path string `json:"path"`
+	// content of the file.
+	// +kubebuilder:validation:MaxLength=262144
+	Content string `json:"content"`
+	// mode holds the permission bits, in octal.
+	// +optional
+	// +kubebuilder:default="0644"
+	// +kubebuilder:validation:Pattern=`^0?[0-7]{3}$`
+	Mode string `json:"mode,omitempty"`
 }
 
 // GoldenImageStatus is what was observed of a golden image.

@@ -24,6 +24,7 @@ func addKnownTypes(s *runtime.Scheme) error {
 	s.AddKnownTypes(GroupVersion,
 		&GoldenImage{}, &GoldenImageList{},
 		&Sandbox{}, &SandboxList{},
+		&SandboxSnapshot{}, &SandboxSnapshotList{},
 	)
 	metav1.AddToGroupVersion(s, GroupVersion)
 	return nil

@@ -60,6 +60,33 @@ type SandboxStatus struct {
 	// failed and when the guest may have started since.
 	// +optional
 	GuestConfigHash string `json:"guestConfigHash,omitempty"`
+	// artifacts as last copied out.
+	// +optional
+	// +listType=map
+	// +listMapKey=name
+	// +kubebuilder:validation:MaxItems=32
+	Artifacts []ArtifactStatus `json:"artifacts,omitempty"`
+}
+
+// ArtifactStatus is what became of an artifact.
+type ArtifactStatus struct {
+	// name of the artifact.
+	Name string `json:"name"`
+	// path of the file on the host.
+	// +optional
+	Path string `json:"path,omitempty"`
+	// size of the file, in bytes.
+	// +optional
+	Size int64 `json:"size,omitempty"`
+	// digest of the file, as sha256:HEX.
+	// +optional
+	Digest string `json:"digest,omitempty"`
+	// collectedAt is when it was copied out.
+	// +optional
+	CollectedAt *metav1.Time `json:"collectedAt,omitempty"`
+	// message says why it was not.
+	// +optional
+	Message string `json:"message,omitempty"`
 }
 
 // AddressSource is where an address was learned.

@@ -102,12 +102,21 @@ const (
 const SnapshotGolden = "golden"
 
 // SandboxSpec is what a user asks of a sandbox.
+// +kubebuilder:validation:XValidation:rule="has(self.fromSnapshot) == has(oldSelf.fromSnapshot) && (!has(self.fromSnapshot) || self.fromSnapshot == oldSelf.fromSnapshot)",message="fromSnapshot is immutable: delete the sandbox and apply it again"
 // +kubebuilder:validation:XValidation:rule="self.image == oldSelf.image",message="image is immutable: delete the sandbox and apply it again"
 type SandboxSpec struct {
 	// image names the GoldenImage to clone.
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=253
 	Image string `json:"image"`
+
+	// fromSnapshot names a SandboxSnapshot of the namespace whose disk the
+	// sandbox begins with, in place of the image's: it is a fork of the
+	// snapshot's sandbox, with an identity of its own. image is the snapshot's.
+	// +optional
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=253
+	FromSnapshot string `json:"fromSnapshot,omitempty"`
 
 	// powerState that the machine is kept in.
 	// +optional
@@ -173,6 +182,35 @@ type SandboxSpec struct {
 	// revertTo puts the machine's disk back to a saved state, in place.
 	// +optional
 	RevertTo *RevertTo `json:"revertTo,omitempty"`
+
+	// artifacts are files of the guest that are copied out when the machine
+	// stops and before it is deleted. They are read from its disk, never by the
+	// guest.
+	// +optional
+	// +listType=map
+	// +listMapKey=name
+	// +kubebuilder:validation:MaxItems=32
+	Artifacts []Artifact `json:"artifacts,omitempty"`
+}
+
+// Artifact is a file or directory of the guest that is copied out.
+type Artifact struct {
+	// name of the artifact, unique in the list.
+	// +kubebuilder:validation:MaxLength=63
+	// +kubebuilder:validation:Pattern=`^[a-z0-9]([-a-z0-9]*[a-z0-9])?$`
+	Name string `json:"name"`
+	// path in the guest.
+	// +kubebuilder:validation:MaxLength=4096
+	// +kubebuilder:validation:Pattern=`^/`
+	Path string `json:"path"`
+	// hostPath is an existing directory below one of the daemon's allowed roots.
+	// The artifact is written there as NAMESPACE.SANDBOX.NAME.tar.
+	// +kubebuilder:validation:MaxLength=4096
+	// +kubebuilder:validation:Pattern=`^/`
+	HostPath string `json:"hostPath"`
+	// maxSize of the artifact; a greater one is not copied. Unset means 1Gi.
+	// +optional
+	MaxSize *resource.Quantity `json:"maxSize,omitempty"`
 }
 
 // Network is what a sandbox is connected to.

@@ -173,6 +173,36 @@ func (p *provider) DeleteMachine(ctx context.Context, id types.UID) error {
 	})
 }
 
+func (p *provider) TakeSnapshot(ctx context.Context, spec providers.SnapshotSpec) (providers.Snapshot, error) {
+	return call(ctx, p, "TakeSnapshot", spec.String(), func(ctx context.Context) (providers.Snapshot, error) {
+		return p.p.TakeSnapshot(ctx, spec)
+	})
+}
+
+func (p *provider) GetSnapshot(ctx context.Context, ref providers.SnapshotRef) (providers.Snapshot, error) {
+	return call(ctx, p, "GetSnapshot", ref.String(), func(ctx context.Context) (providers.Snapshot, error) {
+		return p.p.GetSnapshot(ctx, ref)
+	})
+}
+
+func (p *provider) RevertMachine(ctx context.Context, ref providers.SnapshotRef) error {
+	return do(ctx, p, "RevertMachine", ref.String(), func(ctx context.Context) error {
+		return p.p.RevertMachine(ctx, ref)
+	})
+}
+
+func (p *provider) DeleteSnapshot(ctx context.Context, ref providers.SnapshotRef) error {
+	return do(ctx, p, "DeleteSnapshot", ref.String(), func(ctx context.Context) error {
+		return p.p.DeleteSnapshot(ctx, ref)
+	})
+}
+
+func (p *provider) OpenDisk(ctx context.Context, ref providers.DiskRef) (providers.Disk, error) {
+	return call(ctx, p, "OpenDisk", ref.String(), func(ctx context.Context) (providers.Disk, error) {
+		return p.p.OpenDisk(ctx, ref)
+	})
+}
+
 func (p *provider) Exec(ctx context.Context, id types.UID, req providers.ExecRequest) (providers.ExecResult, error) {
 	return call(ctx, p, "Exec", string(id), func(ctx context.Context) (providers.ExecResult, error) {
 		return p.p.Exec(ctx, id, req)

@@ -37,6 +37,8 @@ const margin = 64 << 20
 func Of(object string, provider v1.ProviderName, spec providers.ImageSpec) (*v1.DiskSource, error) {
 	d := spec.Source.Disk
 	switch {
+	case spec.From != nil:
+		return nil, providers.Errorf(providers.ErrUnsupported, object, "the %s provider cannot make an image of a machine's disk", provider)
 	case d == nil:
 		return nil, providers.Errorf(providers.ErrUnsupported, object, "the %s provider cannot make an image of this kind of source: set spec.source.disk", provider)
 	case d.Path == "":
