@@ -77,16 +77,22 @@ func (p *Provider) make(ctx context.Context, spec providers.MachineSpec, was mac
 		VM: was.record.VM, Image: spec.Image, Network: spec.Network, SharedFolders: spec.SharedFolders,
 		Engine: p.opts.Engine, DiscardOnStop: spec.DiscardOnStop,
 		DiskBytes: was.record.DiskBytes, Disk: was.record.Disk, Kept: was.record.Kept, Fresh: was.record.Fresh, Forced: was.record.Forced,
+		Snapshot: spec.Snapshot, Reverted: was.record.Reverted,
 	}
 	if was.record.VM == "" {
 		r.VM = vmName(spec.Namespace, spec.Name, string(spec.ID)[:8])
 	} else if was.record.Disk != "" {
-		r.Image = was.record.Image // the disk stays on what it was cloned from
+		r.Image, r.Snapshot = was.record.Image, was.record.Snapshot // the disk stays on what it was cloned from
 	}
 	image, err := p.imageFor(ctx, spec, r.Image)
 	if err != nil {
 		return err
 	}
+	release, err := p.origin(ctx, spec, was, &r)
+	if err != nil {
+		return err
+	}
+	defer release()
 	if err := machinespec.CheckDisk(object, spec.DiskBytes, image.Image); err != nil {
 		return err
 	}
