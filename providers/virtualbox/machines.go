@@ -3,7 +3,6 @@ package virtualbox
 import (
 	"context"
 	"errors"
-	"io/fs"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -39,16 +38,15 @@ func (p *Provider) EnsureMachine(ctx context.Context, spec providers.MachineSpec
 	var was machine
 	if files.Exists(p.data.MachineDir(spec.ID)) {
 		was, err = p.look(ctx, spec.ID)
+		if errors.Is(err, providers.ErrNotFound) && !errors.Is(err, errForeign) {
+			was, err = p.missing(ctx, spec.ID)
+		}
 		switch {
 		case errors.Is(err, errForeign):
 			return foreign(spec.ID)
-		case errors.Is(err, providers.ErrNotFound):
-			was = machine{id: spec.ID}
-			if was.record, err = p.readRecord(spec.ID); err != nil && !errors.Is(err, fs.ErrNotExist) {
-				return p.fileError(machineObject(spec.ID), err)
-			}
 		case err != nil:
 			return err
+		case was.info == nil: // VirtualBox does not have it
 		case was.power != providers.PowerOff && was.whole():
 			return p.changeForwards(ctx, spec, was)
 		case was.power == providers.PowerSaved: // a clone of an online snapshot, not prepared yet
