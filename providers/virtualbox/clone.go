@@ -191,11 +191,14 @@ func (p *Provider) clearFolder(ctx context.Context, r record, keep bool) error {
 	if !files.Exists(dir) {
 		return nil
 	}
-	kept := ""
+	var kept []string
 	if keep {
-		kept = r.Disk
+		var err error
+		if kept, err = p.remind(ctx, r); err != nil {
+			return err
+		}
 	}
-	if err := p.closeMedia(ctx, r.ID, dir, kept); err != nil {
+	if err := p.closeMedia(ctx, r.ID, dir, kept...); err != nil {
 		return err
 	}
 	if !keep {

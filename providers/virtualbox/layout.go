@@ -32,6 +32,9 @@ import (
 //	│               console.log              serial console
 //	│               NAME/                    the machine, as VirtualBox keeps it
 //	│                    seed.iso            cloud-init's seed
+//	│                    disk-N.vdi          a disk that took the place of the clone's
+//	│                    Snapshots/          VirtualBox's disks and memories
+//	│                              reverted-UUID.sav   a snapshot's memory, to go on with
 //	└── networks/KEY.json                    host-only networks that we made
 //
 // VirtualBox's processes run as the user of whoever first called VBoxManage, so

@@ -68,6 +68,9 @@ func (p *Provider) powerOn(ctx context.Context, m machine) error {
 		return err
 	}
 	r := m.record
+	if disks := disksOf(m.info); len(disks) > 0 {
+		r.Disk = disks[0].path // somebody may have put it back to a snapshot of their own
+	}
 	if m.power == providers.PowerOff && r.DiscardOnStop && !r.Reverted {
 		if err := p.refresh(ctx, &r, m); err != nil {
 			return err

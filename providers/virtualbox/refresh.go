@@ -47,25 +47,10 @@ func (p *Provider) refresh(ctx context.Context, r *record, m machine) error {
 // Cut off anywhere, the next one clears away whatever is neither attached nor a
 // snapshot's.
 func (p *Provider) replaceDisks(ctx context.Context, r *record, m machine, parentOf func(disk) (string, error)) error {
-	states, err := p.statesOf(*r)
-	if err != nil {
+	if err := p.closeStrays(ctx, *r, m); err != nil {
 		return err
-	}
-	own, err := vdisIn(p.vmDir(*r))
-	if err != nil {
-		return p.fileError(machineObject(m.id), err)
-	}
-	var keep []string
-	for id := range disksUnder(states) {
-		keep = append(keep, own[id].path)
 	}
 	disks := disksOf(m.info)
-	for _, d := range disks {
-		keep = append(keep, d.path)
-	}
-	if err := p.closeMedia(ctx, m.id, p.vmDir(*r), keep...); err != nil {
-		return err
-	}
 	for n, d := range disks {
 		parent, err := parentOf(d)
 		if err != nil {
@@ -80,6 +65,26 @@ func (p *Provider) replaceDisks(ctx context.Context, r *record, m machine, paren
 		}
 	}
 	return nil
+}
+
+// closeStrays removes what replaceDisks has left that was cut off.
+func (p *Provider) closeStrays(ctx context.Context, r record, m machine) error {
+	states, err := p.statesOf(r)
+	if err != nil {
+		return err
+	}
+	own, err := vdisIn(p.vmDir(r))
+	if err != nil {
+		return p.fileError(machineObject(r.ID), err)
+	}
+	var keep []string
+	for id := range disksUnder(states) {
+		keep = append(keep, own[id].path)
+	}
+	for _, d := range disksOf(m.info) {
+		keep = append(keep, d.path)
+	}
+	return p.closeMedia(ctx, r.ID, p.vmDir(r), keep...)
 }
 
 // goldenParent is the disk, by its UUID, that a machine's disk begins from: the

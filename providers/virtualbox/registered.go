@@ -30,12 +30,8 @@ func (p *Provider) missing(ctx context.Context, id types.UID) (machine, error) {
 	if err != nil {
 		return was, p.fileError(machineObject(id), err)
 	}
-	for _, v := range parentsFirst(own) {
-		// It forgets those that nothing lies on, and remembers what it is asked about.
-		_, err := p.vbox.Run(ctx, vboxmanage.Call{Object: machineObject(id), VM: string(id), Args: []string{"showmediuminfo", "disk", v.path}})
-		if err != nil && (ctx.Err() != nil || !understood(err)) {
-			return was, err
-		}
+	if err := p.openDisks(ctx, id, parentsFirst(own)); err != nil {
+		return was, err
 	}
 	if _, err := p.manage(ctx, id, 0, "registervm", p.definition(r)); err != nil {
 		return was, providers.Errorf(providers.ErrUnavailable, machineObject(id), "somebody removed it from VirtualBox, which does not take it back with its snapshots: delete the sandbox and apply it again (%w)", said(err))
@@ -45,6 +41,39 @@ func (p *Provider) missing(ctx context.Context, id types.UID) (machine, error) {
 	}
 	p.log.Info("a machine with snapshots, which somebody had removed from VirtualBox, was given back to it", "machine", id)
 	return p.look(ctx, id)
+}
+
+// openDisks makes VirtualBox know disks again, those below first: it forgets the ones
+// that nothing lies on together with their machine, and remembers those that it is
+// asked about.
+func (p *Provider) openDisks(ctx context.Context, id types.UID, disks []vdi) error {
+	for _, v := range disks {
+		_, err := p.vbox.Run(ctx, vboxmanage.Call{Object: machineObject(id), VM: string(id), Args: []string{"showmediuminfo", "disk", v.path}})
+		if err != nil && (ctx.Err() != nil || !understood(err)) {
+			return err
+		}
+	}
+	return nil
+}
+
+// remind makes VirtualBox know the disk that a machine keeps, with those of its own
+// that it lies on, and lists their files.
+func (p *Provider) remind(ctx context.Context, r record) ([]string, error) {
+	paths := []string{r.Disk}
+	own, err := vdisIn(p.vmDir(r))
+	top, topErr := readVDI(r.Disk)
+	if err != nil || topErr != nil { // it is not of VirtualBox's own format
+		return paths, p.fileError(machineObject(r.ID), err)
+	}
+	below := map[string]vdi{}
+	for v, is := own[top.parent]; is && len(below) < len(own); v, is = own[v.parent] {
+		below[v.id] = v
+		paths = append(paths, v.path)
+	}
+	if len(below) == 0 {
+		return paths, nil
+	}
+	return paths, p.openDisks(ctx, r.ID, parentsFirst(below))
 }
 
 // writeRegistry makes VirtualBox write down which disks it knows, which it does when

@@ -242,7 +242,10 @@ func (p *Provider) dropSnapshot(ctx context.Context, ref providers.SnapshotRef, 
 			}
 			left = append(left, s)
 		}
-		if _, err = p.dropRemnants(ctx, m, left); err != nil && ctx.Err() == nil {
+		if err = p.closeStrays(ctx, m.record, m); err == nil {
+			_, err = p.dropRemnants(ctx, m, left)
+		}
+		if err != nil && ctx.Err() == nil {
 			return remains{err, there}
 		}
 		if err == nil {
