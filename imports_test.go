@@ -32,6 +32,8 @@ var rooms = map[string][]string{
 	"providers/internal/seed": {"api/v1", "providers", "providers/internal", "guest/cloudinit"},
 	"providers/ssh":           {"api/v1", "providers", "providers/internal"},
 	"providers/kvm":           {"api/v1", "providers", "providers/internal", "providers/internal/seed"},
+	"disk":                    {"disk/change"},
+	"disk/change":             {},
 	"guest/cloudinit":         {"api/v1"},
 	"guest/access":            {"api/v1", "providers", "guest/wire"},
 	"guest/archive":           {},
