@@ -95,21 +95,30 @@ func (p *Provider) discardGolden(ctx context.Context, ref providers.ImageRef) er
 	return p.fileError(imageObject(ref), os.RemoveAll(p.data.golden(ref)))
 }
 
-func (p *Provider) importDisk(ctx context.Context, object string, spec providers.ImageSpec, disk *v1.DiskSource, progress func(providers.Progress)) (providers.Image, error) {
+// beginImport clears away what an import has left, and makes the folders for one.
+func (p *Provider) beginImport(ctx context.Context, ref providers.ImageRef) error {
 	// VirtualBox must not have the disk that is written.
-	if err := p.discardGolden(ctx, spec.ImageRef); err != nil {
+	if err := p.discardGolden(ctx, ref); err != nil {
+		return err
+	}
+	staging := p.data.Staging(ref)
+	p.steps.next()
+	if err := os.RemoveAll(staging); err != nil {
+		return err
+	}
+	for _, dir := range []string{p.data.ImageDir(ref.UID), staging} {
+		if err := files.Mkdir(dir, dirMode); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (p *Provider) importDisk(ctx context.Context, object string, spec providers.ImageSpec, disk *v1.DiskSource, progress func(providers.Progress)) (providers.Image, error) {
+	if err := p.beginImport(ctx, spec.ImageRef); err != nil {
 		return providers.Image{}, err
 	}
 	staging := p.data.Staging(spec.ImageRef)
-	p.steps.next()
-	if err := os.RemoveAll(staging); err != nil {
-		return providers.Image{}, err
-	}
-	for _, dir := range []string{p.data.ImageDir(spec.UID), staging} {
-		if err := files.Mkdir(dir, dirMode); err != nil {
-			return providers.Image{}, err
-		}
-	}
 	job := source.Job{
 		Object: object, Ref: spec.ImageRef, Disk: disk, Tool: p.img, MaxBytes: p.opts.MaxImageBytes, Progress: progress,
 	}

@@ -30,17 +30,36 @@ func (p *Provider) missing(ctx context.Context, id types.UID) (machine, error) {
 	if err != nil {
 		return was, p.fileError(machineObject(id), err)
 	}
-	if err := p.openDisks(ctx, id, parentsFirst(own)); err != nil {
+	if err := p.giveBack(ctx, r, parentsFirst(own)); err != nil {
 		return was, err
-	}
-	if _, err := p.manage(ctx, id, 0, "registervm", p.definition(r)); err != nil {
-		return was, providers.Errorf(providers.ErrUnavailable, machineObject(id), "somebody removed it from VirtualBox, which does not take it back with its snapshots: delete the sandbox and apply it again (%w)", said(err))
 	}
 	if err := p.writeRegistry(ctx, r, own); err != nil {
 		return was, err
 	}
 	p.log.Info("a machine with snapshots, which somebody had removed from VirtualBox, was given back to it", "machine", id)
 	return p.look(ctx, id)
+}
+
+// giveBacks is how often a machine is given back to VirtualBox: a service that ended
+// in between has forgotten the disks.
+const giveBacks = 3
+
+// giveBack registers a machine together with its disks.
+func (p *Provider) giveBack(ctx context.Context, r record, disks []vdi) error {
+	for n := 1; ; n++ {
+		if err := p.openDisks(ctx, r.ID, disks); err != nil {
+			return err
+		}
+		_, err := p.manage(ctx, r.ID, 0, "registervm", p.definition(r))
+		switch {
+		case err == nil:
+			return nil
+		case ctx.Err() != nil || !understood(err):
+			return err
+		case n == giveBacks:
+			return providers.Errorf(providers.ErrUnavailable, machineObject(r.ID), "somebody removed it from VirtualBox, which does not take it back with its snapshots: delete the sandbox and apply it again (%w)", said(err))
+		}
+	}
 }
 
 // openDisks makes VirtualBox know disks again, those below first: it forgets the ones
