@@ -117,26 +117,6 @@ func (p *Provider) cloned(ctx context.Context, r *record) (machine, error) {
 	return m, nil
 }
 
-// putBack puts the kept disk in the place of a clone's own. Until the record says
-// that the machine is whole, the next call does so again.
-func (p *Provider) putBack(ctx context.Context, r *record, m machine) (machine, error) {
-	disks := disksOf(m.info)
-	if len(disks) > 0 && disks[0].path != r.Kept {
-		if err := p.attach(ctx, r.ID, disks[0], r.Kept); err != nil {
-			return machine{}, err
-		}
-		if _, err := p.manage(ctx, r.ID, 0, "closemedium", "disk", disks[0].medium, "--delete"); p.ignoreMissing(err) != nil {
-			return machine{}, err
-		}
-		var err error
-		if m, err = p.look(ctx, r.ID); err != nil {
-			return machine{}, err
-		}
-	}
-	r.Kept = ""
-	return m, nil
-}
-
 // notCloned words why a machine could not be cloned, and clears away what there
 // is of it.
 func (p *Provider) notCloned(ctx context.Context, r record, err error) error {
@@ -182,34 +162,6 @@ func (p *Provider) attach(ctx context.Context, id types.UID, at disk, path strin
 	_, err := p.manage(ctx, id, 0, "storageattach", string(id), "--storagectl", at.controller,
 		"--port", at.port, "--device", at.device, "--type", "hdd", "--medium", path)
 	return err
-}
-
-// clearFolder removes what VirtualBox has left of a machine that it does not
-// have, all but the disk if that is kept.
-func (p *Provider) clearFolder(ctx context.Context, r record, keep bool) error {
-	dir := p.vmDir(r)
-	if !files.Exists(dir) {
-		return nil
-	}
-	var kept []string
-	if keep {
-		var err error
-		if kept, err = p.remind(ctx, r); err != nil {
-			return err
-		}
-	}
-	if err := p.closeMedia(ctx, r.ID, dir, kept...); err != nil {
-		return err
-	}
-	if !keep {
-		p.steps.next()
-		return p.fileError(machineObject(r.ID), os.RemoveAll(dir))
-	}
-	definitions, err := filepath.Glob(filepath.Join(dir, "*.vbox*"))
-	for _, path := range definitions {
-		err = errors.Join(err, os.Remove(path))
-	}
-	return p.fileError(machineObject(r.ID), err)
 }
 
 // closeMedia makes VirtualBox forget the disks in a folder that no machine has,

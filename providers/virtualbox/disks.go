@@ -1,7 +1,6 @@
 package virtualbox
 
 import (
-	"cmp"
 	"context"
 	"maps"
 	"os"
@@ -165,14 +164,11 @@ func (p *Provider) topOf(ctx context.Context, ref providers.DiskRef, s sealed) (
 
 // firstDisk is the first disk of a snapshot, by its UUID.
 func firstDisk(ref providers.DiskRef, s state) (string, error) {
-	if len(s.disks) == 0 {
+	id := firstOf(s.disks)
+	if id == "" {
 		return "", providers.Errorf(providers.ErrNotFound, ref.String(), "it has no disk")
 	}
-	places := slices.SortedFunc(maps.Keys(s.disks), func(a, b place) int {
-		return cmp.Compare(disk{controller: a.controller, port: a.port, device: a.device}.order(),
-			disk{controller: b.controller, port: b.port, device: b.device}.order())
-	})
-	return s.disks[places[0]], nil
+	return id, nil
 }
 
 // adoptedDisk is the disk of the snapshot that an adopted image is, by its UUID.

@@ -39,7 +39,7 @@ func (p *Provider) EnsureMachine(ctx context.Context, spec providers.MachineSpec
 	if files.Exists(p.data.MachineDir(spec.ID)) {
 		was, err = p.look(ctx, spec.ID)
 		if errors.Is(err, providers.ErrNotFound) && !errors.Is(err, errForeign) {
-			was, err = p.missing(ctx, spec.ID)
+			was, err = p.missing(spec.ID)
 		}
 		switch {
 		case errors.Is(err, errForeign):

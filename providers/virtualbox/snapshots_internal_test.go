@@ -5,7 +5,6 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -136,18 +135,6 @@ func TestReadVDI(t *testing.T) {
 	}
 	if all, err := vdisIn(filepath.Join(dir, "absent")); err != nil || len(all) != 0 {
 		t.Errorf("in no folder are %v, %v", all, err)
-	}
-}
-
-func TestParentsFirst(t *testing.T) {
-	all := map[string]vdi{"c": {id: "c", parent: "b"}, "b": {id: "b", parent: "a"}, "a": {id: "a", parent: "elsewhere"}, "d": {id: "d", parent: "b"}}
-	sorted := parentsFirst(all)
-	at := func(id string) int { return slices.IndexFunc(sorted, func(v vdi) bool { return v.id == id }) }
-	if len(sorted) != 4 || at("a") > at("b") || at("b") > at("c") || at("b") > at("d") {
-		t.Errorf("sorted as %v", sorted)
-	}
-	if sorted := parentsFirst(map[string]vdi{"a": {id: "a", parent: "b"}, "b": {id: "b", parent: "a"}}); len(sorted) != 0 {
-		t.Errorf("disks that lie on each other are sorted as %v", sorted)
 	}
 }
 

@@ -2,6 +2,7 @@ package virtualbox_test
 
 import (
 	"context"
+	"errors"
 	"slices"
 	"testing"
 
@@ -19,35 +20,50 @@ func (l *lab) taken(t testing.TB, id types.UID, memory bool) providers.SnapshotR
 	return ref
 }
 
-// TestUnregisteredWithSnapshots: a machine with snapshots, one of them beside the
-// line of the others, which somebody removes from VirtualBox without its files, is
-// given back to it with all of them, and VirtualBox knows that after its service has
-// died as well.
+// TestUnregisteredWithSnapshots: a machine with snapshots that somebody removes from
+// VirtualBox without its files keeps its disk, and VirtualBox knows what that lies on
+// after its service has died as well. Its snapshots are gone.
 func TestUnregisteredWithSnapshots(t *testing.T) {
 	l := newLab(t)
 	ctx := context.Background()
 	spec := l.spec("machine")
 	id := l.made(t, spec)
-	first := l.taken(t, id, false)
+	refs := []providers.SnapshotRef{l.taken(t, id, false)}
 	must(t, l.p.Start(ctx, id))
-	second := l.taken(t, id, true)
-	must(t, l.p.RevertMachine(ctx, first))
-	third := l.taken(t, id, false)
+	refs = append(refs, l.taken(t, id, true))
+	must(t, l.p.RevertMachine(ctx, refs[0]))
+	refs = append(refs, l.taken(t, id, false))
+	layers := func() []string {
+		t.Helper()
+		disk, err := l.p.OpenDisk(ctx, providers.DiskRef{Machine: id})
+		must(t, err)
+		defer disk.Close()
+		var paths []string
+		for _, layer := range disk.Layers {
+			paths = append(paths, layer.File.Name())
+		}
+		return paths
+	}
+	before := layers()
 	manage(t, "unregistervm", string(id))
 	must(t, l.p.EnsureMachine(ctx, spec))
 	killSVC(t)
-	for ref, power := range map[providers.SnapshotRef]providers.Power{first: providers.PowerOff, second: providers.PowerSaved, third: providers.PowerOff} {
-		must(t, l.p.RevertMachine(ctx, ref))
-		if m := l.get(t, id); m.Power != power || m.Hashes != spec.Hashes() {
-			t.Errorf("reverted to %s it is %+v", ref, m)
+	if after := layers(); len(before) != 4 || !slices.Equal(after, before) {
+		t.Errorf("it was on the disks %q and is on %q", before, after)
+	}
+	for _, ref := range refs {
+		if _, err := l.p.GetSnapshot(ctx, ref); !errors.Is(err, providers.ErrNotFound) {
+			t.Errorf("a snapshot is still there: %v", err)
 		}
-		must(t, l.p.Start(ctx, id))
 	}
-	for _, ref := range []providers.SnapshotRef{first, second, third} {
-		must(t, l.p.DeleteSnapshot(ctx, ref))
-	}
-	must(t, l.p.Stop(ctx, id, providers.StopForce))
 	must(t, l.p.Start(ctx, id))
+	ref := l.taken(t, id, false)
+	must(t, l.p.RevertMachine(ctx, ref))
+	must(t, l.p.Reset(ctx, id))
+	must(t, l.p.Start(ctx, id))
+	if m := l.get(t, id); m.Power != providers.PowerRunning || m.Hashes != spec.Hashes() {
+		t.Errorf("it is %+v", m)
+	}
 }
 
 // TestRemnants: a snapshot on whose disk two others lie is not found any more once it

@@ -129,19 +129,26 @@ func readStates(path string, instance providers.Instance) ([]state, error) {
 }
 
 func (e snapshotElement) state(dir string, instance providers.Instance) state {
-	s := state{uuid: strings.Trim(e.UUID, "{}"), name: e.Name, memory: e.StateFile, disks: map[place]string{}}
+	s := state{uuid: strings.Trim(e.UUID, "{}"), name: e.Name, memory: e.StateFile}
 	s.note = parseNote(e.Description, instance)
 	if s.memory != "" && !filepath.IsAbs(s.memory) {
 		s.memory = filepath.Join(dir, s.memory)
 	}
-	for _, c := range slices.Concat(e.Controllers, e.Before119) {
+	s.disks = disksIn(slices.Concat(e.Controllers, e.Before119))
+	return s
+}
+
+// disksIn lists the hard disks at controllers, by their UUIDs.
+func disksIn(controllers []controllerElement) map[place]string {
+	disks := map[place]string{}
+	for _, c := range controllers {
 		for _, d := range c.Devices {
 			if d.Type == "HardDisk" {
-				s.disks[place{c.Name, d.Port, d.Device}] = strings.Trim(d.Image.UUID, "{}")
+				disks[place{c.Name, d.Port, d.Device}] = strings.Trim(d.Image.UUID, "{}")
 			}
 		}
 	}
-	return s
+	return disks
 }
 
 // statesOf reads the snapshots of a machine of ours; none of one without a
