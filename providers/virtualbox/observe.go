@@ -25,6 +25,7 @@ const (
 	statePoweroff = "poweroff"
 	stateSaved    = "saved"
 	stateRunning  = "running"
+	stateDeleting = "deletingsnapshot" // of a machine that is off or saved
 )
 
 // machine is what VirtualBox and the record say of a machine.
@@ -67,6 +68,9 @@ func (p *Provider) look(ctx context.Context, id types.UID) (machine, error) {
 		return machine{}, providers.Errorf(providers.ErrNotFound, object, "VirtualBox's machine of that UUID was %w", errForeign)
 	}
 	m.power, m.off = power(m.info["VMState"])
+	if m.info["VMState"] == stateDeleting && m.info["VMStateFile"] != "" {
+		m.power = providers.PowerSaved
+	}
 	if m.power == providers.PowerOff && m.off == "" {
 		m.off = p.offReason(m)
 	}

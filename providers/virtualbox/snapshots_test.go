@@ -153,3 +153,83 @@ func TestDiscardAfterRevert(t *testing.T) {
 		t.Errorf("reset, its disk has %d layers, not %d", got, golden)
 	}
 }
+
+// TestSnapshotsCutOff: whatever is done with snapshots and forks, cut off at each of
+// its steps it leaves what the next call brings to its end, and no more disks than
+// there ought to be.
+func TestSnapshotsCutOff(t *testing.T) {
+	if testing.Short() {
+		t.Skip("cutting calls off at each of their steps takes minutes")
+	}
+	l := newLab(t)
+	ctx := context.Background()
+	id := l.made(t, l.spec("machine"))
+	must(t, l.p.Start(ctx, id))
+	kept := l.taken(t, id, true)
+	must(t, l.p.Stop(ctx, id, providers.StopForce))
+	disks := len(l.disks(t, id))
+	ref := providers.SnapshotRef{Machine: id, ID: newID()}
+	take := func() error {
+		_, err := l.p.TakeSnapshot(ctx, providers.SnapshotSpec{SnapshotRef: ref, Namespace: "default", Name: "cut-off"})
+		return err
+	}
+	there := func() bool {
+		_, err := l.p.GetSnapshot(ctx, ref)
+		if err != nil && !errors.Is(err, providers.ErrNotFound) {
+			t.Error(err)
+		}
+		return err == nil
+	}
+	gone := func() {
+		if err := l.p.DeleteSnapshot(ctx, ref); err != nil && !errors.Is(err, providers.ErrNotFound) {
+			t.Error(err)
+		}
+	}
+	fork := l.spec("fork")
+	fork.Snapshot = &kept
+	for _, act := range []struct {
+		name   string
+		before func()
+		call   func() error
+		cut    func() // after it was cut off
+	}{
+		{"TakeSnapshot", gone, take, func() {
+			if there() {
+				t.Error("a snapshot is found that was not taken to its end")
+			}
+		}},
+		{"RevertMachine", func() { must(t, l.p.Stop(ctx, id, providers.StopForce)) }, func() error { return l.p.RevertMachine(ctx, kept) }, func() {
+			if m := l.get(t, id); m.Power != providers.PowerOff {
+				t.Errorf("it is %s", m.Power)
+			}
+		}},
+		{"DeleteSnapshot", func() { must(t, take()) }, func() error { gone(); return nil }, func() {}},
+		{"EnsureMachine of a fork", func() { remove(t, l.p, fork.ID) }, func() error { return l.p.EnsureMachine(ctx, fork) }, func() {}},
+		{"DeleteMachine of a fork", func() { must(t, l.p.EnsureMachine(ctx, fork)) }, func() error { return l.p.DeleteMachine(ctx, fork.ID) }, func() {}},
+	} {
+		for steps := 1; ; steps++ {
+			act.before()
+			var err error
+			done := interrupt(l.p, steps, func() { err = act.call() })
+			must(t, err)
+			if done {
+				if steps < 3 {
+					t.Errorf("%s was cut off at %d steps only", act.name, steps-1)
+				}
+				break
+			}
+			act.cut()
+			if err := act.call(); err != nil && !errors.Is(err, providers.ErrNotFound) || t.Failed() {
+				t.Fatalf("%s, cut off at step %d: %v", act.name, steps, err)
+			}
+		}
+		remove(t, l.p, fork.ID)
+		gone()
+		must(t, l.p.RevertMachine(ctx, kept))
+		if now := l.disks(t, id); len(now) != disks {
+			t.Errorf("after %s there are the disks %q, not %d", act.name, now, disks)
+		}
+		must(t, l.p.Start(ctx, id))
+		must(t, l.p.Stop(ctx, id, providers.StopForce))
+	}
+}

@@ -3,8 +3,10 @@ package virtualbox
 import (
 	"encoding/json"
 	"encoding/xml"
+	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -155,10 +157,13 @@ func disksIn(controllers []controllerElement) map[place]string {
 // definition.
 func (p *Provider) statesOf(r record) ([]state, error) {
 	path := p.definition(r)
-	if r.VM == "" || !files.Exists(path) {
+	if r.VM == "" || !files.Exists(filepath.Dir(path)) {
 		return nil, nil
 	}
 	all, err := readStates(path, p.opts.Instance)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
 	return all, p.fileError(machineObject(r.ID), err)
 }
 
