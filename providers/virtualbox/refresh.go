@@ -77,14 +77,30 @@ func (p *Provider) closeStrays(ctx context.Context, r record, m machine) error {
 	if err != nil {
 		return p.fileError(machineObject(r.ID), err)
 	}
+	used := disksUnder(states)
 	var keep []string
-	for id := range disksUnder(states) {
-		keep = append(keep, own[id].path)
-	}
 	for _, d := range disksOf(m.info) {
-		keep = append(keep, d.path)
+		used[d.medium] = true
+		keep = append(keep, d.path) // of whatever format
+	}
+	for _, v := range lyingUnder(own, used) {
+		keep = append(keep, v.path)
 	}
 	return p.closeMedia(ctx, r.ID, p.vmDir(r), keep...)
+}
+
+// lyingUnder finds, among all disks of a folder, some and all that they lie on.
+func lyingUnder(all map[string]vdi, some map[string]bool) map[string]vdi {
+	found := map[string]vdi{}
+	for id := range some {
+		for v, is := all[id]; is; v, is = all[v.parent] {
+			if _, again := found[v.id]; again {
+				break
+			}
+			found[v.id] = v
+		}
+	}
+	return found
 }
 
 // goldenParent is the disk, by its UUID, that a machine's disk begins from: the

@@ -138,6 +138,29 @@ func TestReadVDI(t *testing.T) {
 	}
 }
 
+func TestLyingUnder(t *testing.T) {
+	all := map[string]vdi{
+		"a": {id: "a", parent: "golden"}, "b": {id: "b", parent: "a"}, "c": {id: "c", parent: "b"}, "stray": {id: "stray", parent: "a"},
+		"round": {id: "round", parent: "round"},
+	}
+	for name, tc := range map[string]struct {
+		some []string
+		want int
+	}{
+		"nothing": {nil, 0}, "the lowest": {[]string{"a"}, 1}, "the uppermost": {[]string{"c"}, 3}, "two of a line": {[]string{"c", "b"}, 3},
+		"another's": {[]string{"golden"}, 0}, "one that lies on itself": {[]string{"round"}, 1},
+	} {
+		some := map[string]bool{}
+		for _, id := range tc.some {
+			some[id] = true
+		}
+		found := lyingUnder(all, some)
+		if _, stray := found["stray"]; len(found) != tc.want || stray {
+			t.Errorf("%s: %v", name, found)
+		}
+	}
+}
+
 func TestMayTake(t *testing.T) {
 	whole := record{Hashes: providers.Hashes{Hardware: "h"}}
 	for name, tc := range map[string]struct {
