@@ -18,8 +18,8 @@ import (
 
 // clone makes a machine that VirtualBox does not have, as a linked clone of its
 // image. A disk that the record names, of a machine that others removed, takes
-// the place of the clone's, and so does that of a fork. The clone of a golden machine of our own is defined
-// (see define); others are to be prepared.
+// the place of the clone's, and so does that of a fork. Any other clone of a golden
+// machine of our own is defined (see define); the rest are to be prepared.
 func (p *Provider) clone(ctx context.Context, spec providers.MachineSpec, r *record, image sealed) (m machine, defined bool, err error) {
 	unlock, err := p.locks.Share(ctx, imageObject(r.Image))
 	if err != nil {

@@ -199,6 +199,9 @@ func (p *Provider) removeFiles(ctx context.Context, object string, id types.UID)
 	case !errors.Is(err, providers.ErrNotFound):
 		return err
 	}
+	if forks, err := p.forksOf(id, ""); err != nil || len(forks) > 0 {
+		return forked(object, forks, err)
+	}
 	return p.removeFolder(ctx, id)
 }
 

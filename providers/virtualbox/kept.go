@@ -31,8 +31,13 @@ func (p *Provider) missing(id types.UID) (machine, error) {
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return machine{}, p.fileError(machineObject(id), err)
 	}
-	if path := p.definedDisk(r); path != "" {
-		r.Disk = path // the record may be older: VirtualBox gives a machine a new disk with each snapshot
+	// A disk that is being put into a new clone is the record's word alone, and a
+	// machine that was never whole has none to keep. Else the record may be older than
+	// the definition: VirtualBox gives a machine a new disk with each snapshot.
+	if r.Disk != "" && r.Kept == "" {
+		if path := p.definedDisk(r); path != "" {
+			r.Disk = path
+		}
 	}
 	return machine{id: id, record: r}, nil
 }
