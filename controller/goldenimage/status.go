@@ -23,7 +23,9 @@ func updateStatus(s *state) {
 	}
 	if s.sealed != nil {
 		recordSealed(st, s.sealed, s.clones)
+		describeRevision(s)
 	}
+	recordOrigin(s)
 	set := func(c metav1.Condition) {
 		c.ObservedGeneration = s.img.Generation
 		c.LastTransitionTime = metav1.NewTime(s.now)
