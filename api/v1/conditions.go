@@ -84,7 +84,11 @@ const (
 	ReasonSandboxOn = "SandboxOn"
 	// ReasonDigestMatches: the source has the digest that the spec gives.
 	ReasonDigestMatches = "DigestMatches"
-	// ReasonDigestRecorded: the spec gives no digest; the source's is in status.
+	// ReasonChecksumMatches: the source has the digest that the file at
+	// spec.source.disk.checksumURL gives.
+	ReasonChecksumMatches = "ChecksumMatches"
+	// ReasonDigestRecorded: the spec gives no digest; that of the first import is
+	// in status, and must be the same when the source is read again.
 	ReasonDigestRecorded = "DigestRecorded"
 
 	// ReasonImageNotFound: no GoldenImage of that name exists.

@@ -241,29 +241,51 @@ func (r *Reconciler) imageSpec(s *state) (providers.ImageSpec, error) {
 	spec := providers.ImageSpec{
 		ImageRef: s.wanted, Name: s.img.Name,
 		Source: *s.img.Spec.Source.DeepCopy(), Provision: s.img.Spec.Provision,
-		Machine: s.img.Spec.Machine,
+		Machine: s.img.Spec.Machine, Digest: recordedDigest(s.img.Status, s.wanted.Revision),
 	}
 	if s.img.Spec.Source.Sandbox != nil {
 		spec.From = s.origin.disk()
 		return spec, nil
 	}
-	disk := spec.Source.Disk
-	if disk == nil || disk.Path == "" {
-		return spec, nil // the provider says what else it can import
-	}
 	object := fmt.Sprintf("image %q", s.img.Name)
-	path, err := r.o.HostPaths.File(disk.Path)
+	var err error
+	if disk := spec.Source.Disk; disk != nil && disk.Path != "" {
+		disk.Path, err = r.o.HostPaths.File(disk.Path)
+		return spec, pathError(object, "source.disk.path", err)
+	}
+	if artifact := spec.Source.OCI; artifact != nil && artifact.Layout != "" {
+		artifact.Layout, err = r.o.HostPaths.Layout(artifact.Layout)
+		return spec, pathError(object, "source.oci.layout", err)
+	}
+	return spec, nil // the provider says what else it can import
+}
+
+// pathError gives what is wrong with a host path a kind and a reason.
+func pathError(object, field string, err error) error {
 	switch {
 	case err == nil:
-		disk.Path = path
-		return spec, nil
+		return nil
 	case errors.Is(err, hostpath.ErrNotFound):
-		return spec, providers.Errorf(providers.ErrInvalid, object, "source.disk.path: %w", err).WithReason(providers.ReasonSourceNotFound)
+		return providers.Errorf(providers.ErrInvalid, object, "%s: %w", field, err).WithReason(providers.ReasonSourceNotFound)
 	case errors.Is(err, hostpath.ErrForbidden):
-		return spec, providers.Errorf(providers.ErrInvalid, object, "source.disk.path: %w", err).WithReason(v1.ReasonHostPathForbidden)
+		return providers.Errorf(providers.ErrInvalid, object, "%s: %w", field, err).WithReason(v1.ReasonHostPathForbidden)
 	default:
-		return spec, providers.Errorf(providers.ErrInvalid, object, "source.disk.path: %w", err)
+		return providers.Errorf(providers.ErrInvalid, object, "%s: %w", field, err)
 	}
+}
+
+// recordedDigest is that of a revision's source when it was sealed before; empty
+// when it never was.
+func recordedDigest(st v1.GoldenImageStatus, revision string) string {
+	for _, h := range st.Revisions {
+		if h.Revision == revision {
+			return h.Digest
+		}
+	}
+	if st.Revision == revision {
+		return st.Digest
+	}
+	return ""
 }
 
 // cancelImports ends the imports of other revisions than keep.
