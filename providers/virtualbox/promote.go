@@ -99,7 +99,7 @@ func (p *Provider) copyDisk(ctx context.Context, object string, spec providers.I
 	if err != nil {
 		return 0, providers.Errorf(providers.ErrUnavailable, spec.From.String(), "its disk cannot be read: %w", err)
 	}
-	out, err := os.OpenFile(to, os.O_WRONLY|os.O_CREATE|os.O_EXCL, datafolder.FileMode)
+	out, err := os.OpenFile(to, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, datafolder.FileMode)
 	if err != nil {
 		return 0, err
 	}
