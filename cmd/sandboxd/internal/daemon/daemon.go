@@ -79,6 +79,7 @@ func Run(ctx context.Context, o Options) (err error) {
 	}
 	users := &imageUsers{}
 	inside := sshGuests(o, users)
+	disks := users.disks()
 	set, err := openProviders(o, providers.Instance(store.InstanceID()), users, own.metrics.Wrap)
 	if err != nil {
 		return err
@@ -98,7 +99,7 @@ func Run(ctx context.Context, o Options) (err error) {
 			v1.Resource("goldenimages"): v1.FinalizerImage,
 			v1.Resource("sandboxes"):    v1.FinalizerMachine,
 		},
-		Subresources: subresources(set, users, inside, o.Logger.WithName("access")),
+		Subresources: subresources(set, users, inside, disks, o.Logger.WithName("access")),
 		Endpoints:    own.endpoints(),
 	})
 	if err != nil {
@@ -189,8 +190,8 @@ func sshGuests(o Options, users *imageUsers) *ssh.Guests {
 	return ssh.New(ssh.Options{Key: key, Password: users.password})
 }
 
-func subresources(set *providers.Set, users *imageUsers, inside *ssh.Guests, log logr.Logger) []apiserver.Subresource {
-	options := access.Options{Providers: set, User: users.of, Logger: log}
+func subresources(set *providers.Set, users *imageUsers, inside *ssh.Guests, disks *access.Disks, log logr.Logger) []apiserver.Subresource {
+	options := access.Options{Providers: set, User: users.of, Disks: disks, Logger: log}
 	if inside != nil {
 		options.SSH = users.without(inside)
 	}
