@@ -103,7 +103,11 @@ func (d *Disks) open(ctx context.Context, m machine, state string) (providers.Di
 	if err != nil {
 		return providers.Disk{}, err
 	}
-	return m.provider.OpenDisk(ctx, ref)
+	disk, err := m.provider.OpenDisk(ctx, ref)
+	if state == "" && errors.Is(err, providers.ErrBusy) {
+		err = providers.Errorf(providers.ErrBusy, m.object, "it runs, and its disk changes meanwhile: stop or suspend it first, or name a snapshot of it")
+	}
+	return disk, err
 }
 
 func (d *Disks) refOf(ctx context.Context, m machine, state string) (providers.DiskRef, error) {

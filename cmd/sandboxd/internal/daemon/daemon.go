@@ -109,7 +109,7 @@ func Run(ctx context.Context, o Options) (err error) {
 	if err := users.connect(server.LoopbackConfig()); err != nil {
 		return err
 	}
-	return serve(ctx, o, running{server, listener, scraped, set, inside, paths, own})
+	return serve(ctx, o, running{server, listener, scraped, set, inside, disks, paths, own})
 }
 
 // running is what serve runs.
@@ -120,6 +120,7 @@ type running struct {
 	scraped net.Listener
 	set     *providers.Set
 	inside  *ssh.Guests
+	disks   *access.Disks
 	paths   *hostpath.Policy
 	own     *admin
 }
@@ -133,6 +134,7 @@ func serve(ctx context.Context, o Options, r running) error {
 		Defaults: sandbox.Defaults{CPUs: o.Config.Defaults.CPUs, Memory: o.Config.Defaults.Memory},
 		Logger:   o.Logger.WithName("controller"),
 		Workers:  o.Config.Workers, Resync: o.Config.Resync,
+		Disks:      r.disks,
 		GCInterval: o.Config.GC.Interval, GCGrace: o.Config.GC.Grace,
 	}
 	if r.inside != nil {
