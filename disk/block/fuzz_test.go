@@ -48,6 +48,9 @@ func smallVDI() []byte {
 
 func FuzzQCOW2(f *testing.F) {
 	f.Add(smallQCOW2())
+	ones := smallQCOW2() // an entry of which every bit is set
+	binary.BigEndian.PutUint64(ones[1024:], 1<<64-1)
+	f.Add(ones)
 	f.Fuzz(func(t *testing.T, raw []byte) { readAnything(t, raw, "qcow2") })
 }
 
