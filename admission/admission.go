@@ -107,13 +107,21 @@ func enumerate(one, many string, names []string) string {
 	}
 }
 
-// sandboxWritten refuses shared folders that the host does not allow.
+// sandboxWritten refuses shared folders and places of artifacts that the host does not allow.
 func (h *Hook) sandboxWritten(a apiserver.Attributes) error {
 	var now, before v1.Sandbox
 	if err := decode(a, &now, &before); err != nil {
 		return err
 	}
 	var errs field.ErrorList
+	for i, f := range now.Spec.Artifacts {
+		if slices.ContainsFunc(before.Spec.Artifacts, func(o v1.Artifact) bool { return o.HostPath == f.HostPath }) {
+			continue
+		}
+		if _, err := h.paths.Dir(f.HostPath); err != nil {
+			errs = append(errs, field.Forbidden(field.NewPath("spec", "artifacts").Index(i).Child("hostPath"), err.Error()))
+		}
+	}
 	for i, f := range now.Spec.SharedFolders {
 		if slices.ContainsFunc(before.Spec.SharedFolders, func(o v1.SharedFolder) bool { return o.HostPath == f.HostPath }) {
 			continue

@@ -41,7 +41,9 @@ type Options struct {
 	HostPaths *hostpath.Policy
 	Defaults  sandbox.Defaults
 	// SSH sets up guests that have no agent; nil leaves them alone.
-	SSH    sandbox.SSH
+	SSH sandbox.SSH
+	// Disks copies artifacts out of disks.
+	Disks  sandbox.DiskReader
 	Logger logr.Logger
 	// Workers is how many sandboxes are reconciled at a time.
 	Workers int
@@ -215,7 +217,7 @@ func (c *Controllers) addSandboxes(o Options, wake queue) error {
 		WithOptions(options(o.Logger.WithName("sandbox"), o.Workers)).
 		Complete(untilTheEnd(sandbox.New(sandbox.Options{
 			Client: c.manager.GetClient(), Recorder: c.manager.GetEventRecorder("sandboxd"),
-			Providers: o.Providers, HostPaths: o.HostPaths, Defaults: o.Defaults, Resync: o.Resync, SSH: o.SSH,
+			Providers: o.Providers, HostPaths: o.HostPaths, Defaults: o.Defaults, Resync: o.Resync, SSH: o.SSH, Disks: o.Disks,
 		})))
 }
 

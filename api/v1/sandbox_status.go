@@ -84,9 +84,16 @@ type ArtifactStatus struct {
 	// collectedAt is when it was copied out.
 	// +optional
 	CollectedAt *metav1.Time `json:"collectedAt,omitempty"`
-	// message says why it was not.
+	// message says why it was not, or why it waits.
 	// +optional
 	Message string `json:"message,omitempty"`
+	// due: the machine has run since, and it is copied out when it stops.
+	// +optional
+	Due bool `json:"due,omitempty"`
+	// waitingSince is when something on the host first kept it from being copied
+	// out.
+	// +optional
+	WaitingSince *metav1.Time `json:"waitingSince,omitempty"`
 }
 
 // AddressSource is where an address was learned.

@@ -60,6 +60,9 @@ func (r *Reconciler) act(ctx context.Context, p providers.Provider, v *view, spe
 			st.StartedAt, st.GuestConfigHash = nil, ""
 		}
 	case actStart, actRestart:
+		if err := r.beforeStart(ctx, v); err != nil {
+			return err
+		}
 		if err := p.Start(ctx, id); err != nil {
 			return err
 		}

@@ -17,7 +17,15 @@ func (r *Reconciler) delete(ctx context.Context, before, sbx *v1.Sandbox) (recon
 	if !controllerutil.ContainsFinalizer(sbx, v1.FinalizerMachine) {
 		return reconcile.Result{}, nil
 	}
-	if err := r.deleteMachine(ctx, sbx); err != nil {
+	done, after, err := r.artifactsBeforeDelete(ctx, before, sbx)
+	if err == nil && !done {
+		return reconcile.Result{RequeueAfter: after}, nil
+	}
+	before = sbx.DeepCopy() // what of the artifacts was written
+	if err == nil {
+		err = r.deleteMachine(ctx, sbx)
+	}
+	if err != nil {
 		deletingStatus(sbx, err, r.o.Clock.Now())
 		if werr := r.writer.Status(ctx, before, sbx); werr != nil {
 			return reconcile.Result{}, werr

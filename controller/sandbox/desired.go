@@ -74,9 +74,6 @@ func unsupported(sbx *v1.Sandbox) error {
 	if sbx.Spec.FromSnapshot != "" {
 		return providers.Errorf(providers.ErrUnsupported, object, "fromSnapshot is not available in this version: remove it")
 	}
-	if len(sbx.Spec.Artifacts) > 0 {
-		return providers.Errorf(providers.ErrUnsupported, object, "artifacts are not available in this version: remove them")
-	}
 	if sbx.Spec.Lifecycle.IdleTimeout != nil {
 		return providers.Errorf(providers.ErrUnsupported, object,
 			"lifecycle.idleTimeout is not available in this version: remove it, or use lifecycle.ttl")

@@ -47,6 +47,8 @@ type Options struct {
 	Dialer Dialer
 	// SSH sets up guests that have no agent; nil leaves them alone.
 	SSH SSH
+	// Disks copies artifacts out of disks.
+	Disks DiskReader
 }
 
 // Reconciler reconciles Sandboxes. It is safe for concurrent use on different
@@ -167,6 +169,9 @@ func (r *Reconciler) step(ctx context.Context, p providers.Provider, v *view) bo
 		return true
 	}
 	v.observed = true
+	if v.err = r.artifacts(ctx, p, v); v.err != nil {
+		return true
+	}
 	spec, err := r.desire(v)
 	r.remember(v)
 	if err != nil {

@@ -54,7 +54,7 @@ func openQCOW2(f File, fileSize int64) (*qcow2, error) {
 		return nil, fmt.Errorf("qcow2: %w: its header cannot be read: %v", ErrFormat, err)
 	}
 	be := binary.BigEndian
-	q := &qcow2{f: f, fileSize: fileSize, version: be.Uint32(head[4:]), tables: map[uint64][]uint64{}, unpackedAt: math.MaxUint64}
+	q := &qcow2{f: f, fileSize: fileSize, version: be.Uint32(head[4:]), tables: map[uint64][]uint64{}}
 	if be.Uint32(head) != qcow2Magic {
 		return nil, fmt.Errorf("qcow2: %w: it does not begin as one", ErrFormat)
 	}
@@ -252,7 +252,7 @@ func (q *qcow2) readCluster(p []byte, entry uint64, inside int64) error {
 
 // unpack makes q.unpacked the contents of a compressed cluster.
 func (q *qcow2) unpack(entry uint64) error {
-	if entry == q.unpackedAt {
+	if q.unpacked != nil && entry == q.unpackedAt {
 		return nil
 	}
 	bits := 62 - (q.clusterBits - 8)
@@ -268,7 +268,7 @@ func (q *qcow2) unpack(entry uint64) error {
 		return err
 	}
 	out := make([]byte, 1<<q.clusterBits)
-	q.unpackedAt = math.MaxUint64
+	q.unpacked = nil
 	if err := q.inflate(out, packed); err != nil {
 		return fmt.Errorf("%w: it cannot be decompressed: %v", ErrFormat, err)
 	}

@@ -4,7 +4,8 @@
 //	request ─▶ Sandbox ─▶ provider and machine ─┬─ exec     WebSocket ◀─▶ Guest.Exec
 //	            (status)                        ├─ files    body ◀─▶ ReadFile, WriteFile
 //	                                            ├─ archive  tar in the guest, between a file and exec
-//	                                            └─ log      Console
+//	                                            ├─ log      Console
+//	                                            └─ diskdiff, diskarchive  OpenDisk ─▶ disk/worker
 //
 // A Guest is reached by the provider, which asks the guest's agent, or by ssh where
 // there is none.
@@ -39,6 +40,8 @@ type Options struct {
 	// SSH opens the way into a guest that has no agent; nil, also as its result,
 	// leaves it to the provider. What it opens is closed by done.
 	SSH func(ctx context.Context, p providers.Provider, sbx *v1.Sandbox) (g Guest, done func(), err error)
+	// Disks reads disks; nil serves none.
+	Disks *Disks
 	// MaxStdin bounds a command's standard input, all of which is read before
 	// the command starts, in bytes; 0 means DefaultMaxStdin.
 	MaxStdin int64

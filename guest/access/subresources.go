@@ -21,10 +21,14 @@ type Endpoint struct {
 // Endpoints lists the subresources to serve.
 func (h *Handlers) Endpoints() []Endpoint {
 	read, both := []string{http.MethodGet}, []string{http.MethodGet, http.MethodPut}
-	return []Endpoint{
+	list := []Endpoint{
 		{wire.Exec, read, true, h.Exec},
 		{wire.Files, both, false, h.Files},
 		{wire.Archive, both, false, h.Archive},
 		{wire.Log, read, true, h.Log},
 	}
+	if h.o.Disks != nil {
+		list = append(list, Endpoint{wire.DiskDiff, read, true, h.DiskDiff}, Endpoint{wire.DiskArchive, read, true, h.DiskArchive})
+	}
+	return list
 }

@@ -6,6 +6,8 @@
 //	GET, PUT …/sandboxes/NAME/files?path=…      one file
 //	GET, PUT …/sandboxes/NAME/archive?path=…    a directory, as a tar stream
 //	GET …/sandboxes/NAME/log?follow=…           the serial console
+//	GET …/sandboxes/NAME/diskdiff?from=…&to=…   how two states of the disk differ
+//	GET …/sandboxes/NAME/diskarchive?path=…     a file or directory of a disk, as a tar stream
 //
 // The exec protocol is that of Kubernetes' own exec: the first byte of each
 // message is its channel, the last message of the server is a Status on the
@@ -27,6 +29,9 @@ const (
 	Files   = "files"
 	Archive = "archive"
 	Log     = "log"
+	// DiskDiff and DiskArchive read disks without the guest's help.
+	DiskDiff    = "diskdiff"
+	DiskArchive = "diskarchive"
 )
 
 // Protocol is the WebSocket subprotocol of Exec.
@@ -68,6 +73,24 @@ const (
 	ParamTailBytes = "tailBytes"
 	ParamTailLines = "tailLines"
 )
+
+// Parameters of DiskDiff and DiskArchive.
+const (
+	// ParamFrom and ParamTo name snapshots. Unset means "golden", which is what the
+	// sandbox began as, and the disk as it is now.
+	ParamFrom = "from"
+	ParamTo   = "to"
+	// ParamTouched asks for files of which only the time differs, too.
+	ParamTouched = "touched"
+	// ParamContent is the path of a text file whose contents are compared.
+	ParamContent = "content"
+	// ParamSnapshot is the snapshot to copy out of; unset means the disk as it is now.
+	ParamSnapshot = "snapshot"
+)
+
+// HeaderDir of DiskArchive tells whether the path is a directory: true or false. The
+// archive of a file has that one file.
+const HeaderDir = "X-File-Dir"
 
 // Trailers of a stream that the daemon sends. The size and the mode of a file
 // are known only once it was read.

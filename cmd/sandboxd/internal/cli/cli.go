@@ -135,7 +135,7 @@ the hypervisor match.`,
 	root.AddCommand(
 		a.serve(), a.doctor(), a.backup(), a.restore(), a.gc(),
 		a.apply(), a.diff(), a.get(), a.describe(), a.delete(), a.wait(), a.events(), a.validate(), a.explain(),
-		a.exec(), a.cp(), a.logs(),
+		a.exec(), a.cp(), a.logs(), a.diffDisk(),
 		a.version(),
 	)
 	root.InitDefaultCompletionCmd()

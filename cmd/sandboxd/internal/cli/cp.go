@@ -19,6 +19,7 @@ import (
 )
 
 func (a *app) cp() *cobra.Command {
+	var snapshot string
 	cmd := &cobra.Command{
 		Use:   "cp SOURCE DESTINATION",
 		Short: "Copy files into and out of a sandbox",
@@ -26,6 +27,9 @@ func (a *app) cp() *cobra.Command {
 is SANDBOX:/PATH or NAMESPACE/SANDBOX:/PATH; - stands for standard input or
 output. As with cp, a destination that is a directory gets the source under its
 own name, and any other becomes a copy of it. Directories need a tar in the guest.
+
+Out of a sandbox that is stopped or suspended, and out of a snapshot, files are read
+from the disk on the host: the guest takes no part in it.
 
 What comes out of a sandbox is written below the destination only: links that
 lead out of it and special files are refused. A copy ends in an error when it is
@@ -35,7 +39,8 @@ larger than 64 GiB, whatever the guest says of its files.`,
 sandboxd cp ./script.sh web:/tmp/script.sh
 sandboxd cp web:/var/log ./logs
 tar -c src | sandboxd cp - web:/tmp/src.tar
-sandboxd cp web:/etc/os-release -`),
+sandboxd cp web:/etc/os-release -
+sandboxd cp --snapshot before web:/etc ./etc-before`),
 		Args: wantArgs(2),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			from, to, err := a.cpArgs(args[0], args[1])
@@ -46,12 +51,18 @@ sandboxd cp web:/etc/os-release -`),
 			if err != nil {
 				return err
 			}
-			if from.guest {
+			switch off, err := isOff(cmd.Context(), c, from, snapshot); {
+			case err != nil:
+				return err
+			case off:
+				return a.copyFromDisk(cmd.Context(), c, from, to, snapshot)
+			case from.guest:
 				return a.copyOut(cmd.Context(), c, from, to)
 			}
 			return a.copyIn(cmd.Context(), c, from, to)
 		},
 	}
+	cmd.Flags().StringVar(&snapshot, "snapshot", "", "Copy out of this snapshot of the sandbox")
 	return a.namespaced(cmd)
 }
 
@@ -160,50 +171,12 @@ func (a *app) copyOut(ctx context.Context, c *client.Client, from, to cpSide) er
 	return c.ReadDir(ctx, from.key, from.path, target, archive.DefaultLimits)
 }
 
-// copyFileOut copies a file. It becomes visible as a whole or not at all, but
-// for what is no regular file, such as a device or a pipe: that is written to.
-func copyFileOut(ctx context.Context, c *client.Client, from cpSide, target string) (err error) {
-	if resolved, err := filepath.EvalSymlinks(target); err == nil {
-		target = resolved
-	}
-	if info, err := os.Stat(target); err == nil && !info.Mode().IsRegular() {
-		return copyInto(ctx, c, from, target)
-	}
-	f, err := os.CreateTemp(filepath.Dir(target), ".sandboxd-cp-*")
-	if err != nil {
-		return fmt.Errorf("%s: it cannot be written: %w", target, pathReason(err))
-	}
-	defer func() {
-		if err != nil {
-			_ = os.Remove(f.Name())
-		}
-	}()
-	info, err := c.ReadFile(ctx, from.key, from.path, &limited{w: f, left: archive.DefaultLimits.Bytes})
-	if err == nil {
-		err = f.Chmod(info.Mode)
-	}
-	if closeErr := f.Close(); err == nil {
-		err = closeErr
-	}
-	if err == nil {
-		if err = os.Rename(f.Name(), target); err != nil {
-			err = fmt.Errorf("%s: it cannot be replaced: %w", target, linkReason(err))
-		}
-	}
-	return err
-}
-
-// copyInto writes a file of the sandbox to something that exists.
-func copyInto(ctx context.Context, c *client.Client, from cpSide, target string) error {
-	f, err := os.OpenFile(target, os.O_WRONLY, 0)
-	if err != nil {
-		return fmt.Errorf("%s: it cannot be written: %w", target, pathReason(err))
-	}
-	_, err = c.ReadFile(ctx, from.key, from.path, &limited{w: f, left: archive.DefaultLimits.Bytes})
-	if closeErr := f.Close(); err == nil {
-		err = closeErr
-	}
-	return err
+// copyFileOut copies a file.
+func copyFileOut(ctx context.Context, c *client.Client, from cpSide, target string) error {
+	return replaceFile(target, func(f *os.File) (os.FileMode, error) {
+		info, err := c.ReadFile(ctx, from.key, from.path, &limited{w: f, left: archive.DefaultLimits.Bytes})
+		return info.Mode, err
+	})
 }
 
 // limited takes so many bytes of what a guest sends, and no more.

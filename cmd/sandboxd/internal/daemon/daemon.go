@@ -79,6 +79,7 @@ func Run(ctx context.Context, o Options) (err error) {
 	}
 	users := &imageUsers{}
 	inside := sshGuests(o, users)
+	disks := users.disks()
 	set, err := openProviders(o, providers.Instance(store.InstanceID()), users, own.metrics.Wrap)
 	if err != nil {
 		return err
@@ -98,7 +99,7 @@ func Run(ctx context.Context, o Options) (err error) {
 			v1.Resource("goldenimages"): v1.FinalizerImage,
 			v1.Resource("sandboxes"):    v1.FinalizerMachine,
 		},
-		Subresources: subresources(set, users, inside, o.Logger.WithName("access")),
+		Subresources: subresources(set, users, inside, disks, o.Logger.WithName("access")),
 		Endpoints:    own.endpoints(),
 	})
 	if err != nil {
@@ -108,7 +109,7 @@ func Run(ctx context.Context, o Options) (err error) {
 	if err := users.connect(server.LoopbackConfig()); err != nil {
 		return err
 	}
-	return serve(ctx, o, running{server, listener, scraped, set, inside, paths, own})
+	return serve(ctx, o, running{server, listener, scraped, set, inside, disks, paths, own})
 }
 
 // running is what serve runs.
@@ -119,6 +120,7 @@ type running struct {
 	scraped net.Listener
 	set     *providers.Set
 	inside  *ssh.Guests
+	disks   *access.Disks
 	paths   *hostpath.Policy
 	own     *admin
 }
@@ -132,6 +134,7 @@ func serve(ctx context.Context, o Options, r running) error {
 		Defaults: sandbox.Defaults{CPUs: o.Config.Defaults.CPUs, Memory: o.Config.Defaults.Memory},
 		Logger:   o.Logger.WithName("controller"),
 		Workers:  o.Config.Workers, Resync: o.Config.Resync,
+		Disks:      r.disks,
 		GCInterval: o.Config.GC.Interval, GCGrace: o.Config.GC.Grace,
 	}
 	if r.inside != nil {
@@ -189,8 +192,8 @@ func sshGuests(o Options, users *imageUsers) *ssh.Guests {
 	return ssh.New(ssh.Options{Key: key, Password: users.password})
 }
 
-func subresources(set *providers.Set, users *imageUsers, inside *ssh.Guests, log logr.Logger) []apiserver.Subresource {
-	options := access.Options{Providers: set, User: users.of, Logger: log}
+func subresources(set *providers.Set, users *imageUsers, inside *ssh.Guests, disks *access.Disks, log logr.Logger) []apiserver.Subresource {
+	options := access.Options{Providers: set, User: users.of, Disks: disks, Logger: log}
 	if inside != nil {
 		options.SSH = users.without(inside)
 	}

@@ -35,7 +35,7 @@ func spec(mode v1.NetworkMode) Spec {
 			Instance: "instance-1", Owner: m.ID, Namespace: m.Namespace, Name: m.Name, Image: m.Image, Hashes: m.Hashes(), Network: m.Network,
 		},
 		Accelerator: TCG, LinkIsBridge: true,
-		Disk: "/data/disk.qcow2", Base: "/data/base.qcow2", Seed: "/data/seed.iso", Console: "/data/console.log",
+		Disk: "/data/disk.qcow2", Below: []string{"/data/base.qcow2"}, Seed: "/data/seed.iso", Console: "/data/console.log",
 	}
 }
 
