@@ -106,7 +106,7 @@ func (c *Collector) inventory(ctx context.Context) (items []Item, unlisted []v1.
 // their metadata is asked for.
 func (c *Collector) liveObjects(ctx context.Context) (map[types.UID]bool, error) {
 	live := make(map[types.UID]bool)
-	for _, kind := range []string{"Sandbox", "GoldenImage"} {
+	for _, kind := range []string{"Sandbox", "SandboxSnapshot", "GoldenImage"} {
 		list := &metav1.PartialObjectMetadataList{}
 		list.SetGroupVersionKind(v1.GroupVersion.WithKind(kind + "List"))
 		if err := c.o.Reader.List(ctx, list); err != nil {

@@ -17,8 +17,15 @@ func (r *Reconciler) delete(ctx context.Context, before, sbx *v1.Sandbox) (recon
 	if !controllerutil.ContainsFinalizer(sbx, v1.FinalizerMachine) {
 		return reconcile.Result{}, nil
 	}
+	forks, err := r.deleteSnapshots(ctx, sbx)
+	if err != nil {
+		return reconcile.Result{}, err
+	}
+	if len(forks) > 0 {
+		return r.holdForForks(ctx, before, sbx, forks)
+	}
 	if err := r.deleteMachine(ctx, sbx); err != nil {
-		deletingStatus(sbx, err, r.o.Clock.Now())
+		deletingStatus(sbx, wait{v1.ReasonDeleting, "the machine is being removed: " + err.Error()}, r.o.Clock.Now())
 		if werr := r.writer.Status(ctx, before, sbx); werr != nil {
 			return reconcile.Result{}, werr
 		}
