@@ -47,6 +47,8 @@ type Config struct {
 	// User to make and whose Keys to authorize at the first boot.
 	User string
 	Keys []string
+	// MAC address of its network interface; empty without one.
+	MAC  string
 	CPUs int
 	// Memory in bytes.
 	Memory int64
@@ -90,14 +92,7 @@ func Boot(disk *Disk, cfg Config) *System {
 		lastPID:   100, // below are those that every boot starts
 		frozen:    make(chan struct{}),
 	}
-	s.mounts = []mount{ // the longest paths first, see resolve
-		{"/proc", s.proc()},
-		{"/dev", devices{cfg.Console}},
-		{"/sys", s.sys()},
-		{"/tmp", newTree(cfg.Memory)},
-		{"/run", newTree(cfg.Memory)},
-		{"/", disk.files},
-	}
+	s.mountOwn(newTree(cfg.Memory), newTree(cfg.Memory))
 	if cfg.User != "" {
 		disk.addUser(cfg.User)
 	}
@@ -106,6 +101,18 @@ func Boot(disk *Disk, cfg Config) *System {
 		_ = s.Authorize(cfg.User, cfg.Keys) // as above
 	}
 	return s
+}
+
+// mountOwn mounts what every system has.
+func (s *System) mountOwn(temporary, run *tree) {
+	s.mounts = []mount{ // the longest paths first, see resolve
+		{"/proc", s.proc()},
+		{"/dev", devices{s.cfg.Console}},
+		{"/sys", s.sys()},
+		{"/tmp", temporary},
+		{"/run", run},
+		{"/", s.disk.files},
+	}
 }
 
 func (s *System) proc() generated {
@@ -132,9 +139,13 @@ func (s *System) proc() generated {
 }
 
 func (s *System) sys() generated {
-	return generated{"/block/vda/size": func() string {
+	files := generated{"/block/vda/size": func() string {
 		return fmt.Sprintln(s.disk.Size() / 512)
 	}}
+	if s.cfg.MAC != "" {
+		files["/class/net/eth0/address"] = func() string { return s.cfg.MAC + "\n" }
+	}
+	return files
 }
 
 // Freeze makes every process stand still at its next step.
