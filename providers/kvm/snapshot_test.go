@@ -42,7 +42,13 @@ func TestSnapshotOfARunningGuest(t *testing.T) {
 	l.sh(t, id, "echo after >/root/state; echo more >/root/more; sync; kill $(cat /tmp/pid)")
 	diskOnly := withMemory
 	diskOnly.ID, diskOnly.Memory = newID(), false
+	command := make(chan string)
+	go func() { command <- l.sh(t, id, "touch /tmp/begun; sleep 5; echo done") }()
+	eventually(t, "the command runs", func() bool { return l.sh(t, id, "ls /tmp/begun 2>/dev/null; true") != "" })
 	took(t, "take without memory, running", func() error { _, err := l.p.TakeSnapshot(ctx, diskOnly); return err })
+	if got := <-command; got != "done" {
+		t.Errorf("a command that ran meanwhile says %q", got)
+	}
 
 	took(t, "revert with memory", func() error { return l.p.RevertMachine(ctx, s.SnapshotRef) })
 	if m := l.get(t, id); m.Power != providers.PowerSaved {
