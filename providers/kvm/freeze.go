@@ -147,6 +147,15 @@ func (p *Provider) thawOrLog(ctx context.Context, m machine) {
 	}
 }
 
+// goOnAfter thaws the guest of a machine that could not be saved. One whose caller
+// has gone is thawed later.
+func (p *Provider) goOnAfter(ctx context.Context, m machine, cause error) {
+	p.log.V(1).Info("a machine was not saved for a snapshot", "machine", m.id, "error", cause.Error())
+	if ctx.Err() != nil || p.thawHeld(ctx, m) != nil {
+		p.thawLater(m.id)
+	}
+}
+
 // thawFirst waits for who has the machine, and thaws its guest, before anything
 // else is asked of that.
 func (p *Provider) thawFirst(ctx context.Context, id types.UID) error {

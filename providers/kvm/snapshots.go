@@ -176,7 +176,7 @@ func (p *Provider) take(ctx context.Context, m machine, spec providers.SnapshotS
 	}
 	if m.on() {
 		if err := p.saveMemory(ctx, m); err != nil {
-			p.thawLater(m.id)
+			p.goOnAfter(ctx, m, err)
 			return none, err
 		}
 	}
