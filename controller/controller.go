@@ -89,6 +89,7 @@ type Controllers struct {
 	imports *goldenimage.Imports
 	// snapshots is the work on them.
 	snapshots *snapshot.Work
+	garbage   *gc.Collector
 	// cancel ends the imports and the work on snapshots.
 	cancel context.CancelFunc
 }
@@ -131,6 +132,12 @@ func New(ctx context.Context, o Options) (*Controllers, error) {
 	return c, nil
 }
 
+// Cache holds the objects that the controllers read.
+func (c *Controllers) Cache() cache.Cache { return c.manager.GetCache() }
+
+// Garbage is the garbage collector.
+func (c *Controllers) Garbage() *gc.Collector { return c.garbage }
+
 // Start runs the controllers until the context ends and everything they
 // started has returned.
 func (c *Controllers) Start(ctx context.Context) error {
@@ -165,11 +172,11 @@ func (c *Controllers) add(ctx context.Context, o Options) error {
 	if err := c.addSnapshots(o, w.snapshots, turns); err != nil {
 		return fmt.Errorf("add snapshot controller: %w", err)
 	}
-	collector := gc.New(gc.Options{
+	c.garbage = gc.New(gc.Options{
 		Reader: c.manager.GetAPIReader(), Providers: o.Providers,
 		Interval: o.GCInterval, Grace: o.GCGrace, Logger: o.Logger.WithName("gc"),
 	})
-	for _, r := range []manager.Runnable{w, collector} {
+	for _, r := range []manager.Runnable{w, c.garbage} {
 		if err := c.manager.Add(r); err != nil {
 			return fmt.Errorf("add %T: %w", r, err)
 		}
