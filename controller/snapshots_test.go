@@ -186,6 +186,10 @@ func TestForks(t *testing.T) {
 	d.create(img, early, src)
 	until(d, early, "waiting", because(v1.ConditionReady, v1.ReasonSnapshotNotFound))
 	until(d, src, "ready", ready)
+	d.update(src, func(s *v1.Sandbox) { s.Spec.CloudInit.SSHAuthorizedKeys = []string{"ssh-ed25519 AAAA source"} })
+	until(d, src, "ready with its key", func(s *v1.Sandbox) bool {
+		return ready(s) && s.Status.ObservedGeneration == s.Generation && d.file(s, "/root/.ssh/authorized_keys") != ""
+	})
 	d.put(src, "/root/mark", "of the source")
 	d.create(snap)
 	until(d, early, "ready", ready)
@@ -216,6 +220,9 @@ func TestForks(t *testing.T) {
 			t.Errorf("%s: mark %q, revision %s, want %s", f.Name, got, f.Status.ImageRevision, src.Status.ImageRevision)
 		}
 		ids[d.file(f, "/proc/sys/kernel/random/boot_id")] = true
+		if got := strings.TrimSpace(d.file(f, "/root/.ssh/authorized_keys")); got != "" {
+			t.Errorf("%s lets in who was let in to the source: %q", f.Name, got)
+		}
 		d.put(f, "/root/mark", f.Name)
 	}
 	if got := d.file(src, "/root/mark"); got != "of the source" || len(ids) != 3 {

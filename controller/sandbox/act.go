@@ -58,7 +58,7 @@ func (r *Reconciler) act(ctx context.Context, p providers.Provider, v *view, spe
 		}
 		if v.machine == nil {
 			r.eventMade(v)
-			st.StartedAt, st.GuestConfigHash = nil, ""
+			st.StartedAt, st.GuestConfigHash = nil, v.guestConfigOfDisk()
 		}
 	case actStart, actRestart:
 		if err := p.Start(ctx, id); err != nil {
@@ -94,7 +94,7 @@ func (r *Reconciler) act(ctx context.Context, p providers.Provider, v *view, spe
 		if err := p.Reset(ctx, id); err != nil {
 			return err
 		}
-		st.GuestConfigHash = ""
+		st.GuestConfigHash = v.guestConfigOfDisk()
 		r.event(v.sbx, corev1.EventTypeNormal, "Reverted", "Reset", "the disk is as it was cloned again")
 		return r.reverted(ctx, v)
 	case actRevert:
