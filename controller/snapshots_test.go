@@ -355,6 +355,45 @@ func TestSandboxIsLeftAloneWhileItIsKept(t *testing.T) {
 	}
 }
 
+// TestSnapshotDeletedWhileItIsTaken: the machine that stands still goes on, and that is
+// no restart.
+func TestSnapshotDeletedWhileItIsTaken(t *testing.T) {
+	d := host(t, fake.Options{Latency: fake.Latency{Step: 100 * time.Millisecond}})
+	d.start()
+	sbx := newSandbox("web")
+	d.create(goldenImage("golden"), sbx)
+	until(d, sbx, "ready", ready)
+	paused := 0
+	for i := range 10 {
+		snap := newSnapshot(fmt.Sprintf("s%d", i), "web", true)
+		d.create(snap)
+		d.eventually("standing still, or taken", func() error {
+			m, err := d.provider().GetMachine(t.Context(), sbx.UID)
+			if err == nil && m.Power == providers.PowerPaused {
+				paused++
+				return nil
+			}
+			if err := d.client.Get(t.Context(), client.ObjectKeyFromObject(snap), snap); err != nil || ready(snap) {
+				return err
+			}
+			return fmt.Errorf("it is %s (%v)", m.Power, err)
+		})
+		d.remove(snap)
+		d.gone(snap)
+		until(d, sbx, "ready", ready)
+		d.eventually("running", func() error {
+			if m, err := d.provider().GetMachine(t.Context(), sbx.UID); err != nil || m.Power != providers.PowerRunning {
+				return fmt.Errorf("it is %s (%v)", m.Power, err)
+			}
+			return nil
+		})
+	}
+	must(t, d.client.Get(t.Context(), client.ObjectKeyFromObject(sbx), sbx))
+	if paused == 0 || sbx.Status.Restarts != 0 {
+		t.Errorf("%d were interrupted, %d restarts", paused, sbx.Status.Restarts)
+	}
+}
+
 // TestKilledAnywhere kills the daemon at every call of a provider in a life with a
 // snapshot, a revert and a fork, and demands of the next one that it converges: with
 // the data that is to be there, without a restart that was none, and with nothing

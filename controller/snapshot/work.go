@@ -5,6 +5,8 @@ import (
 	"errors"
 	"time"
 
+	"k8s.io/apimachinery/pkg/types"
+
 	v1 "sandboxd.dev/sandboxd/api/v1"
 	"sandboxd.dev/sandboxd/controller/job"
 	"sandboxd.dev/sandboxd/providers"
@@ -75,12 +77,34 @@ func (r *Reconciler) takeInTurn(ctx context.Context, p providers.Provider, spec 
 	defer release()
 	bounded, cancel := context.WithTimeout(ctx, takeLimit)
 	defer cancel()
+	before, err := p.GetMachine(bounded, spec.Machine)
+	if err != nil {
+		return providers.Snapshot{}, err
+	}
 	taken, err := p.TakeSnapshot(bounded, spec)
+	if err != nil && before.Power == providers.PowerRunning {
+		goOn(ctx, p, spec.Machine)
+	}
 	if err != nil && bounded.Err() != nil && ctx.Err() == nil {
 		return taken, providers.Errorf(providers.ErrUnavailable, "snapshot "+spec.Namespace+"/"+spec.Name,
 			"it was not taken within %v", takeLimit)
 	}
 	return taken, err
+}
+
+// goOnLimit bounds the time until a machine goes on whose state was not taken.
+const goOnLimit = 20 * time.Second
+
+// goOn lets a machine go on that ran before the taking of a snapshot failed or was
+// cancelled, also when the daemon is about to end. If it does not succeed, the
+// reconciler of the sandbox does.
+func goOn(ctx context.Context, p providers.Provider, id types.UID) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), goOnLimit)
+	defer cancel()
+	m, err := p.GetMachine(ctx, id)
+	if err == nil && (m.Power == providers.PowerPaused || m.Power == providers.PowerSaved) {
+		_ = p.Start(ctx, id)
+	}
 }
 
 // cancel ends the taking of a snapshot, and tells whether that has returned.
