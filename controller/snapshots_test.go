@@ -1,7 +1,6 @@
 package controller_test
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"slices"
@@ -10,13 +9,11 @@ import (
 	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	v1 "sandboxd.dev/sandboxd/api/v1"
 	"sandboxd.dev/sandboxd/providers"
 	"sandboxd.dev/sandboxd/providers/fake"
-	"sandboxd.dev/sandboxd/providers/fault"
 )
 
 func newSnapshot(name, sandbox string, memory bool) *v1.SandboxSnapshot {
@@ -178,64 +175,6 @@ func TestRevertsThatCannotBe(t *testing.T) {
 	until(d, one, "reverted", func(s *v1.Sandbox) bool { return ready(s) && s.Status.Revert != nil })
 }
 
-func TestForks(t *testing.T) {
-	d := host(t, fake.Options{})
-	d.start()
-	img, src, snap := goldenImage("golden"), newSandbox("src"), newSnapshot("s", "src", false)
-	early := fork("early", "s") // before there is anything to begin from
-	d.create(img, early, src)
-	until(d, early, "waiting", because(v1.ConditionReady, v1.ReasonSnapshotNotFound))
-	until(d, src, "ready", ready)
-	d.update(src, func(s *v1.Sandbox) { s.Spec.CloudInit.SSHAuthorizedKeys = []string{"ssh-ed25519 AAAA source"} })
-	until(d, src, "ready with its key", func(s *v1.Sandbox) bool {
-		return ready(s) && s.Status.ObservedGeneration == s.Generation && d.file(s, "/root/.ssh/authorized_keys") != ""
-	})
-	d.put(src, "/root/mark", "of the source")
-	d.create(snap)
-	until(d, early, "ready", ready)
-	late, wrong := fork("late", "s"), fork("wrong", "s")
-	wrong.Spec.Image = "other"
-	other := goldenImage("other")
-	other.Spec.Source.Disk.Path = "other-golden.qcow2"
-	d.create(other, late, wrong)
-	until(d, late, "ready", ready)
-	until(d, wrong, "stalled", because(v1.ConditionStalled, v1.ReasonInvalid))
-	if m := condition(wrong, v1.ConditionStalled).Message; !strings.Contains(m, `of image "golden"`) {
-		t.Error(m)
-	}
-	until(d, snap, "seen to have two forks", func(s *v1.SandboxSnapshot) bool { return s.Status.Forks == 2 })
-
-	// A new revision of the image is for others: a fork stays on the snapshot's.
-	patched := img.DeepCopy()
-	patched.Spec.Source.Disk.Path = "other-golden.qcow2"
-	must(t, d.client.Patch(t.Context(), patched, client.MergeFrom(img)))
-	until(d, img, "two revisions", func(i *v1.GoldenImage) bool { return ready(i) && len(i.Status.Revisions) == 2 })
-	later := fork("later", "s")
-	d.create(later)
-	until(d, later, "ready", ready)
-
-	ids := map[string]bool{}
-	for _, f := range []*v1.Sandbox{early, late, later} {
-		if got := d.file(f, "/root/mark"); got != "of the source" || f.Status.ImageRevision != src.Status.ImageRevision {
-			t.Errorf("%s: mark %q, revision %s, want %s", f.Name, got, f.Status.ImageRevision, src.Status.ImageRevision)
-		}
-		ids[d.file(f, "/proc/sys/kernel/random/boot_id")] = true
-		if got := strings.TrimSpace(d.file(f, "/root/.ssh/authorized_keys")); got != "" {
-			t.Errorf("%s lets in who was let in to the source: %q", f.Name, got)
-		}
-		d.put(f, "/root/mark", f.Name)
-	}
-	if got := d.file(src, "/root/mark"); got != "of the source" || len(ids) != 3 {
-		t.Errorf("the source's mark is %q; %d boots", got, len(ids))
-	}
-
-	// The golden state of a fork is the one that it was cloned in.
-	d.revert(late, v1.SnapshotGolden, "1")
-	if got := d.file(late, "/root/mark"); got != "of the source" {
-		t.Errorf("reverted to its beginning: mark %q", got)
-	}
-}
-
 func TestLostSnapshotIsNotTakenAgain(t *testing.T) {
 	d := host(t, fake.Options{})
 	d.start()
@@ -275,64 +214,6 @@ func TestSnapshotsGoWithTheirSandbox(t *testing.T) {
 	if err := d.client.Get(t.Context(), client.ObjectKeyFromObject(snap), snap); client.IgnoreNotFound(err) != nil || err == nil {
 		t.Errorf("another sandbox of the name brought the snapshot back: %v", err)
 	}
-}
-
-// TestDeletionInAnyOrder deletes a sandbox, its snapshot and its forks in every
-// order, and demands that what is held says by whom and that all converges.
-func TestDeletionInAnyOrder(t *testing.T) {
-	d := host(t, fake.Options{})
-	d.start()
-	img := goldenImage("golden")
-	d.create(img)
-	for i, order := range permutations([]int{0, 1, 2, 3}) {
-		src, snap := newSandbox(fmt.Sprintf("src%d", i)), newSnapshot(fmt.Sprintf("s%d", i), fmt.Sprintf("src%d", i), i%2 == 0)
-		a, b := fork(fmt.Sprintf("a%d", i), snap.Name), fork(fmt.Sprintf("b%d", i), snap.Name)
-		d.create(src, snap, a, b)
-		until(d, a, "ready", ready)
-		until(d, b, "ready", ready)
-		until(d, snap, "seen to have forks", func(s *v1.SandboxSnapshot) bool { return s.Status.Forks == 2 })
-		for n, which := range order {
-			d.remove([]client.Object{src, snap, a, b}[which])
-			if n > 0 {
-				continue
-			}
-			both := fmt.Sprintf("2 forks a%d, b%d are gone", i, i)
-			switch which {
-			case 0:
-				until(d, src, "held", func(s *v1.Sandbox) bool {
-					c := condition(s, v1.ConditionReady)
-					return c.Reason == v1.ReasonInUse && strings.Contains(c.Message, both) && s.Status.Phase == v1.SandboxTerminating
-				})
-				if m, err := d.provider().GetMachine(t.Context(), src.UID); err != nil || m.Power != providers.PowerOff {
-					t.Errorf("it is held and %s (%v), want it off", m.Power, err)
-				}
-			case 1:
-				until(d, snap, "held", saying(v1.ConditionReady, v1.ReasonInUse, "to be deleted once its "+both))
-			}
-		}
-		for _, o := range []client.Object{src, snap, a, b} {
-			d.gone(o)
-		}
-	}
-	d.remove(img)
-	d.gone(img)
-	if left := d.leftovers(); len(left) != 0 {
-		t.Errorf("left over: %+v", left)
-	}
-}
-
-func permutations(of []int) [][]int {
-	if len(of) == 0 {
-		return [][]int{nil}
-	}
-	var all [][]int
-	for i, first := range of {
-		rest := append(slices.Clone(of[:i]), of[i+1:]...)
-		for _, p := range permutations(rest) {
-			all = append(all, append([]int{first}, p...))
-		}
-	}
-	return all
 }
 
 // TestSandboxIsLeftAloneWhileItIsKept stops in the middle of taking a snapshot, while
@@ -391,108 +272,5 @@ func TestSnapshotDeletedWhileItIsTaken(t *testing.T) {
 	must(t, d.client.Get(t.Context(), client.ObjectKeyFromObject(sbx), sbx))
 	if paused == 0 || sbx.Status.Restarts != 0 {
 		t.Errorf("%d were interrupted, %d restarts", paused, sbx.Status.Restarts)
-	}
-}
-
-// TestKilledAnywhere kills the daemon at every call of a provider in a life with a
-// snapshot, a revert and a fork, and demands of the next one that it converges: with
-// the data that is to be there, without a restart that was none, and with nothing
-// left in the end.
-func TestKilledAnywhere(t *testing.T) {
-	count := fault.NewDeath(0)
-	killedLife(t, count)
-	points := count.Points()
-	if points < 20 {
-		t.Fatalf("only %d points", points)
-	}
-	step := int64(1)
-	if testing.Short() {
-		step = 7
-	}
-	for n := int64(1); n <= points; n += step {
-		t.Run(fmt.Sprint(n), func(t *testing.T) {
-			t.Parallel()
-			killedLife(t, fault.NewDeath(n))
-		})
-	}
-}
-
-func killedLife(t *testing.T, death *fault.Death) {
-	d := host(t, fake.Options{})
-	d.wrap = func(p providers.Provider) providers.Provider { return fault.Wrap(p, death.Hook) }
-	d.start()
-	// Dying lasts until the daemon is stopped; the next one lives.
-	revive := func() {
-		d.wrap = nil
-		d.stop()
-		d.start()
-	}
-	var dead bool
-	settle := func(what string, ok func() error) {
-		t.Helper()
-		for deadline := time.Now().Add(patience); ; time.Sleep(5 * time.Millisecond) {
-			err := ok()
-			if err == nil {
-				return
-			}
-			if time.Now().After(deadline) {
-				t.Fatalf("never %s: %v", what, err)
-			}
-			select {
-			case <-death.Died():
-				if !dead {
-					dead = true
-					revive()
-				}
-			default:
-			}
-		}
-	}
-	img, src, snap, child := goldenImage("golden"), newSandbox("src"), newSnapshot("s", "src", true), fork("child", "s")
-	become := func(o client.Object, ok func() bool) {
-		t.Helper()
-		settle(o.GetName()+" as wanted", func() error {
-			if err := d.client.Get(context.Background(), client.ObjectKeyFromObject(o), o); err != nil {
-				return err
-			}
-			if !ok() {
-				return errors.New(show(o))
-			}
-			return nil
-		})
-	}
-	d.create(img, src)
-	become(src, func() bool { return ready(src) })
-	outside := func(f func(id types.UID, p providers.Provider) error) { must(t, f(src.UID, d.provider())) }
-	outside(func(id types.UID, p providers.Provider) error {
-		return p.WriteFile(context.Background(), id, "/root/mark", 0o600, strings.NewReader("kept"))
-	})
-	d.create(snap)
-	become(snap, func() bool { return ready(snap) })
-	become(src, func() bool { return ready(src) })
-	outside(func(id types.UID, p providers.Provider) error {
-		return p.WriteFile(context.Background(), id, "/root/mark", 0o600, strings.NewReader("lost"))
-	})
-	d.update(src, func(s *v1.Sandbox) { s.Spec.RevertTo = &v1.RevertTo{Snapshot: "s", Request: "1"} })
-	d.create(child)
-	become(src, func() bool { return ready(src) && src.Status.Revert != nil })
-	become(child, func() bool { return ready(child) })
-	for _, s := range []*v1.Sandbox{src, child} {
-		if got := d.file(s, "/root/mark"); got != "kept" || s.Status.Restarts != 0 {
-			t.Errorf("%s: mark %q, %d restarts", s.Name, got, s.Status.Restarts)
-		}
-	}
-	d.remove(snap, src, child, img)
-	for _, o := range []client.Object{snap, src, child, img} {
-		settle(o.GetName()+" gone", func() error {
-			err := d.client.Get(context.Background(), client.ObjectKeyFromObject(o), o)
-			if err == nil {
-				return errors.New(show(o))
-			}
-			return client.IgnoreNotFound(err)
-		})
-	}
-	if left := d.leftovers(); len(left) != 0 {
-		t.Errorf("left over: %+v", left)
 	}
 }

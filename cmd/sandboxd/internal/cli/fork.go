@@ -2,9 +2,11 @@ package cli
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
 	"github.com/spf13/cobra"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	crclient "sigs.k8s.io/controller-runtime/pkg/client"
@@ -139,4 +141,14 @@ func forkOf(sbx *v1.Sandbox, name, snap string) *v1.Sandbox {
 		fork.Spec.Network.PortForwards[i].HostPort = 0
 	}
 	return fork
+}
+
+var errNoForks = errors.New("--count is 0 or less: say how many forks to make")
+
+// alreadyThere says which fork's name is taken.
+func alreadyThere(err error, name string) error {
+	if !apierrors.IsAlreadyExists(err) {
+		return err
+	}
+	return fmt.Errorf("there is a sandbox %q already: say another NAME for the forks", name)
 }
