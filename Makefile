@@ -109,6 +109,10 @@ verify: ## Check that generated code is up to date
 bench: build tiny ## Print benchmarks, one line per figure: "bench: NAME VALUE UNIT"
 	hack/bench $(TINY)
 
+.PHONY: bench-snapshots
+bench-snapshots: build tiny ## Print what going back to a snapshot costs beside making the sandbox again
+	hack/bench $(TINY) snapshots
+
 .PHONY: bench-virtualbox
 bench-virtualbox: ## Count the processes and the time of a clone's life on VirtualBox beside the commands by hand
 	hack/install-deps

@@ -101,6 +101,7 @@ func kinds() meta.RESTMapper {
 		m.AddSpecific(v1.GroupVersion.WithKind(kind), v1.GroupVersion.WithResource(plural), v1.GroupVersion.WithResource(singular), scope)
 	}
 	add("Sandbox", "sandboxes", "sandbox", meta.RESTScopeNamespace)
+	add("SandboxSnapshot", "sandboxsnapshots", "sandboxsnapshot", meta.RESTScopeNamespace)
 	add("GoldenImage", "goldenimages", "goldenimage", meta.RESTScopeRoot)
 	for kind, scope := range map[string]meta.RESTScope{
 		"Namespace": meta.RESTScopeRoot, "Event": meta.RESTScopeNamespace, "Secret": meta.RESTScopeNamespace,

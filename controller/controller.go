@@ -29,6 +29,8 @@ import (
 	"sandboxd.dev/sandboxd/controller/goldenimage"
 	"sandboxd.dev/sandboxd/controller/job"
 	"sandboxd.dev/sandboxd/controller/sandbox"
+	"sandboxd.dev/sandboxd/controller/snapshot"
+	"sandboxd.dev/sandboxd/controller/turn"
 	"sandboxd.dev/sandboxd/hostpath"
 	"sandboxd.dev/sandboxd/providers"
 )
@@ -49,6 +51,8 @@ type Options struct {
 	Workers int
 	// Imports is how many images are imported at a time.
 	Imports int
+	// Snapshots is how many snapshots are taken or deleted at a time.
+	Snapshots int
 	// Resync is how often settled objects are looked at without being woken.
 	Resync time.Duration
 	// GCInterval and GCGrace pace the garbage collection.
@@ -59,6 +63,7 @@ type Options struct {
 const (
 	DefaultWorkers    = 16
 	DefaultImports    = 2
+	DefaultSnapshots  = 4
 	DefaultResync     = time.Minute
 	DefaultGCInterval = time.Minute
 	DefaultGCGrace    = 2 * time.Minute
@@ -67,6 +72,7 @@ const (
 func (o *Options) setDefaults() {
 	setDefault(&o.Workers, DefaultWorkers)
 	setDefault(&o.Imports, DefaultImports)
+	setDefault(&o.Snapshots, DefaultSnapshots)
 	setDefault(&o.Resync, DefaultResync)
 	setDefault(&o.GCInterval, DefaultGCInterval)
 	setDefault(&o.GCGrace, DefaultGCGrace)
@@ -83,8 +89,10 @@ func setDefault[T comparable](v *T, d T) {
 type Controllers struct {
 	manager manager.Manager
 	imports *goldenimage.Imports
-	garbage *gc.Collector
-	// cancel ends the imports.
+	// snapshots is the work on them.
+	snapshots *snapshot.Work
+	garbage   *gc.Collector
+	// cancel ends the imports and the work on snapshots.
 	cancel context.CancelFunc
 }
 
@@ -138,6 +146,7 @@ func (c *Controllers) Start(ctx context.Context) error {
 	err := c.manager.Start(ctx)
 	c.cancel() // the manager may have ended by itself
 	c.imports.Wait()
+	c.snapshots.Wait()
 	return err
 }
 
@@ -147,15 +156,23 @@ func (c *Controllers) add(ctx context.Context, o Options) error {
 	}
 	w := &wakeups{
 		reader: c.manager.GetClient(), providers: o.Providers, log: o.Logger.WithName("wakeups"),
-		sandboxes: newQueue(), images: newQueue(),
+		sandboxes: newQueue(), images: newQueue(), snapshots: newQueue(),
 	}
 	c.imports = job.NewRunner[goldenimage.Key, providers.Progress, providers.Image](ctx, o.Imports,
 		func(k goldenimage.Key) { w.images.add(ctx, goldenimage.RequestFor(k)) })
+	c.snapshots = job.NewRunner[snapshot.Key, struct{}, providers.Snapshot](ctx, o.Snapshots, func(k snapshot.Key) {
+		w.snapshots.add(ctx, snapshot.RequestFor(k))
+		w.sandboxes.add(ctx, snapshot.SandboxRequestFor(k)) // which may have waited for its turn
+	})
+	turns := turn.New()
 	if err := c.addImages(o, w.images); err != nil {
 		return fmt.Errorf("add golden image controller: %w", err)
 	}
-	if err := c.addSandboxes(o, w.sandboxes); err != nil {
+	if err := c.addSandboxes(o, w.sandboxes, turns); err != nil {
 		return fmt.Errorf("add sandbox controller: %w", err)
+	}
+	if err := c.addSnapshots(o, w.snapshots, turns); err != nil {
+		return fmt.Errorf("add snapshot controller: %w", err)
 	}
 	c.garbage = gc.New(gc.Options{
 		Reader: c.manager.GetAPIReader(), Providers: o.Providers,
@@ -170,12 +187,22 @@ func (c *Controllers) add(ctx context.Context, o Options) error {
 }
 
 func (c *Controllers) addIndexes(ctx context.Context) error {
-	for field, value := range map[string]client.IndexerFunc{
-		goldenimage.IndexImage: func(o client.Object) []string { return []string{o.(*v1.Sandbox).Spec.Image} },
-		indexUID:               func(o client.Object) []string { return []string{string(o.GetUID())} },
+	type index struct {
+		object client.Object
+		field  string
+		value  client.IndexerFunc
+	}
+	for _, i := range []index{
+		{&v1.Sandbox{}, goldenimage.IndexImage, func(o client.Object) []string { return []string{o.(*v1.Sandbox).Spec.Image} }},
+		{&v1.Sandbox{}, indexUID, func(o client.Object) []string { return []string{string(o.GetUID())} }},
+		{&v1.Sandbox{}, snapshot.IndexForks, func(o client.Object) []string { return named(o.(*v1.Sandbox).Spec.FromSnapshot) }},
+		{&v1.Sandbox{}, indexRevertTo, func(o client.Object) []string { return named(revertTarget(o.(*v1.Sandbox))) }},
+		{&v1.SandboxSnapshot{}, snapshot.IndexSandbox, func(o client.Object) []string {
+			return []string{o.(*v1.SandboxSnapshot).Spec.Sandbox}
+		}},
 	} {
-		if err := c.manager.GetFieldIndexer().IndexField(ctx, &v1.Sandbox{}, field, value); err != nil {
-			return fmt.Errorf("index sandboxes by %s: %w", field, err)
+		if err := c.manager.GetFieldIndexer().IndexField(ctx, i.object, i.field, i.value); err != nil {
+			return fmt.Errorf("index %T by %s: %w", i.object, i.field, err)
 		}
 	}
 	return c.indexOrigins(ctx)
@@ -196,7 +223,7 @@ func (c *Controllers) addImages(o Options, wake queue) error {
 		})))
 }
 
-func (c *Controllers) addSandboxes(o Options, wake queue) error {
+func (c *Controllers) addSandboxes(o Options, wake queue, turns *turn.Turns) error {
 	ofImage := func(ctx context.Context, obj client.Object) []reconcile.Request {
 		var list v1.SandboxList
 		if err := c.manager.GetClient().List(ctx, &list, client.MatchingFields{goldenimage.IndexImage: obj.GetName()}, client.UnsafeDisableDeepCopy); err != nil {
@@ -213,11 +240,13 @@ func (c *Controllers) addSandboxes(o Options, wake queue) error {
 		Named("sandbox").
 		For(&v1.Sandbox{}, builder.WithPredicates(specOrDeletionChanged())).
 		Watches(&v1.GoldenImage{}, handler.EnqueueRequestsFromMapFunc(ofImage), builder.WithPredicates(imageChanged())).
+		Watches(&v1.SandboxSnapshot{}, handler.EnqueueRequestsFromMapFunc(c.usersOf(o.Logger)), builder.WithPredicates(snapshotChanged())).
 		WatchesRawSource(wake.source()).
 		WithOptions(options(o.Logger.WithName("sandbox"), o.Workers)).
 		Complete(untilTheEnd(sandbox.New(sandbox.Options{
 			Client: c.manager.GetClient(), Recorder: c.manager.GetEventRecorder("sandboxd"),
-			Providers: o.Providers, HostPaths: o.HostPaths, Defaults: o.Defaults, Resync: o.Resync, SSH: o.SSH, Disks: o.Disks,
+			Providers: o.Providers, HostPaths: o.HostPaths, Defaults: o.Defaults, Resync: o.Resync, SSH: o.SSH,
+			Disks: o.Disks, Turns: turns,
 		})))
 }
 

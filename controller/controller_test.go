@@ -243,8 +243,6 @@ func TestRevert(t *testing.T) {
 			t.Error("the mark survived the revert")
 		}
 	}
-	d.update(sbx, func(s *v1.Sandbox) { s.Spec.RevertTo = &v1.RevertTo{Snapshot: "yesterday", Request: "2"} })
-	until(d, sbx, "stalled", because(v1.ConditionStalled, v1.ReasonUnsupported))
 }
 
 func TestTTL(t *testing.T) {

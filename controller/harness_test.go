@@ -221,6 +221,8 @@ func condition(o client.Object, t string) metav1.Condition {
 		list = o.Status.Conditions
 	case *v1.GoldenImage:
 		list = o.Status.Conditions
+	case *v1.SandboxSnapshot:
+		list = o.Status.Conditions
 	}
 	if c := meta.FindStatusCondition(list, t); c != nil {
 		return *c
@@ -244,6 +246,8 @@ func show(o client.Object) string {
 		return fmt.Sprintf("spec %+v\nstatus %+v", o.Spec, o.Status)
 	case *v1.GoldenImage:
 		return fmt.Sprintf("spec %+v\nstatus %+v", o.Spec, o.Status)
+	case *v1.SandboxSnapshot:
+		return fmt.Sprintf("metadata %+v\nspec %+v\nstatus %+v", o.ObjectMeta, o.Spec, o.Status)
 	default:
 		return fmt.Sprintf("%+v", o)
 	}

@@ -49,6 +49,7 @@ type wakeups struct {
 	providers *providers.Set
 	sandboxes queue
 	images    queue
+	snapshots queue
 	log       logr.Logger
 }
 
@@ -75,6 +76,7 @@ func (w *wakeups) forward(ctx context.Context, provider v1.ProviderName, e provi
 	w.log.Info("looking at everything again", "provider", provider)
 	w.wake(ctx, &v1.GoldenImageList{}, w.images)
 	w.wake(ctx, &v1.SandboxList{}, w.sandboxes)
+	w.wake(ctx, &v1.SandboxSnapshotList{}, w.snapshots)
 }
 
 // wake adds every object of a list to a queue. What it misses, because the

@@ -76,6 +76,19 @@ const (
 	// ReasonExpired: the sandbox's time is up.
 	ReasonExpired = "Expired"
 
+	// ReasonTaking: the machine's state is being kept.
+	ReasonTaking = "Taking"
+	// ReasonLost: the hypervisor has it no more.
+	ReasonLost = "Lost"
+	// ReasonSandboxNotFound: no Sandbox of that name exists.
+	ReasonSandboxNotFound = "SandboxNotFound"
+	// ReasonSandboxNotReady: the Sandbox's state cannot be kept yet.
+	ReasonSandboxNotReady = "SandboxNotReady"
+	// ReasonSnapshotNotFound: no SandboxSnapshot of that name exists.
+	ReasonSnapshotNotFound = "SnapshotNotFound"
+	// ReasonSnapshotNotReady: the SandboxSnapshot is not ready.
+	ReasonSnapshotNotReady = "SnapshotNotReady"
+
 	// ReasonImporting: the source is being read and converted.
 	ReasonImporting = "Importing"
 	// ReasonImported: a sealed copy exists.

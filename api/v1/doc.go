@@ -3,6 +3,8 @@
 //	GoldenImage (cluster-scoped)            a sealed disk that sandboxes are cloned from
 //	   ▲ spec.image
 //	Sandbox     (namespaced)                one throw-away virtual machine
+//	   ▲ spec.sandbox      │ spec.fromSnapshot
+//	SandboxSnapshot (namespaced) ◀┘         its state at one moment
 //
 // The Go types in this package are the single source of the API: the deepcopy
 // functions (zz_generated.deepcopy.go) and the CustomResourceDefinitions

@@ -4,6 +4,7 @@ import (
 	"context"
 
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	v1 "sandboxd.dev/sandboxd/api/v1"
@@ -57,7 +58,7 @@ func (r *Reconciler) act(ctx context.Context, p providers.Provider, v *view, spe
 		}
 		if v.machine == nil {
 			r.eventMade(v)
-			st.StartedAt, st.GuestConfigHash = nil, ""
+			st.StartedAt, st.GuestConfigHash = nil, v.guestConfigOfDisk()
 		}
 	case actStart, actRestart:
 		if err := r.beforeStart(ctx, v); err != nil {
@@ -96,11 +97,32 @@ func (r *Reconciler) act(ctx context.Context, p providers.Provider, v *view, spe
 		if err := p.Reset(ctx, id); err != nil {
 			return err
 		}
-		st.Revert = v.sbx.Spec.RevertTo.DeepCopy()
-		st.StartedAt, st.GuestConfigHash = nil, ""
-		r.event(v.sbx, corev1.EventTypeNormal, "Reverted", "Reset", "the disk is as cloned from the image again")
+		st.GuestConfigHash = v.guestConfigOfDisk()
+		r.event(v.sbx, corev1.EventTypeNormal, "Reverted", "Reset", "the disk is as it was cloned again")
+		return r.reverted(ctx, v)
+	case actRevert:
+		if err := p.RevertMachine(ctx, v.target.ref()); err != nil {
+			return err
+		}
+		st.GuestConfigHash = guestConfigUnknown // the keys and mounts of then
+		r.event(v.sbx, corev1.EventTypeNormal, "Reverted", "Revert", "the machine is as in snapshot %s again", v.target.name)
+		return r.reverted(ctx, v)
 	}
 	return nil
+}
+
+// reverted writes down that a revert was carried out, before the guest runs: if it
+// were carried out again, what the guest did since would be lost.
+func (r *Reconciler) reverted(ctx context.Context, v *view) error {
+	st := &v.sbx.Status
+	st.Revert = v.sbx.Spec.RevertTo.DeepCopy()
+	st.StartedAt, st.StoppingSince, st.Addresses = nil, nil, nil
+	meta.SetStatusCondition(&st.Conditions, metav1.Condition{
+		Type: v1.ConditionReady, Status: metav1.ConditionFalse, Reason: v1.ReasonReconciling,
+		Message:            "it was reverted, and the machine has not been looked at since",
+		ObservedGeneration: v.sbx.Generation, LastTransitionTime: metav1.NewTime(r.o.Clock.Now()),
+	})
+	return r.write(ctx, v)
 }
 
 func (r *Reconciler) eventMade(v *view) {

@@ -187,7 +187,7 @@ func (r *Reconciler) artifactsBeforeDelete(ctx context.Context, before, sbx *v1.
 			return false, 0, v.err
 		}
 		after = max(v.last.after, cacheLag)
-		deletingStatus(sbx, errors.New("the guest is shut down first, and its artifacts are copied out"), r.o.Clock.Now())
+		deletingStatus(sbx, wait{v1.ReasonDeleting, "the guest is shut down first, and its artifacts are copied out"}, r.o.Clock.Now())
 		return false, after, r.write(ctx, v)
 	case artifactsForget:
 		r.forgetArtifacts(sbx, due)

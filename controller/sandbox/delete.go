@@ -23,10 +23,19 @@ func (r *Reconciler) delete(ctx context.Context, before, sbx *v1.Sandbox) (recon
 	}
 	before = sbx.DeepCopy() // what of the artifacts was written
 	if err == nil {
+		forks, err := r.deleteSnapshots(ctx, sbx)
+		if err != nil {
+			return reconcile.Result{}, err
+		}
+		if len(forks) > 0 {
+			return r.holdForForks(ctx, before, sbx, forks)
+		}
+	}
+	if err == nil {
 		err = r.deleteMachine(ctx, sbx)
 	}
 	if err != nil {
-		deletingStatus(sbx, err, r.o.Clock.Now())
+		deletingStatus(sbx, wait{v1.ReasonDeleting, "the machine is being removed: " + err.Error()}, r.o.Clock.Now())
 		if werr := r.writer.Status(ctx, before, sbx); werr != nil {
 			return reconcile.Result{}, werr
 		}

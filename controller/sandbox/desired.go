@@ -38,15 +38,30 @@ func (r *Reconciler) desire(v *view) (providers.MachineSpec, error) {
 	if v.machine != nil {
 		revision = v.machine.ImageRevision
 	}
-	spec, err := machineSpec(v.sbx, v.img, revision, r.o.Defaults, r.o.HostPaths.Dir)
+	from, err := v.forkOf()
+	switch {
+	case err != nil || v.sbx.Spec.FromSnapshot == "":
+	case from == nil:
+		// Without the snapshot there is nothing to make it of: keep it as it is.
+		v.desired.ImageReady = false
+		if v.machine != nil {
+			v.desired.Hashes = v.machine.Hashes
+		}
+		return providers.MachineSpec{}, nil
+	default:
+		// The snapshot's sandbox holds the revision, also when a newer one is not ready.
+		v.desired.ImageReady = v.img.DeletionTimestamp.IsZero() && v.origin.usable()
+		revision = v.origin.snap.Status.ImageRevision
+	}
+	spec, specErr := machineSpec(v.sbx, v.img, revision, r.o.Defaults, r.o.HostPaths.Dir)
+	spec.Snapshot = from
 	own := r.authorize(&spec, v.img)
 	v.desired.Hashes = spec.Hashes()
-	v.desired.Revert = v.sbx.Spec.RevertTo
-	if err == nil {
-		err = unsupported(v.sbx)
-	}
-	if err == nil {
-		err = own
+	revertErr := v.desireRevert()
+	for _, e := range []error{specErr, unsupported(v.sbx), revertErr, own} {
+		if err == nil {
+			err = e
+		}
 	}
 	return spec, err
 }
@@ -67,13 +82,6 @@ func (r *Reconciler) authorize(spec *providers.MachineSpec, img *v1.GoldenImage)
 // unsupported refuses what this version's schema has but its controller has not.
 func unsupported(sbx *v1.Sandbox) error {
 	object := fmt.Sprintf("sandbox %s/%s", sbx.Namespace, sbx.Name)
-	if revert := sbx.Spec.RevertTo; revert != nil && revert.Snapshot != v1.SnapshotGolden {
-		return providers.Errorf(providers.ErrUnsupported, object,
-			"revertTo.snapshot %q is not available: this version reverts to %q only", revert.Snapshot, v1.SnapshotGolden)
-	}
-	if sbx.Spec.FromSnapshot != "" {
-		return providers.Errorf(providers.ErrUnsupported, object, "fromSnapshot is not available in this version: remove it")
-	}
 	if sbx.Spec.Lifecycle.IdleTimeout != nil {
 		return providers.Errorf(providers.ErrUnsupported, object,
 			"lifecycle.idleTimeout is not available in this version: remove it, or use lifecycle.ttl")

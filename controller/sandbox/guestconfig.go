@@ -24,6 +24,15 @@ func forgetGuestConfig(st *v1.SandboxStatus) {
 	}
 }
 
+// guestConfigOfDisk is the hash for a disk that was just cloned: a fork's has the keys
+// of the sandbox that it was forked from.
+func (v *view) guestConfigOfDisk() string {
+	if v.sbx.Spec.FromSnapshot != "" {
+		return guestConfigUnknown
+	}
+	return ""
+}
+
 // configureGuest applies ssh keys and mounts where an agent can, or ssh. A guest
 // that does not let itself be set up is no reason to stop or to start over: it is
 // told and tried again at the next look.

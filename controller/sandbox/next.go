@@ -27,6 +27,8 @@ const (
 	actSuspend action = "Suspend"
 	// actReset: replace the disk by a fresh clone of the image.
 	actReset action = "Reset"
+	// actRevert: put the machine back to a snapshot.
+	actRevert action = "Revert"
 )
 
 // reason words that explain a step where the conditions need to know.
@@ -53,7 +55,7 @@ type desired struct {
 	Power   v1.PowerState
 	Restart v1.RestartPolicy
 	Hashes  providers.Hashes
-	// Revert is the requested revert to the golden state, if any.
+	// Revert is the requested revert, if any that can be carried out.
 	Revert *v1.RevertTo
 	// ImageReady tells whether a machine can be made.
 	ImageReady bool
@@ -69,6 +71,9 @@ type observed struct {
 	// StoppingSince is when the guest began to shut down, or was asked to.
 	StoppingSince time.Time
 	Restarts      int32
+	// Kept: a snapshot of the machine was begun and has not ended, and may have
+	// left it standing still.
+	Kept bool
 	// Reverted is the last revert that was carried out.
 	Reverted *v1.RevertTo
 }
@@ -83,6 +88,9 @@ func next(d desired, o observed, now time.Time) step {
 		return step{action: actEnsure}
 	}
 	if revertPending(d.Revert, o.Reverted) {
+		if d.Revert.Snapshot != v1.SnapshotGolden {
+			return step{action: actRevert}
+		}
 		if m.Power != providers.PowerOff {
 			return step{action: actStopForce}
 		}
@@ -152,6 +160,12 @@ func nextPaused(d desired, o observed, now time.Time) step {
 		return step{action: actSuspend}
 	case o.StartedAt.IsZero():
 		return step{action: actStart} // a start that was interrupted
+	case o.Kept:
+		s := spaced(o, now, whyCrashLoop)
+		if s.action == actRestart {
+			s.action = actStart // it did not end by itself
+		}
+		return s
 	default:
 		return spaced(o, now, whyCrashLoop) // by hand, or by an I/O error that may recur
 	}

@@ -13,6 +13,7 @@ var (
 	t0     = time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
 	wanted = providers.Hashes{Hardware: "h", Network: "n", Forwards: "f", Seed: "s"}
 	revert = &v1.RevertTo{Snapshot: v1.SnapshotGolden, Request: "1"}
+	back   = &v1.RevertTo{Snapshot: "s", Request: "1"}
 )
 
 func with(change func(*providers.Hashes)) providers.Hashes {
@@ -26,7 +27,8 @@ func TestNext(t *testing.T) {
 	running := desired{Power: v1.PowerRunning, Restart: v1.RestartAlways, Hashes: wanted, ImageReady: true}
 	stopped := desired{Power: v1.PowerStopped, Restart: v1.RestartAlways, Hashes: wanted, ImageReady: true}
 	suspended := desired{Power: v1.PowerSuspended, Restart: v1.RestartAlways, Hashes: wanted, ImageReady: true}
-	never, onFailure, reverting, noImage := running, running, running, running
+	never, onFailure, reverting, noImage, goingBack := running, running, running, running, running
+	goingBack.Revert = back
 	never.Restart, onFailure.Restart, reverting.Revert, noImage.ImageReady = v1.RestartNever, v1.RestartOnFailure, revert, false
 
 	is := func(p providers.Power) *providers.Machine { return &providers.Machine{Power: p, Hashes: wanted} }
@@ -106,6 +108,13 @@ func TestNext(t *testing.T) {
 		{"revert, saved", reverting, observed{Machine: is(providers.PowerSaved)}, step{action: actStopForce}},
 		{"revert, off", reverting, observed{Machine: off(providers.OffDestroyed)}, step{action: actReset}},
 		{"reverted", reverting, observed{Machine: off(providers.OffDestroyed), Reverted: revert}, step{action: actStart}},
+		{"paused by a snapshot that was cut off", running, observed{Machine: is(providers.PowerPaused), StartedAt: ago(time.Hour), Kept: true}, step{action: actStart}},
+		{"paused by a snapshot that was cut off, soon after a restart", running, observed{Machine: is(providers.PowerPaused), StartedAt: t0, Restarts: 2, Kept: true}, step{actWait, whyCrashLoop, 20 * time.Second}},
+		{"revert to a snapshot, running", goingBack, observed{Machine: is(providers.PowerRunning)}, step{action: actRevert}},
+		{"revert to a snapshot, off", goingBack, observed{Machine: off(providers.OffCrashed)}, step{action: actRevert}},
+		{"revert to a snapshot, no machine", goingBack, observed{}, step{action: actEnsure}},
+		{"reverted to a snapshot with memory", goingBack, observed{Machine: is(providers.PowerSaved), Reverted: back}, step{action: actStart}},
+		{"reverted to a snapshot without", goingBack, observed{Machine: off(providers.OffDestroyed), Reverted: back}, step{action: actStart}},
 		{"another revert asked for", reverting, observed{Machine: off(providers.OffDestroyed), Reverted: &v1.RevertTo{Snapshot: v1.SnapshotGolden, Request: "0"}}, step{action: actReset}},
 	}
 	for _, tt := range tests {
@@ -148,6 +157,8 @@ func TestNextIsSafe(t *testing.T) {
 				fail("starts on another network than the spec's")
 			case m.Power == providers.PowerOff && m.Hashes != d.Hashes:
 				fail("starts an outdated definition")
+			case s.action == actRestart && m.Power == providers.PowerPaused && o.Kept:
+				fail("counts a snapshot as the machine's end")
 			case s.action == actRestart && m.Power == providers.PowerOff && d.Restart == v1.RestartNever:
 				fail("restarts against the policy")
 			}
@@ -166,6 +177,10 @@ func TestNextIsSafe(t *testing.T) {
 		case actReset:
 			if m.Power != providers.PowerOff || !revertPending(d.Revert, o.Reverted) {
 				fail("resets a disk in use, or unasked")
+			}
+		case actRevert:
+			if m == nil || !revertPending(d.Revert, o.Reverted) || d.Revert.Snapshot == v1.SnapshotGolden {
+				fail("reverts what is absent, or unasked")
 			}
 		case actWait:
 			if s.after < 0 || ((s.why == whyShutdown || s.why == whyCrashLoop) && s.after == 0) {
@@ -228,6 +243,9 @@ func play(a action, d desired, o *observed) {
 		m.Power = providers.PowerSaved
 	case actReset:
 		o.Reverted, o.StartedAt = d.Revert, time.Time{}
+	case actRevert:
+		m.Power = providers.PowerSaved
+		o.Reverted, o.StartedAt, o.StoppingSince = d.Revert, time.Time{}, time.Time{}
 	}
 }
 
@@ -253,15 +271,15 @@ func everything(f func(desired, observed)) {
 	times := []time.Time{{}, t0.Add(-time.Second), t0.Add(-time.Hour)}
 	for _, power := range []v1.PowerState{v1.PowerRunning, v1.PowerStopped, v1.PowerSuspended} {
 		for _, policy := range []v1.RestartPolicy{v1.RestartAlways, v1.RestartOnFailure, v1.RestartNever} {
-			for _, rv := range []*v1.RevertTo{nil, revert} {
+			for _, rv := range []*v1.RevertTo{nil, revert, back} {
 				for _, ready := range []bool{true, false} {
 					d := desired{Power: power, Restart: policy, Hashes: wanted, Revert: rv, ImageReady: ready}
 					for _, m := range machines {
 						for _, started := range times {
 							for _, stopping := range times {
 								for _, n := range []int32{0, 5} {
-									for _, done := range []*v1.RevertTo{nil, revert} {
-										f(d, observed{Machine: m, StartedAt: started, StoppingSince: stopping, Restarts: n, Reverted: done})
+									for _, done := range []*v1.RevertTo{nil, revert, back} {
+										f(d, observed{Machine: m, StartedAt: started, StoppingSince: stopping, Restarts: n, Reverted: done, Kept: n > 0})
 									}
 								}
 							}

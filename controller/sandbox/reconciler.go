@@ -22,6 +22,7 @@ import (
 
 	v1 "sandboxd.dev/sandboxd/api/v1"
 	"sandboxd.dev/sandboxd/controller/patch"
+	"sandboxd.dev/sandboxd/controller/turn"
 	"sandboxd.dev/sandboxd/hostpath"
 	"sandboxd.dev/sandboxd/providers"
 )
@@ -49,6 +50,8 @@ type Options struct {
 	SSH SSH
 	// Disks copies artifacts out of disks.
 	Disks DiskReader
+	// Turns are shared with who else acts on machines; nil means nobody does.
+	Turns *turn.Turns
 }
 
 // Reconciler reconciles Sandboxes. It is safe for concurrent use on different
@@ -65,6 +68,9 @@ func New(o Options) *Reconciler {
 	}
 	if o.Dialer == nil {
 		o.Dialer = &net.Dialer{}
+	}
+	if o.Turns == nil {
+		o.Turns = turn.New()
 	}
 	return &Reconciler{o: o, writer: patch.NewWriter(o.Client)}
 }
@@ -85,11 +91,31 @@ func (r *Reconciler) Reconcile(ctx context.Context, req reconcile.Request) (reco
 	if r.writer.Stale(sbx) {
 		return reconcile.Result{RequeueAfter: cacheLag}, nil
 	}
-	result, err := r.reconcile(ctx, sbx)
+	result, err := r.inTurn(ctx, sbx)
 	if apierrors.IsConflict(err) { // somebody else wrote meanwhile
 		return reconcile.Result{RequeueAfter: cacheLag}, nil
 	}
 	return result, err
+}
+
+// turnLag is when to look again at a machine that somebody else has the turn on, if
+// nobody says before that it is over.
+const turnLag = time.Second
+
+// inTurn reconciles unless somebody else is at work on the machine, which does not
+// look then as it will afterwards.
+func (r *Reconciler) inTurn(ctx context.Context, sbx *v1.Sandbox) (reconcile.Result, error) {
+	release, ok := r.o.Turns.Try(sbx.UID)
+	if ok {
+		defer release()
+		return r.reconcile(ctx, sbx)
+	}
+	if !sbx.DeletionTimestamp.IsZero() {
+		if _, err := r.deleteSnapshots(ctx, sbx); err != nil { // which ends the taking of one
+			return reconcile.Result{}, err
+		}
+	}
+	return reconcile.Result{RequeueAfter: turnLag}, nil
 }
 
 func (r *Reconciler) reconcile(ctx context.Context, sbx *v1.Sandbox) (reconcile.Result, error) {
@@ -138,6 +164,9 @@ func (r *Reconciler) advance(ctx context.Context, before, sbx *v1.Sandbox) view 
 	if v.img, v.err = r.image(ctx, sbx.Spec.Image); v.err != nil {
 		return v
 	}
+	if v.err = r.findSnapshots(ctx, &v); v.err != nil {
+		return v
+	}
 	name := sbx.Status.Provider
 	if name == "" && v.img != nil {
 		name = r.o.Providers.Resolve(v.img.Spec.Provider)
@@ -170,6 +199,9 @@ func (r *Reconciler) step(ctx context.Context, p providers.Provider, v *view) bo
 	}
 	v.observed = true
 	if v.err = r.artifacts(ctx, p, v); v.err != nil {
+		return true
+	}
+	if v.kept, v.err = r.kept(ctx, v); v.err != nil {
 		return true
 	}
 	spec, err := r.desire(v)
@@ -213,6 +245,7 @@ func observedOf(v *view) observed {
 		StartedAt:     timeOf(st.StartedAt),
 		StoppingSince: timeOf(st.StoppingSince),
 		Restarts:      st.Restarts,
+		Kept:          v.kept,
 		Reverted:      st.Revert,
 	}
 }

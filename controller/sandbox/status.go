@@ -23,6 +23,13 @@ type view struct {
 	observed bool
 	machine  *providers.Machine
 	desired  desired
+	// origin is the snapshot that the sandbox begins from, and target the one that
+	// it is to be reverted to, if any.
+	origin, target wantedSnapshot
+	// kept: a snapshot of the machine was begun and has not ended.
+	kept bool
+	// unmade and unreverted say what a fork and a revert wait for, if they do.
+	unmade, unreverted wait
 	// last is the step that the reconciliation ended with.
 	last  step
 	guest guestCheck
@@ -72,11 +79,11 @@ func updateStatus(v view) {
 }
 
 // deletingStatus says of a sandbox that is being deleted what is in the way.
-func deletingStatus(sbx *v1.Sandbox, err error, now time.Time) {
+func deletingStatus(sbx *v1.Sandbox, w wait, now time.Time) {
 	meta.SetStatusCondition(&sbx.Status.Conditions, metav1.Condition{
 		Type: v1.ConditionReady, Status: metav1.ConditionFalse,
-		Reason:             v1.ReasonDeleting,
-		Message:            "the machine is being removed: " + err.Error(),
+		Reason:             w.reason,
+		Message:            w.message,
 		ObservedGeneration: sbx.Generation,
 		LastTransitionTime: metav1.NewTime(now),
 	})
@@ -129,6 +136,8 @@ func provisionedCondition(v view) metav1.Condition {
 		c.Message = "machine, disk, seed and network exist"
 	case v.err != nil:
 		c.Reason, c.Message = providers.ReasonOf(v.err), v.err.Error()
+	case v.unmade.reason != "":
+		c.Reason, c.Message = v.unmade.reason, v.unmade.message
 	default:
 		c.Reason, c.Message = v1.ReasonCreating, "there is no machine yet"
 	}
@@ -246,7 +255,9 @@ func readyCondition(v view, st *v1.SandboxStatus) metav1.Condition {
 	switch {
 	case v.err != nil:
 		c.Reason, c.Message = providers.ReasonOf(v.err), v.err.Error()
-	case v.machine == nil && because(v1.ConditionImageReady):
+	case v.unmade.reason == "" && v.machine == nil && because(v1.ConditionImageReady):
+	case v.unreverted.reason != "":
+		c.Reason, c.Message = v.unreverted.reason, v.unreverted.message
 	case because(v1.ConditionProvisioned), because(v1.ConditionPoweredOn),
 		because(v1.ConditionNetworkIsolated), because(v1.ConditionGuestReady):
 		if expired(v.sbx, v.now) {

@@ -104,12 +104,14 @@ func plain(word string) string {
 }
 
 // vendorData lets the keys of meta-data work: for root, whose login cloud-init
-// would disable, and for a user who is not the image's default. ssh host keys
-// that an image brings along are replaced, because all clones would share them.
+// would disable, and for a user who is not the image's default. ssh host keys, the
+// machine's ID and saved randomness that an image or a snapshot brings along are
+// replaced, because all clones would share them.
 func vendorData(d Data) (string, error) {
 	v := map[string]any{
 		"disable_root":   false,
 		"ssh_deletekeys": true,
+		"bootcmd":        []any{[]string{"cloud-init-per", "instance", "sandboxd-identity", "sh", "-c", ownIdentity}},
 	}
 	if d.User != "" && d.User != "root" && len(d.SSHAuthorizedKeys) > 0 {
 		v["users"] = []any{"default", map[string]any{
@@ -120,6 +122,15 @@ func vendorData(d Data) (string, error) {
 	out, err := yaml.Marshal(v)
 	return "#cloud-config\n" + string(out), err
 }
+
+// ownIdentity is run by a guest at the first boot of each instance. A machine ID is
+// replaced only if it is older than this boot: an image may have none, and then the
+// guest has made its own already.
+const ownIdentity = `rm -f /var/lib/systemd/random-seed /var/lib/urandom/random-seed /var/lib/seedrng/seed.*
+born=$(stat -c %Y /etc/machine-id 2>/dev/null) && up=$(sed -n 's/^btime //p' /proc/stat) && [ "$born" -lt "$up" ] || exit 0
+tr -d - </proc/sys/kernel/random/uuid >/etc/machine-id.new && chmod 0444 /etc/machine-id.new && mv -f /etc/machine-id.new /etc/machine-id
+[ -L /var/lib/dbus/machine-id ] || [ ! -e /var/lib/dbus/machine-id ] || cp /etc/machine-id /var/lib/dbus/machine-id
+`
 
 func networkConfig(d Data) (string, error) {
 	if d.NetworkConfig != "" {

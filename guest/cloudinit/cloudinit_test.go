@@ -117,11 +117,12 @@ func TestSeedHoldsWhatItWasGiven(t *testing.T) {
 		DisableRoot bool  `json:"disable_root"`
 		DeleteKeys  bool  `json:"ssh_deletekeys"`
 		Users       []any `json:"users"`
+		BootCommand []any `json:"bootcmd"`
 	}
 	if err := yaml.UnmarshalStrict([]byte(files["vendor-data"]), &vendor); err != nil {
 		t.Fatal(err)
 	}
-	if vendor.DisableRoot || !vendor.DeleteKeys || len(vendor.Users) != 2 || vendor.Users[0] != "default" {
+	if vendor.DisableRoot || !vendor.DeleteKeys || len(vendor.Users) != 2 || vendor.Users[0] != "default" || len(vendor.BootCommand) != 1 {
 		t.Errorf("vendor-data = %+v", vendor)
 	}
 	if !strings.Contains(files["network-config"], full.MACAddress) {
@@ -141,10 +142,14 @@ func TestSeedHoldsWhatItWasGiven(t *testing.T) {
 
 func TestDefaults(t *testing.T) {
 	files := readJoliet(t, seed(t, Data{InstanceID: "a", Hostname: "123"}))
+	vendor, rest, _ := strings.Cut(files["vendor-data"], "bootcmd:\n")
+	if vendor != "#cloud-config\n" || !strings.HasPrefix(rest, "- - cloud-init-per\n  - instance\n") || !strings.HasSuffix(rest, "\ndisable_root: false\nssh_deletekeys: true\n") {
+		t.Errorf("vendor-data = %q", files["vendor-data"])
+	}
+	delete(files, "vendor-data")
 	want := map[string]string{
 		"meta-data":      "instance-id: a\nlocal-hostname: \"123\"\n",
 		"user-data":      "#cloud-config\n{}\n",
-		"vendor-data":    "#cloud-config\ndisable_root: false\nssh_deletekeys: true\n",
 		"network-config": "ethernets: {}\nversion: 2\n",
 	}
 	if diff := cmp.Diff(want, files); diff != "" {

@@ -6,7 +6,8 @@
 //
 // Machines differ and are noisy, so what matters is measured as a ratio
 // against a peer or a floor in the same run: the store against bare bbolt, a
-// sandbox against a script of qemu-img and virsh on the same image.
+// sandbox against a script of qemu-img and virsh on the same image, a revert against
+// making the sandbox again.
 //
 //	bench --sandboxd bin/sandboxd                     the control plane, on simulated machines
 //	bench --sandboxd bin/sandboxd --image tiny.qcow2  real machines too; beside a libvirt
@@ -46,7 +47,7 @@ func run(ctx context.Context) error {
 	flag.StringVar(&b.binary, "sandboxd", "bin/sandboxd", "the `program` to measure")
 	flag.StringVar(&b.image, "image", "", "a golden `image` for real machines; none are made without it")
 	flag.IntVar(&b.rounds, "rounds", 5, "how often real machines are made, each way")
-	only := flag.String("only", "", "a comma-separated `list` of parts: store, control, real; all if empty")
+	only := flag.String("only", "", "a comma-separated `list` of parts: store, control, real, snapshots; all if empty")
 	flag.Parse()
 	var err error
 	if b.binary, err = filepath.Abs(b.binary); err != nil {
@@ -63,6 +64,7 @@ func run(ctx context.Context) error {
 		{"store", b.store},
 		{"control", b.control},
 		{"real", b.real},
+		{"snapshots", b.snapshots},
 	}
 	for _, p := range parts {
 		if *only != "" && !slices.Contains(strings.Split(*only, ","), p.name) {

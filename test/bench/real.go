@@ -23,29 +23,15 @@ func (b *bench) real(ctx context.Context) error {
 	if b.image == "" {
 		return nil
 	}
-	if err := os.Chmod(b.dir, 0o755); err != nil { // QEMU's user must pass through
-		return err
-	}
-	image := filepath.Join(b.dir, "tiny.qcow2")
-	if err := copyFile(b.image, image); err != nil {
-		return err
-	}
 	script := filepath.Join(b.dir, "plain.sh")
 	if err := os.WriteFile(script, []byte(plainScript), 0o755); err != nil {
 		return err
 	}
-	d, err := b.startDaemon(ctx, "real", "--base-image-dir", b.dir)
+	d, err := b.realDaemon(ctx, "real")
 	if err != nil {
 		return err
 	}
-	golden := "apiVersion: sandboxd.dev/v1\nkind: GoldenImage\nmetadata: {name: tiny}\nspec: {source: {disk: {path: tiny.qcow2}}, machine: {memory: 128Mi}}\n"
-	if err := d.applyText(ctx, "golden.yaml", golden); err != nil {
-		return err
-	}
-	if _, err := d.run(ctx, "wait", "--for=condition=Ready", "goldenimage/tiny", "--timeout", "5m"); err != nil {
-		return err
-	}
-	if err := b.duel(ctx, d, script, image); err != nil {
+	if err := b.duel(ctx, d, script, b.golden()); err != nil {
 		return err
 	}
 	if _, err := d.run(ctx, "delete", "goldenimage", "tiny"); err != nil {
@@ -53,6 +39,9 @@ func (b *bench) real(ctx context.Context) error {
 	}
 	return d.stop()
 }
+
+// golden is where a daemon finds the golden image.
+func (b *bench) golden() string { return filepath.Join(b.dir, "tiny.qcow2") }
 
 // duel lets both make machines in turns.
 func (b *bench) duel(ctx context.Context, d *daemon, script, image string) error {

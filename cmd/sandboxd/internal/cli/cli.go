@@ -127,6 +127,7 @@ the hypervisor match.`,
 	root.AddGroup(
 		&cobra.Group{ID: groupDaemon, Title: "The daemon:"},
 		&cobra.Group{ID: groupObjects, Title: "Objects:"},
+		&cobra.Group{ID: groupStates, Title: "The state of a sandbox:"},
 		&cobra.Group{ID: groupGuests, Title: "Inside a sandbox:"},
 		&cobra.Group{ID: groupOther, Title: "Other:"},
 	)
@@ -135,9 +136,11 @@ the hypervisor match.`,
 	root.AddCommand(
 		a.serve(), a.doctor(), a.backup(), a.restore(), a.gc(),
 		a.apply(), a.diff(), a.get(), a.describe(), a.delete(), a.wait(), a.events(), a.validate(), a.explain(),
+		a.snapshot(), a.fork(), a.revert(),
 		a.exec(), a.cp(), a.logs(), a.diffDisk(),
 		a.version(),
 	)
+	root.AddCommand(a.powerCommands()...)
 	root.InitDefaultCompletionCmd()
 	return root
 }
@@ -146,6 +149,7 @@ the hypervisor match.`,
 const (
 	groupDaemon  = "daemon"
 	groupObjects = "objects"
+	groupStates  = "states"
 	groupGuests  = "guests"
 	groupOther   = "other"
 )

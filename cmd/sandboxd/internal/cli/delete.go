@@ -19,10 +19,10 @@ func (a *app) delete() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "delete TYPE NAME… | TYPE/NAME… | TYPE -l LABELS | -f FILE",
 		Short: "Delete objects",
-		Long: `Delete objects and wait until they are gone: of a sandbox, its machine, disk and
-network go first. Sandboxes are deleted before golden images, because an image
-in use cannot be deleted; they are waited for even with --wait=false when images
-follow.`,
+		Long: `Delete objects and wait until they are gone: of a sandbox, its machine, disk,
+network and snapshots go first. Snapshots are deleted before sandboxes, and those
+before golden images, because an image in use cannot be deleted; they are waited
+for even with --wait=false when images follow.`,
 		GroupID: groupObjects,
 		Example: examples(`
 sandboxd delete sandbox web
@@ -93,10 +93,16 @@ func (d *deleter) run(ctx context.Context, args []string) error {
 	defer cancel()
 	groups := reversed(all)
 	var errs []error
+	var held []doomed // snapshots, which may wait for sandboxes that are deleted after them
 	for i, group := range groups {
 		deleted, err := d.deleteGroup(ctx, api, group, &errs)
 		if err != nil {
 			return err
+		}
+		deleted = append(deleted, held...)
+		if held = nil; rank(group[0].Kind.GroupKind()) == rankSnapshot && i < len(groups)-1 {
+			held = deleted
+			continue
 		}
 		imagesFollow := rank(group[0].Kind.GroupKind()) == rankSandbox && i < len(groups)-1
 		if d.dryRun != "none" || !d.wait && !imagesFollow {

@@ -9,8 +9,11 @@ import (
 	"sandboxd.dev/sandboxd/cmd/sandboxd/internal/manifest"
 )
 
-// rankSandbox is the rank of what comes last.
-const rankSandbox = 4
+// The ranks of what comes last: snapshots are of sandboxes.
+const (
+	rankSandbox  = 4
+	rankSnapshot = 5
+)
 
 // rank orders kinds so that what others need comes first.
 func rank(gk schema.GroupKind) int {
@@ -23,6 +26,8 @@ func rank(gk schema.GroupKind) int {
 		return 3
 	case kindSandbox:
 		return rankSandbox
+	case kindSnapshot:
+		return rankSnapshot
 	default:
 		return 2
 	}

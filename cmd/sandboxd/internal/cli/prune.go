@@ -25,7 +25,7 @@ func (p *applier) pruneOld(ctx context.Context, api *kube.API, targets []target,
 			namespaces[t.GetNamespace()] = true
 		}
 	}
-	for _, kind := range []string{"Sandbox", "GoldenImage"} {
+	for _, kind := range []string{"SandboxSnapshot", "Sandbox", "GoldenImage"} {
 		r, err := api.OfKind(v1.GroupVersion.WithKind(kind))
 		if err != nil {
 			return err

@@ -82,6 +82,7 @@ func TestParseReadsWhatBuildWrites(t *testing.T) {
 	want := Live{
 		Record: s.Record, Accelerator: TCG,
 		Shares:     map[string]bool{"in": true, "out": false},
+		Below:      s.Below,
 		Interfaces: []Interface{{Kind: "network", MAC: providers.MACAddress(s.ID, 0), Network: "sandboxd-instance-nat", Tap: "stn8j69nme7o46t"}},
 	}
 	want.Interfaces[0].Tap = got.Interfaces[0].Tap // derived; its form is tested where it is made
