@@ -63,16 +63,10 @@ func (p *Provider) ImportImage(ctx context.Context, spec providers.ImageSpec, pr
 }
 
 func (p *Provider) importDisk(ctx context.Context, object string, spec providers.ImageSpec, origin source.Origin, progress func(providers.Progress)) (providers.Image, error) {
-	dir := p.data.Staging(spec.ImageRef)
-	p.sweepDownloads(spec.ImageRef)
-	p.steps.next()
-	if err := files.Mkdir(filepath.Dir(dir), dirMode); err != nil {
+	dir, err := p.stage(spec.ImageRef)
+	if err != nil {
 		return providers.Image{}, err
 	}
-	if err := source.Begin(dir, 0o700); err != nil {
-		return providers.Image{}, err
-	}
-	p.steps.next()
 	job := source.Job{
 		Object: object, Ref: spec.ImageRef, Origin: origin, Tool: p.img, MaxBytes: p.opts.MaxImageBytes, Progress: progress, Step: p.steps.next,
 	}
@@ -87,28 +81,27 @@ func (p *Provider) importDisk(ctx context.Context, object string, spec providers
 	return p.seal(spec, image, img)
 }
 
+// stage makes the folder that an image is imported in, empty but for a download
+// that goes on.
+func (p *Provider) stage(ref providers.ImageRef) (string, error) {
+	dir := p.data.Staging(ref)
+	p.sweepDownloads(ref)
+	p.steps.next()
+	if err := files.Mkdir(filepath.Dir(dir), dirMode); err != nil {
+		return "", err
+	}
+	if err := source.Begin(dir, 0o700); err != nil {
+		return "", err
+	}
+	p.steps.next()
+	return dir, nil
+}
+
 // sweepDownloads removes what downloads of an image's other revisions left.
 func (p *Provider) sweepDownloads(ref providers.ImageRef) {
 	source.Sweep(p.data.ImageDir(ref.UID), ref.Revision, func(revision string) (func(), bool) {
 		return p.locks.TryLock(imageObject(providers.ImageRef{UID: ref.UID, Revision: revision}))
 	})
-}
-
-// stage makes the empty folder that an image is imported in.
-func (p *Provider) stage(ref providers.ImageRef) (string, error) {
-	dir := p.data.Staging(ref)
-	if err := os.RemoveAll(dir); err != nil {
-		return "", err
-	}
-	p.steps.next()
-	if err := files.Mkdir(filepath.Dir(dir), dirMode); err != nil {
-		return "", err
-	}
-	if err := files.Mkdir(dir, 0o700); err != nil {
-		return "", err
-	}
-	p.steps.next()
-	return dir, nil
 }
 
 // fileError gives an error of the data folder a kind.
