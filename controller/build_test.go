@@ -1,6 +1,8 @@
 package controller_test
 
 import (
+	"errors"
+	"fmt"
 	"io"
 	"strings"
 	"testing"
@@ -13,6 +15,7 @@ import (
 	"sandboxd.dev/sandboxd/controller/goldenimage/build"
 	"sandboxd.dev/sandboxd/providers"
 	"sandboxd.dev/sandboxd/providers/fake"
+	"sandboxd.dev/sandboxd/providers/fault"
 )
 
 func script(name, text string) v1.ProvisionStep { return v1.ProvisionStep{Name: name, Script: text} }
@@ -107,5 +110,114 @@ func TestProvisionedImage(t *testing.T) {
 	}
 	if _, err := build.NewLogs(d.dir + "/builds").Open(img.UID); err == nil {
 		t.Error("the log outlives its image")
+	}
+}
+
+// thrice is an image whose steps leave a trace each, so that one that ran twice
+// on a disk, or not at all, is seen.
+func thrice(name string) *v1.GoldenImage {
+	return builtImage(name,
+		script("one", "echo one >>/opt/built"),
+		file("two", "/opt/two", "2", ""),
+		script("three", "echo three >>/opt/built; mkdir /etc/ssh; echo key >/etc/ssh/ssh_host_rsa_key"),
+	)
+}
+
+// wholly checks that what was sealed went through every step once.
+func (d *daemon) wholly(img *v1.GoldenImage) {
+	d.t.Helper()
+	sbx := newSandbox("of-" + img.Name)
+	sbx.Spec.Image = img.Name
+	d.create(sbx)
+	until(d, sbx, "ready", ready)
+	if got := d.inGuest(sbx.UID, "sh", "-c", "cat /opt/built /opt/two; test -e /etc/ssh/ssh_host_rsa_key && echo key"); got != "one\nthree\n2" {
+		d.t.Errorf("what was sealed has %q of the steps", got)
+	}
+	if n := d.machines(); n != 1 {
+		d.t.Errorf("%d machines, want the sandbox's alone: %+v", n, d.leftovers())
+	}
+	must(d.t, d.client.Delete(d.t.Context(), sbx))
+	d.gone(sbx)
+}
+
+func (d *daemon) nothingLeft(img *v1.GoldenImage) {
+	d.t.Helper()
+	must(d.t, d.client.Delete(d.t.Context(), img))
+	d.gone(img)
+	if left := d.leftovers(); len(left) != 0 {
+		d.t.Errorf("left over: %+v", left)
+	}
+}
+
+// TestBuildDiesAnywhere kills the daemon before and after each call that a build
+// makes, and lets another one go on.
+func TestBuildDiesAnywhere(t *testing.T) {
+	count := fault.NewDeath(0)
+	whole := host(t, fake.Options{})
+	whole.wrap = func(p providers.Provider) providers.Provider { return fault.Wrap(p, count.Hook) }
+	whole.start()
+	img := thrice("golden")
+	whole.create(img)
+	until(whole, img, "settled", settled)
+	points := count.Points()
+	whole.stop()
+	if points < 30 {
+		t.Fatalf("a build makes %d calls: too few to be true", points)
+	}
+	var died int
+	for n := int64(1); n <= points; n++ {
+		t.Run(fmt.Sprint(n), func(t *testing.T) {
+			death := fault.NewDeath(n)
+			d := host(t, fake.Options{})
+			d.wrap = func(p providers.Provider) providers.Provider { return fault.Wrap(p, death.Hook) }
+			d.start()
+			img := thrice("golden")
+			d.create(img)
+			d.eventually("dead or settled", func() error {
+				select {
+				case <-death.Died():
+					died++
+					return nil
+				default:
+				}
+				if err := d.client.Get(t.Context(), client.ObjectKeyFromObject(img), img); err != nil || settled(img) {
+					return err
+				}
+				return errors.New("neither")
+			})
+			d.stop()
+			d.wrap = nil
+			d.start()
+			until(d, img, "settled", settled)
+			d.wholly(img)
+			d.nothingLeft(img)
+		})
+	}
+	if died < 30 {
+		t.Errorf("the daemon died in %d of %d runs only", died, points)
+	}
+}
+
+// TestBuildOnAFlakyHost lets calls fail at random.
+func TestBuildOnAFlakyHost(t *testing.T) {
+	for seed := range uint64(6) {
+		t.Run(fmt.Sprint(seed), func(t *testing.T) {
+			d := host(t, fake.Options{})
+			d.limits = build.DefaultLimits()
+			d.limits.Attempts, d.limits.Backoff = 1000, 0
+			d.wrap = func(p providers.Provider) providers.Provider {
+				return fault.Wrap(p, fault.Flaky(seed, 12, providers.ErrUnavailable, providers.ErrBusy))
+			}
+			d.start()
+			img := thrice("golden")
+			d.create(img)
+			until(d, img, "settled", settled)
+			d.stop()
+			d.wrap = nil
+			d.start()
+			until(d, img, "settled", settled)
+			d.wholly(img)
+			d.nothingLeft(img)
+		})
 	}
 }
