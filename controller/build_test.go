@@ -61,7 +61,7 @@ func (d *daemon) machines() int {
 
 func (d *daemon) buildLog(img *v1.GoldenImage) string {
 	d.t.Helper()
-	f, err := build.NewLogs(d.dir + "/builds").Open(img.UID)
+	f, err := build.NewLogs(d.dir+"/builds").Open(d.t.Context(), img.UID, false)
 	must(d.t, err)
 	defer func() { _ = f.Close() }()
 	text, err := io.ReadAll(f)
@@ -108,7 +108,7 @@ func TestProvisionedImage(t *testing.T) {
 	if left := d.leftovers(); len(left) != 0 {
 		t.Errorf("left over: %+v", left)
 	}
-	if _, err := build.NewLogs(d.dir + "/builds").Open(img.UID); err == nil {
+	if _, err := build.NewLogs(d.dir+"/builds").Open(d.t.Context(), img.UID, false); err == nil {
 		t.Error("the log outlives its image")
 	}
 }
