@@ -40,7 +40,12 @@ spec:
 // done, and nothing that they must not share.
 func TestProvision(t *testing.T) {
 	h := newHost(t)
-	h.apply(provisioned+sandbox("one", "")+sandbox("two", ""), "--wait", "--timeout", "6m")
+	h.apply(provisioned)
+	h.eventually("built", func() error {
+		_, err := h.try("wait", "--for", "condition=Ready", "--timeout", "1s", "goldenimage/tiny")
+		return err
+	})
+	h.apply(sandbox("one", "")+sandbox("two", ""), "--wait", "--timeout", "4m")
 	ids := map[string]bool{}
 	for _, name := range []string{"one", "two"} {
 		if got := h.ok("exec", name, "--", "cat", "/etc/greeting"); got != "hello from the manifest\n" {
@@ -143,7 +148,11 @@ func TestProvisionFails(t *testing.T) {
 	})
 	h.kill()
 	h.start()
-	h.apply(sandbox("one", ""), "--wait", "--timeout", "6m")
+	h.eventually("built", func() error {
+		_, err := h.try("wait", "--for", "condition=Ready", "--timeout", "1s", "goldenimage/tiny")
+		return err
+	})
+	h.apply(sandbox("one", ""), "--wait", "--timeout", "4m")
 	if got := h.ok("exec", "one", "--", "cat", "/root/built"); got != "once\n" {
 		t.Errorf("the step ran on a disk that it had run on: %q", got)
 	}
