@@ -43,7 +43,7 @@ var rooms = map[string][]string{
 	"controller/job":          {},
 	"controller/patch":        {"api/v1"},
 	"controller/gc":           {"api/v1", "providers"},
-	"controller/goldenimage":  {"api/v1", "providers", "hostpath", "controller/job", "controller/patch"},
+	"controller/goldenimage":  {"api/v1", "providers", "hostpath", "controller/goldenimage/build", "controller/job", "controller/patch"},
 	"controller/artifact":     {},
 	"controller/turn":         {},
 	"controller/snapshot":     {"api/v1", "providers", "controller/job", "controller/patch", "controller/turn"},
@@ -56,6 +56,8 @@ var rooms = map[string][]string{
 	"cmd/sandboxd":            {""},
 	"images/tiny":             {},
 	"test":                    {""},
+
+	"controller/goldenimage/build": {"api/v1", "providers"},
 }
 
 // forbidden names keep code in the room where it is looked for.

@@ -7,6 +7,7 @@ import (
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
+	"k8s.io/apimachinery/pkg/api/resource"
 	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
@@ -57,13 +58,27 @@ func (o *origin) disk() *providers.DiskRef {
 	return &providers.DiskRef{Machine: types.UID(o.UID), Snapshot: types.UID(o.SnapshotUID)}
 }
 
-// pinned is the source of an image with the UIDs of what its names stood for: what
-// its revision is derived from.
-func pinned(source v1.ImageSource, o *origin) v1.ImageSource {
-	if source.Sandbox == nil || o == nil {
-		return source
+// pinned is the spec of an image whose source has the UIDs of what its names stood
+// for: what its revisions are derived from.
+func pinned(spec v1.GoldenImageSpec, o *origin) v1.GoldenImageSpec {
+	if spec.Source.Sandbox != nil && o != nil {
+		spec.Source = v1.ImageSource{Sandbox: &v1.SandboxSource{Name: o.UID, Snapshot: o.SnapshotUID}}
 	}
-	return v1.ImageSource{Sandbox: &v1.SandboxSource{Name: o.UID, Snapshot: o.SnapshotUID}}
+	return spec
+}
+
+// promoted is the disk that a revision is to be a copy of; nil when its source is
+// no sandbox. It is looked at once more before the copy begins.
+func (r *Reconciler) promoted(ctx context.Context, s *state, revision string) (*providers.DiskRef, error) {
+	if s.img.Spec.Source.Sandbox == nil {
+		return nil, nil
+	}
+	if !r.o.Imports.Active(func(k Key) bool { return k == s.key(revision) }) {
+		if err := readable(ctx, s.provider, s.img, s.origin); err != nil {
+			return nil, err
+		}
+	}
+	return s.origin.disk(), nil
 }
 
 // findOrigin finds out what the sandbox is that an image is to be made of; nil when
@@ -148,17 +163,18 @@ func recordOrigin(s *state) {
 	switch {
 	case s.img.Spec.Source.Sandbox == nil:
 		st.Origin = nil
-	case s.origin != nil && s.sealed != nil:
+	case s.origin != nil && (s.sealed != nil || s.base != nil):
 		made := s.origin.ImageOrigin
 		st.Origin = &made
 	}
 }
 
-// describeRevision adds to what is listed of the sealed revision.
-func describeRevision(s *state) {
+// describeRevision adds to what is listed of a sealed revision.
+func describeRevision(s *state, sealed *providers.Image) {
 	for i := range s.img.Status.Revisions {
-		if h := &s.img.Status.Revisions[i]; h.Revision == s.sealed.Revision {
-			h.VirtualSize, h.ActualSize = s.img.Status.VirtualSize, s.img.Status.ActualSize
+		if h := &s.img.Status.Revisions[i]; h.Revision == sealed.Revision {
+			h.VirtualSize = resource.NewQuantity(sealed.VirtualSize, resource.BinarySI)
+			h.ActualSize = resource.NewQuantity(sealed.ActualSize, resource.BinarySI)
 			h.Source = provenance(s.img.Spec.Source)
 		}
 	}

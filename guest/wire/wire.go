@@ -8,6 +8,7 @@
 //	GET …/sandboxes/NAME/log?follow=…           the serial console
 //	GET …/sandboxes/NAME/diskdiff?from=…&to=…   how two states of the disk differ
 //	GET …/sandboxes/NAME/diskarchive?path=…     a file or directory of a disk, as a tar stream
+//	GET …/goldenimages/NAME/log?follow=…        what an image's build printed
 //
 // The exec protocol is that of Kubernetes' own exec: the first byte of each
 // message is its channel, the last message of the server is a Status on the

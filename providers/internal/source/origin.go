@@ -27,8 +27,6 @@ func Of(object string, provider v1.ProviderName, spec providers.ImageSpec) (Orig
 	switch {
 	case spec.From != nil:
 		return o, providers.Errorf(providers.ErrUnsupported, object, "the %s provider cannot make an image of a machine's disk", provider)
-	case len(spec.Provision) > 0:
-		return o, providers.Errorf(providers.ErrUnsupported, object, "the %s provider does not run provision steps: prepare the image beforehand", provider)
 	case d == nil && artifact == nil:
 		return o, providers.Errorf(providers.ErrUnsupported, object, "the %s provider cannot make an image of this kind of source: set spec.source.disk or spec.source.oci", provider)
 	case d != nil && d.URL == "" && !filepath.IsAbs(d.Path):
