@@ -11,14 +11,15 @@ type ResourceKind string
 
 // The kinds of things.
 const (
-	ResourceMachine ResourceKind = "machine"
-	ResourceDisk    ResourceKind = "disk"
-	ResourceSeed    ResourceKind = "seed"
-	ResourceImage   ResourceKind = "image"
-	ResourceNetwork ResourceKind = "network"
-	ResourceState   ResourceKind = "state"
-	ResourceLog     ResourceKind = "log"
-	ResourceFile    ResourceKind = "file"
+	ResourceMachine  ResourceKind = "machine"
+	ResourceDisk     ResourceKind = "disk"
+	ResourceSeed     ResourceKind = "seed"
+	ResourceImage    ResourceKind = "image"
+	ResourceNetwork  ResourceKind = "network"
+	ResourceState    ResourceKind = "state"
+	ResourceLog      ResourceKind = "log"
+	ResourceFile     ResourceKind = "file"
+	ResourceSnapshot ResourceKind = "snapshot"
 )
 
 // Ownership says whose a thing is.

@@ -16,7 +16,14 @@ const (
 	ConditionVerified = "Verified"
 	// ConditionImported: a sealed copy in the provider's format exists.
 	ConditionImported = "Imported"
+	// ConditionProvisioned, below, of an image: every step of spec.provision was
+	// run in the machine that the sealed copy was made of. Present only when the
+	// spec has steps, or installs.
 )
+
+// AnnotationRebuild on a GoldenImage has a build that failed tried again, once for
+// each value.
+const AnnotationRebuild = GroupName + "/rebuild"
 
 // Condition types of a Sandbox.
 const (
@@ -79,6 +86,20 @@ const (
 	ReasonDigestMatches = "DigestMatches"
 	// ReasonDigestRecorded: the spec gives no digest; the source's is in status.
 	ReasonDigestRecorded = "DigestRecorded"
+
+	// ReasonProvisioning: a machine builds the image: it is installed, or its
+	// provision steps run.
+	ReasonProvisioning = "Provisioning"
+	// ReasonProvisioned: all provision steps were run.
+	ReasonProvisioned = "Provisioned"
+	// ReasonProvisionFailed: a provision step failed. It is not tried again until
+	// the spec changes.
+	ReasonProvisionFailed = "ProvisionFailed"
+	// ReasonBuildTimedOut: the build took longer than spec.build.timeout.
+	ReasonBuildTimedOut = "BuildTimedOut"
+	// ReasonBuildFailed: the machine that builds the image was lost again and
+	// again, or its guest does not answer.
+	ReasonBuildFailed = "BuildFailed"
 
 	// ReasonImageNotFound: no GoldenImage of that name exists.
 	ReasonImageNotFound = "ImageNotFound"

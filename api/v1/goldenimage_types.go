@@ -386,7 +386,8 @@ type GoldenImageStatus struct {
 	// observedGeneration is the generation this status speaks of.
 	// +optional
 	ObservedGeneration int64 `json:"observedGeneration,omitempty"`
-	// conditions: Verified, Imported, Ready, and Stalled while it is true.
+	// conditions: Verified, Imported, Provisioned where a machine builds the
+	// image, Ready, and Stalled while it is true.
 	// +optional
 	// +listType=map
 	// +listMapKey=type
@@ -420,6 +421,70 @@ type GoldenImageStatus struct {
 	// +listType=map
 	// +listMapKey=revision
 	Revisions []ImageRevision `json:"revisions,omitempty"`
+	// build is the last build of a revision in a machine, under way or over.
+	// Absent when no revision was ever built in one.
+	// +optional
+	Build *ImageBuild `json:"build,omitempty"`
+}
+
+// BuildPhase is how far a build has come.
+type BuildPhase string
+
+// The phases of a build, in order.
+const (
+	// BuildPreparing: the machine is being made. Nothing has run in it yet.
+	BuildPreparing BuildPhase = "Preparing"
+	// BuildInstalling: an installer runs; it ends by powering the machine off.
+	BuildInstalling BuildPhase = "Installing"
+	// BuildBooting: the guest is waited for.
+	BuildBooting BuildPhase = "Booting"
+	// BuildProvisioning: the steps run, and what must not be shared is removed.
+	BuildProvisioning BuildPhase = "Provisioning"
+	// BuildShuttingDown: all steps are done, the guest was asked to shut down.
+	BuildShuttingDown BuildPhase = "ShuttingDown"
+	// BuildSealing: the guest has shut down, its disk is being copied.
+	BuildSealing BuildPhase = "Sealing"
+	// BuildDone: the revision is sealed, or not wanted any more.
+	BuildDone BuildPhase = "Done"
+	// BuildFailed: it is not tried again until the spec changes, or somebody asks
+	// for it by AnnotationRebuild.
+	BuildFailed BuildPhase = "Failed"
+)
+
+// ImageBuild is a build of a revision in a throw-away machine.
+type ImageBuild struct {
+	// revision that is built.
+	Revision string `json:"revision"`
+	// generation of the spec that it is built from.
+	Generation int64 `json:"generation"`
+	// request is the value of the annotation that asked for it, if one did.
+	// +optional
+	Request string `json:"request,omitempty"`
+	// phase it is in.
+	Phase BuildPhase `json:"phase"`
+	// since is when the phase began.
+	Since metav1.Time `json:"since"`
+	// machineID is the machine's ID on the hypervisor, while there may be one.
+	// +optional
+	MachineID string `json:"machineID,omitempty"`
+	// attempt counts the machines whose guest was lost in the middle, from 1.
+	// +optional
+	Attempt int32 `json:"attempt,omitempty"`
+	// startedAt is when the machine was started, from when the timeout counts.
+	// +optional
+	StartedAt *metav1.Time `json:"startedAt,omitempty"`
+	// step that is under way, or that failed.
+	// +optional
+	Step string `json:"step,omitempty"`
+	// exitCode of the script that failed.
+	// +optional
+	ExitCode *int32 `json:"exitCode,omitempty"`
+	// reason of the failure: the Stalled condition's.
+	// +optional
+	Reason string `json:"reason,omitempty"`
+	// message says what failed, or what the last attempt was lost to.
+	// +optional
+	Message string `json:"message,omitempty"`
 }
 
 // ImageRevision is one sealed revision of an image.
@@ -444,6 +509,7 @@ type ImagePhase string
 const (
 	ImagePending     ImagePhase = "Pending"
 	ImageImporting   ImagePhase = "Importing"
+	ImageBuilding    ImagePhase = "Building"
 	ImageReady       ImagePhase = "Ready"
 	ImageFailed      ImagePhase = "Failed"
 	ImageTerminating ImagePhase = "Terminating"

@@ -17,6 +17,9 @@ func (p *Provider) EnsureMachine(ctx context.Context, s providers.MachineSpec) e
 		if err := validate(s); err != nil {
 			return err
 		}
+		if err := p.validateInstall(s); err != nil {
+			return err
+		}
 		var on bool
 		err := p.look(ctx, func() (err error) {
 			on, err = p.claim(s)
@@ -60,12 +63,14 @@ func (p *Provider) makeDisk(s providers.MachineSpec) error {
 		pt.disk.Grow(s.DiskBytes)
 		return nil
 	}
-	img, ok := p.folder().images[s.Image]
-	if !ok {
-		return providers.Errorf(providers.ErrNotFound, machineObject(s.ID),
-			"image %s is not there to be cloned", s.Image)
+	if s.Install != nil {
+		p.folder().partsOf(s.ID).disk = &disk{Disk: guest.NewDisk(s.DiskBytes)}
+		return nil
 	}
-	size := img.info.VirtualSize
+	size, err := p.golden(s)
+	if err != nil {
+		return err
+	}
 	if s.DiskBytes > 0 {
 		if s.DiskBytes < size {
 			return providers.Errorf(providers.ErrInvalid, machineObject(s.ID),
@@ -73,8 +78,30 @@ func (p *Provider) makeDisk(s providers.MachineSpec) error {
 		}
 		size = s.DiskBytes
 	}
-	p.folder().partsOf(s.ID).disk = &disk{image: s.Image, Disk: guest.NewDisk(size)}
+	p.folder().partsOf(s.ID).disk = p.folder().golden(s.Image, s.Snapshot, size)
 	return nil
+}
+
+// golden is the size of what a machine is to be cloned from; it needs the lock.
+func (p *Provider) golden(s providers.MachineSpec) (int64, error) {
+	img, ok := p.folder().images[s.Image]
+	if !ok {
+		return 0, providers.Errorf(providers.ErrNotFound, machineObject(s.ID),
+			"image %s is not there to be cloned", s.Image)
+	}
+	if s.Snapshot == nil {
+		return img.info.VirtualSize, nil
+	}
+	from := p.folder().snapshot(*s.Snapshot)
+	switch {
+	case from == nil:
+		return 0, providers.Errorf(providers.ErrNotFound, machineObject(s.ID),
+			"%s is not there to be forked", snapshotObject(*s.Snapshot))
+	case from.info.Image != s.Image:
+		return 0, providers.Errorf(providers.ErrInvalid, machineObject(s.ID),
+			"%s lies on image %s, not on %s", snapshotObject(*s.Snapshot), from.info.Image, s.Image)
+	}
+	return from.disk.Size(), nil
 }
 
 // define makes the machine, or changes one that is off.
@@ -146,7 +173,7 @@ func (p *Provider) deleteMachine(v *verb, id types.UID) error {
 		if p.own(id) == nil && p.folder().parts[id] == nil && !p.connected(id) {
 			return errNoMachine(id)
 		}
-		return nil
+		return p.unforked(id)
 	})
 	if err != nil {
 		return err
@@ -173,9 +200,31 @@ func (p *Provider) deleteMachine(v *verb, id types.UID) error {
 			return nil
 		}},
 		namedStep{"disk", drop(providers.ResourceDisk)},
+		namedStep{"snapshots", func() error {
+			if err := p.unforked(id); err != nil {
+				return err
+			}
+			if pt := p.folder().parts[id]; pt != nil {
+				clear(pt.snapshots)
+				clear(pt.staged)
+				p.folder().tidy(id)
+			}
+			return nil
+		}},
 		namedStep{"rest", drop(providers.ResourceSeed, providers.ResourceState, providers.ResourceLog)},
 		namedStep{"network", func() error { p.leaveNetworks(id, ""); return nil }},
 	)
+}
+
+// unforked is an error while machines are forked from one's snapshots; it needs
+// the lock.
+func (p *Provider) unforked(id types.UID) error {
+	forks := p.folder().forks(func(of providers.SnapshotRef) bool { return of.Machine == id })
+	if len(forks) == 0 {
+		return nil
+	}
+	return providers.Errorf(providers.ErrBusy, machineObject(id),
+		"%d machines were forked from its snapshots: delete them first", len(forks))
 }
 
 // connected tells whether a network holds a lease for the machine.

@@ -15,12 +15,17 @@ import (
 
 	v1 "sandboxd.dev/sandboxd/api/v1"
 	"sandboxd.dev/sandboxd/providers"
+	"sandboxd.dev/sandboxd/providers/fake/internal/guest"
 )
 
-// image is a sealed image. Only what is known of it is kept, not its content.
+// image is a sealed image. Of one that was imported from a file only what is
+// known of it is kept, not its content.
 type image struct {
 	info      providers.Image
 	agentless bool
+	// content of an image that was copied from a machine's disk; nil stands for
+	// a freshly installed one.
+	content *guest.Disk
 }
 
 func refObject(r ref) string { return fmt.Sprintf("image %q", r.String()) }
@@ -89,6 +94,8 @@ func (p *Provider) validateImage(s providers.ImageSpec) error {
 	case !isUUID(s.UID) || !isWord(s.Revision):
 		return providers.Errorf(providers.ErrInvalid, object,
 			"%q is not a UUID with a revision of letters and digits", s.ImageRef)
+	case s.From != nil:
+		return nil
 	case len(s.Provision) > 0:
 		return providers.Errorf(providers.ErrUnsupported, object,
 			"the simulated hypervisor cannot run provision scripts: remove them")
@@ -109,6 +116,9 @@ func (p *Provider) validateImage(s providers.ImageSpec) error {
 
 // read finds out what the source is and takes the time that an import takes.
 func (p *Provider) read(v *verb, s providers.ImageSpec, progress func(providers.Progress)) (*image, error) {
+	if s.From != nil {
+		return p.copyDisk(v, s, progress)
+	}
 	d := s.Source.Disk
 	object := imageObject(s.Name)
 	img := &image{info: providers.Image{ImageRef: s.ImageRef}}
@@ -130,6 +140,50 @@ func (p *Provider) read(v *verb, s providers.ImageSpec, progress func(providers.
 	if err := compare(object, d, img.info); err != nil {
 		return nil, err
 	}
+	return img, p.convert(v, img.info.ActualSize, progress)
+}
+
+// origin finds the disk that an image is to be a copy of; it needs the lock.
+func (p *Provider) origin(s providers.ImageSpec) (*disk, error) {
+	if m := p.own(s.From.Machine); s.From.Snapshot == "" && m != nil && m.power == providers.PowerSaved {
+		return nil, providers.Errorf(providers.ErrBusy, machineObject(m.id),
+			"it is suspended: stop it, or name a snapshot, to make an image of its disk")
+	}
+	d, err := p.content(*s.From)
+	if err != nil {
+		return nil, err
+	}
+	if s.MaxBytes > 0 && d.Size() > s.MaxBytes {
+		return nil, providers.Errorf(providers.ErrInvalid, imageObject(s.Name),
+			"the disk of %s has %d bytes, more than the %d that it may have", s.From, d.Size(), s.MaxBytes)
+	}
+	return d, nil
+}
+
+// copyDisk makes an image of a disk of ours.
+func (p *Provider) copyDisk(v *verb, s providers.ImageSpec, progress func(providers.Progress)) (*image, error) {
+	img := &image{info: providers.Image{ImageRef: s.ImageRef, Format: v1.DiskFormatQCOW2}}
+	err := v.step("copy", func() error {
+		d, err := p.origin(s)
+		if err != nil {
+			return err
+		}
+		img.content = d.Disk
+		if below := p.folder().images[d.image]; below != nil {
+			img.agentless = below.agentless
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	h := sha256.New()
+	if err := img.content.Dump(h); err != nil {
+		return nil, providers.Errorf(providers.ErrUnavailable, imageObject(s.Name), "its disk cannot be read: %w", err)
+	}
+	img.info.Digest = "sha256:" + hex.EncodeToString(h.Sum(nil))
+	img.info.VirtualSize, img.info.ActualSize = img.content.Size(), max(img.content.Used(), 1)
+	progress(providers.Progress{Stage: "copying", Total: img.info.ActualSize})
 	return img, p.convert(v, img.info.ActualSize, progress)
 }
 
@@ -155,8 +209,14 @@ func (p *Provider) CheckSource(ctx context.Context, s providers.ImageSpec) error
 	if err := p.look(ctx, func() error { return nil }); err != nil {
 		return err
 	}
-	if err := p.validateImage(s); err != nil || s.Source.Machine != nil {
+	if err := p.validateImage(s); err != nil {
 		return err
+	}
+	if s.From != nil {
+		return p.look(ctx, func() error { _, err := p.origin(s); return err })
+	}
+	if s.Source.Machine != nil {
+		return nil
 	}
 	d, object := s.Source.Disk, imageObject(s.Name)
 	if src, ok := p.w.source(d.Path); ok {
@@ -271,7 +331,11 @@ func (p *Provider) removeImage(r ref) error {
 	}
 	clones := 0
 	for _, pt := range f.parts {
-		if pt.disk != nil && pt.disk.image == r {
+		lies := pt.disk != nil && pt.disk.image == r
+		for _, s := range pt.snapshots {
+			lies = lies || s.disk.image == r
+		}
+		if lies {
 			clones++
 		}
 	}

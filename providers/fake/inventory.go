@@ -3,6 +3,7 @@ package fake
 import (
 	"context"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 
@@ -82,6 +83,13 @@ func (p *Provider) listParts() (all []providers.Resource) {
 				Ownership: providers.Ours, Description: string(kind) + " of machine " + string(id),
 			})
 		}
+		for _, snap := range slices.Concat(slices.Collect(maps.Keys(pt.snapshots)), slices.Collect(maps.Keys(pt.staged))) {
+			ref := providers.SnapshotRef{Machine: id, ID: snap}
+			all = append(all, providers.Resource{
+				Kind: providers.ResourceSnapshot, ID: ref.String(), Owners: []types.UID{id, snap},
+				Ownership: providers.Ours, Description: snapshotObject(ref),
+			})
+		}
 	}
 	return all
 }
@@ -96,6 +104,9 @@ func (p *Provider) RemoveResource(ctx context.Context, r providers.Resource) err
 		return p.removeMachine(ctx, r)
 	case providers.ResourceImage, providers.ResourceFile:
 		return p.removeImageResource(ctx, r)
+	}
+	if r.Kind == providers.ResourceSnapshot {
+		return p.removeSnapshotResource(ctx, r)
 	}
 	id := types.UID(r.ID)
 	return p.do(ctx, "RemoveResource", r.ID, id, func(v *verb) error {
@@ -166,6 +177,20 @@ func (p *Provider) removeNetwork(r providers.Resource) error {
 	}
 	delete(p.w.networks, r.ID)
 	return nil
+}
+
+// removeSnapshotResource removes a snapshot that its machine has left behind.
+func (p *Provider) removeSnapshotResource(ctx context.Context, r providers.Resource) error {
+	machine, snap, _ := strings.Cut(r.ID, "/")
+	ref := providers.SnapshotRef{Machine: types.UID(machine), ID: types.UID(snap)}
+	return p.do(ctx, "RemoveResource", machine, ref.Machine, func(v *verb) error {
+		return v.step("remove", func() error {
+			if p.own(ref.Machine) != nil && p.folder().snapshot(ref) != nil {
+				return providers.Errorf(providers.ErrBusy, resourceObject(r), "its machine still exists")
+			}
+			return p.removeSnapshot(ref)
+		})
+	})
 }
 
 // removePart needs the lock.

@@ -1,6 +1,7 @@
 package fake
 
 import (
+	"cmp"
 	"time"
 
 	"k8s.io/apimachinery/pkg/types"
@@ -46,11 +47,9 @@ type parts struct {
 	seed  bool
 	saved bool
 	log   *console
-}
-
-type disk struct {
-	image ref
-	*guest.Disk
+	// snapshots of the machine, and those that are being taken.
+	snapshots map[types.UID]*snapshot
+	staged    map[types.UID]bool
 }
 
 type ref = providers.ImageRef
@@ -76,7 +75,7 @@ func (p *parts) kinds() []providers.ResourceKind {
 func (f *folder) partsOf(id types.UID) *parts {
 	p, ok := f.parts[id]
 	if !ok {
-		p = &parts{}
+		p = &parts{snapshots: map[types.UID]*snapshot{}, staged: map[types.UID]bool{}}
 		f.parts[id] = p
 	}
 	return p
@@ -101,7 +100,12 @@ func (f *folder) dropPart(id types.UID, kind providers.ResourceKind) {
 			p.log = nil
 		}
 	}
-	if len(p.kinds()) == 0 {
+	f.tidy(id)
+}
+
+// tidy forgets the parts of a machine once there are none; it needs the lock.
+func (f *folder) tidy(id types.UID) {
+	if p, ok := f.parts[id]; ok && len(p.kinds())+len(p.snapshots)+len(p.staged) == 0 {
 		delete(f.parts, id)
 	}
 }
@@ -120,34 +124,14 @@ func (p *Provider) own(id types.UID) *machine {
 func (w *World) powerOn(m *machine) {
 	pt := w.folder(providers.Instance(m.tag)).partsOf(m.id)
 	if m.spec.DiscardOnStop {
-		pt.disk.Disk = guest.NewDisk(pt.disk.Size())
+		pt.disk = w.folder(providers.Instance(m.tag)).golden(pt.disk.image, pt.disk.from, pt.disk.Size())
 	}
 	if pt.log == nil {
 		pt.log = newConsole()
 	}
-	hostname := m.spec.Seed.Hostname
-	if hostname == "" {
-		hostname = m.spec.Name
-	}
 	m.runningSpec, m.runningHashes = m.spec, m.hashes
 	var system *guest.System
-	system = guest.Boot(pt.disk.Disk, guest.Config{
-		InstanceID: string(m.id),
-		Hostname:   hostname,
-		User:       m.spec.Seed.User,
-		Keys:       m.spec.Seed.SSHAuthorizedKeys,
-		CPUs:       m.spec.CPUs,
-		Memory:     m.spec.MemoryBytes,
-		Console:    pt.log,
-		Clock:      w.clock,
-		PowerOff: func() {
-			w.mu.Lock()
-			defer w.mu.Unlock()
-			if m.system == system && m.power == providers.PowerRunning {
-				w.shutDown(m)
-			}
-		},
-	})
+	system = guest.Boot(pt.disk.Disk, w.config(m, pt.log, func() *guest.System { return system }))
 	m.system, m.booted, m.hung = system, false, false
 	pt.log.printf("fake: starting %s/%s\n", m.spec.Namespace, m.spec.Name)
 	if m.spec.Seed.UserData != "" {
@@ -156,11 +140,37 @@ func (w *World) powerOn(m *machine) {
 	w.setPower(m, providers.PowerPaused)
 }
 
+// config is what the guest of a machine boots with. system is asked for it later.
+func (w *World) config(m *machine, log *console, system func() *guest.System) guest.Config {
+	spec := m.runningSpec
+	return guest.Config{
+		InstanceID: string(m.id),
+		Hostname:   cmp.Or(spec.Seed.Hostname, spec.Name),
+		User:       spec.Seed.User,
+		Keys:       spec.Seed.SSHAuthorizedKeys,
+		CPUs:       spec.CPUs,
+		Memory:     spec.MemoryBytes,
+		Console:    log,
+		Clock:      w.clock,
+		PowerOff: func() {
+			w.mu.Lock()
+			defer w.mu.Unlock()
+			if m.system == system() && m.power == providers.PowerRunning {
+				w.shutDown(m)
+			}
+		},
+	}
+}
+
 // resume lets the guest run, and boot if it has not.
 func (w *World) resume(m *machine) {
 	w.folder(providers.Instance(m.tag)).dropPart(m.id, providers.ResourceState)
 	m.system.Thaw()
 	w.setPower(m, providers.PowerRunning)
+	if m.runningSpec.Install != nil {
+		w.install(m)
+		return
+	}
 	if m.booted {
 		w.connect(m)
 		return

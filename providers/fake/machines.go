@@ -221,7 +221,11 @@ func (p *Provider) Reset(ctx context.Context, id types.UID) error {
 				return providers.Errorf(providers.ErrNotFound, machineObject(id),
 					"its disk is gone: ensure the machine again")
 			}
-			pt.disk = &disk{image: pt.disk.image, Disk: guest.NewDisk(pt.disk.Size())}
+			if m.spec.Install != nil {
+				pt.disk.Disk = guest.NewDisk(pt.disk.Size())
+				return nil
+			}
+			pt.disk = p.folder().golden(pt.disk.image, pt.disk.from, pt.disk.Size())
 			return nil
 		})}}, nil
 	})

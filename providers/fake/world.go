@@ -47,6 +47,9 @@ type Latency struct {
 	Step time.Duration
 	// Import of an image, besides reading a real file.
 	Import time.Duration
+	// Install of an operating system by an installer, from power-on until it
+	// powers off.
+	Install time.Duration
 	// Boot from power-on until the agent is connected.
 	Boot time.Duration
 	// Shutdown of a guest that was asked to.
@@ -180,6 +183,12 @@ func (w *World) Inventory() []string {
 		for id, p := range f.parts {
 			for _, kind := range p.kinds() {
 				add("%s %s of %q", kind, id, instance)
+			}
+			for snap := range p.snapshots {
+				add("snapshot %s of %s of %q", snap, id, instance)
+			}
+			for snap := range p.staged {
+				add("staged snapshot %s of %s of %q", snap, id, instance)
 			}
 		}
 	}

@@ -90,14 +90,7 @@ func Boot(disk *Disk, cfg Config) *System {
 		lastPID:   100, // below are those that every boot starts
 		frozen:    make(chan struct{}),
 	}
-	s.mounts = []mount{ // the longest paths first, see resolve
-		{"/proc", s.proc()},
-		{"/dev", devices{cfg.Console}},
-		{"/sys", s.sys()},
-		{"/tmp", newTree(cfg.Memory)},
-		{"/run", newTree(cfg.Memory)},
-		{"/", disk.files},
-	}
+	s.mountOwn(newTree(cfg.Memory), newTree(cfg.Memory))
 	if cfg.User != "" {
 		disk.addUser(cfg.User)
 	}
@@ -106,6 +99,18 @@ func Boot(disk *Disk, cfg Config) *System {
 		_ = s.Authorize(cfg.User, cfg.Keys) // as above
 	}
 	return s
+}
+
+// mountOwn mounts what every system has.
+func (s *System) mountOwn(temporary, run *tree) {
+	s.mounts = []mount{ // the longest paths first, see resolve
+		{"/proc", s.proc()},
+		{"/dev", devices{s.cfg.Console}},
+		{"/sys", s.sys()},
+		{"/tmp", temporary},
+		{"/run", run},
+		{"/", s.disk.files},
+	}
 }
 
 func (s *System) proc() generated {

@@ -213,3 +213,35 @@ func (t *tree) list(name string) ([]string, error) {
 	slices.Sort(names)
 	return names, nil
 }
+
+// clone makes another tree of the same content.
+func (t *tree) clone() *tree {
+	t.mu.RLock()
+	defer t.mu.RUnlock()
+	c := &tree{nodes: make(map[string]node, len(t.nodes)), used: t.used, limit: t.limit}
+	for name, n := range t.nodes {
+		n.data = slices.Clip(n.data) // or both would append to the same bytes
+		c.nodes[name] = n
+	}
+	return c
+}
+
+func (t *tree) size() int64 {
+	t.mu.RLock()
+	defer t.mu.RUnlock()
+	return t.used
+}
+
+// all lists everything below the root, parents first.
+func (t *tree) all() []File {
+	t.mu.RLock()
+	defer t.mu.RUnlock()
+	files := make([]File, 0, len(t.nodes))
+	for _, name := range sortedKeys(t.nodes) {
+		if n := t.nodes[name]; name != "/" {
+			info := Info{Size: int64(len(n.data)), Mode: n.mode, Dir: n.dir}
+			files = append(files, File{Path: name, Info: info, Data: n.data})
+		}
+	}
+	return files
+}
