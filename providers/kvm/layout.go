@@ -20,7 +20,8 @@ import (
 //	│             REVISION.json            written last: with it the image is sealed
 //	│             REVISION.import/         an import under way, or what one left
 //	└── machines/UID/disk.qcow2            overlay on the image
-//	              seed.iso                 cloud-init's seed
+//	              seed.iso                 cloud-init's seed, or the answers to an installer's questions
+//	              install.iso, .kernel, .initrd    an installer, until it has done its work
 //	              console.log, .0, .1, ... serial console; virtlogd rotates it
 //	              network                  UUID of the network it needs, if any
 //

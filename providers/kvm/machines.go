@@ -17,7 +17,6 @@ import (
 	"sandboxd.dev/sandboxd/providers/internal/files"
 	"sandboxd.dev/sandboxd/providers/internal/machinespec"
 	"sandboxd.dev/sandboxd/providers/internal/qemuimg"
-	"sandboxd.dev/sandboxd/providers/internal/seed"
 	"sandboxd.dev/sandboxd/providers/kvm/internal/domain"
 	"sandboxd.dev/sandboxd/providers/kvm/internal/identity"
 	"sandboxd.dev/sandboxd/providers/kvm/internal/libvirtconn"
@@ -65,11 +64,15 @@ func (p *Provider) make(ctx context.Context, spec providers.MachineSpec, was mac
 	if err := files.Mkdir(p.data.MachineDir(spec.ID), dirMode); err != nil {
 		return p.fileError(object, err)
 	}
+	cd, err := p.ensureInstaller(ctx, spec)
+	if err != nil {
+		return err
+	}
 	image, err := p.ensureDisk(ctx, spec)
 	if err != nil {
 		return err
 	}
-	if err := seed.Write(p.data.seed(spec.ID), spec, p.steps.next); err != nil {
+	if err := p.writeSeed(spec); err != nil {
 		return p.fileError(object, err)
 	}
 	if err := p.ensureNetwork(ctx, spec, was); err != nil {
@@ -86,12 +89,15 @@ func (p *Provider) make(ctx context.Context, spec providers.MachineSpec, was mac
 	record.Network.PortForwards = forwards
 	text, err := domain.Build(domain.Spec{
 		MachineSpec: spec, Record: record, Accelerator: f.accelerator, LinkIsBridge: isBridge,
-		Disk: p.data.disk(spec.ID), Base: p.data.image(image), Seed: p.data.seed(spec.ID), Console: p.data.console(spec.ID),
+		Disk: p.data.disk(spec.ID), Base: p.base(image), Seed: p.data.seed(spec.ID), Console: p.data.console(spec.ID), Installer: cd,
 	})
 	if err != nil {
 		return providers.Errorf(providers.ErrInvalid, object, "%w", err)
 	}
-	return p.define(ctx, spec, text)
+	if err := p.define(ctx, spec, text); err != nil || spec.Install != nil {
+		return err
+	}
+	return p.fileError(object, p.media(spec.ID).Clear()) // the domain has no use for it any more
 }
 
 // define defines the domain, in place of the one it may have been before.
@@ -118,6 +124,9 @@ func (p *Provider) define(ctx context.Context, spec providers.MachineSpec, text 
 // image that it lies on.
 func (p *Provider) ensureDisk(ctx context.Context, spec providers.MachineSpec) (providers.ImageRef, error) {
 	object, path := machineObject(spec.ID), p.data.disk(spec.ID)
+	if machinespec.Installed(spec) {
+		return spec.Image, p.ensureInstalled(ctx, spec)
+	}
 	if !files.Exists(path) {
 		return spec.Image, p.cloneImage(ctx, spec.ID, spec.Image, spec.DiskBytes, false)
 	}
@@ -152,6 +161,9 @@ func (p *Provider) ownDisk(id types.UID) (qemuimg.Header, providers.ImageRef, er
 	}
 	if err != nil {
 		return h, providers.ImageRef{}, providers.Errorf(providers.ErrInvalid, object, "its disk %s cannot be read: %w; delete the sandbox", p.data.disk(id), err)
+	}
+	if h.Backing == "" {
+		return h, providers.ImageRef{}, nil // an installer made it
 	}
 	ref, ok := p.data.refOf(h.Backing)
 	if !ok {

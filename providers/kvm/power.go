@@ -77,7 +77,7 @@ func (p *Provider) powerOn(ctx context.Context, m machine) error {
 			return err
 		}
 	}
-	if _, err := p.readImage(image); err != nil {
+	if err := p.checkBase(image); err != nil {
 		return err
 	}
 	if n, ok := identity.NetworkOf(p.opts.Instance, m.record.Namespace, m.record.Network); ok {
@@ -247,6 +247,9 @@ func (p *Provider) refreshDisk(ctx context.Context, m machine) error {
 	}
 	if err != nil {
 		return err
+	}
+	if image == (providers.ImageRef{}) {
+		return providers.Errorf(providers.ErrUnsupported, machineObject(m.id), "its disk was installed, and there is no image to begin from")
 	}
 	return p.cloneImage(ctx, m.id, image, h.VirtualSize, true)
 }

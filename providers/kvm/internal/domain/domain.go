@@ -45,6 +45,8 @@ type Spec struct {
 	// Disk is the machine's overlay, Base the image it lies on, Seed the
 	// seed, Console the file of the serial console: absolute paths.
 	Disk, Base, Seed, Console string
+	// Installer of the operating system; nil when none is to run.
+	Installer *Installer
 	// LinkIsBridge: with mode bridged, the named link is a bridge; otherwise
 	// the machine gets a macvtap on it.
 	LinkIsBridge bool
@@ -65,7 +67,7 @@ func Build(s Spec) (string, error) {
 		Metadata:      &libvirtxml.DomainMetadata{XML: record},
 		Memory:        &libvirtxml.DomainMemory{Value: uint(s.MemoryBytes >> 10), Unit: "KiB"},
 		VCPU:          &libvirtxml.DomainVCPU{Value: uint(s.CPUs)},
-		OS:            firmware(s.Firmware),
+		OS:            firmware(s),
 		Features:      &libvirtxml.DomainFeatureList{ACPI: &libvirtxml.DomainFeature{}, APIC: &libvirtxml.DomainFeatureAPIC{}},
 		CPU:           &libvirtxml.DomainCPU{Mode: "host-passthrough"},
 		Clock:         &libvirtxml.DomainClock{Offset: "utc"},
@@ -78,6 +80,9 @@ func Build(s Spec) (string, error) {
 			SuspendToDisk: &libvirtxml.DomainPMPolicy{Enabled: "no"},
 		},
 		Devices: devices(s),
+	}
+	if s.Installer != nil {
+		d.OnReboot = "destroy" // the end, and not the beginning of the next installation
 	}
 	if s.Accelerator == TCG {
 		d.Type = "qemu"
@@ -108,14 +113,15 @@ func emulatedCPU() *libvirtxml.DomainCPU {
 	return cpu
 }
 
-func firmware(f v1.Firmware) *libvirtxml.DomainOS {
+func firmware(s Spec) *libvirtxml.DomainOS {
 	os := &libvirtxml.DomainOS{
 		Type:        &libvirtxml.DomainOSType{Arch: "x86_64", Machine: "pc", Type: "hvm"},
 		BootDevices: []libvirtxml.DomainBootDevice{{Dev: "hd"}},
 	}
-	if f == v1.FirmwareEFI {
+	if s.Firmware == v1.FirmwareEFI {
 		os.Type.Machine, os.Firmware = "q35", "efi"
 	}
+	s.Installer.boot(os)
 	return os
 }
 
@@ -137,6 +143,9 @@ func devices(s Spec) *libvirtxml.DomainDeviceList {
 			Backend: &libvirtxml.DomainRNGBackend{Random: &libvirtxml.DomainRNGBackendRandom{Device: "/dev/urandom"}},
 		}},
 	}
+	if s.Installer != nil {
+		list.Disks = append(list.Disks, s.Installer.cd(s.Firmware))
+	}
 	if i := nic(s); i != nil {
 		list.Interfaces = []libvirtxml.DomainInterface{*i}
 	}
@@ -153,19 +162,27 @@ func devices(s Spec) *libvirtxml.DomainDeviceList {
 // QEMU may read it, and must never own it.
 func overlay(s Spec) libvirtxml.DomainDisk {
 	return libvirtxml.DomainDisk{
-		Device: "disk",
-		Driver: &libvirtxml.DomainDiskDriver{Name: "qemu", Type: "qcow2", Cache: "unsafe", Discard: "unmap"},
-		Source: &libvirtxml.DomainDiskSource{File: &libvirtxml.DomainDiskSourceFile{File: s.Disk}},
-		BackingStore: &libvirtxml.DomainDiskBackingStore{
-			Format: &libvirtxml.DomainDiskFormat{Type: "qcow2"},
-			Source: &libvirtxml.DomainDiskSource{File: &libvirtxml.DomainDiskSourceFile{
-				File:     s.Base,
-				SecLabel: []libvirtxml.DomainDeviceSecLabel{{Model: "dac", Relabel: "no"}},
-			}},
-			BackingStore: &libvirtxml.DomainDiskBackingStore{},
-		},
-		Target: &libvirtxml.DomainDiskTarget{Dev: "vda", Bus: "virtio"},
-		Serial: "root",
+		Device:       "disk",
+		Driver:       &libvirtxml.DomainDiskDriver{Name: "qemu", Type: "qcow2", Cache: "unsafe", Discard: "unmap"},
+		Source:       &libvirtxml.DomainDiskSource{File: &libvirtxml.DomainDiskSourceFile{File: s.Disk}},
+		BackingStore: backing(s.Base),
+		Target:       &libvirtxml.DomainDiskTarget{Dev: "vda", Bus: "virtio"},
+		Serial:       "root",
+	}
+}
+
+// backing is what an overlay lies on; nothing, for a disk that was installed.
+func backing(base string) *libvirtxml.DomainDiskBackingStore {
+	if base == "" {
+		return &libvirtxml.DomainDiskBackingStore{}
+	}
+	return &libvirtxml.DomainDiskBackingStore{
+		Format: &libvirtxml.DomainDiskFormat{Type: "qcow2"},
+		Source: &libvirtxml.DomainDiskSource{File: &libvirtxml.DomainDiskSourceFile{
+			File:     base,
+			SecLabel: []libvirtxml.DomainDeviceSecLabel{{Model: "dac", Relabel: "no"}},
+		}},
+		BackingStore: &libvirtxml.DomainDiskBackingStore{},
 	}
 }
 
