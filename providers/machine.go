@@ -43,7 +43,8 @@ type MachineSpec struct {
 	SharedFolders []v1.SharedFolder
 	// Seed for the guest's cloud-init.
 	Seed Seed
-	// DiscardOnStop makes every start begin from the image.
+	// DiscardOnStop makes every start begin from the image, or from the snapshot
+	// that took its place.
 	DiscardOnStop bool
 }
 
@@ -257,8 +258,8 @@ type Machines interface {
 	Suspend(ctx context.Context, id types.UID) error
 
 	// Reset replaces the disk of a machine that is off by a fresh clone of the
-	// image revision it was made from, of the same size. ErrBusy when it is not
-	// off.
+	// image revision, or of the snapshot, it was made from, of the same size. Its
+	// snapshots stay. ErrBusy when it is not off.
 	Reset(ctx context.Context, id types.UID) error
 
 	// DeleteMachine powers the machine off and removes it with its disk, seed,

@@ -33,10 +33,17 @@ func (s *suite) testEnded(t *testing.T) {
 	_, read := s.p.ReadFile(ended, id, "/etc/hostname", &bounded{})
 	_, list := s.p.ListResources(ended)
 	_, console := s.p.Console(ended, id, providers.ConsoleOptions{})
+	snap := s.snap(t, id, "ended", false)
+	_, take := s.p.TakeSnapshot(ended, snap)
+	_, getSnapshot := s.p.GetSnapshot(ended, snap.SnapshotRef)
+	_, open := s.p.OpenDisk(ended, providers.DiskRef{Machine: id})
 	disk := s.one(t, providers.ResourceDisk, id)
 	for name, err := range map[string]error{
 		"Probe": probe, "ImportImage": importing, "GetImage": getImage, "GetMachine": get, "Exec": exec,
 		"ReadFile": read, "ListResources": list, "Console": console,
+		"TakeSnapshot": take, "GetSnapshot": getSnapshot, "OpenDisk": open,
+		"RevertMachine":  s.p.RevertMachine(ended, snap.SnapshotRef),
+		"DeleteSnapshot": s.p.DeleteSnapshot(ended, snap.SnapshotRef),
 		"CheckSource":    s.p.CheckSource(ended, image),
 		"DeleteImage":    s.p.DeleteImage(ended, s.image.ImageRef),
 		"EnsureMachine":  s.p.EnsureMachine(ended, other),

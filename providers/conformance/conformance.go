@@ -4,7 +4,9 @@
 //	Run ── opens a provider ──▶ Images, Machines, Power   no guest is waited for
 //	         │                  Guest                     one running guest, shared
 //	         │                  State                     one guest, started anew a few times
-//	         │                  Networks, Forwards, Inventory, Ownership,
+//	         │                  Timeline                  one guest and a fork of it
+//	         │                  Networks, Forwards, Snapshots, Forks, Promotion,
+//	         │                  Disks, Inventory, Ownership,
 //	         │                  Cancellation, Crashes, Parallel
 //	         └── at the end ──▶ Audit: nothing is left on the hypervisor
 //
@@ -56,6 +58,14 @@ const (
 	CPUs Feature = "cpus"
 	// Outside: Crash, Pause and Undefine can be played.
 	Outside Feature = "outside"
+	// Snapshots of machines, and forks of them.
+	Snapshots Feature = "snapshots"
+	// MemorySnapshots: a snapshot may keep the memory.
+	MemorySnapshots Feature = "memory snapshots"
+	// Promotion: an image can be made of the disk of a machine.
+	Promotion Feature = "promotion"
+	// ReadDisks: disks can be opened.
+	ReadDisks Feature = "read disks"
 	// BrokenNetwork: BreakNetwork can be played.
 	BrokenNetwork Feature = "broken network"
 )
@@ -165,6 +175,11 @@ func Run(t *testing.T, b Backend) {
 	t.Run("State", s.testState)
 	t.Run("Networks", s.testNetworks)
 	t.Run("Forwards", s.testForwards)
+	t.Run("Snapshots", s.testSnapshots)
+	t.Run("Forks", s.testForks)
+	t.Run("Timeline", s.testTimeline)
+	t.Run("Promotion", s.testPromotion)
+	t.Run("Disks", s.testDisks)
 	t.Run("Inventory", s.testInventory)
 	t.Run("Ownership", s.testOwnership)
 	t.Run("Cancellation", s.testCancellation)

@@ -146,7 +146,7 @@ func (s *suite) need(t *testing.T, features ...Feature) {
 // detail skips a test that the brief form leaves out.
 func (s *suite) detail(t *testing.T) {
 	t.Helper()
-	if s.b.Brief {
+	if s.b.Brief || testing.Short() {
 		t.Skip("left out of the brief form")
 	}
 }

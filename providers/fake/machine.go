@@ -143,7 +143,12 @@ func (w *World) powerOn(m *machine) {
 // config is what the guest of a machine boots with. system is asked for it later.
 func (w *World) config(m *machine, log *console, system func() *guest.System) guest.Config {
 	spec := m.runningSpec
+	mac := ""
+	if spec.Network.Mode != v1.NetworkNone {
+		mac = providers.MACAddress(m.id, 0)
+	}
 	return guest.Config{
+		MAC:        mac,
 		InstanceID: string(m.id),
 		Hostname:   cmp.Or(spec.Seed.Hostname, spec.Name),
 		User:       spec.Seed.User,

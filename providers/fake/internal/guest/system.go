@@ -47,6 +47,8 @@ type Config struct {
 	// User to make and whose Keys to authorize at the first boot.
 	User string
 	Keys []string
+	// MAC address of its network interface; empty without one.
+	MAC  string
 	CPUs int
 	// Memory in bytes.
 	Memory int64
@@ -137,9 +139,13 @@ func (s *System) proc() generated {
 }
 
 func (s *System) sys() generated {
-	return generated{"/block/vda/size": func() string {
+	files := generated{"/block/vda/size": func() string {
 		return fmt.Sprintln(s.disk.Size() / 512)
 	}}
+	if s.cfg.MAC != "" {
+		files["/class/net/eth0/address"] = func() string { return s.cfg.MAC + "\n" }
+	}
+	return files
 }
 
 // Freeze makes every process stand still at its next step.
