@@ -53,7 +53,7 @@ func TestInstallWithoutRecognition(t *testing.T) {
 	iso := filepath.Join(h.root, "unknown.iso")
 	b, err := os.ReadFile(installerISO(t).Path)
 	must(t, err)
-	b = bytes.ReplaceAll(b, []byte("\x00i\x00n\x00s\x00t\x00a\x00l\x00l\x00.\x00a\x00m\x00d\x006\x004"), []byte("\x00i\x00n\x00s\x00t\x00a\x00l\x00l\x00.\x00x\x00x\x00x\x00x\x00x"))
+	b = bytes.ReplaceAll(b, []byte("\x00l\x00.\x00a\x00m\x00d"), []byte("\x00l\x00.\x00x\x00x\x00x"))
 	must(t, os.WriteFile(iso, b, 0o644)) //nolint:gosec // QEMU's user reads it
 	const password = "plain-to-see"
 	spec := providers.MachineSpec{
