@@ -153,9 +153,9 @@ func (h *Hook) imageWritten(ctx context.Context, a apiserver.Attributes) error {
 		return invalid(field.Forbidden(field.NewPath("spec", "provider"), text(err)))
 	}
 	spec := providers.ImageSpec{
-		ImageRef: providers.ImageRef{UID: now.UID, Revision: providers.RevisionOf(now.Spec.Source, now.Spec.Provision)},
+		ImageRef: providers.ImageRef{UID: now.UID, Revision: providers.RevisionOf(now.Spec.Source, nil)},
 		Name:     now.Name, Source: *now.Spec.Source.DeepCopy(),
-		Provision: now.Spec.Provision, Machine: now.Spec.Machine,
+		Machine: now.Spec.Machine,
 	}
 	spec.Source.Disk.Path = resolved
 	switch err := h.check(ctx, p, spec); {
@@ -199,7 +199,6 @@ type source struct {
 	provider      v1.ProviderName
 	path, sha256  string
 	format        v1.DiskFormat
-	provisioned   bool
 	device, inode uint64
 	size          int64
 	modified      int64
@@ -217,7 +216,7 @@ func identify(p v1.ProviderName, spec providers.ImageSpec) (source, bool) {
 		return source{}, false
 	}
 	return source{
-		provider: p, path: d.Path, sha256: d.SHA256, format: d.Format, provisioned: len(spec.Provision) > 0,
+		provider: p, path: d.Path, sha256: d.SHA256, format: d.Format,
 		device: uint64(st.Dev), inode: st.Ino, size: st.Size,
 		modified: info.ModTime().UnixNano(), changed: changed(st),
 	}, true

@@ -27,6 +27,7 @@ import (
 	v1 "sandboxd.dev/sandboxd/api/v1"
 	"sandboxd.dev/sandboxd/controller/gc"
 	"sandboxd.dev/sandboxd/controller/goldenimage"
+	"sandboxd.dev/sandboxd/controller/goldenimage/build"
 	"sandboxd.dev/sandboxd/controller/job"
 	"sandboxd.dev/sandboxd/controller/sandbox"
 	"sandboxd.dev/sandboxd/hostpath"
@@ -41,8 +42,14 @@ type Options struct {
 	HostPaths *hostpath.Policy
 	Defaults  sandbox.Defaults
 	// SSH sets up guests that have no agent; nil leaves them alone.
-	SSH    sandbox.SSH
-	Logger logr.Logger
+	SSH sandbox.SSH
+	// BuildSSH reaches guests without an agent while their images are built.
+	BuildSSH goldenimage.SSH
+	// BuildLogs keeps what provision steps print; nil keeps nothing.
+	BuildLogs *build.Logs
+	// BuildLimits bound builds; the zero value means the default ones.
+	BuildLimits build.Limits
+	Logger      logr.Logger
 	// Workers is how many sandboxes are reconciled at a time.
 	Workers int
 	// Imports is how many images are imported at a time.
@@ -52,6 +59,10 @@ type Options struct {
 	// GCInterval and GCGrace pace the garbage collection.
 	GCInterval, GCGrace time.Duration
 }
+
+// builds is how many images have their steps run at a time. The work is their
+// guests', so it is as many as there are, within reason.
+const builds = 64
 
 // Defaults for what is not set.
 const (
@@ -81,7 +92,8 @@ func setDefault[T comparable](v *T, d T) {
 type Controllers struct {
 	manager manager.Manager
 	imports *goldenimage.Imports
-	// cancel ends the imports.
+	builds  *goldenimage.Builds
+	// cancel ends the imports and the builds.
 	cancel context.CancelFunc
 }
 
@@ -129,6 +141,7 @@ func (c *Controllers) Start(ctx context.Context) error {
 	err := c.manager.Start(ctx)
 	c.cancel() // the manager may have ended by itself
 	c.imports.Wait()
+	c.builds.Wait()
 	return err
 }
 
@@ -141,6 +154,8 @@ func (c *Controllers) add(ctx context.Context, o Options) error {
 		sandboxes: newQueue(), images: newQueue(),
 	}
 	c.imports = job.NewRunner[goldenimage.Key, providers.Progress, providers.Image](ctx, o.Imports,
+		func(k goldenimage.Key) { w.images.add(ctx, goldenimage.RequestFor(k)) })
+	c.builds = job.NewRunner[goldenimage.Key, build.Progress, struct{}](ctx, builds,
 		func(k goldenimage.Key) { w.images.add(ctx, goldenimage.RequestFor(k)) })
 	if err := c.addImages(o, w.images); err != nil {
 		return fmt.Errorf("add golden image controller: %w", err)
@@ -169,19 +184,27 @@ func (c *Controllers) addIndexes(ctx context.Context) error {
 			return fmt.Errorf("index sandboxes by %s: %w", field, err)
 		}
 	}
+	uid := func(o client.Object) []string { return []string{string(o.GetUID())} }
+	if err := c.manager.GetFieldIndexer().IndexField(ctx, &v1.GoldenImage{}, indexUID, uid); err != nil {
+		return fmt.Errorf("index images by %s: %w", indexUID, err)
+	}
 	return nil
 }
 
 func (c *Controllers) addImages(o Options, wake queue) error {
 	return builder.ControllerManagedBy(c.manager).
 		Named("goldenimage").
-		For(&v1.GoldenImage{}, builder.WithPredicates(specOrDeletionChanged())).
+		For(&v1.GoldenImage{}, builder.WithPredicates(predicate.Or(specOrDeletionChanged(), rebuildAsked()))).
 		Watches(&v1.Sandbox{}, wakeImageOf{}, builder.WithPredicates(cloneChanged())).
 		WatchesRawSource(wake.source()).
 		WithOptions(options(o.Logger.WithName("goldenimage"), o.Imports+1)).
 		Complete(untilTheEnd(goldenimage.New(goldenimage.Options{
 			Client: c.manager.GetClient(), Recorder: c.manager.GetEventRecorder("sandboxd"),
 			Providers: o.Providers, HostPaths: o.HostPaths, Imports: c.imports, Resync: o.Resync,
+			Build: goldenimage.BuildOptions{
+				Jobs: c.builds, Logs: o.BuildLogs, SSH: o.BuildSSH, Limits: o.BuildLimits,
+				CPUs: o.Defaults.CPUs, Memory: o.Defaults.Memory.Value(),
+			},
 		})))
 }
 
@@ -243,6 +266,13 @@ func specOrDeletionChanged() predicate.Predicate {
 	}}
 }
 
+// rebuildAsked passes what asks for a failed build to be tried again.
+func rebuildAsked() predicate.Predicate {
+	return predicate.Funcs{UpdateFunc: func(e event.UpdateEvent) bool {
+		return e.ObjectOld.GetAnnotations()[v1.AnnotationRebuild] != e.ObjectNew.GetAnnotations()[v1.AnnotationRebuild]
+	}}
+}
+
 // cloneChanged passes what changes an image's number of clones.
 func cloneChanged() predicate.Predicate {
 	return predicate.Funcs{UpdateFunc: func(e event.UpdateEvent) bool {
@@ -260,12 +290,18 @@ func imageChanged() predicate.Predicate {
 	}}
 }
 
-// readyReason is unique to each status of the Ready condition.
+// readyReason is unique to each status of the Ready condition, and to each step of
+// a build.
 func readyReason(img *v1.GoldenImage) string {
-	if c := meta.FindStatusCondition(img.Status.Conditions, v1.ConditionReady); c != nil {
+	c := meta.FindStatusCondition(img.Status.Conditions, v1.ConditionReady)
+	switch {
+	case c == nil:
+		return ""
+	case c.Reason == v1.ReasonProvisioning:
+		return c.Reason + ": " + c.Message
+	default:
 		return c.Reason
 	}
-	return ""
 }
 
 // clonesDelay gathers the changes of many sandboxes into one look at their

@@ -24,6 +24,8 @@ import (
 	v1 "sandboxd.dev/sandboxd/api/v1"
 	"sandboxd.dev/sandboxd/apiserver"
 	"sandboxd.dev/sandboxd/controller"
+	"sandboxd.dev/sandboxd/controller/goldenimage"
+	"sandboxd.dev/sandboxd/controller/goldenimage/build"
 	"sandboxd.dev/sandboxd/controller/sandbox"
 	"sandboxd.dev/sandboxd/hostpath"
 	"sandboxd.dev/sandboxd/providers"
@@ -43,6 +45,9 @@ type daemon struct {
 	wrap  func(providers.Provider) providers.Provider
 	// ssh reaches guests without an agent; nil: nothing does.
 	ssh sandbox.SSH
+	// buildSSH reaches guests without an agent in builds, and limits bound these.
+	buildSSH goldenimage.SSH
+	limits   build.Limits
 	// sweep is the interval of the garbage collection.
 	sweep time.Duration
 	// log gets what the controllers log; the zero Logger means the test's.
@@ -92,8 +97,8 @@ func (d *daemon) start() {
 	c, err := controller.New(ctx, controller.Options{
 		Config: api.LoopbackConfig(), Providers: providers.NewSet(v1.ProviderKVM, p), HostPaths: paths,
 		Defaults: sandbox.Defaults{CPUs: 1, Memory: resource.MustParse("256Mi")},
-		SSH:      d.ssh,
-		Logger:   log, Resync: 2 * time.Second, GCInterval: d.sweep, GCGrace: 300 * time.Millisecond,
+		SSH:      d.ssh, BuildSSH: d.buildSSH, BuildLogs: build.NewLogs(filepath.Join(d.dir, "builds")), BuildLimits: d.limits,
+		Logger: log, Resync: 2 * time.Second, GCInterval: d.sweep, GCGrace: 300 * time.Millisecond,
 	})
 	must(t, err)
 	ended := make(chan error, 1)

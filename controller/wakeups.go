@@ -17,7 +17,7 @@ import (
 	"sandboxd.dev/sandboxd/providers"
 )
 
-// indexUID is the field index of Sandboxes by metadata.uid.
+// indexUID is the field index of Sandboxes and GoldenImages by metadata.uid.
 const indexUID = "metadata.uid"
 
 // wakeupBuffer decouples providers from queues for a moment. The readers of
@@ -66,10 +66,12 @@ func (w *wakeups) Start(ctx context.Context) error {
 	return nil
 }
 
-// forward wakes the sandbox of a machine, or everything of the provider.
+// forward wakes the sandbox of a machine, or the image that is built in it, or
+// everything of the provider.
 func (w *wakeups) forward(ctx context.Context, provider v1.ProviderName, e providers.Event) {
 	if e.Type != providers.EventResync {
 		w.wake(ctx, &v1.SandboxList{}, w.sandboxes, client.MatchingFields{indexUID: string(e.ID)})
+		w.wake(ctx, &v1.GoldenImageList{}, w.images, client.MatchingFields{indexUID: string(e.ID)})
 		return
 	}
 	w.log.Info("looking at everything again", "provider", provider)

@@ -95,7 +95,8 @@ type Login struct {
 // Logins knows how to log in to guests, for providers whose agents ask for it. It
 // is asked each time and nothing is remembered, so that a password may change.
 type Logins interface {
-	// LoginOf is the login of the guest of the machine of a Sandbox.
+	// LoginOf is the login of the guest of the machine of a Sandbox, or of the one
+	// that builds a GoldenImage, which is in no namespace.
 	// ErrUnsupported when its image names none, ErrNotFound when the Sandbox or
 	// what its image names is not there.
 	LoginOf(ctx context.Context, namespace, name string, id types.UID) (Login, error)

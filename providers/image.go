@@ -44,8 +44,6 @@ type ImageSpec struct {
 	// MaxBytes that a source may have, and a disk as a guest sees it; 0 means the
 	// provider's own limit.
 	MaxBytes int64
-	// Provision as in the manifest.
-	Provision []v1.ProvisionStep
 	// Machine is the hardware the image expects.
 	Machine v1.MachineDefaults
 }

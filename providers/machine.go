@@ -11,9 +11,11 @@ import (
 
 // MachineSpec is everything that makes a machine, with defaults filled in.
 type MachineSpec struct {
-	// ID is the UID of the Sandbox and the machine's UUID on the hypervisor.
+	// ID is the UID of the Sandbox and the machine's UUID on the hypervisor. The
+	// machine that builds a GoldenImage has the image's UID.
 	ID types.UID
-	// Namespace and Name of the Sandbox.
+	// Namespace and Name of the Sandbox. A GoldenImage is in no namespace: its
+	// machine is connected to none or nat.
 	Namespace, Name string
 	// Image to clone; empty with Install, and for a machine whose disk an Install
 	// has made.

@@ -11,6 +11,7 @@ type action string
 
 const (
 	actImport action = "Import"
+	actBuild  action = "Build"
 	actSettle action = "Settle"
 	actHold   action = "Hold"
 	actRemove action = "Remove"
@@ -22,6 +23,10 @@ type observed struct {
 	Deleting bool
 	// Sealed: the wanted revision exists.
 	Sealed bool
+	// Machine: the wanted revision is built in a machine.
+	Machine bool
+	// Base: the revision that the machine starts from exists, if it needs one.
+	Base bool
 	// Clones counts the sandboxes that name the image, by the revision they
 	// were cloned from; those without a machine yet count under "".
 	Clones map[string]int32
@@ -35,20 +40,23 @@ func next(o observed) action {
 		return actRemove
 	case o.Sealed:
 		return actSettle
+	case o.Machine && o.Base:
+		return actBuild
 	default:
 		return actImport
 	}
 }
 
 // obsolete lists the held revisions that are neither wanted nor used. While a
-// sandbox has no machine yet it may still be cloned from any of them.
-func obsolete(held []v1.ImageRevision, wanted string, clones map[string]int32) []string {
+// sandbox has no machine yet it may still be cloned from any of them. The base of
+// a built revision is wanted too: a changed step then needs no other import.
+func obsolete(held []v1.ImageRevision, wanted []string, clones map[string]int32) []string {
 	if clones[""] > 0 {
 		return nil
 	}
 	var names []string
 	for _, r := range held {
-		if r.Revision != wanted && clones[r.Revision] == 0 {
+		if !slices.Contains(wanted, r.Revision) && clones[r.Revision] == 0 {
 			names = append(names, r.Revision)
 		}
 	}

@@ -48,7 +48,7 @@ func TestObsolete(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			if got := obsolete(held, "r3", tt.clones); !slices.Equal(got, tt.want) {
+			if got := obsolete(held, []string{"r3", ""}, tt.clones); !slices.Equal(got, tt.want) {
 				t.Errorf("got %v, want %v", got, tt.want)
 			}
 		})

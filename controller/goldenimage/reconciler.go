@@ -1,6 +1,7 @@
 package goldenimage
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -20,6 +21,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 
 	v1 "sandboxd.dev/sandboxd/api/v1"
+	"sandboxd.dev/sandboxd/controller/goldenimage/build"
 	"sandboxd.dev/sandboxd/controller/job"
 	"sandboxd.dev/sandboxd/controller/patch"
 	"sandboxd.dev/sandboxd/hostpath"
@@ -53,6 +55,8 @@ type Options struct {
 	Providers *providers.Set
 	HostPaths *hostpath.Policy
 	Imports   *Imports
+	// Build is what images are built with.
+	Build BuildOptions
 	// Resync is how often a settled image is looked at without being woken.
 	Resync time.Duration
 	// Clock tells the time; nil means the real one.
@@ -71,6 +75,9 @@ func New(o Options) *Reconciler {
 	if o.Clock == nil {
 		o.Clock = clock.RealClock{}
 	}
+	if o.Build.Limits == (build.Limits{}) {
+		o.Build.Limits = build.DefaultLimits()
+	}
 	return &Reconciler{o: o, writer: patch.NewWriter(o.Client)}
 }
 
@@ -82,20 +89,34 @@ const progressInterval = 2 * time.Second
 
 // state is what one reconciliation knows.
 type state struct {
-	img       *v1.GoldenImage
-	provider  providers.Provider
-	wanted    providers.ImageRef
-	sealed    *providers.Image
+	img *v1.GoldenImage
+	// before is the image as it was last written.
+	before   *v1.GoldenImage
+	provider providers.Provider
+	plan     build.Plan
+	wanted   providers.ImageRef
+	sealed   *providers.Image
+	// base is the sealed revision that the machine of a build is a clone of.
+	base      *providers.Image
 	sandboxes []v1.Sandbox
 	clones    map[string]int32
 	// progress is set while an import runs.
 	progress *providers.Progress
-	err      error
-	now      time.Time
+	// building is set while a build is under way.
+	building string
+	// again is when to look again; 0: only when woken or at the resync.
+	again time.Duration
+	err   error
+	now   time.Time
 }
 
-// key of the import of the wanted revision.
-func (s *state) key() Key { return Key{Name: s.img.Name, Ref: s.wanted} }
+// ref of a revision of the image.
+func (s *state) ref(revision string) providers.ImageRef {
+	return providers.ImageRef{UID: s.img.UID, Revision: revision}
+}
+
+// key of the job of a revision.
+func (s *state) key(revision string) Key { return Key{Name: s.img.Name, Ref: s.ref(revision)} }
 
 // Reconcile brings one GoldenImage nearer to its spec.
 func (r *Reconciler) Reconcile(ctx context.Context, req reconcile.Request) (reconcile.Result, error) {
@@ -125,31 +146,51 @@ func (r *Reconciler) reconcile(ctx context.Context, img *v1.GoldenImage) (reconc
 		}
 		before = img.DeepCopy()
 	}
-	s := &state{img: img, now: r.o.Clock.Now()}
+	s := &state{img: img, before: before, now: r.o.Clock.Now()}
 	s.err = r.observe(ctx, s)
 	if s.err == nil {
-		switch next(observed{Deleting: deleting, Sealed: s.sealed != nil, Clones: s.clones}) {
-		case actImport:
-			s.err = r.importImage(s)
-		case actSettle:
-			r.o.Imports.Forget(s.key())
-			r.cancelImports(s, s.wanted.Revision)
-			s.err = r.removeObsolete(ctx, s)
-		case actRemove:
-			done, err := r.remove(ctx, s)
-			if done {
-				controllerutil.RemoveFinalizer(img, v1.FinalizerImage)
-				return reconcile.Result{}, r.writer.Object(ctx, before, img)
-			}
-			s.err = err
+		done, err := r.act(ctx, s)
+		if done {
+			controllerutil.RemoveFinalizer(img, v1.FinalizerImage)
+			return reconcile.Result{}, r.writer.Object(ctx, s.before, img)
 		}
+		s.err = err
 	}
+	before = s.before
 	updateStatus(s)
 	if err := r.writer.Status(ctx, before, img); err != nil {
 		return reconcile.Result{}, err
 	}
 	r.tell(s, before)
 	return r.result(ctx, s, before)
+}
+
+// act does what is next; true once nothing is left of an image that is deleted.
+func (r *Reconciler) act(ctx context.Context, s *state) (done bool, err error) {
+	o := observed{
+		Deleting: !s.img.DeletionTimestamp.IsZero(), Sealed: s.sealed != nil, Clones: s.clones,
+		Machine: s.plan.Machine, Base: s.plan.Base == "" || s.base != nil,
+	}
+	switch next(o) {
+	case actImport:
+		if err := r.build(ctx, s, false); err != nil {
+			return false, err
+		}
+		return false, r.importImage(s, cmp.Or(s.plan.Base, s.wanted.Revision), nil)
+	case actBuild:
+		return false, r.build(ctx, s, true)
+	case actSettle:
+		if err := r.build(ctx, s, false); err != nil {
+			return false, err
+		}
+		r.o.Imports.Forget(s.key(s.wanted.Revision))
+		r.cancelImports(s, s.wanted.Revision)
+		return false, r.removeObsolete(ctx, s)
+	case actHold:
+		return false, r.build(ctx, s, false)
+	default: // actRemove
+		return r.remove(ctx, s)
+	}
 }
 
 // observe fills in what the decision needs.
@@ -176,29 +217,36 @@ func (r *Reconciler) observe(ctx context.Context, s *state) error {
 			"spec.provider says %s, but %s holds the image already: make another GoldenImage", asked, name)
 	}
 	s.provider, s.img.Status.Provider = p, name
-	s.wanted = providers.ImageRef{
-		UID:      s.img.UID,
-		Revision: providers.RevisionOf(s.img.Spec.Source, s.img.Spec.Provision),
-	}
-	sealed, err := p.GetImage(ctx, s.wanted)
-	switch {
-	case errors.Is(err, providers.ErrNotFound):
-		return nil
-	case err != nil:
+	s.plan = build.PlanOf(s.img.Spec)
+	s.wanted = s.ref(s.plan.Revision)
+	if s.sealed, err = look(ctx, p, s.wanted); err != nil || s.plan.Base == "" {
 		return err
 	}
-	s.sealed = &sealed
-	return nil
+	s.base, err = look(ctx, p, s.ref(s.plan.Base))
+	return err
 }
 
-// importImage starts the import of the wanted revision, or sees how it stands.
-func (r *Reconciler) importImage(s *state) error {
-	r.cancelImports(s, s.wanted.Revision)
-	spec, err := r.imageSpec(s)
+// look returns a sealed revision, or nil when there is none.
+func look(ctx context.Context, p providers.Provider, ref providers.ImageRef) (*providers.Image, error) {
+	sealed, err := p.GetImage(ctx, ref)
+	switch {
+	case errors.Is(err, providers.ErrNotFound):
+		return nil, nil
+	case err != nil:
+		return nil, err
+	}
+	return &sealed, nil
+}
+
+// importImage starts the import of a revision, or sees how it stands. With from,
+// the disk is that of a machine of ours.
+func (r *Reconciler) importImage(s *state, revision string, from *providers.DiskRef) error {
+	r.cancelImports(s, revision)
+	spec, err := r.imageSpec(s, revision, from)
 	if err != nil {
 		return err
 	}
-	key := s.key()
+	key := s.key(revision)
 	if s.img.Status.ObservedGeneration != s.img.Generation {
 		r.o.Imports.Forget(key) // a changed spec is tried anew
 	}
@@ -219,17 +267,24 @@ func (r *Reconciler) importImage(s *state) error {
 	if st.Err != nil {
 		return st.Err
 	}
-	s.sealed = &st.Result
+	if revision == s.wanted.Revision {
+		s.sealed = &st.Result
+	} else {
+		s.base, s.again = &st.Result, cacheLag
+	}
 	return nil
 }
 
 // imageSpec checks what the schema cannot say, and resolves host paths.
-func (r *Reconciler) imageSpec(s *state) (providers.ImageSpec, error) {
+func (r *Reconciler) imageSpec(s *state, revision string, from *providers.DiskRef) (providers.ImageSpec, error) {
 	spec := providers.ImageSpec{
-		ImageRef: s.wanted, Name: s.img.Name,
-		Source: *s.img.Spec.Source.DeepCopy(), Provision: s.img.Spec.Provision,
-		Machine: s.img.Spec.Machine,
+		ImageRef: s.ref(revision), Name: s.img.Name, Machine: s.img.Spec.Machine,
 	}
+	if from != nil {
+		spec.From = from
+		return spec, nil
+	}
+	spec.Source = *s.img.Spec.Source.DeepCopy()
 	disk := spec.Source.Disk
 	if disk == nil || disk.Path == "" {
 		return spec, nil // the provider says what else it can import
@@ -256,7 +311,7 @@ func (r *Reconciler) cancelImports(s *state, keep string) {
 
 // removeObsolete removes revisions that are neither wanted nor used.
 func (r *Reconciler) removeObsolete(ctx context.Context, s *state) error {
-	for _, revision := range obsolete(s.img.Status.Revisions, s.wanted.Revision, s.clones) {
+	for _, revision := range obsolete(s.img.Status.Revisions, []string{s.wanted.Revision, s.plan.Base}, s.clones) {
 		err := removeRevision(ctx, s.provider, providers.ImageRef{UID: s.img.UID, Revision: revision})
 		if errors.Is(err, providers.ErrBusy) {
 			continue // the cache lags behind a sandbox that was just made
@@ -278,7 +333,18 @@ func (r *Reconciler) remove(ctx context.Context, s *state) (bool, error) {
 	if r.o.Imports.Active(mine) {
 		return false, providers.Errorf(providers.ErrBusy, fmt.Sprintf("image %q", s.img.Name), "its import is being cancelled")
 	}
+	if s.provider != nil {
+		if gone, err := r.discard(ctx, s); !gone {
+			return false, err
+		}
+		if err := r.o.Build.removeLog(s.img.UID); err != nil {
+			return false, err
+		}
+	}
 	revisions := map[string]bool{s.wanted.Revision: true}
+	if s.plan.Base != "" {
+		revisions[s.plan.Base] = true
+	}
 	for _, h := range s.img.Status.Revisions {
 		revisions[h.Revision] = true
 	}
@@ -319,6 +385,9 @@ func (r *Reconciler) result(ctx context.Context, s *state, before *v1.GoldenImag
 			return reconcile.Result{}, nil
 		}
 		return reconcile.Result{}, s.err
+	}
+	if s.again > 0 {
+		return reconcile.Result{RequeueAfter: min(s.again, r.o.Resync)}, nil
 	}
 	if s.progress != nil {
 		return reconcile.Result{RequeueAfter: progressInterval}, nil

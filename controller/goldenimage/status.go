@@ -21,8 +21,11 @@ func updateStatus(s *state) {
 	for i := range st.Revisions {
 		st.Revisions[i].Clones = s.clones[st.Revisions[i].Revision]
 	}
+	if s.base != nil {
+		recordHeld(st, s.base, s.clones)
+	}
 	if s.sealed != nil {
-		recordSealed(st, s.sealed, s.clones)
+		recordSealed(s)
 	}
 	set := func(c metav1.Condition) {
 		c.ObservedGeneration = s.img.Generation
@@ -31,6 +34,11 @@ func updateStatus(s *state) {
 	}
 	set(verifiedCondition(s))
 	set(importedCondition(s))
+	if s.plan.Machine {
+		set(provisionedCondition(s))
+	} else if s.provider != nil {
+		meta.RemoveStatusCondition(&st.Conditions, v1.ConditionProvisioned)
+	}
 	set(readyCondition(s))
 	if providers.IsTerminal(s.err) {
 		set(metav1.Condition{
@@ -43,16 +51,26 @@ func updateStatus(s *state) {
 	st.Phase = phaseOf(s)
 }
 
-func recordSealed(st *v1.GoldenImageStatus, sealed *providers.Image, clones map[string]int32) {
-	st.Revision, st.Digest, st.Format = sealed.Revision, sealed.Digest, sealed.Format
-	st.VirtualSize = resource.NewQuantity(sealed.VirtualSize, resource.BinarySI)
-	st.ActualSize = resource.NewQuantity(sealed.ActualSize, resource.BinarySI)
-	if slices.ContainsFunc(st.Revisions, func(h v1.ImageRevision) bool { return h.Revision == sealed.Revision }) {
+// recordSealed notes what new sandboxes are cloned from. Of a revision that was
+// built the source's digest and format are those of its base.
+func recordSealed(s *state) {
+	st, source := &s.img.Status, s.sealed
+	if s.base != nil {
+		source = s.base
+	}
+	st.Revision, st.Digest, st.Format = s.sealed.Revision, source.Digest, source.Format
+	st.VirtualSize = resource.NewQuantity(s.sealed.VirtualSize, resource.BinarySI)
+	st.ActualSize = resource.NewQuantity(s.sealed.ActualSize, resource.BinarySI)
+	recordHeld(st, s.sealed, s.clones)
+}
+
+func recordHeld(st *v1.GoldenImageStatus, held *providers.Image, clones map[string]int32) {
+	if slices.ContainsFunc(st.Revisions, func(h v1.ImageRevision) bool { return h.Revision == held.Revision }) {
 		return
 	}
-	at := metav1.NewTime(sealed.SealedAt)
+	at := metav1.NewTime(held.SealedAt)
 	st.Revisions = append(st.Revisions, v1.ImageRevision{
-		Revision: sealed.Revision, Digest: sealed.Digest, SealedAt: &at, Clones: clones[sealed.Revision],
+		Revision: held.Revision, Digest: held.Digest, SealedAt: &at, Clones: clones[held.Revision],
 	})
 }
 
@@ -60,9 +78,9 @@ func verifiedCondition(s *state) metav1.Condition {
 	c := metav1.Condition{Type: v1.ConditionVerified, Status: metav1.ConditionUnknown, Reason: v1.ReasonReconciling, Message: "the source has not been read yet"}
 	disk := s.img.Spec.Source.Disk
 	switch {
-	case s.sealed != nil && disk != nil && disk.SHA256 != "":
+	case (s.sealed != nil || s.base != nil) && disk != nil && disk.SHA256 != "":
 		c.Status, c.Reason, c.Message = metav1.ConditionTrue, v1.ReasonDigestMatches, "the source has the digest that the spec gives"
-	case s.sealed != nil:
+	case s.sealed != nil || s.base != nil:
 		c.Status, c.Reason, c.Message = metav1.ConditionTrue, v1.ReasonDigestRecorded, "the spec gives no digest: the source's is recorded in status.digest"
 	case s.err != nil && providers.ReasonOf(s.err) == providers.ReasonDigestMismatch:
 		c.Status, c.Reason, c.Message = metav1.ConditionFalse, providers.ReasonDigestMismatch, s.err.Error()
@@ -80,8 +98,26 @@ func importedCondition(s *state) metav1.Condition {
 		c.Status, c.Reason, c.Message = metav1.ConditionUnknown, v1.ReasonUnavailable, s.err.Error()
 	case s.err != nil:
 		c.Reason, c.Message = providers.ReasonOf(s.err), s.err.Error()
+	case s.building != "":
+		c.Reason, c.Message = v1.ReasonProvisioning, s.building
 	default:
 		c.Reason, c.Message = v1.ReasonImporting, progressMessage(s.progress)
+	}
+	return c
+}
+
+// provisionedCondition is about an image that is built in a machine.
+func provisionedCondition(s *state) metav1.Condition {
+	c := metav1.Condition{Type: v1.ConditionProvisioned, Status: metav1.ConditionFalse}
+	switch {
+	case s.sealed != nil:
+		c.Status, c.Reason, c.Message = metav1.ConditionTrue, v1.ReasonProvisioned, "all steps were run before the image was sealed"
+	case s.err != nil:
+		c.Reason, c.Message = providers.ReasonOf(s.err), s.err.Error()
+	case s.building != "":
+		c.Reason, c.Message = v1.ReasonProvisioning, s.building
+	default:
+		c.Reason, c.Message = v1.ReasonReconciling, "waiting for the source to be imported"
 	}
 	return c
 }
@@ -126,6 +162,8 @@ func phaseOf(s *state) v1.ImagePhase {
 		return v1.ImageFailed
 	case meta.IsStatusConditionTrue(conditions, v1.ConditionReady):
 		return v1.ImageReady
+	case s.building != "":
+		return v1.ImageBuilding
 	case s.progress != nil:
 		return v1.ImageImporting
 	default:

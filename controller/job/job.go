@@ -108,6 +108,17 @@ func (r *Runner[K, P, R]) inSlot(ctx context.Context, work func() (R, error)) (R
 	}
 }
 
+// Get tells how the job of a key stands, without starting it; false when there is
+// none.
+func (r *Runner[K, P, R]) Get(key K) (State[P, R], bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if e, ok := r.jobs[key]; ok {
+		return e.state, true
+	}
+	return State[P, R]{}, false
+}
+
 // Forget drops the result of a job that has ended, so that Ensure starts it
 // anew. A running job is left alone.
 func (r *Runner[K, P, R]) Forget(key K) {

@@ -116,6 +116,8 @@ func readyMessage(img *v1.GoldenImage) string {
 		return "its import has not begun"
 	case c.Reason == v1.ReasonImporting:
 		return "it is being imported"
+	case c.Reason == v1.ReasonProvisioning:
+		return "it is being built in a machine: " + c.Message
 	default:
 		return c.Message
 	}

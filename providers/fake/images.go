@@ -96,9 +96,6 @@ func (p *Provider) validateImage(s providers.ImageSpec) error {
 			"%q is not a UUID with a revision of letters and digits", s.ImageRef)
 	case s.From != nil:
 		return nil
-	case len(s.Provision) > 0:
-		return providers.Errorf(providers.ErrUnsupported, object,
-			"the simulated hypervisor cannot run provision scripts: remove them")
 	case s.Source.Machine != nil && p.name == v1.ProviderVirtualBox:
 		return nil
 	case s.Source.Disk == nil:

@@ -23,8 +23,10 @@ func validate(s providers.MachineSpec) error {
 		return invalid("the ID is not a UUID in lower-case hexadecimal")
 	}
 	switch {
-	case s.Name == "" || s.Namespace == "":
-		return invalid("it has no name or no namespace")
+	case s.Name == "":
+		return invalid("it has no name")
+	case s.Namespace == "" && (s.Network.Mode == v1.NetworkIntnet || s.Network.Mode == v1.NetworkHostOnly):
+		return invalid("it belongs to no namespace, whose networks it could be connected to")
 	case s.CPUs < 1:
 		return invalid("it has %d CPUs: at least 1 is needed", s.CPUs)
 	case s.MemoryBytes < 1<<20:

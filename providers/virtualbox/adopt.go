@@ -34,10 +34,7 @@ func (p *Provider) examineMachine(ctx context.Context, object string, spec provi
 	if a.name == "" {
 		a.name = "sandboxd-" + spec.Revision
 	}
-	switch {
-	case len(spec.Provision) > 0:
-		return a, providers.Errorf(providers.ErrUnsupported, object, "the virtualbox provider does not run provision steps: prepare the machine beforehand")
-	case strings.HasPrefix(src.Name, "-") || strings.HasPrefix(a.name, "-") || strings.ContainsFunc(src.Name+a.name, func(r rune) bool { return r < ' ' }):
+	if strings.HasPrefix(src.Name, "-") || strings.HasPrefix(a.name, "-") || strings.ContainsFunc(src.Name+a.name, func(r rune) bool { return r < ' ' }) {
 		return a, providers.Errorf(providers.ErrInvalid, object, "machine %q or snapshot %q has a name that VBoxManage takes for something else: name them by their UUIDs", src.Name, a.name)
 	}
 	info, err := p.showMachine(ctx, object, src.Name)

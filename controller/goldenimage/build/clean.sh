@@ -3,6 +3,9 @@
 # are no patterns, functions or tests that a small one lacks. What a guest does not
 # have, such as cloud-init, is passed over. LEFTOVER, when set, is a key of ours.
 
+if [ "$(id -u)" -ne 0 ]; then
+	exec sudo -n LEFTOVER="$LEFTOVER" /bin/sh "$0"
+fi
 echo "==> cleaning"
 
 # Who the machine is. It is told anew by systemd, or by what the image has for it.

@@ -39,8 +39,10 @@ func Check(s providers.MachineSpec, limits Limits) error {
 	switch {
 	case !datafolder.IsUUID(s.ID):
 		return invalid("the ID is not a UUID in lower-case hexadecimal")
-	case !objectName.MatchString(s.Name) || !labelName.MatchString(s.Namespace):
+	case !objectName.MatchString(s.Name) || (s.Namespace != "" && !labelName.MatchString(s.Namespace)):
 		return invalid("%q in namespace %q is not a name", s.Name, s.Namespace)
+	case s.Namespace == "" && (s.Network.Mode == v1.NetworkIntnet || s.Network.Mode == v1.NetworkHostOnly):
+		return invalid("it belongs to no namespace, whose networks it could be connected to")
 	case s.CPUs < 1 || s.CPUs > limits.CPUs:
 		return invalid("it has %d CPUs: 1 to %d are possible", s.CPUs, limits.CPUs)
 	case s.MemoryBytes < limits.Memory:

@@ -43,8 +43,6 @@ func Of(object string, provider v1.ProviderName, spec providers.ImageSpec) (*v1.
 		return nil, providers.Errorf(providers.ErrUnsupported, object, "the %s provider cannot make an image of this kind of source: set spec.source.disk", provider)
 	case d.Path == "":
 		return nil, providers.Errorf(providers.ErrUnsupported, object, "the %s provider does not download images: fetch the file and set spec.source.disk.path", provider)
-	case len(spec.Provision) > 0:
-		return nil, providers.Errorf(providers.ErrUnsupported, object, "the %s provider does not run provision steps: prepare the image beforehand", provider)
 	case !filepath.IsAbs(d.Path):
 		return nil, providers.Errorf(providers.ErrInvalid, object, "the source %q is not an absolute path", d.Path)
 	}

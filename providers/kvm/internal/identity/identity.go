@@ -14,6 +14,7 @@
 package identity
 
 import (
+	"cmp"
 	"crypto/sha256"
 	"encoding/base32"
 	"fmt"
@@ -135,7 +136,7 @@ const maxDomainName = 200
 // DomainName is a machine's name on the hypervisor, for people. A name that is
 // too long loses its end.
 func DomainName(namespace, name string, id types.UID) string {
-	whole := namespace + "." + name
+	whole := cmp.Or(namespace, "image") + "." + name
 	return fmt.Sprintf("%s.%.8s", strings.TrimRight(whole[:min(len(whole), maxDomainName-9)], ".-"), id)
 }
 
