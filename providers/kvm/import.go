@@ -41,11 +41,16 @@ func (p *Provider) ImportImage(ctx context.Context, spec providers.ImageSpec, pr
 	if img, err := p.readImage(spec.ImageRef); err == nil || !errors.Is(err, providers.ErrNotFound) {
 		return img, err
 	}
-	disk, err := source.Of(object, p.Name(), spec)
-	if err != nil {
-		return providers.Image{}, err
+	var img providers.Image
+	if spec.From != nil {
+		img, err = p.promote(ctx, object, spec, progress)
+	} else {
+		var disk *v1.DiskSource
+		if disk, err = source.Of(object, p.Name(), spec); err != nil {
+			return providers.Image{}, err
+		}
+		img, err = p.importDisk(ctx, object, spec, disk, progress)
 	}
-	img, err := p.importDisk(ctx, object, spec, disk, progress)
 	p.steps.next()
 	// Half an import is worth nothing; what cannot be removed now is wiped by
 	// the next one.
@@ -61,18 +66,10 @@ func (p *Provider) ImportImage(ctx context.Context, spec providers.ImageSpec, pr
 }
 
 func (p *Provider) importDisk(ctx context.Context, object string, spec providers.ImageSpec, disk *v1.DiskSource, progress func(providers.Progress)) (providers.Image, error) {
-	dir := p.data.Staging(spec.ImageRef)
-	if err := os.RemoveAll(dir); err != nil {
+	dir, err := p.stage(spec.ImageRef)
+	if err != nil {
 		return providers.Image{}, err
 	}
-	p.steps.next()
-	if err := files.Mkdir(filepath.Dir(dir), dirMode); err != nil {
-		return providers.Image{}, err
-	}
-	if err := files.Mkdir(dir, 0o700); err != nil {
-		return providers.Image{}, err
-	}
-	p.steps.next()
 	job := source.Job{
 		Object: object, Ref: spec.ImageRef, Disk: disk, Tool: p.img, MaxBytes: p.opts.MaxImageBytes, Progress: progress,
 	}
@@ -85,6 +82,23 @@ func (p *Provider) importDisk(ctx context.Context, object string, spec providers
 		return providers.Image{}, err
 	}
 	return p.seal(spec, image, img)
+}
+
+// stage makes the empty folder that an image is imported in.
+func (p *Provider) stage(ref providers.ImageRef) (string, error) {
+	dir := p.data.Staging(ref)
+	if err := os.RemoveAll(dir); err != nil {
+		return "", err
+	}
+	p.steps.next()
+	if err := files.Mkdir(filepath.Dir(dir), dirMode); err != nil {
+		return "", err
+	}
+	if err := files.Mkdir(dir, 0o700); err != nil {
+		return "", err
+	}
+	p.steps.next()
+	return dir, nil
 }
 
 // fileError gives an error of the data folder a kind.

@@ -10,6 +10,7 @@ import (
 
 	v1 "sandboxd.dev/sandboxd/api/v1"
 	"sandboxd.dev/sandboxd/providers"
+	"sandboxd.dev/sandboxd/providers/internal/datafolder"
 	"sandboxd.dev/sandboxd/providers/internal/files"
 	"sandboxd.dev/sandboxd/providers/internal/installer"
 	"sandboxd.dev/sandboxd/providers/internal/seed"
@@ -63,12 +64,12 @@ const installDisk = "/dev/vda"
 func (p *Provider) ensureInstalled(ctx context.Context, spec providers.MachineSpec) error {
 	object, path := machineObject(spec.ID), p.data.disk(spec.ID)
 	if files.Exists(path) {
-		_, image, err := p.ownDisk(spec.ID)
+		c, err := p.diskChain(spec.ID)
 		switch {
 		case err != nil:
 			return err
-		case image != providers.ImageRef{}:
-			return providers.Errorf(providers.ErrInvalid, object, "its disk lies on image %s, and nothing can be installed on it: delete the machine", image)
+		case c.image != providers.ImageRef{}:
+			return providers.Errorf(providers.ErrInvalid, object, "its disk lies on image %s, and nothing can be installed on it: delete the machine", c.image)
 		case spec.Install != nil:
 			return nil
 		}
@@ -76,6 +77,10 @@ func (p *Provider) ensureInstalled(ctx context.Context, spec providers.MachineSp
 	}
 	if spec.Install == nil {
 		return providers.Errorf(providers.ErrInvalid, object, "it has neither an image nor an installer")
+	}
+	p.steps.next()
+	if err := files.Write(p.data.installed(spec.ID), nil, datafolder.FileMode); err != nil {
+		return p.fileError(object, err)
 	}
 	next := path + ".new"
 	if err := os.RemoveAll(next); err != nil {
@@ -101,14 +106,6 @@ func (p *Provider) checkInstalled(ctx context.Context, object, path string) erro
 		return providers.Errorf(providers.ErrInvalid, object, "its installer ended and left nothing on the disk that boots: see the last lines of its console")
 	}
 	return nil
-}
-
-// base is the file that a disk on an image lies on.
-func (p *Provider) base(image providers.ImageRef) string {
-	if image == (providers.ImageRef{}) {
-		return ""
-	}
-	return p.data.image(image)
 }
 
 // checkBase makes sure that what a disk lies on is there.
