@@ -26,7 +26,7 @@ var rooms = map[string][]string{
 	"providers":                    {"api/v1"},
 	"providers/virtualbox":         {"api/v1", "providers", "providers/internal", "providers/internal/seed", "providers/internal/installer"},
 	"providers/fake":               {"api/v1", "providers"},
-	"providers/fault":              {"providers", "providers/intercept"},
+	"providers/fault":              {"api/v1", "providers"},
 	"providers/conformance":        {"api/v1", "providers", "providers/fault"},
 	"providers/internal":           {"api/v1", "providers"},
 	"providers/internal/seed":      {"api/v1", "providers", "providers/internal", "guest/cloudinit", "guest/unattended"},
@@ -54,6 +54,8 @@ var rooms = map[string][]string{
 	"test":                         {""},
 	"providers/intercept":          {"api/v1", "providers"},
 	"controller/metrics":           {"api/v1", "providers", "providers/intercept", "controller/gc"},
+	"disk":                         {"disk/change"},
+	"disk/change":                  {},
 }
 
 // forbidden names keep code in the room where it is looked for.

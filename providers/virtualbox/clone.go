@@ -12,14 +12,13 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 
 	"sandboxd.dev/sandboxd/providers"
-	"sandboxd.dev/sandboxd/providers/internal/datafolder"
 	"sandboxd.dev/sandboxd/providers/internal/files"
 	"sandboxd.dev/sandboxd/providers/virtualbox/internal/vboxmanage"
 )
 
 // clone makes a machine that VirtualBox does not have, as a linked clone of its
 // image. A disk that the record names, of a machine that others removed, takes
-// the place of the clone's. The clone of a golden machine of our own is defined
+// the place of the clone's, and so does that of a fork. The clone of a golden machine of our own is defined
 // (see define); others are to be prepared.
 func (p *Provider) clone(ctx context.Context, spec providers.MachineSpec, r *record, image sealed) (m machine, defined bool, err error) {
 	unlock, err := p.locks.Share(ctx, imageObject(r.Image))
@@ -36,6 +35,12 @@ func (p *Provider) clone(ctx context.Context, spec providers.MachineSpec, r *rec
 	}
 	if err := p.clearFolder(ctx, *r, kept); err != nil {
 		return machine{}, false, err
+	}
+	if !kept && r.Snapshot != nil {
+		if err := p.forkDisk(ctx, r, image); err != nil {
+			return machine{}, false, err
+		}
+		kept = true
 	}
 	args := []string{
 		"clonevm", string(image.Machine), "--name", r.VM, "--uuid", string(r.ID),
@@ -186,11 +191,14 @@ func (p *Provider) clearFolder(ctx context.Context, r record, keep bool) error {
 	if !files.Exists(dir) {
 		return nil
 	}
-	kept := ""
+	var kept []string
 	if keep {
-		kept = r.Disk
+		var err error
+		if kept, err = p.remind(ctx, r); err != nil {
+			return err
+		}
 	}
-	if err := p.closeMedia(ctx, r.ID, dir, kept); err != nil {
+	if err := p.closeMedia(ctx, r.ID, dir, kept...); err != nil {
 		return err
 	}
 	if !keep {
@@ -254,92 +262,4 @@ func (p *Provider) closeUnused(ctx context.Context, id types.UID, dir string, bu
 func understood(err error) bool {
 	var f *vboxmanage.Failure
 	return errors.As(err, &f) && !f.Unreached && !f.Lost
-}
-
-// Reset implements providers.Machines.
-func (p *Provider) Reset(ctx context.Context, id types.UID) error {
-	return p.withMachine(ctx, id, func(m machine) error {
-		if m.power != providers.PowerOff {
-			return providers.Errorf(providers.ErrBusy, machineObject(id), "it is %s: only the disk of a machine that is off can be replaced", m.power)
-		}
-		r := m.record
-		if err := p.refresh(ctx, &r, m); err != nil {
-			return err
-		}
-		return p.writeRecord(r)
-	})
-}
-
-// names of the files that a machine's disks alternate between.
-var diskNames = [2]string{"disk-a", "disk-b"}
-
-// refresh replaces the disks of a machine that is off by fresh ones on the same
-// image, of the same size:
-//
-//	disk-b made, on the parent of disk-a ──▶ attached in its place ──▶ disk-a deleted
-//
-// Cut off anywhere, the next one clears away whatever is not attached.
-func (p *Provider) refresh(ctx context.Context, r *record, m machine) error {
-	if r.Fresh {
-		return nil
-	}
-	disks := disksOf(m.info)
-	var current []string
-	for _, d := range disks {
-		current = append(current, d.path)
-	}
-	if err := p.closeMedia(ctx, m.id, p.vmDir(*r), current...); err != nil {
-		return err
-	}
-	for n, d := range disks {
-		next, err := p.renew(ctx, *r, d, n)
-		if err != nil {
-			return err
-		}
-		if n == 0 {
-			r.Disk = next
-		}
-	}
-	r.Fresh = true
-	return nil
-}
-
-// renew replaces one disk and returns the file of the new one.
-func (p *Provider) renew(ctx context.Context, r record, d disk, n int) (string, error) {
-	object := machineObject(r.ID)
-	out, err := p.vbox.Run(ctx, vboxmanage.Call{Object: object, VM: string(r.ID), Args: []string{"showmediuminfo", "disk", d.medium}})
-	if err != nil {
-		return "", err
-	}
-	blocks := vboxmanage.Blocks(out.Stdout)
-	if len(blocks) == 0 || !datafolder.IsUUID(types.UID(blocks[0]["Parent UUID"])) {
-		return "", providers.Errorf(providers.ErrInvalid, object, "its disk %s lies on no image: delete the sandbox and apply it again", d.path)
-	}
-	next := filepath.Join(p.vmDir(r), diskName(d.path, n))
-	steps := [][]string{{"createmedium", "disk", "--filename", next, "--diffparent", blocks[0]["Parent UUID"]}}
-	if n == 0 && r.DiskBytes != 0 {
-		steps = append(steps, []string{"modifymedium", "disk", next, "--resizebyte", formatBytes(r.DiskBytes)})
-	}
-	for _, args := range steps {
-		if _, err := p.manage(ctx, r.ID, 0, args...); err != nil {
-			return "", err
-		}
-	}
-	if err := p.attach(ctx, r.ID, d, next); err != nil {
-		return "", err
-	}
-	_, err = p.manage(ctx, r.ID, 0, "closemedium", "disk", d.medium, "--delete")
-	return next, p.ignoreMissing(err)
-}
-
-// diskName is the file name of the disk that follows another.
-func diskName(current string, n int) string {
-	name := diskNames[0]
-	if strings.HasPrefix(filepath.Base(current), name) {
-		name = diskNames[1]
-	}
-	if n > 0 {
-		name += "-" + formatBytes(int64(n))
-	}
-	return name + ".vdi"
 }

@@ -31,6 +31,9 @@ func (p *Provider) DeleteMachine(ctx context.Context, id types.UID) error {
 		p.ports.release(id) // of one that was never made
 		return providers.Errorf(providers.ErrNotFound, machineObject(id), "it does not exist")
 	}
+	if forks, err := p.forksOf(id, ""); err != nil || len(forks) > 0 {
+		return forked(machineObject(id), forks, err)
+	}
 	defer p.watch.poke(id)
 	p.watch.change(id)
 	gone, err := p.dispose(ctx, id)

@@ -6,6 +6,9 @@
 //	Sandbox ──EnsureMachine──▶ machine (UUID = UID), record.json, seed.iso
 //	        ──Start──▶ configuration looked at ──▶ headless process ──▶ looked at again
 //	        ──Exec ──▶ guest control of the Guest Additions
+//	SandboxSnapshot ──TakeSnapshot──▶ VirtualBox's snapshot, named by its UID
+//	        ──RevertMachine──▶ a new disk on the snapshot's, the memory adopted
+//	        ──fork──▶ a machine of the image, its disk on the snapshot's
 //
 // What a machine was made from stands in record.json of its folder; that the
 // machine which VirtualBox has under the UUID is the one, its place in that

@@ -33,6 +33,9 @@ func (p *Provider) CheckSource(ctx context.Context, spec providers.ImageSpec) er
 		return err
 	}
 	object := fmt.Sprintf("image %q", spec.Name)
+	if spec.From != nil {
+		return p.checkFrom(ctx, *spec.From)
+	}
 	if spec.Source.Machine != nil {
 		_, err := p.examineMachine(ctx, object, spec)
 		return err
@@ -166,7 +169,10 @@ func (p *Provider) removeGolden(ctx context.Context, ref providers.ImageRef) err
 			return err
 		}
 	}
-	if err := p.ignoreMissing(p.manageImage(ctx, object, "unregistervm", string(id), "--delete")); err != nil {
+	switch err := p.manageImage(ctx, object, "unregistervm", string(id), "--delete"); {
+	case errors.Is(err, providers.ErrNotFound):
+		return p.forgetDisk(ctx, object, p.data.goldenDisk(ref))
+	case err != nil:
 		return err
 	}
 	// A VBoxSVC that was killed may have come back with what it knew before.
@@ -177,6 +183,19 @@ func (p *Provider) removeGolden(ctx context.Context, ref providers.ImageRef) err
 	_ = p.manageImage(ctx, object, "unregistervm", string(id)) // fails, and does it
 	if now, err = p.list(ctx); err == nil && now.Registered[string(id)] {
 		err = providers.Errorf(providers.ErrBusy, object, "VirtualBox removed its golden machine and has it still: delete it again")
+	}
+	return err
+}
+
+// forgetDisk makes VirtualBox forget a disk that no machine has: a copy of another
+// that was cut off. It may not know the file, or take it for broken.
+func (p *Provider) forgetDisk(ctx context.Context, object, path string) error {
+	if !files.Exists(path) {
+		return nil
+	}
+	err := p.manageImage(ctx, object, "closemedium", "disk", path, "--delete")
+	if err != nil && understood(err) && !errors.Is(err, providers.ErrBusy) {
+		return nil
 	}
 	return err
 }

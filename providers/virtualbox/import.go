@@ -51,14 +51,10 @@ func (p *Provider) ImportImage(ctx context.Context, spec providers.ImageSpec, pr
 	if s, err := p.readSealed(spec.ImageRef); err == nil || !errors.Is(err, providers.ErrNotFound) {
 		return s.Image, err
 	}
-	if spec.Source.Machine != nil {
+	if spec.From == nil && spec.Source.Machine != nil {
 		return p.adopt(ctx, object, spec, progress)
 	}
-	disk, err := source.Of(object, p.Name(), spec)
-	if err != nil {
-		return providers.Image{}, err
-	}
-	img, err := p.importDisk(ctx, object, spec, disk, progress)
+	img, err := p.importContent(ctx, object, spec, progress)
 	p.steps.next()
 	_ = os.RemoveAll(p.data.Staging(spec.ImageRef))
 	if err != nil {
@@ -74,6 +70,18 @@ func (p *Provider) ImportImage(ctx context.Context, spec providers.ImageSpec, pr
 		return providers.Image{}, p.fileError(object, err)
 	}
 	return img, nil
+}
+
+// importContent makes an image of a disk of ours, or of a disk file.
+func (p *Provider) importContent(ctx context.Context, object string, spec providers.ImageSpec, progress func(providers.Progress)) (providers.Image, error) {
+	if spec.From != nil {
+		return p.importFrom(ctx, object, spec, progress)
+	}
+	disk, err := source.Of(object, p.Name(), spec)
+	if err != nil {
+		return providers.Image{}, err
+	}
+	return p.importDisk(ctx, object, spec, disk, progress)
 }
 
 // discardGolden removes what an import that did not come to its end has made.

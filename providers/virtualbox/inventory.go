@@ -66,6 +66,7 @@ func (p *Provider) listMachines(registered map[string]bool) ([]providers.Resourc
 				Kind: providers.ResourceMachine, ID: d.Name(), Owners: r.Owners, Ownership: providers.Ours,
 				Description: "VirtualBox machine " + rec.VM,
 			})
+			out = append(out, p.listSnapshots(rec)...)
 		}
 	}
 	return out, nil
@@ -154,6 +155,8 @@ func (p *Provider) RemoveResource(ctx context.Context, r providers.Resource) err
 	}
 	parts := strings.Split(r.ID, "/")
 	switch {
+	case r.Kind == providers.ResourceSnapshot:
+		return p.removeSnapshot(ctx, object, r.ID)
 	case r.Kind == providers.ResourceMachine:
 		return p.removeMachine(ctx, types.UID(r.ID))
 	case r.Kind == providers.ResourceNetwork:

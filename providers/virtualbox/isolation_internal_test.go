@@ -225,7 +225,7 @@ func TestPowerStates(t *testing.T) {
 		"poweroff": {providers.PowerOff, ""}, "aborted": {providers.PowerOff, providers.OffCrashed}, "saved": {providers.PowerSaved, ""},
 		"aborted-saved": {providers.PowerSaved, ""}, "running": {providers.PowerRunning, ""}, "paused": {providers.PowerPaused, ""},
 		"gurumeditation": {providers.PowerPaused, ""}, "stopping": {providers.PowerStopping, ""}, "starting": {providers.PowerPaused, ""},
-		"livesnapshotting": {providers.PowerRunning, ""}, "restoring": {providers.PowerPaused, ""}, "saving": {providers.PowerPaused, ""},
+		"livesnapshotting": {providers.PowerRunning, ""}, "onlinesnapshotting": {providers.PowerRunning, ""}, "restoring": {providers.PowerPaused, ""}, "saving": {providers.PowerPaused, ""},
 	} {
 		if power, off := power(state); power != want.power || off != want.off {
 			t.Errorf("%s is %s %s", state, power, off)

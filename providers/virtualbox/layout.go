@@ -32,6 +32,9 @@ import (
 //	│               console.log              serial console
 //	│               NAME/                    the machine, as VirtualBox keeps it
 //	│                    seed.iso            cloud-init's seed
+//	│                    disk-N.vdi          a disk that took the place of the clone's
+//	│                    Snapshots/          VirtualBox's disks and memories
+//	│                              reverted-UUID.sav   a snapshot's memory, to go on with
 //	└── networks/KEY.json                    host-only networks that we made
 //
 // VirtualBox's processes run as the user of whoever first called VBoxManage, so
@@ -102,6 +105,8 @@ type record struct {
 	// VM is the machine's name on the hypervisor.
 	VM    string             `json:"vm"`
 	Image providers.ImageRef `json:"image"`
+	// Snapshot that its disk lies on, of a fork.
+	Snapshot *providers.SnapshotRef `json:"snapshot,omitempty"`
 	// Hashes of the spec in effect; none while the machine is being changed.
 	Hashes        providers.Hashes  `json:"hashes"`
 	Network       v1.Network        `json:"network"`
@@ -116,6 +121,8 @@ type record struct {
 	Kept string `json:"kept,omitempty"`
 	// Fresh: the disk was not written to since it was cloned.
 	Fresh bool `json:"fresh,omitempty"`
+	// Reverted: the disk was put back to a snapshot, and not written to since.
+	Reverted bool `json:"reverted,omitempty"`
 	// Forced: it was powered off by us, not by its guest.
 	Forced bool `json:"forced,omitempty"`
 	// Starting: it was started, and not yet seen to run as it should.

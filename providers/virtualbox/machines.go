@@ -3,7 +3,6 @@ package virtualbox
 import (
 	"context"
 	"errors"
-	"io/fs"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -39,16 +38,15 @@ func (p *Provider) EnsureMachine(ctx context.Context, spec providers.MachineSpec
 	var was machine
 	if files.Exists(p.data.MachineDir(spec.ID)) {
 		was, err = p.look(ctx, spec.ID)
+		if errors.Is(err, providers.ErrNotFound) && !errors.Is(err, errForeign) {
+			was, err = p.missing(ctx, spec.ID)
+		}
 		switch {
 		case errors.Is(err, errForeign):
 			return foreign(spec.ID)
-		case errors.Is(err, providers.ErrNotFound):
-			was = machine{id: spec.ID}
-			if was.record, err = p.readRecord(spec.ID); err != nil && !errors.Is(err, fs.ErrNotExist) {
-				return p.fileError(machineObject(spec.ID), err)
-			}
 		case err != nil:
 			return err
+		case was.info == nil: // VirtualBox does not have it
 		case was.power != providers.PowerOff && was.whole():
 			return p.changeForwards(ctx, spec, was)
 		case was.power == providers.PowerSaved: // a clone of an online snapshot, not prepared yet
@@ -77,16 +75,22 @@ func (p *Provider) make(ctx context.Context, spec providers.MachineSpec, was mac
 		VM: was.record.VM, Image: spec.Image, Network: spec.Network, SharedFolders: spec.SharedFolders,
 		Engine: p.opts.Engine, DiscardOnStop: spec.DiscardOnStop,
 		DiskBytes: was.record.DiskBytes, Disk: was.record.Disk, Kept: was.record.Kept, Fresh: was.record.Fresh, Forced: was.record.Forced,
+		Snapshot: spec.Snapshot, Reverted: was.record.Reverted,
 	}
 	if was.record.VM == "" {
 		r.VM = vmName(spec.Namespace, spec.Name, string(spec.ID)[:8])
 	} else if was.record.Disk != "" {
-		r.Image = was.record.Image // the disk stays on what it was cloned from
+		r.Image, r.Snapshot = was.record.Image, was.record.Snapshot // the disk stays on what it was cloned from
 	}
 	image, err := p.imageFor(ctx, spec, r.Image)
 	if err != nil {
 		return err
 	}
+	release, err := p.origin(ctx, spec, was, &r)
+	if err != nil {
+		return err
+	}
+	defer release()
 	if err := machinespec.CheckDisk(object, spec.DiskBytes, image.Image); err != nil {
 		return err
 	}

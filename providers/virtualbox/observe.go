@@ -77,10 +77,10 @@ func (p *Provider) look(ctx context.Context, id types.UID) (machine, error) {
 // off, VirtualBox does not say.
 func power(state string) (providers.Power, providers.OffReason) {
 	switch state {
-	case stateRunning, "livesnapshotting", "teleporting":
+	case stateRunning, "livesnapshotting", "onlinesnapshotting", "deletingsnapshotlive", "teleporting":
 		return providers.PowerRunning, ""
 	case "paused", "gurumeditation", "starting", "restoring", "saving", "teleportingpausedvm", "teleportingin",
-		"onlinesnapshotting", "deletingsnapshotlive", "deletingsnapshotlivepaused":
+		"deletingsnapshotlivepaused":
 		return providers.PowerPaused, ""
 	case "stopping":
 		return providers.PowerStopping, ""

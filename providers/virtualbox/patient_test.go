@@ -78,3 +78,27 @@ func (p patient) ListResources(ctx context.Context) (list []providers.Resource, 
 	})
 	return list, err
 }
+
+func (p patient) TakeSnapshot(ctx context.Context, spec providers.SnapshotSpec) (s providers.Snapshot, err error) {
+	err = p.again(ctx, func() error {
+		s, err = p.Provider.TakeSnapshot(ctx, spec)
+		return err
+	})
+	return s, err
+}
+
+func (p patient) RevertMachine(ctx context.Context, ref providers.SnapshotRef) error {
+	return p.again(ctx, func() error { return p.Provider.RevertMachine(ctx, ref) })
+}
+
+func (p patient) DeleteSnapshot(ctx context.Context, ref providers.SnapshotRef) error {
+	return p.again(ctx, func() error { return p.Provider.DeleteSnapshot(ctx, ref) })
+}
+
+func (p patient) OpenDisk(ctx context.Context, ref providers.DiskRef) (d providers.Disk, err error) {
+	err = p.again(ctx, func() error {
+		d, err = p.Provider.OpenDisk(ctx, ref)
+		return err
+	})
+	return d, err
+}

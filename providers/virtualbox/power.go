@@ -68,7 +68,10 @@ func (p *Provider) powerOn(ctx context.Context, m machine) error {
 		return err
 	}
 	r := m.record
-	if m.power == providers.PowerOff && r.DiscardOnStop {
+	if disks := disksOf(m.info); len(disks) > 0 {
+		r.Disk = disks[0].path // somebody may have put it back to a snapshot of their own
+	}
+	if m.power == providers.PowerOff && r.DiscardOnStop && !r.Reverted {
 		if err := p.refresh(ctx, &r, m); err != nil {
 			return err
 		}
@@ -91,7 +94,7 @@ func (p *Provider) powerOn(ctx context.Context, m machine) error {
 			return err
 		}
 	}
-	r.Fresh, r.Forced, r.Starting = false, false, true
+	r.Fresh, r.Reverted, r.Forced, r.Starting = false, false, false, true
 	if err := p.writeRecord(r); err != nil {
 		return err
 	}
