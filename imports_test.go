@@ -26,7 +26,7 @@ var rooms = map[string][]string{
 	"providers":                    {"api/v1"},
 	"providers/virtualbox":         {"api/v1", "providers", "providers/internal", "providers/internal/seed", "providers/internal/installer"},
 	"providers/fake":               {"api/v1", "providers"},
-	"providers/fault":              {"api/v1", "providers"},
+	"providers/fault":              {"providers", "providers/intercept"},
 	"providers/conformance":        {"api/v1", "providers", "providers/fault"},
 	"providers/internal":           {"api/v1", "providers"},
 	"providers/internal/seed":      {"api/v1", "providers", "providers/internal", "guest/cloudinit", "guest/unattended"},

@@ -291,17 +291,11 @@ func (r *Reconciler) imageSpec(s *state, revision string, from *providers.DiskRe
 	}
 	object := fmt.Sprintf("image %q", s.img.Name)
 	path, err := r.o.HostPaths.File(disk.Path)
-	switch {
-	case err == nil:
-		disk.Path = path
-		return spec, nil
-	case errors.Is(err, hostpath.ErrNotFound):
-		return spec, providers.Errorf(providers.ErrInvalid, object, "source.disk.path: %w", err).WithReason(providers.ReasonSourceNotFound)
-	case errors.Is(err, hostpath.ErrForbidden):
-		return spec, providers.Errorf(providers.ErrInvalid, object, "source.disk.path: %w", err).WithReason(v1.ReasonHostPathForbidden)
-	default:
-		return spec, providers.Errorf(providers.ErrInvalid, object, "source.disk.path: %w", err)
+	if err != nil {
+		return spec, pathError(object, "source.disk.path", err)
 	}
+	disk.Path = path
+	return spec, nil
 }
 
 // cancelImports ends the imports of other revisions than keep.
