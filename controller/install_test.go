@@ -18,8 +18,8 @@ import (
 func installedImage(d *daemon, name string, steps ...v1.ProvisionStep) *v1.GoldenImage {
 	d.t.Helper()
 	img := goldenImage(name)
-	path := filepath.Join(filepath.Dir(img.Spec.Source.Disk.Path), "installer.iso")
-	must(d.t, os.WriteFile(path, []byte("an installer"), 0o600))
+	const path = "installer.iso"
+	must(d.t, os.WriteFile(filepath.Join(d.dir, path), []byte("an installer"), 0o600))
 	size := resource.MustParse("1Gi")
 	img.Spec.Source = v1.ImageSource{ISO: &v1.ISOSource{
 		Path: path, DiskSize: &size,

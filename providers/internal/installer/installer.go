@@ -14,13 +14,13 @@ import (
 	"context"
 	"errors"
 	"io"
-	"io/fs"
 	"os"
 	"path/filepath"
 
 	"sandboxd.dev/sandboxd/guest/unattended"
 	"sandboxd.dev/sandboxd/providers"
 	"sandboxd.dev/sandboxd/providers/internal/datafolder"
+	"sandboxd.dev/sandboxd/providers/internal/fetch"
 	"sandboxd.dev/sandboxd/providers/internal/files"
 	"sandboxd.dev/sandboxd/providers/internal/source"
 )
@@ -43,6 +43,11 @@ func (m Media) Kernel() string { return filepath.Join(m.Dir, "install.kernel") }
 
 // Initrd is the installer's initramfs.
 func (m Media) Initrd() string { return filepath.Join(m.Dir, "install.initrd") }
+
+func (m Media) downloads() string { return filepath.Join(m.Dir, "install.download") }
+
+// maxISO is how many bytes an installer may have that is downloaded.
+const maxISO = 64 << 30
 
 func (m Media) part() string { return filepath.Join(m.Dir, "install.part") }
 
@@ -79,7 +84,7 @@ func (m Media) Bring(ctx context.Context, in providers.Install) error {
 		return err
 	}
 	if in.URL != "" {
-		return providers.Errorf(providers.ErrUnsupported, m.Object, "its installer is not downloaded: fetch the file and set spec.source.iso.path")
+		return m.download(ctx, in)
 	}
 	f, digest, err := source.Stage(ctx, m.Object, in.ISO, m.part(), func(providers.Progress) {})
 	if err != nil {
@@ -87,10 +92,9 @@ func (m Media) Bring(ctx context.Context, in providers.Install) error {
 		return err
 	}
 	defer func() { _ = f.Close() }()
-	if in.SHA256 != "" && in.SHA256 != digest {
+	if err := m.checkDigest(in.ISO, digest, in.SHA256); err != nil {
 		_ = os.Remove(m.part())
-		return providers.Errorf(providers.ErrInvalid, m.Object, "the installer %s has sha256 %s, but spec.source.iso.sha256 is %s: correct the manifest or the file",
-			in.ISO, digest, in.SHA256).WithReason(providers.ReasonDigestMismatch)
+		return err
 	}
 	m.Step()
 	if err := f.Chmod(datafolder.FileMode); err != nil {
@@ -100,6 +104,39 @@ func (m Media) Bring(ctx context.Context, in providers.Install) error {
 		return err
 	}
 	return os.Rename(m.part(), m.ISO())
+}
+
+// download downloads the installer. What an earlier try received is gone on from,
+// and received anew when that turns out to be damaged.
+func (m Media) download(ctx context.Context, in providers.Install) error {
+	r := fetch.Request{Object: m.Object, URL: in.URL, Dir: m.downloads(), MaxBytes: maxISO, Step: m.Step}
+	got, err := fetch.Get(ctx, r)
+	if err == nil && got.Resumed && in.SHA256 != "" && got.Digest != in.SHA256 {
+		if err := os.RemoveAll(r.Dir); err != nil {
+			return err
+		}
+		got, err = fetch.Get(ctx, r)
+	}
+	if err != nil {
+		return err
+	}
+	if err := m.checkDigest(fetch.Shown(in.URL), got.Digest, in.SHA256); err != nil {
+		_ = os.RemoveAll(r.Dir)
+		return err
+	}
+	m.Step()
+	if err := errors.Join(os.Chmod(got.Path, datafolder.FileMode), files.Sync(got.Path), os.Rename(got.Path, m.ISO())); err != nil {
+		return err
+	}
+	return os.RemoveAll(r.Dir)
+}
+
+func (m Media) checkDigest(what, digest, want string) error {
+	if want == "" || want == digest {
+		return nil
+	}
+	return providers.Errorf(providers.ErrInvalid, m.Object, "the installer %s has sha256 %s, but spec.source.iso.sha256 is %s: correct the manifest or the file",
+		what, digest, want).WithReason(providers.ReasonDigestMismatch)
 }
 
 // Extract takes kernel and initramfs out of an installer that must be started
@@ -147,12 +184,12 @@ func (m Media) write(path string, content func(io.Writer) error) error {
 
 // Clear removes the installer of a machine that needs none any more.
 func (m Media) Clear() error {
-	for _, path := range []string{m.ISO(), m.Kernel(), m.Initrd(), m.part()} {
+	for _, path := range []string{m.ISO(), m.Kernel(), m.Initrd(), m.part(), m.downloads()} {
 		if !files.Exists(path) {
 			continue
 		}
 		m.Step()
-		if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		if err := os.RemoveAll(path); err != nil {
 			return err
 		}
 	}
