@@ -32,11 +32,11 @@ var installers = []struct {
 }{
 	{
 		system: "debian-installer", kernel: "install.amd/vmlinuz", initramfs: "install.amd/initrd.gz", preseed: true,
-		cmdline: "auto=true priority=critical DEBIAN_FRONTEND=text console=ttyS0,115200n8 --- console=ttyS0,115200n8",
+		cmdline: "auto=true priority=critical DEBIAN_FRONTEND=text quiet console=ttyS0,115200n8 --- console=ttyS0,115200n8",
 	},
 	{
 		system: "Ubuntu's live installer", kernel: "casper/vmlinuz", initramfs: "casper/initrd",
-		cmdline: "autoinstall ds=nocloud console=ttyS0,115200n8 --- console=ttyS0,115200n8",
+		cmdline: "autoinstall ds=nocloud quiet console=ttyS0,115200n8 --- console=ttyS0,115200n8",
 	},
 }
 
