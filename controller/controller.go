@@ -195,14 +195,16 @@ func (c *Controllers) addIndexes(ctx context.Context) error {
 	if err := c.manager.GetFieldIndexer().IndexField(ctx, &v1.GoldenImage{}, indexUID, uid); err != nil {
 		return fmt.Errorf("index images by %s: %w", indexUID, err)
 	}
-	return nil
+	return c.indexOrigins(ctx)
 }
 
 func (c *Controllers) addImages(o Options, wake queue) error {
 	return builder.ControllerManagedBy(c.manager).
 		Named("goldenimage").
-		For(&v1.GoldenImage{}, builder.WithPredicates(predicate.Or(specOrDeletionChanged(), rebuildAsked()))).
+		For(&v1.GoldenImage{}, builder.WithPredicates(predicate.Or(specOrDeletionChanged(), pruneChanged(), rebuildAsked()))).
 		Watches(&v1.Sandbox{}, wakeImageOf{}, builder.WithPredicates(cloneChanged())).
+		Watches(&v1.Sandbox{}, c.imagesMadeOf(o, sandboxKey), builder.WithPredicates(originChanged())).
+		Watches(&v1.SandboxSnapshot{}, c.imagesMadeOf(o, snapshotKey), builder.WithPredicates(originChanged())).
 		WatchesRawSource(wake.source()).
 		WithOptions(options(o.Logger.WithName("goldenimage"), o.Imports+1)).
 		Complete(untilTheEnd(goldenimage.New(goldenimage.Options{

@@ -15,7 +15,6 @@ import (
 
 	v1 "sandboxd.dev/sandboxd/api/v1"
 	"sandboxd.dev/sandboxd/controller/goldenimage/build"
-	"sandboxd.dev/sandboxd/hostpath"
 	"sandboxd.dev/sandboxd/providers"
 )
 
@@ -47,19 +46,6 @@ func (r *Reconciler) addInstall(ctx context.Context, s *state, spec *providers.M
 	}
 	spec.Install = &in
 	return nil
-}
-
-// pathError words why a path of the host is not used.
-func pathError(object, field string, err error) error {
-	e := providers.Errorf(providers.ErrInvalid, object, field+": %w", err)
-	switch {
-	case errors.Is(err, hostpath.ErrNotFound):
-		return e.WithReason(providers.ReasonSourceNotFound)
-	case errors.Is(err, hostpath.ErrForbidden):
-		return e.WithReason(v1.ReasonHostPathForbidden)
-	default:
-		return e
-	}
 }
 
 // password reads what a Secret holds. That it is not there yet is ErrNotFound,

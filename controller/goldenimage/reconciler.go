@@ -100,6 +100,8 @@ type state struct {
 	base      *providers.Image
 	sandboxes []v1.Sandbox
 	clones    map[string]int32
+	// origin is set when the source is a sandbox.
+	origin *origin
 	// progress is set while an import runs.
 	progress *providers.Progress
 	// building is set while a build is under way.
@@ -176,7 +178,12 @@ func (r *Reconciler) act(ctx context.Context, s *state) (done bool, err error) {
 		if err := r.build(ctx, s, false); err != nil {
 			return false, err
 		}
-		return false, r.importImage(s, cmp.Or(s.plan.Base, s.wanted.Revision), nil)
+		revision := cmp.Or(s.plan.Base, s.wanted.Revision)
+		from, err := r.promoted(ctx, s, revision)
+		if err != nil {
+			return false, err
+		}
+		return false, r.importImage(s, revision, from)
 	case actBuild:
 		return false, r.build(ctx, s, true)
 	case actSettle:
@@ -201,9 +208,11 @@ func (r *Reconciler) observe(ctx context.Context, s *state) error {
 		return err
 	}
 	s.sandboxes, s.clones = list.Items, countClones(list.Items)
+	var missing error
+	s.origin, missing = r.findOrigin(ctx, s.img)
 	name := s.img.Status.Provider
 	if name == "" {
-		name = r.o.Providers.Resolve(s.img.Spec.Provider)
+		name = r.o.Providers.Resolve(cmp.Or(s.img.Spec.Provider, s.origin.holder()))
 	}
 	p, err := r.o.Providers.Get(name)
 	if err != nil {
@@ -216,8 +225,11 @@ func (r *Reconciler) observe(ctx context.Context, s *state) error {
 		return providers.Errorf(providers.ErrInvalid, fmt.Sprintf("image %q", s.img.Name),
 			"spec.provider says %s, but %s holds the image already: make another GoldenImage", asked, name)
 	}
+	if missing != nil && s.img.DeletionTimestamp.IsZero() {
+		return missing // before a provider is chosen
+	}
 	s.provider, s.img.Status.Provider = p, name
-	s.plan = build.PlanOf(s.img.Spec)
+	s.plan = build.PlanOf(pinned(s.img.Spec, s.origin))
 	s.wanted = s.ref(s.plan.Revision)
 	if s.sealed, err = look(ctx, p, s.wanted); err != nil || s.plan.Base == "" {
 		return err
@@ -284,18 +296,46 @@ func (r *Reconciler) imageSpec(s *state, revision string, from *providers.DiskRe
 		spec.From = from
 		return spec, nil
 	}
-	spec.Source = *s.img.Spec.Source.DeepCopy()
-	disk := spec.Source.Disk
-	if disk == nil || disk.Path == "" {
-		return spec, nil // the provider says what else it can import
-	}
+	spec.Source, spec.Digest = *s.img.Spec.Source.DeepCopy(), recordedDigest(s.img.Status, revision)
 	object := fmt.Sprintf("image %q", s.img.Name)
-	path, err := r.o.HostPaths.File(disk.Path)
-	if err != nil {
+	var err error
+	if disk := spec.Source.Disk; disk != nil && disk.Path != "" {
+		disk.Path, err = r.o.HostPaths.File(disk.Path)
 		return spec, pathError(object, "source.disk.path", err)
 	}
-	disk.Path = path
-	return spec, nil
+	if artifact := spec.Source.OCI; artifact != nil && artifact.Layout != "" {
+		artifact.Layout, err = r.o.HostPaths.Layout(artifact.Layout)
+		return spec, pathError(object, "source.oci.layout", err)
+	}
+	return spec, nil // the provider says what else it can import
+}
+
+// pathError gives what is wrong with a host path a kind and a reason.
+func pathError(object, field string, err error) error {
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(err, hostpath.ErrNotFound):
+		return providers.Errorf(providers.ErrInvalid, object, "%s: %w", field, err).WithReason(providers.ReasonSourceNotFound)
+	case errors.Is(err, hostpath.ErrForbidden):
+		return providers.Errorf(providers.ErrInvalid, object, "%s: %w", field, err).WithReason(v1.ReasonHostPathForbidden)
+	default:
+		return providers.Errorf(providers.ErrInvalid, object, "%s: %w", field, err)
+	}
+}
+
+// recordedDigest is that of a revision's source when it was sealed before; empty
+// when it never was.
+func recordedDigest(st v1.GoldenImageStatus, revision string) string {
+	for _, h := range st.Revisions {
+		if h.Revision == revision {
+			return h.Digest
+		}
+	}
+	if st.Revision == revision {
+		return st.Digest
+	}
+	return ""
 }
 
 // cancelImports ends the imports of other revisions than keep.
@@ -305,7 +345,7 @@ func (r *Reconciler) cancelImports(s *state, keep string) {
 
 // removeObsolete removes revisions that are neither wanted nor used.
 func (r *Reconciler) removeObsolete(ctx context.Context, s *state) error {
-	for _, revision := range obsolete(s.img.Status.Revisions, []string{s.wanted.Revision, s.plan.Base}, s.clones) {
+	for _, revision := range expired(s.img, obsolete(s.img.Status.Revisions, []string{s.wanted.Revision, s.plan.Base}, s.clones)) {
 		err := removeRevision(ctx, s.provider, providers.ImageRef{UID: s.img.UID, Revision: revision})
 		if errors.Is(err, providers.ErrBusy) {
 			continue // the cache lags behind a sandbox that was just made
@@ -403,7 +443,7 @@ func (r *Reconciler) tell(s *state, before *v1.GoldenImage) {
 	case s.sealed != nil && st.Revision != before.Status.Revision:
 		r.event(s.img, corev1.EventTypeNormal, v1.ReasonImported, "Import", "sealed revision %s (%s)", st.Revision, st.Digest)
 	case reason(s.img) == v1.ReasonImporting && reason(before) != v1.ReasonImporting:
-		r.event(s.img, corev1.EventTypeNormal, v1.ReasonImporting, "Import", "reading the source of revision %s", s.wanted.Revision)
+		r.event(s.img, corev1.EventTypeNormal, v1.ReasonImporting, "Import", "reading the source of revision %s", cmp.Or(s.plan.Base, s.wanted.Revision))
 	}
 }
 

@@ -341,30 +341,6 @@ func (p *Provider) notOurNetwork(ctx context.Context, object, id string) error {
 	return providers.Errorf(providers.ErrNotFound, object, "it does not exist")
 }
 
-// removeMachineFile removes one file of a machine that does not exist.
-func (p *Provider) removeMachineFile(ctx context.Context, object string, id types.UID, rest []string) error {
-	return p.whenGone(ctx, object, id, func() error { return p.removeLeft(ctx, object, id, rest) })
-}
-
-// removeLeft removes one file of a machine that is locked and does not exist.
-func (p *Provider) removeLeft(ctx context.Context, object string, id types.UID, rest []string) error {
-	dir := p.data.MachineDir(id)
-	if len(rest) > 0 && (rest[0] == "layers" || rest[0] == "snapshots") {
-		return p.removeSnapshotFile(ctx, object, id, rest)
-	}
-	if len(rest) == 2 {
-		return providers.Errorf(providers.ErrInvalid, object, "it is not of a kind that is made here")
-	}
-	if len(rest) == 1 && rest[0] == filepath.Base(p.data.networkRef(id)) && files.Exists(p.data.networkRef(id)) {
-		if err := p.leaveAnyNetwork(ctx, id, machine{}); err != nil {
-			return err
-		}
-		_ = os.Remove(dir)
-		return nil
-	}
-	return p.removePath(object, dir, rest)
-}
-
 // removeImageFile removes what an import left.
 func (p *Provider) removeImageFile(ctx context.Context, object string, id types.UID, rest []string) error {
 	revision := ""

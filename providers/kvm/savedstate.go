@@ -8,7 +8,6 @@ import (
 	"io"
 	"os"
 	"slices"
-	"time"
 
 	"github.com/digitalocean/go-libvirt"
 	"k8s.io/apimachinery/pkg/types"
@@ -127,7 +126,7 @@ func (p *Provider) savedXML(ctx context.Context, path string) (string, error) {
 }
 
 // restoreAs brings a machine that was saved for a snapshot back to what it was:
-// running or paused.
+// running or paused. Its agent is held.
 func (p *Provider) restoreAs(ctx context.Context, id types.UID, power providers.Power) error {
 	m, err := p.look(ctx, id)
 	if err != nil {
@@ -146,7 +145,7 @@ func (p *Provider) restoreAs(ctx context.Context, id types.UID, power providers.
 	if err != nil {
 		return err
 	}
-	return p.thawAgain(ctx, now)
+	return p.thawHeld(ctx, now)
 }
 
 // goOn lets a machine run again after a snapshot that failed.
@@ -184,86 +183,5 @@ func (p *Provider) describe(ctx context.Context, id types.UID) error {
 func (p *Provider) definedXML(ctx context.Context, id types.UID) (string, error) {
 	return libvirtconn.Get(ctx, p.conn.Lifecycle(), machineObject(id), libvirtconn.Quick, func(l *libvirt.Libvirt) (string, error) {
 		return l.DomainGetXMLDesc(libvirtDomain(id), libvirt.DomainXMLInactive|libvirt.DomainXMLSecure)
-	})
-}
-
-// Marks of a guest whose file systems were asked to hold still.
-const (
-	markAsked  = "asked\n"
-	markFrozen = "frozen\n"
-)
-
-// freezeReply is how long a guest may take to bring its file systems to rest.
-const freezeReply = 20 * time.Second
-
-// freeze holds the file systems of a running guest still, if it has an agent
-// that does. What was asked is on disk before: whoever finds the mark thaws.
-func (p *Provider) freeze(ctx context.Context, m machine) bool {
-	if !m.live.AgentConnected {
-		return false
-	}
-	p.steps.next()
-	mark := p.data.frozen(m.id)
-	if err := files.Write(mark, []byte(markAsked), 0o600); err != nil {
-		return false
-	}
-	p.steps.next()
-	ctx, cancel := context.WithTimeout(ctx, freezeReply)
-	defer cancel()
-	n, err := p.agentOf(m.id).Freeze(ctx)
-	if err != nil || n < 1 {
-		p.log.V(1).Info("the guest's file systems were not frozen", "machine", m.id)
-		return false
-	}
-	return files.Write(mark, []byte(markFrozen), 0o600) == nil
-}
-
-// isFrozen tells whether a guest's file systems are known to be frozen.
-func (p *Provider) isFrozen(id types.UID) bool {
-	b, err := os.ReadFile(p.data.frozen(id))
-	return err == nil && string(b) == markFrozen
-}
-
-// thawAgain lets the file systems of a running guest go on, if they may have been
-// frozen.
-func (p *Provider) thawAgain(ctx context.Context, m machine) error {
-	if m.power != providers.PowerRunning || !files.Exists(p.data.frozen(m.id)) {
-		return nil
-	}
-	limited, cancel := context.WithTimeout(ctx, freezeReply)
-	defer cancel()
-	if err := p.agentOf(m.id).Thaw(limited); err != nil {
-		if ctx.Err() != nil {
-			return ctx.Err()
-		}
-		return providers.Errorf(providers.ErrUnavailable, machineObject(m.id),
-			"its guest agent does not thaw the file systems that were frozen for a snapshot: %w; it is asked again", err)
-	}
-	p.steps.next()
-	if err := os.Remove(p.data.frozen(m.id)); err != nil && !errors.Is(err, os.ErrNotExist) {
-		return p.fileError(machineObject(m.id), err)
-	}
-	return nil
-}
-
-// thawOrLog is for a machine that runs whatever becomes of it: GetMachine sees to
-// it that the guest is asked again.
-func (p *Provider) thawOrLog(ctx context.Context, m machine) {
-	if err := p.thawAgain(ctx, m); err != nil {
-		p.log.Info("file systems of a guest are still frozen", "machine", m.id, "error", err.Error())
-	}
-}
-
-// thawLater is for a machine that is in the hands of another call, or whose
-// caller is not to wait.
-func (p *Provider) thawLater(id types.UID) {
-	if !files.Exists(p.data.frozen(id)) {
-		return
-	}
-	p.later(clockTimeout, func(ctx context.Context) {
-		err := p.withMachine(ctx, id, func(m machine) error { return p.thawAgain(ctx, m) })
-		if err != nil {
-			p.log.V(1).Info("file systems of a guest are still frozen", "machine", id, "error", err.Error())
-		}
 	})
 }

@@ -117,7 +117,7 @@ func (p *Provider) TakeSnapshot(ctx context.Context, spec providers.SnapshotSpec
 				"it was taken with memory: %t, and cannot become one with memory: %t", had.Snapshot.Memory, spec.Memory)
 		case err == nil:
 			got = had.Snapshot
-			return p.thawAgain(ctx, m)
+			return p.thaw(ctx, m)
 		case !errors.Is(err, providers.ErrNotFound):
 			return err
 		}
@@ -160,9 +160,14 @@ func (p *Provider) take(ctx context.Context, m machine, spec providers.SnapshotS
 		}
 		m.power, m.managed = providers.PowerPaused, false
 	}
+	leave, err := p.holdAgent(ctx, m.id)
+	if err != nil {
+		return none, err
+	}
+	defer leave()
 	frozen := m.power == providers.PowerOff
 	if m.power == providers.PowerRunning {
-		if err := p.thawAgain(ctx, m); err != nil {
+		if err := p.thawHeld(ctx, m); err != nil {
 			return none, err
 		}
 		frozen = p.freeze(ctx, m)

@@ -25,7 +25,7 @@ import (
 const (
 	maxOutput    = 1 << 20          // of stdout and stderr each, in bytes
 	infoMemory   = 1 << 30          // address space while reading a header, in bytes
-	workMemory   = 4 << 30          // address space while converting, in bytes
+	workMemory   = 4 << 30          // address space while working on layers and while converting, in bytes
 	infoCPU      = 30               // seconds of CPU while reading a header
 	shortTimeout = 60 * time.Second // for all but converting
 )
@@ -114,7 +114,7 @@ func (t Tool) CreateOverlay(ctx context.Context, path, base string, size int64, 
 		args: []string{
 			"create", "-q", "-f", "qcow2", "-F", "qcow2", "-b", base, path, strconv.FormatInt(size, 10),
 		},
-		memory: infoMemory, read: append([]string{base}, below...), write: []string{path},
+		memory: workMemory, read: append([]string{base}, below...), write: []string{path},
 	})
 	return err
 }
@@ -147,7 +147,7 @@ func (t Tool) Resize(ctx context.Context, path, base string, size int64, below .
 	defer cancel()
 	_, err := t.run(ctx, job{
 		args:   []string{"resize", "-q", "-f", "qcow2", path, strconv.FormatInt(size, 10)},
-		memory: infoMemory, read: append([]string{base}, below...), write: []string{path},
+		memory: workMemory, read: append([]string{base}, below...), write: []string{path},
 	})
 	return err
 }
@@ -205,7 +205,9 @@ func (t Tool) confined(ctx context.Context, j job) ([]byte, error) {
 	}
 	stdout, stderr := &bounded{}, &bounded{}
 	cmd := command(ctx, path, j)
-	cmd.Env = []string{"LC_ALL=C", "PATH=/usr/sbin:/usr/bin:/sbin:/bin"}
+	// Where files are slow qemu-img makes many threads, and each would set address
+	// space aside for what it allocates.
+	cmd.Env = []string{"LC_ALL=C", "PATH=/usr/sbin:/usr/bin:/sbin:/bin", "MALLOC_ARENA_MAX=2"}
 	cmd.Stderr = stderr
 	cmd.WaitDelay = 5 * time.Second
 	var pipe io.ReadCloser

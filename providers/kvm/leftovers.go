@@ -14,6 +14,7 @@ import (
 
 	"sandboxd.dev/sandboxd/providers"
 	"sandboxd.dev/sandboxd/providers/internal/datafolder"
+	"sandboxd.dev/sandboxd/providers/internal/files"
 )
 
 // listSnapshotFiles lists a machine's snapshots or layers. A layer goes with its
@@ -57,6 +58,30 @@ func (p *Provider) removeSnapshot(ctx context.Context, object string, ref provid
 		_ = os.Remove(p.data.MachineDir(ref.Machine))
 		return err
 	})
+}
+
+// removeMachineFile removes one file of a machine that does not exist.
+func (p *Provider) removeMachineFile(ctx context.Context, object string, id types.UID, rest []string) error {
+	return p.whenGone(ctx, object, id, func() error { return p.removeLeft(ctx, object, id, rest) })
+}
+
+// removeLeft removes one file of a machine that is locked and does not exist.
+func (p *Provider) removeLeft(ctx context.Context, object string, id types.UID, rest []string) error {
+	dir := p.data.MachineDir(id)
+	if len(rest) > 0 && (rest[0] == "layers" || rest[0] == "snapshots") {
+		return p.removeSnapshotFile(ctx, object, id, rest)
+	}
+	if len(rest) == 2 {
+		return providers.Errorf(providers.ErrInvalid, object, "it is not of a kind that is made here")
+	}
+	if len(rest) == 1 && rest[0] == filepath.Base(p.data.networkRef(id)) && files.Exists(p.data.networkRef(id)) {
+		if err := p.leaveAnyNetwork(ctx, id, machine{}); err != nil {
+			return err
+		}
+		_ = os.Remove(dir)
+		return nil
+	}
+	return p.removePath(object, dir, rest)
 }
 
 // whenGone does something with what is left of a machine that does not exist.
