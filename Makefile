@@ -13,6 +13,7 @@ LDFLAGS := -X main.version=$(VERSION)
 CACHE ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/sandboxd
 TINY := $(CACHE)/tiny.qcow2
 GUESTADDITIONS := $(CACHE)/guestadditions.qcow2
+INSTALLER := $(CACHE)/installer.iso
 
 ##@ Try it
 
@@ -45,6 +46,10 @@ uninstall: ## Remove what make install installed
 .PHONY: tiny
 tiny: ## Build the tiny golden image from Debian packages, unless it is up to date
 	images/tiny/build $(TINY)
+
+.PHONY: installer
+installer: tiny ## Build the test installer, an ISO that installs the tiny image's system, unless it is up to date
+	images/installer/build $(INSTALLER) $(TINY)
 
 .PHONY: generate
 generate: ## Regenerate deepcopy functions, CRDs and docs/manifests.md from api/v1

@@ -240,7 +240,8 @@ func (c *Controllers) addImages(o Options, wake queue) error {
 			Client: c.manager.GetClient(), Recorder: c.manager.GetEventRecorder("sandboxd"),
 			Providers: o.Providers, HostPaths: o.HostPaths, Imports: c.imports, Resync: o.Resync,
 			Build: goldenimage.BuildOptions{
-				Jobs: c.builds, Logs: o.BuildLogs, SSH: o.BuildSSH, Limits: o.BuildLimits,
+				Secrets: c.manager.GetAPIReader(),
+				Jobs:    c.builds, Logs: o.BuildLogs, SSH: o.BuildSSH, Limits: o.BuildLimits,
 				CPUs: o.Defaults.CPUs, Memory: o.Defaults.Memory.Value(),
 			},
 		})))

@@ -17,11 +17,15 @@ type MachineSpec struct {
 	// Namespace and Name of the Sandbox. A GoldenImage is in no namespace: its
 	// machine is connected to none or nat.
 	Namespace, Name string
-	// Image to clone; empty with Install.
+	// Image to clone; empty with Install, and for a machine whose disk an Install
+	// has made.
 	Image ImageRef
 	// Snapshot to clone in place of the image; Image is the one that it lies on.
 	Snapshot *SnapshotRef
-	// Install, when set, boots an installer on an empty disk of DiskBytes.
+	// Install, when set, boots an installer on an empty disk of DiskBytes, at
+	// every start. Of a machine that was made with it and is ensured without, and
+	// without an Image, the next start boots what was installed, and nothing of
+	// the installer is left; ErrInvalid when nothing that boots was.
 	Install *Install
 	// CPUs is the number of virtual CPUs.
 	CPUs int
@@ -48,13 +52,20 @@ type MachineSpec struct {
 
 // Install is an unattended installation of an operating system.
 type Install struct {
-	// ISO is the installer's image on the host: absolute, below an allowed root or
-	// in the provider's own data folder, no symlinks.
+	// ISO is the installer's image on the host: absolute, below an allowed root, no
+	// symlinks. It is copied: EnsureMachine may take minutes the first time, and
+	// whoever changes the file later changes nothing for the machine.
 	ISO string
+	// URL to download the installer from, in place of ISO.
+	URL string
+	// SHA256 that the installer must have, in lower-case hexadecimal; empty means
+	// any. Another one is ErrInvalid with ReasonDigestMismatch.
+	SHA256 string
 	// Answers to the installer's questions.
 	Answers v1.UnattendedInstall
-	// Password of the user. It is written where only the provider reads it, and
-	// into the installer's answers.
+	// Password of the user. Installers get a hash of it; where a hypervisor asks
+	// for the password itself, it is written where only that reads it, and no
+	// longer than it takes. It is no part of the Hashes.
 	Password string
 }
 
@@ -85,6 +96,12 @@ type Hashes struct {
 func (s MachineSpec) Hashes() Hashes {
 	network := s.Network
 	network.PortForwards = nil
+	install := s.Install
+	if install != nil {
+		unspoken := *install
+		unspoken.Password = "" // a hash of this kind would be easy to guess it by
+		install = &unspoken
+	}
 	return Hashes{
 		Hardware: hashOf(struct {
 			CPUs              int
@@ -98,7 +115,7 @@ func (s MachineSpec) Hashes() Hashes {
 			Install           *Install     `json:",omitempty"`
 		}{
 			s.CPUs, s.MemoryBytes, s.DiskBytes, s.Firmware, s.OSType, s.SharedFolders,
-			s.DiscardOnStop, string(s.Image.UID), s.Image.Revision, s.Snapshot, s.Install,
+			s.DiscardOnStop, string(s.Image.UID), s.Image.Revision, s.Snapshot, install,
 		}),
 		Network:  hashOf(network),
 		Forwards: hashOf(s.Network.PortForwards),

@@ -6,11 +6,13 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strings"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
+	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	v1 "sandboxd.dev/sandboxd/api/v1"
 	"sandboxd.dev/sandboxd/controller/goldenimage/build"
@@ -38,6 +40,8 @@ type BuildOptions struct {
 	Logs *build.Logs
 	// SSH reaches guests without an agent; nil: nothing does.
 	SSH SSH
+	// Secrets are read of it, and not kept.
+	Secrets client.Reader
 	// CPUs and Memory, in bytes, of machines whose image names none.
 	CPUs   int32
 	Memory int64
@@ -71,7 +75,11 @@ func (r *Reconciler) build(ctx context.Context, s *state, needed bool) error {
 		return err
 	}
 	st, _ := r.o.Build.Jobs.Get(s.key(s.wanted.Revision))
-	s.building = describe(s.plan, s.img.Status.Build, st.Progress)
+	said := ""
+	if b := s.img.Status.Build; b != nil && b.Phase == v1.BuildInstalling {
+		said = strings.Join(consoleLines(ctx, s.provider, s.img.UID, 1), "")
+	}
+	s.building = describe(s.plan, s.img.Status.Build, st.Progress, said)
 	return nil
 }
 
@@ -83,6 +91,13 @@ func (r *Reconciler) observeBuild(ctx context.Context, s *state, o *build.Observ
 	switch {
 	case err == nil:
 		o.Machine = &m
+		if s.img.Status.Build.Phase == v1.BuildInstalling {
+			spec, err := r.machineSpec(s)
+			if err != nil {
+				return err
+			}
+			o.Installed = m.Hashes == spec.Hashes()
+		}
 	case !errors.Is(err, providers.ErrNotFound):
 		return err
 	}
@@ -100,6 +115,9 @@ func (r *Reconciler) observeBuild(ctx context.Context, s *state, o *build.Observ
 // the reconciliation, except where that must be so before an effect.
 func (r *Reconciler) carryOut(ctx context.Context, s *state, step build.Step) error {
 	s.again = step.After
+	if b := s.img.Status.Build; b != nil && b.Phase == v1.BuildInstalling && step.Err != nil {
+		step.Err = r.withConsole(ctx, s, step.Err)
+	}
 	switch step.Action {
 	case build.None:
 		return failureOf(s.img.Name, s.img.Status.Build)
@@ -107,7 +125,7 @@ func (r *Reconciler) carryOut(ctx context.Context, s *state, step build.Step) er
 		if s.again == 0 || s.again > r.o.Resync {
 			s.again = r.o.Resync
 		}
-		if s.img.Status.Build.Phase == v1.BuildProvisioning {
+		if p := s.img.Status.Build.Phase; p == v1.BuildProvisioning || p == v1.BuildInstalling {
 			s.again = min(s.again, progressInterval)
 		}
 		return nil
@@ -126,6 +144,11 @@ func (r *Reconciler) carryOut(ctx context.Context, s *state, step build.Step) er
 	case build.Stop:
 		return s.provider.Stop(ctx, s.img.UID, providers.StopGraceful)
 	case build.Seal:
+		if s.img.Status.Build.Phase == v1.BuildInstalling {
+			if err := r.finishInstall(ctx, s); err != nil {
+				return r.failIfTerminal(ctx, s, err)
+			}
+		}
 		s.enter(v1.BuildSealing)
 		return nil
 	case build.Import:
@@ -178,11 +201,22 @@ func (r *Reconciler) makeMachine(ctx context.Context, s *state) error {
 	if err != nil {
 		return err
 	}
-	if err := s.provider.EnsureMachine(ctx, spec); err != nil {
+	if s.plan.Install {
+		if err := r.addInstall(ctx, s, &spec); err != nil {
+			return err
+		}
+		if made, err := r.makeInstaller(s, spec); !made {
+			return r.failIfTerminal(ctx, s, err)
+		}
+	} else if err := s.provider.EnsureMachine(ctx, spec); err != nil {
 		return err
 	}
-	if err := s.provider.Start(ctx, s.img.UID); err != nil {
-		return err
+	// An installer may have done its work while nobody looked, and is not to do it
+	// once more.
+	if m, err := s.provider.GetMachine(ctx, s.img.UID); err != nil || !s.plan.Install || !build.ShutDownByGuest(&m) {
+		if err := errors.Join(err, s.provider.Start(ctx, s.img.UID)); err != nil {
+			return err
+		}
 	}
 	at := metav1.NewTime(s.now)
 	s.img.Status.Build.StartedAt = &at
@@ -194,8 +228,24 @@ func (r *Reconciler) makeMachine(ctx context.Context, s *state) error {
 	return nil
 }
 
+// failIfTerminal notes that a build failed that would fail again, so that nothing
+// is fetched and tried over and over.
+func (r *Reconciler) failIfTerminal(ctx context.Context, s *state, err error) error {
+	if !providers.IsTerminal(err) {
+		return err
+	}
+	if s.img.Status.Build.Phase == v1.BuildInstalling {
+		err = r.withConsole(ctx, s, err)
+	}
+	s.fail(err)
+	return nil
+}
+
 // boot starts a machine that was installed, for its steps.
 func (r *Reconciler) boot(ctx context.Context, s *state) error {
+	if err := r.finishInstall(ctx, s); err != nil {
+		return r.failIfTerminal(ctx, s, err)
+	}
 	if err := s.provider.Start(ctx, s.img.UID); err != nil {
 		return err
 	}

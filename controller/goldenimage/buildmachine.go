@@ -29,6 +29,12 @@ func (r *Reconciler) machineSpec(s *state) (providers.MachineSpec, error) {
 	if q := img.Spec.Machine.Memory; q != nil {
 		spec.MemoryBytes = q.Value()
 	}
+	if s.plan.Install {
+		spec.DiskBytes = defaultDiskSize
+		if q := img.Spec.Source.ISO.DiskSize; q != nil {
+			spec.DiskBytes = q.Value()
+		}
+	}
 	if s.plan.Base != "" {
 		spec.Image = s.ref(s.plan.Base)
 	}
@@ -63,16 +69,20 @@ func asSandbox(img *v1.GoldenImage) *v1.Sandbox {
 }
 
 // describe says to a person how a build stands.
-func describe(plan build.Plan, r *v1.ImageBuild, p build.Progress) string {
+// said is the last line of an installer's console.
+func describe(plan build.Plan, r *v1.ImageBuild, p build.Progress, said string) string {
 	if r == nil || r.Revision != plan.Revision {
 		return "the build is about to begin"
 	}
 	var text string
 	switch r.Phase {
 	case v1.BuildPreparing:
-		text = "making the machine"
+		text = cmp.Or(p.String(), "making the machine")
 	case v1.BuildInstalling:
 		text = "installing"
+		if said != "" {
+			text += ": " + said
+		}
 	case v1.BuildBooting:
 		text = "waiting for the guest"
 	case v1.BuildProvisioning:

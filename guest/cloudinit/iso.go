@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"encoding/binary"
 	"io"
+	"maps"
+	"slices"
 	"unicode/utf16"
 )
 
@@ -170,3 +172,13 @@ func both32(b []byte, v uint32) {
 func padding(n int) int { return (sector - n%sector) % sector }
 
 func padded(b []byte) []byte { return append(b, make([]byte, padding(len(b)))...) }
+
+// WriteFiles writes a CD with a label and a few files in its root directory, of
+// short names. They are in the order of their names.
+func WriteFiles(w io.Writer, label string, content map[string][]byte) error {
+	var list []file
+	for _, name := range slices.Sorted(maps.Keys(content)) {
+		list = append(list, file{name, content[name]})
+	}
+	return writeISO(w, label, list)
+}

@@ -82,7 +82,7 @@ func (s *suite) get(t testing.TB, id types.UID) providers.Machine {
 		"knows nothing of its agent":                       m.Agent == "",
 		"does not say what was seen of its network":        m.Network.Detail == "",
 		"is isolated although there is nothing to be seen": off && m.Network.Isolated,
-		"does not say which image it was cloned from":      m.ImageRevision == "",
+		"does not say which image it was cloned from":      m.ImageRevision == "" && !s.bare[id],
 		"has addresses although it is off":                 off && len(m.Addresses) > 0,
 		"has a port forward without a port or an address":  slices.ContainsFunc(m.PortForwards, unresolved),
 		"does not say what it runs with":                   running && m.Accelerator == "",

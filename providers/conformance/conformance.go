@@ -6,7 +6,7 @@
 //	         │                  State                     one guest, started anew a few times
 //	         │                  Timeline                  one guest and a fork of it
 //	         │                  Networks, Forwards, Snapshots, Forks, Promotion,
-//	         │                  Disks, Inventory, Ownership,
+//	         │                  Disks, Install, Inventory, Ownership,
 //	         │                  Cancellation, Crashes, Parallel
 //	         └── at the end ──▶ Audit: nothing is left on the hypervisor
 //
@@ -66,6 +66,8 @@ const (
 	Promotion Feature = "promotion"
 	// ReadDisks: disks can be opened.
 	ReadDisks Feature = "read disks"
+	// Install: an installer can install a system.
+	Install Feature = "install"
 	// BrokenNetwork: BreakNetwork can be played.
 	BrokenNetwork Feature = "broken network"
 )
@@ -87,6 +89,8 @@ type Backend struct {
 	// tests that wait for no guest: where processors are emulated, a guest that
 	// boots takes the time of all others. Without a path Image serves.
 	Idle v1.DiskSource
+	// Installer of a system, for Install.
+	Installer Installer
 	// Hardware of the machines: CPUs, MemoryBytes, Firmware and OSType.
 	Hardware providers.MachineSpec
 	// User of the guest whose ssh keys are set; empty means root.
@@ -180,6 +184,7 @@ func Run(t *testing.T, b Backend) {
 	t.Run("Timeline", s.testTimeline)
 	t.Run("Promotion", s.testPromotion)
 	t.Run("Disks", s.testDisks)
+	t.Run("Install", s.testInstall)
 	t.Run("Inventory", s.testInventory)
 	t.Run("Ownership", s.testOwnership)
 	t.Run("Cancellation", s.testCancellation)

@@ -29,8 +29,9 @@ type suite struct {
 	guests   *golden   // of the others; the same without Backend.Idle
 	shared   types.UID // the shared guest, once it was made
 	folders  sharedFolders
-	dirs     []string // of the shared guest, not used yet
-	batches  int      // of such directories
+	bare     map[types.UID]bool // machines that were cloned from no image
+	dirs     []string           // of the shared guest, not used yet
+	batches  int                // of such directories
 
 	sharedSpec providers.MachineSpec
 }
@@ -58,7 +59,7 @@ func newSuite(t *testing.T, b Backend) *suite {
 	if b.Occupy == nil {
 		b.Occupy = occupy
 	}
-	s := &suite{b: b, root: t, instance: providers.Instance(uuidOf(t.Name(), "instance"))}
+	s := &suite{b: b, root: t, bare: map[types.UID]bool{}, instance: providers.Instance(uuidOf(t.Name(), "instance"))}
 	s.guests = &golden{ImageSpec: s.imageOf(b.Image, "golden")}
 	s.image = s.guests
 	if b.Idle.Path != "" {
@@ -74,6 +75,7 @@ func newSuite(t *testing.T, b Backend) *suite {
 func (s *suite) requireHooks(t *testing.T) {
 	_, outside := s.b.Skip[Outside]
 	_, broken := s.b.Skip[BrokenNetwork]
+	_, installs := s.b.Skip[Install]
 	_, bridged := s.b.Skip[Mode(v1.NetworkBridged)]
 	for name, missing := range map[string]bool{
 		"Open":         s.b.Open == nil,
@@ -84,6 +86,7 @@ func (s *suite) requireHooks(t *testing.T) {
 		"Undefine":     s.b.Undefine == nil && !outside,
 		"BreakNetwork": s.b.BreakNetwork == nil && !broken,
 		"Bridge":       s.b.Bridge == "" && !bridged,
+		"Installer":    s.b.Installer.Path == "" && !installs,
 		"Image":        s.b.Image.Path == "" || s.b.Image.SHA256 == "",
 		"Hardware":     s.b.Hardware.CPUs < 1 || s.b.Hardware.MemoryBytes == 0,
 	} {

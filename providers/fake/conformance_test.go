@@ -42,6 +42,7 @@ func TestConformance(t *testing.T) {
 			return fake.New(w, v1.ProviderKVM, instance)
 		},
 		Image:     v1.DiskSource{Path: path, SHA256: sum},
+		Installer: conformance.Installer{Path: path, SHA256: sum, Boots: true},
 		Hardware:  providers.MachineSpec{CPUs: 1, MemoryBytes: 128 << 20, Firmware: v1.FirmwareBIOS},
 		OtherUser: "nobody",
 		Service:   conformance.Service{Port: 22, Greeting: "SSH-2.0-"},

@@ -21,6 +21,9 @@ func (p *Provider) ensureDisk(ctx context.Context, spec providers.MachineSpec) e
 	if err := errors.Join(os.RemoveAll(p.data.memory(spec.ID)), os.RemoveAll(p.data.frozen(spec.ID))); err != nil {
 		return p.fileError(object, err)
 	}
+	if machinespec.Installed(spec) {
+		return p.ensureInstalled(ctx, spec)
+	}
 	if !files.Exists(path) {
 		if spec.Snapshot != nil {
 			return p.fork(ctx, spec.ID, spec.Image, *spec.Snapshot, spec.DiskBytes)

@@ -31,6 +31,7 @@ func TestConformance(t *testing.T) {
 			return p
 		},
 		Image:     tinySource(t),
+		Installer: installerISO(t),
 		Hardware:  providers.MachineSpec{CPUs: 1, MemoryBytes: 128 << 20, Firmware: v1.FirmwareBIOS},
 		OtherUser: "nobody",
 		Service:   conformance.Service{Port: 22, Greeting: "SSH-2.0-"},

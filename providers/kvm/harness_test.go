@@ -75,6 +75,11 @@ func tinySource(t testing.TB) v1.DiskSource {
 	if err != nil {
 		t.Fatal(err)
 	}
+	return v1.DiskSource{Path: path, SHA256: digestOf(t, path)}
+}
+
+func digestOf(t testing.TB, path string) string {
+	t.Helper()
 	f, err := os.Open(path)
 	if err != nil {
 		t.Fatal(err)
@@ -84,7 +89,7 @@ func tinySource(t testing.TB) v1.DiskSource {
 	if _, err := io.Copy(sum, f); err != nil {
 		t.Fatal(err)
 	}
-	return v1.DiskSource{Path: path, SHA256: hex.EncodeToString(sum.Sum(nil))}
+	return hex.EncodeToString(sum.Sum(nil))
 }
 
 // host is the machine that the tests run on, with data folders of their own.

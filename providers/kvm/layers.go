@@ -42,7 +42,7 @@ type chain struct {
 	files []string
 	// layers are the files between the top one and the image.
 	layers []place
-	// image at the bottom; empty when there is none.
+	// image at the bottom; empty when there is none, but an installer made it.
 	image providers.ImageRef
 }
 
@@ -83,6 +83,9 @@ func (p *Provider) walk(at place, path string) (chain, error) {
 			c.size = h.VirtualSize
 		}
 		c.files = append(c.files, path)
+		if h.Backing == "" && len(c.files) == 1 && files.Exists(p.data.installed(at.machine)) {
+			return c, nil // an installer made it
+		}
 		if ref, ok := p.data.refOf(h.Backing); ok {
 			c.image, c.files = ref, append(c.files, h.Backing)
 			return c, nil

@@ -29,7 +29,9 @@ import (
 //	              memory                   saved state that the next start goes on with
 //	              frozen                   its guest's file systems may be frozen
 //	              reverted                 the next start discards nothing
-//	              seed.iso                 cloud-init's seed
+//	              seed.iso                 cloud-init's seed, or the answers to an installer's questions
+//	              installed                its disk was made empty, for an installer
+//	              install.iso, .kernel, .initrd    an installer, until it has done its work
 //	              console.log, .0, .1, ... serial console; virtlogd rotates it
 //	              network                  UUID of the network it needs, if any
 //
@@ -66,6 +68,8 @@ func (l layout) memory(id types.UID) string { return filepath.Join(l.MachineDir(
 func (l layout) frozen(id types.UID) string { return filepath.Join(l.MachineDir(id), "frozen") }
 
 func (l layout) reverted(id types.UID) string { return filepath.Join(l.MachineDir(id), "reverted") }
+
+func (l layout) installed(id types.UID) string { return filepath.Join(l.MachineDir(id), "installed") }
 
 func (l layout) seed(id types.UID) string { return filepath.Join(l.MachineDir(id), "seed.iso") }
 

@@ -13,7 +13,6 @@ import (
 	v1 "sandboxd.dev/sandboxd/api/v1"
 	"sandboxd.dev/sandboxd/providers"
 	"sandboxd.dev/sandboxd/providers/internal/files"
-	"sandboxd.dev/sandboxd/providers/internal/seed"
 	"sandboxd.dev/sandboxd/providers/kvm/internal/domain"
 	"sandboxd.dev/sandboxd/providers/kvm/internal/identity"
 	"sandboxd.dev/sandboxd/providers/kvm/internal/libvirtconn"
@@ -61,6 +60,10 @@ func (p *Provider) make(ctx context.Context, spec providers.MachineSpec, was mac
 	if err := files.Mkdir(p.data.MachineDir(spec.ID), dirMode); err != nil {
 		return p.fileError(object, err)
 	}
+	cd, err := p.ensureInstaller(ctx, spec)
+	if err != nil {
+		return err
+	}
 	if err := p.ensureDisk(ctx, spec); err != nil {
 		return err
 	}
@@ -71,7 +74,7 @@ func (p *Provider) make(ctx context.Context, spec providers.MachineSpec, was mac
 	if err := p.protect(spec.ID, disk); err != nil {
 		return p.fileError(object, err)
 	}
-	if err := seed.Write(p.data.seed(spec.ID), spec, p.steps.next); err != nil {
+	if err := p.writeSeed(spec); err != nil {
 		return p.fileError(object, err)
 	}
 	if err := p.ensureNetwork(ctx, spec, was); err != nil {
@@ -88,12 +91,15 @@ func (p *Provider) make(ctx context.Context, spec providers.MachineSpec, was mac
 	record.Network.PortForwards = forwards
 	text, err := domain.Build(domain.Spec{
 		MachineSpec: spec, Record: record, Accelerator: f.accelerator, LinkIsBridge: isBridge,
-		Disk: disk.files[0], Below: disk.files[1:], Seed: p.data.seed(spec.ID), Console: p.data.console(spec.ID),
+		Disk: disk.files[0], Below: disk.files[1:], Seed: p.data.seed(spec.ID), Console: p.data.console(spec.ID), Installer: cd,
 	})
 	if err != nil {
 		return providers.Errorf(providers.ErrInvalid, object, "%w", err)
 	}
-	return p.define(ctx, spec, text)
+	if err := p.define(ctx, spec, text); err != nil || spec.Install != nil {
+		return err
+	}
+	return p.fileError(object, p.media(spec.ID).Clear()) // the domain has no use for it any more
 }
 
 // define defines the domain, in place of the one it may have been before.

@@ -233,6 +233,9 @@ func (p *Provider) refreshDisk(ctx context.Context, m machine) error {
 	if err != nil {
 		return err
 	}
+	if c.image == (providers.ImageRef{}) {
+		return providers.Errorf(providers.ErrUnsupported, machineObject(m.id), "its disk was installed, and there is no image to begin from")
+	}
 	if own := c.own(m.id); own < len(c.layers) {
 		return p.layDisk(ctx, m.id, c.files[1+own:], c.size)
 	}

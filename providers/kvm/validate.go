@@ -15,6 +15,7 @@ import (
 	v1 "sandboxd.dev/sandboxd/api/v1"
 	"sandboxd.dev/sandboxd/providers"
 	"sandboxd.dev/sandboxd/providers/internal/hostnet"
+	"sandboxd.dev/sandboxd/providers/internal/installer"
 	"sandboxd.dev/sandboxd/providers/internal/machinespec"
 	"sandboxd.dev/sandboxd/providers/kvm/internal/domain"
 )
@@ -25,6 +26,9 @@ var limits = machinespec.Limits{CPUs: 256, Memory: 16 << 20}
 // validate tells what of a spec cannot be met by any host.
 func validate(s providers.MachineSpec) error {
 	if err := machinespec.Check(s, limits); err != nil {
+		return err
+	}
+	if err := installer.Check(machineObject(s.ID), s); err != nil {
 		return err
 	}
 	invalid := func(format string, args ...any) error {

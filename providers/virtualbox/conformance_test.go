@@ -51,6 +51,7 @@ func TestConformance(t *testing.T) {
 			conformance.Mode(v1.NetworkHostOnly): noDriver,
 			conformance.Mode(v1.NetworkBridged):  noDriver,
 			conformance.BrokenNetwork:            noDriver,
+			conformance.Install:                  "the provider runs no installers",
 			conformance.CPUs:                     "without its kernel driver VirtualBox lets several processors wait for each other: its firmware alone takes minutes",
 		},
 	})

@@ -34,6 +34,10 @@ func validate(s providers.MachineSpec) error {
 	if err := machinespec.Check(s, limits); err != nil {
 		return err
 	}
+	if machinespec.Installed(s) {
+		return providers.Errorf(providers.ErrUnsupported, machineObject(s.ID),
+			"the virtualbox provider runs no installers: install once with `VBoxManage unattended install`, and adopt that machine with spec.source.machine; or install on kvm")
+	}
 	if s.OSType != "" && !osTypeName.MatchString(s.OSType) {
 		return providers.Errorf(providers.ErrInvalid, machineObject(s.ID), "%q is not an OS type of VirtualBox's", s.OSType)
 	}

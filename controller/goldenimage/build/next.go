@@ -96,6 +96,8 @@ type Observed struct {
 	// Machine is nil when there is none. It is looked at only where IsActive says
 	// so.
 	Machine *providers.Machine
+	// Installed: the machine is already one without an installer.
+	Installed bool
 	Job     JobState
 	JobErr  error
 }
@@ -191,9 +193,13 @@ func (o Observed) active(now time.Time) Step {
 
 func (o Observed) installing() Step {
 	switch m := o.Machine; {
+	case o.Installed && o.Plan.Provision: // cut off in the middle of Boot
+		return Step{Action: Boot}
+	case o.Installed && m.Power == providers.PowerOff: // and of Seal
+		return Step{Action: Seal}
 	case m.Power == providers.PowerRunning, m.Power == providers.PowerStopping:
 		return Step{Action: Wait}
-	case !shutDown(m):
+	case !ShutDownByGuest(m):
 		return Step{Action: Retry, Err: lost("the machine ended in the middle of the installation (%s)", ended(m))}
 	case o.Plan.Provision:
 		return Step{Action: Boot}
@@ -239,7 +245,7 @@ func (o Observed) provisioning() Step {
 func (o Observed) shuttingDown(now time.Time) Step {
 	since := now.Sub(o.Record.Since.Time)
 	switch m := o.Machine; {
-	case shutDown(m):
+	case ShutDownByGuest(m):
 		return Step{Action: Seal}
 	case m.Power != providers.PowerRunning && m.Power != providers.PowerStopping:
 		return Step{Action: Retry, Err: lost("the machine did not shut down in order (%s)", ended(m))}
@@ -261,7 +267,8 @@ func pauseBefore(attempt int32, backoff time.Duration) time.Duration {
 	return backoff << (2 * min(attempt-2, most))
 }
 
-func shutDown(m *providers.Machine) bool {
+// ShutDownByGuest tells whether a machine is off because its guest shut down.
+func ShutDownByGuest(m *providers.Machine) bool {
 	return m.Power == providers.PowerOff && m.OffReason == providers.OffShutdown
 }
 

@@ -52,8 +52,10 @@ func Check(s providers.MachineSpec, limits Limits) error {
 	case s.Firmware != "" && s.Firmware != v1.FirmwareBIOS && s.Firmware != v1.FirmwareEFI:
 		return invalid("firmware %q is not one of bios and efi", s.Firmware)
 	}
-	if err := datafolder.CheckRef(s.Image); err != nil {
-		return err
+	if !Installed(s) {
+		if err := datafolder.CheckRef(s.Image); err != nil {
+			return err
+		}
 	}
 	if err := checkNetwork(s.Network); err != nil {
 		return invalid("%w", err)
@@ -72,6 +74,9 @@ func Check(s providers.MachineSpec, limits Limits) error {
 	}
 	return nil
 }
+
+// Installed tells whether a machine's disk is not cloned but made by an installer.
+func Installed(s providers.MachineSpec) bool { return s.Image == providers.ImageRef{} }
 
 func checkNetwork(n v1.Network) error {
 	switch n.Mode {

@@ -11,6 +11,7 @@ import (
 
 	v1 "sandboxd.dev/sandboxd/api/v1"
 	"sandboxd.dev/sandboxd/guest/cloudinit"
+	"sandboxd.dev/sandboxd/guest/unattended"
 	"sandboxd.dev/sandboxd/providers"
 	"sandboxd.dev/sandboxd/providers/internal/datafolder"
 	"sandboxd.dev/sandboxd/providers/internal/files"
@@ -28,15 +29,33 @@ func Write(path string, spec providers.MachineSpec, before func()) error {
 	if spec.Network.Mode != v1.NetworkNone {
 		d.MACAddress = providers.MACAddress(spec.ID, 0)
 	}
+	return write(path, spec, func(w io.Writer) error { return cloudinit.Write(w, d) }, before)
+}
+
+func write(path string, spec providers.MachineSpec, content func(io.Writer) error, before func()) error {
 	var want bytes.Buffer
-	if err := cloudinit.Write(&want, d); err != nil {
-		return providers.Errorf(providers.ErrInvalid, "machine "+string(spec.ID), "its cloud-init seed cannot be written: %w", err)
+	if err := content(&want); err != nil {
+		return providers.Errorf(providers.ErrInvalid, "machine "+string(spec.ID), "its seed cannot be written: %w", err)
 	}
 	if same(path, want.Bytes()) {
 		return nil
 	}
 	before()
 	return files.Write(path, want.Bytes(), datafolder.FileMode)
+}
+
+// WriteAnswers writes, in the place of a seed and like it, the answers to the
+// questions of the installer that a machine runs. disk is as in AnswersOf.
+func WriteAnswers(path string, spec providers.MachineSpec, disk string, before func()) error {
+	return write(path, spec, func(w io.Writer) error { return unattended.Write(w, AnswersOf(spec, disk)) }, before)
+}
+
+// AnswersOf are the answers to the questions of the installer that a machine runs,
+// which calls the disk to install on so.
+func AnswersOf(spec providers.MachineSpec, disk string) unattended.Answers {
+	a := unattended.New(string(spec.ID), spec.Name, spec.Install.Answers, spec.Install.Password)
+	a.Disk, a.Online = disk, spec.Network.Mode != v1.NetworkNone
+	return a
 }
 
 // same tells whether a file has a content. The file may be anything: it was in

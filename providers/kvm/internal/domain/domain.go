@@ -42,11 +42,13 @@ type Spec struct {
 	Record Record
 	// Accelerator is KVM or TCG.
 	Accelerator string
-	// Disk is the machine's overlay, Seed the seed, Console the file of the
-	// serial console: absolute paths.
+	// Disk is the machine's disk, Seed the seed, Console the file of the serial
+	// console: absolute paths.
 	Disk, Seed, Console string
-	// Below are the files that the overlay lies on, each on the next one.
+	// Below are the files that the disk lies on, each on the next one.
 	Below []string
+	// Installer of the operating system; nil when none is to run.
+	Installer *Installer
 	// LinkIsBridge: with mode bridged, the named link is a bridge; otherwise
 	// the machine gets a macvtap on it.
 	LinkIsBridge bool
@@ -67,7 +69,7 @@ func Build(s Spec) (string, error) {
 		Metadata:      &libvirtxml.DomainMetadata{XML: record},
 		Memory:        &libvirtxml.DomainMemory{Value: uint(s.MemoryBytes >> 10), Unit: "KiB"},
 		VCPU:          &libvirtxml.DomainVCPU{Value: uint(s.CPUs)},
-		OS:            firmware(s.Firmware),
+		OS:            firmware(s),
 		Features:      &libvirtxml.DomainFeatureList{ACPI: &libvirtxml.DomainFeature{}, APIC: &libvirtxml.DomainFeatureAPIC{}},
 		CPU:           &libvirtxml.DomainCPU{Mode: "host-passthrough"},
 		Clock:         &libvirtxml.DomainClock{Offset: "utc"},
@@ -80,6 +82,9 @@ func Build(s Spec) (string, error) {
 			SuspendToDisk: &libvirtxml.DomainPMPolicy{Enabled: "no"},
 		},
 		Devices: devices(s),
+	}
+	if s.Installer != nil {
+		d.OnReboot = "destroy" // the end, and not the beginning of the next installation
 	}
 	if s.Accelerator == TCG {
 		d.Type = "qemu"
@@ -110,14 +115,15 @@ func emulatedCPU() *libvirtxml.DomainCPU {
 	return cpu
 }
 
-func firmware(f v1.Firmware) *libvirtxml.DomainOS {
+func firmware(s Spec) *libvirtxml.DomainOS {
 	os := &libvirtxml.DomainOS{
 		Type:        &libvirtxml.DomainOSType{Arch: "x86_64", Machine: "pc", Type: "hvm"},
 		BootDevices: []libvirtxml.DomainBootDevice{{Dev: "hd"}},
 	}
-	if f == v1.FirmwareEFI {
+	if s.Firmware == v1.FirmwareEFI {
 		os.Type.Machine, os.Firmware = "q35", "efi"
 	}
+	s.Installer.boot(os)
 	return os
 }
 
@@ -138,6 +144,9 @@ func devices(s Spec) *libvirtxml.DomainDeviceList {
 			Model:   "virtio",
 			Backend: &libvirtxml.DomainRNGBackend{Random: &libvirtxml.DomainRNGBackendRandom{Device: "/dev/urandom"}},
 		}},
+	}
+	if s.Installer != nil {
+		list.Disks = append(list.Disks, s.Installer.cd(s.Firmware))
 	}
 	if i := nic(s); i != nil {
 		list.Interfaces = []libvirtxml.DomainInterface{*i}

@@ -50,11 +50,16 @@ func build(t interface{ Fatal(...any) }, s Spec) string {
 func TestGolden(t *testing.T) {
 	efi := spec(v1.NetworkNone)
 	efi.Firmware, efi.Accelerator, efi.SharedFolders = v1.FirmwareEFI, KVM, nil
+	install := spec(v1.NetworkNone)
+	install.Below, install.SharedFolders, install.Installer = nil, nil, &Installer{ISO: "/data/install.iso", Kernel: "/data/kernel", Initrd: "/data/initrd", Cmdline: "auto"}
+	fromCD := spec(v1.NetworkNone)
+	fromCD.Below, fromCD.SharedFolders, fromCD.Firmware, fromCD.Installer = nil, nil, v1.FirmwareEFI, &Installer{ISO: "/data/install.iso"}
 	macvtap := spec(v1.NetworkBridged)
 	macvtap.LinkIsBridge = false
 	for name, s := range map[string]Spec{
 		"none": spec(v1.NetworkNone), "intnet": spec(v1.NetworkIntnet), "hostonly": spec(v1.NetworkHostOnly),
 		"nat": spec(v1.NetworkNAT), "bridged": spec(v1.NetworkBridged), "macvtap": macvtap, "efi-kvm": efi,
+		"install": install, "install-cd-efi": fromCD,
 	} {
 		path := filepath.Join("testdata", name+".xml")
 		got := build(t, s) + "\n"
