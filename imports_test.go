@@ -25,7 +25,7 @@ var rooms = map[string][]string{
 	"apiserver":               {"api/v1", "store"},
 	"providers":               {"api/v1"},
 	"providers/virtualbox":    {"api/v1", "providers", "providers/internal", "providers/internal/seed"},
-	"providers/fake":          {"api/v1", "providers"},
+	"providers/fake":          {"api/v1", "providers", "providers/internal"},
 	"providers/fault":         {"api/v1", "providers"},
 	"providers/conformance":   {"api/v1", "providers", "providers/fault"},
 	"providers/internal":      {"api/v1", "providers"},

@@ -15,6 +15,7 @@ import (
 
 	v1 "sandboxd.dev/sandboxd/api/v1"
 	"sandboxd.dev/sandboxd/providers"
+	"sandboxd.dev/sandboxd/providers/internal/source"
 )
 
 // image is a sealed image. Only what is known of it is kept, not its content.
@@ -94,12 +95,11 @@ func (p *Provider) validateImage(s providers.ImageSpec) error {
 			"the simulated hypervisor cannot run provision scripts: remove them")
 	case s.Source.Machine != nil && p.name == v1.ProviderVirtualBox:
 		return nil
+	case brought(s.Source):
+		return nil
 	case s.Source.Disk == nil:
 		return providers.Errorf(providers.ErrUnsupported, object,
-			"the simulated hypervisor imports disk files only: give it a source.disk")
-	case s.Source.Disk.URL != "":
-		return providers.Errorf(providers.ErrUnsupported, object,
-			"the simulated hypervisor downloads nothing: give the path of a file")
+			"the simulated hypervisor imports disks and artifacts only: give it a source.disk or a source.oci")
 	case !filepath.IsAbs(s.Source.Disk.Path):
 		return providers.Errorf(providers.ErrInvalid, object,
 			"the path %q of its source is not absolute", s.Source.Disk.Path)
@@ -117,6 +117,13 @@ func (p *Provider) read(v *verb, s providers.ImageSpec, progress func(providers.
 		progress(providers.Progress{Stage: "adopting"})
 		return img, v.ctx.Err()
 	}
+	if brought(s.Source) {
+		var err error
+		if img.info, err = p.bring(v, s, progress); err != nil {
+			return nil, err
+		}
+		return img, p.convert(v, img.info.ActualSize, progress)
+	}
 	if src, ok := p.w.source(d.Path); ok {
 		img.agentless = src.Agentless
 		img.info.Digest = "sha256:" + src.SHA256
@@ -127,7 +134,7 @@ func (p *Provider) read(v *verb, s providers.ImageSpec, progress func(providers.
 	} else if err := readFile(v.ctx, object, d.Path, true, &img.info, progress); err != nil {
 		return nil, err
 	}
-	if err := compare(object, d, img.info); err != nil {
+	if err := cmp.Or(compare(object, d, img.info), compareRecorded(s, img.info)); err != nil {
 		return nil, err
 	}
 	return img, p.convert(v, img.info.ActualSize, progress)
@@ -159,6 +166,13 @@ func (p *Provider) CheckSource(ctx context.Context, s providers.ImageSpec) error
 		return err
 	}
 	d, object := s.Source.Disk, imageObject(s.Name)
+	if brought(s.Source) {
+		origin, err := source.Of(object, p.name, s)
+		if err != nil {
+			return err
+		}
+		return source.Check(ctx, object, origin, maxImageBytes)
+	}
 	if src, ok := p.w.source(d.Path); ok {
 		return compare(object, d, providers.Image{
 			Digest: "sha256:" + src.SHA256, Format: cmp.Or(src.Format, v1.DiskFormatQCOW2),
