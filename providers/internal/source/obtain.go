@@ -169,7 +169,7 @@ func (j Job) published(ctx context.Context, d *v1.DiskSource) (string, error) {
 // Begin makes the folder of an import, empty but for a download that may be gone
 // on with.
 func Begin(dir string, mode os.FileMode) error {
-	if err := clear(dir, true); err != nil {
+	if err := wipe(dir, true); err != nil {
 		return err
 	}
 	return files.Mkdir(dir, mode)
@@ -178,12 +178,12 @@ func Begin(dir string, mode os.FileMode) error {
 // End removes the folder of an import that came to an end, but for a download
 // that the next one may go on with.
 func End(dir string, err error) {
-	_ = clear(dir, err != nil && fetch.Kept(err))
+	_ = wipe(dir, err != nil && fetch.Kept(err))
 }
 
-// clear removes a folder with all that is in it; or all but the download, if that
+// wipe removes a folder with all that is in it; or all but the download, if that
 // is of any use.
-func clear(dir string, keep bool) error {
+func wipe(dir string, keep bool) error {
 	if !keep || !fetch.Resumable(filepath.Join(dir, downloads)) {
 		return os.RemoveAll(dir)
 	}
