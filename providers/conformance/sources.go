@@ -162,6 +162,8 @@ func (s *suite) testHostileSources(t *testing.T) {
 	mib := resource.MustParse("512Ki")
 	huge := qcow2("", 0)
 	binary.BigEndian.PutUint64(huge[24:], 10<<40)
+	encrypted := qcow2("", 0)
+	binary.BigEndian.PutUint32(encrypted[32:], 1)
 	none := web.put("/NONE", []byte("nothing of the sort\n"))
 	other := web.put("/OTHER", []byte(strings.Repeat("0", 64)+"  disk.raw\n"))
 	for name, tc := range map[string]struct {
@@ -191,6 +193,7 @@ func (s *suite) testHostileSources(t *testing.T) {
 		"a backing file":                    {at("/backing", qcow2("/etc/passwd", 0)), providers.ErrInvalid, providers.ReasonBackingFile},
 		"a backing file in a gzip":          {at("/backing.gz", gzipped(t, qcow2("/etc/passwd", 0))), providers.ErrInvalid, providers.ReasonBackingFile},
 		"a data file":                       {at("/data", qcow2("", 1<<2)), providers.ErrInvalid, providers.ReasonBackingFile},
+		"an encrypted disk":                 {at("/encrypted", encrypted), providers.ErrInvalid, providers.ReasonFormatMismatch},
 		"a disk of 10 TiB":                  {at("/huge", huge), providers.ErrInvalid, ""},
 		"an OVA with a way out":             {at("/1.ova", archive(t, ovf, raw, member{name: "../disk.raw"})), providers.ErrInvalid, providers.ReasonFormatMismatch},
 		"an OVA whose disk is elsewhere":    {at("/2.ova", archive(t, description("../../etc/passwd"), raw)), providers.ErrInvalid, providers.ReasonFormatMismatch},

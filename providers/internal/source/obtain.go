@@ -84,12 +84,22 @@ func (j Job) closeUnless(f *os.File, err error) error {
 
 // stage copies a file of the host, unless it is larger than it may be.
 func (j Job) stage(ctx context.Context, path, staged string) (*os.File, string, error) {
-	limit := j.Origin.fileLimit(j.MaxBytes)
-	if info, err := os.Lstat(path); err == nil && info.Size() > limit {
-		return nil, "", providers.Errorf(providers.ErrInvalid, j.Object, "%s has %d bytes, and the limit is %d: raise spec.source.disk.maxSize or the daemon's limit, or name another file",
-			path, info.Size(), limit)
+	if info, err := os.Lstat(path); err == nil {
+		if err := j.admit(info.Size()); err != nil {
+			return nil, "", err
+		}
 	}
 	return Stage(ctx, j.Object, path, staged, j.Progress)
+}
+
+// admit refuses a file that is larger than it may be.
+func (j Job) admit(size int64) error {
+	limit := j.Origin.fileLimit(j.MaxBytes)
+	if size <= limit {
+		return nil
+	}
+	return providers.Errorf(providers.ErrInvalid, j.Object, "%s has %d bytes, and the limit is %d: raise spec.source.disk.maxSize or the daemon's limit, or name another file",
+		j.Origin, size, limit)
 }
 
 // download downloads a file of a digest; an empty one is not known. What an
