@@ -50,6 +50,8 @@ const (
 	storeFile = "store.db"
 	// sshDir holds the key that guests without an agent know us by.
 	sshDir = "ssh"
+	// exportDir holds disks that are being exported.
+	exportDir = "exports"
 )
 
 // Run runs a daemon until the context ends, and returns once everything has
@@ -82,6 +84,10 @@ func Run(ctx context.Context, o Options) (err error) {
 	if err != nil {
 		return err
 	}
+	images, err := imageSubresources(o, set)
+	if err != nil {
+		return err
+	}
 	server, err := apiserver.New(ctx, apiserver.Options{
 		Store: store, CRDs: v1.CRDs, Version: o.Version, Logger: o.Logger.WithName("apiserver"),
 		Admission: []apiserver.Admission{admission.New(set, paths)},
@@ -89,7 +95,7 @@ func Run(ctx context.Context, o Options) (err error) {
 			v1.Resource("goldenimages"): v1.FinalizerImage,
 			v1.Resource("sandboxes"):    v1.FinalizerMachine,
 		},
-		Subresources: subresources(set, users, inside, o.Logger.WithName("access")),
+		Subresources: append(images, subresources(set, users, inside, o.Logger.WithName("access"))...),
 	})
 	if err != nil {
 		return err
@@ -193,7 +199,7 @@ func deniedDirs(c config.Config) []string {
 	if relative, err := filepath.Rel(c.DataDir, c.BaseImageDir); err != nil || !filepath.IsLocal(relative) {
 		return append(denied, c.DataDir)
 	}
-	for _, name := range []string{storeFile, sshDir, "kvm"} {
+	for _, name := range []string{storeFile, sshDir, exportDir, "kvm"} {
 		denied = append(denied, filepath.Join(c.DataDir, name))
 	}
 	return denied
