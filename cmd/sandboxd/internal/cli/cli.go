@@ -135,6 +135,7 @@ the hypervisor match.`,
 	root.AddCommand(
 		a.serve(), a.doctor(),
 		a.apply(), a.diff(), a.get(), a.describe(), a.delete(), a.wait(), a.events(), a.validate(), a.explain(),
+		a.image(), a.promote(),
 		a.exec(), a.cp(), a.logs(),
 		a.version(),
 	)
