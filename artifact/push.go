@@ -21,6 +21,7 @@ import (
 	"oras.land/oras-go/v2"
 	"oras.land/oras-go/v2/content/oci"
 	"oras.land/oras-go/v2/errdef"
+	"oras.land/oras-go/v2/registry"
 	"oras.land/oras-go/v2/registry/remote"
 	"oras.land/oras-go/v2/registry/remote/auth"
 	"oras.land/oras-go/v2/registry/remote/credentials"
@@ -61,6 +62,21 @@ func (t Target) String() string {
 		return t.Layout
 	}
 	return t.Reference
+}
+
+// Check says what is wrong with the way in which a target is named.
+func (t Target) Check() error {
+	if t.Layout != "" {
+		return nil
+	}
+	reference, err := registry.ParseReference(t.Reference)
+	if err != nil {
+		return fmt.Errorf("%q is no reference of the form HOST/NAME:TAG: %w", t.Reference, err)
+	}
+	if _, err := reference.Digest(); err == nil {
+		return fmt.Errorf("%q names a digest: give the tag under which the artifact is written", t.Reference)
+	}
+	return nil
 }
 
 // Push writes a disk and returns the digest of its manifest, as sha256:HEX. Who may
@@ -108,14 +124,14 @@ func open(ctx context.Context, to Target) (oras.Target, string, error) {
 		}
 		return layout, tag, nil
 	}
+	if err := to.Check(); err != nil {
+		return nil, "", err
+	}
 	repository, err := remote.NewRepository(to.Reference)
 	if err != nil {
-		return nil, "", fmt.Errorf("%q is no reference of the form HOST/NAME:TAG: %w", to.Reference, err)
+		return nil, "", err
 	}
 	tag := repository.Reference.Reference
-	if _, err := repository.Reference.Digest(); err == nil {
-		return nil, "", fmt.Errorf("%q names a digest: give the tag under which the artifact is written", to.Reference)
-	}
 	if tag == "" {
 		tag = DefaultTag
 	}

@@ -80,7 +80,7 @@ func (a *app) exportTo(ctx context.Context, c *client.Client, name string, which
 	ref := "goldenimage/" + name
 	p.set(ref, "the daemon prepares the file")
 	w := &counted{w: f}
-	w.told = func(n int64) { p.set(ref, fmt.Sprintf("%s of %s", bytesText(n), bytesText(w.total))) }
+	w.told = func(tenths int64) { p.set(ref, fmt.Sprintf("%d%% of %s", 10*tenths, bytesText(w.total))) }
 	got, err = c.ExportImage(ctx, name, which.options(func(e client.Export) { w.total = e.Size }), w)
 	if err == nil {
 		err = f.Chmod(0o644)
@@ -96,19 +96,20 @@ func (a *app) exportTo(ctx context.Context, c *client.Client, name string, which
 	return got, err
 }
 
-// counted tells how much was written, once in a while.
+// counted tells how much was written, in tenths of the total.
 type counted struct {
 	w              io.Writer
 	n, said, total int64
-	told           func(int64)
+	told           func(tenths int64)
 }
 
 // Write implements io.Writer.
 func (c *counted) Write(p []byte) (int, error) {
 	n, err := c.w.Write(p)
-	if c.n += int64(n); c.n-c.said >= 4<<20 {
-		c.said = c.n
-		c.told(c.n)
+	c.n += int64(n)
+	if tenths := 10 * c.n / max(1, c.total); tenths > c.said {
+		c.said = tenths
+		c.told(tenths)
 	}
 	return n, err
 }
@@ -153,6 +154,9 @@ func isFolder(text string) bool {
 }
 
 func (a *app) push(ctx context.Context, name string, which exportFlags, to artifact.Target) error {
+	if err := to.Check(); err != nil {
+		return err
+	}
 	images, err := a.goldenImages(ctx, []string{name})
 	if err != nil {
 		return err
