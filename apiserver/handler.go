@@ -85,6 +85,9 @@ func (s *Server) route(w http.ResponseWriter, r *http.Request) error {
 	case "readyz":
 		return s.serveReady(w)
 	}
+	if e, ok := s.endpoints[segments[0]]; ok {
+		return serveEndpoint(w, r, e)
+	}
 	return pathNotFound()
 }
 

@@ -52,6 +52,8 @@ type Options struct {
 	Finalizers map[schema.GroupResource]string
 	// Subresources that others serve.
 	Subresources []Subresource
+	// Endpoints that belong to no object.
+	Endpoints []Endpoint
 	// Version is served at /version.
 	Version version.Info
 	// Logger gets what nobody else is told of. The zero Logger is silent.
@@ -74,6 +76,7 @@ type Server struct {
 	admission    []Admission
 	finalizers   map[schema.GroupResource]string
 	subresources map[schema.GroupResource][]Subresource
+	endpoints    map[string]Endpoint
 	openAPI      func() (*openAPI, error)
 	namespaces   *namespaces
 	events       *sweeper
@@ -111,6 +114,9 @@ func New(ctx context.Context, o Options) (*Server, error) {
 		return nil, err
 	}
 	if s.subresources, err = indexSubresources(s.registry, o.Subresources); err != nil {
+		return nil, err
+	}
+	if s.endpoints, err = indexEndpoints(o.Endpoints); err != nil {
 		return nil, err
 	}
 	s.openAPI = sync.OnceValues(func() (*openAPI, error) { return newOpenAPI(s.registry, s.version.GitVersion) })

@@ -43,6 +43,17 @@ type Config struct {
 	Resync time.Duration
 	GC     GC
 	Log    Log
+	// Metrics say where they are served besides the socket.
+	Metrics Metrics
+	// Profiling serves profiles of the daemon on its socket.
+	Profiling bool
+}
+
+// Metrics are for Prometheus.
+type Metrics struct {
+	// Address of TCP that they are served on, as HOST:PORT; empty means none.
+	// Whoever reaches it reads them.
+	Address string
 }
 
 // KVM configures the provider kvm.

@@ -140,6 +140,10 @@ func samples(path string) [3]string {
 		return [3]string{"debug", "error", "info"}
 	case "log.format":
 		return [3]string{"json", "text", "json"}
+	case "metrics.address":
+		return [3]string{"127.0.0.1:1", "127.0.0.1:2", "127.0.0.1:3"}
+	case "profiling":
+		return [3]string{"true", "false", "true"}
 	case "allowedHostPaths":
 		return [3]string{"/a,/b", "/c", "/d,/e"}
 	default:

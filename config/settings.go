@@ -89,6 +89,13 @@ func Settings(c *Config) []Setting {
 		parsed("resync", &c.Resync, time.ParseDuration, "How often settled objects are looked at without being woken"),
 		parsed("gc.interval", &c.GC.Interval, time.ParseDuration, "How often left-over things are looked for"),
 		parsed("gc.grace", &c.GC.Grace, time.ParseDuration, "How long something must be seen to be left over before it is removed"),
+		{
+			Path: "metrics.address",
+			Help: "TCP address, as 127.0.0.1:9090, that metrics are served on besides the socket, to whoever reaches it; none unless set",
+			set:  func(s string) (err error) { c.Metrics.Address, err = parseAddress(s); return err },
+			get:  func() string { return c.Metrics.Address },
+		},
+		parsed("profiling", &c.Profiling, strconv.ParseBool, "Whether profiles of the daemon are served on its socket, below /debug/pprof/"),
 		parsed("log.level", &c.Log.Level, oneOf(LevelDebug, LevelInfo, LevelError), "How much is logged: debug, info or error"),
 		parsed("log.format", &c.Log.Format, oneOf(FormatText, FormatJSON), "Form of the log lines: text or json"),
 	}
@@ -191,4 +198,15 @@ func splitList(s string) []string {
 		}
 	}
 	return list
+}
+
+// parseAddress takes an IP address with a port.
+func parseAddress(s string) (string, error) {
+	if s == "" {
+		return "", nil
+	}
+	if _, err := netip.ParseAddrPort(s); err != nil {
+		return "", fmt.Errorf("%q is not an IP address with a port, such as 127.0.0.1:9090", s)
+	}
+	return s, nil
 }

@@ -93,6 +93,7 @@ type Controllers struct {
 	manager manager.Manager
 	imports *goldenimage.Imports
 	builds  *goldenimage.Builds
+	garbage *gc.Collector
 	// cancel ends the imports and the builds.
 	cancel context.CancelFunc
 }
@@ -135,6 +136,12 @@ func New(ctx context.Context, o Options) (*Controllers, error) {
 	return c, nil
 }
 
+// Cache holds the objects that the controllers read.
+func (c *Controllers) Cache() cache.Cache { return c.manager.GetCache() }
+
+// Garbage is the garbage collector.
+func (c *Controllers) Garbage() *gc.Collector { return c.garbage }
+
 // Start runs the controllers until the context ends and everything they
 // started has returned.
 func (c *Controllers) Start(ctx context.Context) error {
@@ -163,11 +170,11 @@ func (c *Controllers) add(ctx context.Context, o Options) error {
 	if err := c.addSandboxes(o, w.sandboxes); err != nil {
 		return fmt.Errorf("add sandbox controller: %w", err)
 	}
-	collector := gc.New(gc.Options{
+	c.garbage = gc.New(gc.Options{
 		Reader: c.manager.GetAPIReader(), Providers: o.Providers,
 		Interval: o.GCInterval, Grace: o.GCGrace, Logger: o.Logger.WithName("gc"),
 	})
-	for _, r := range []manager.Runnable{w, collector} {
+	for _, r := range []manager.Runnable{w, c.garbage} {
 		if err := c.manager.Add(r); err != nil {
 			return fmt.Errorf("add %T: %w", r, err)
 		}

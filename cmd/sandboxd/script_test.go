@@ -2,8 +2,12 @@ package main
 
 import (
 	"bytes"
+	"context"
 	"encoding/binary"
 	"fmt"
+	"io"
+	"net"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -39,6 +43,7 @@ func TestScripts(t *testing.T) {
 			"qcow2":   qcow2Cmd,
 			"bytes":   bytesCmd,
 			"seal":    sealCmd,
+			"http":    httpCmd,
 		},
 	})
 }
@@ -267,4 +272,25 @@ func sealCmd(ts *testscript.TestScript, neg bool, args []string) {
 		ts.Fatalf("usage: seal FILE")
 	}
 	ts.Check(os.Chmod(ts.MkAbs(args[0]), 0))
+}
+
+// httpCmd asks the daemon by its socket, and prints the answer's code and body:
+//
+//	http GET /metrics
+func httpCmd(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 2 {
+		ts.Fatalf("usage: http METHOD PATH")
+	}
+	transport := &http.Transport{DisableKeepAlives: true, DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+		return (&net.Dialer{}).DialContext(ctx, "unix", ts.Getenv("SANDBOXD_SOCKET"))
+	}}
+	request, err := http.NewRequest(args[0], "http://sandboxd"+args[1], nil)
+	ts.Check(err)
+	response, err := (&http.Client{Transport: transport, Timeout: patience}).Do(request)
+	ts.Check(err)
+	defer func() { _ = response.Body.Close() }()
+	body, err := io.ReadAll(response.Body)
+	ts.Check(err)
+	_, err = fmt.Fprintf(ts.Stdout(), "%d\n%s", response.StatusCode, body)
+	ts.Check(err)
 }

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/go-logr/logr"
@@ -32,11 +34,21 @@ type Options struct {
 	Clock clock.WithTicker
 }
 
-// Collector sweeps regularly. Its methods must not be called concurrently.
+// Collector sweeps regularly. Its methods may be called concurrently; sweeps wait
+// for each other.
 type Collector struct {
 	o        Options
+	mu       sync.Mutex
 	seen     Sightings
 	reported map[Subject]bool
+	counts   atomic.Pointer[map[Count]int]
+}
+
+// Count is a class of things that the last sweep decided about.
+type Count struct {
+	Provider v1.ProviderName
+	Kind     providers.ResourceKind
+	Verdict  Verdict
 }
 
 // New makes a Collector.
@@ -66,10 +78,58 @@ func (c *Collector) Start(ctx context.Context) error {
 // Sweep takes one inventory, removes what is due and returns the decisions. An
 // error of one provider or thing does not keep it from the others.
 func (c *Collector) Sweep(ctx context.Context) ([]Decision, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	decisions, seen, errs := c.plan(ctx)
+	if seen == nil {
+		return nil, errors.Join(errs...)
+	}
+	c.seen = seen
+	c.count(decisions)
+	for _, d := range decisions {
+		if err := c.carryOut(ctx, d); err != nil {
+			errs = append(errs, err)
+		}
+	}
+	return decisions, errors.Join(errs...)
+}
+
+// Preview takes one inventory and returns what the next sweep would decide if it
+// began now. It changes and remembers nothing. With an error, the decisions are
+// those about what could be listed.
+func (c *Collector) Preview(ctx context.Context) ([]Decision, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	decisions, _, errs := c.plan(ctx)
+	return decisions, errors.Join(errs...)
+}
+
+// Grace is how long a thing must have been without an object.
+func (c *Collector) Grace() time.Duration { return c.o.Grace }
+
+// Counts tells how many things of each class the last sweep found.
+func (c *Collector) Counts() map[Count]int {
+	if counts := c.counts.Load(); counts != nil {
+		return *counts
+	}
+	return nil
+}
+
+func (c *Collector) count(decisions []Decision) {
+	counts := map[Count]int{}
+	for _, d := range decisions {
+		counts[Count{d.Item.Provider, d.Item.Resource.Kind, d.Verdict}]++
+	}
+	c.counts.Store(&counts)
+}
+
+// plan decides about everything that there is. No sightings are returned when
+// nothing could be decided.
+func (c *Collector) plan(ctx context.Context) ([]Decision, Sightings, []error) {
 	inventory, unlisted, errs := c.inventory(ctx)
 	live, err := c.liveObjects(ctx)
 	if err != nil {
-		return nil, errors.Join(append(errs, err)...)
+		return nil, nil, append(errs, err)
 	}
 	decisions, seen := Plan(inventory, live, c.seen, c.o.Clock.Now(), c.o.Grace)
 	for subject, since := range c.seen {
@@ -77,13 +137,7 @@ func (c *Collector) Sweep(ctx context.Context) ([]Decision, error) {
 			seen[subject] = since // not looked at this time: neither seen nor gone
 		}
 	}
-	c.seen = seen
-	for _, d := range decisions {
-		if err := c.carryOut(ctx, d); err != nil {
-			errs = append(errs, err)
-		}
-	}
-	return decisions, errors.Join(errs...)
+	return decisions, seen, errs
 }
 
 // inventory lists what all providers have, and names those that did not answer.
@@ -106,7 +160,7 @@ func (c *Collector) inventory(ctx context.Context) (items []Item, unlisted []v1.
 // their metadata is asked for.
 func (c *Collector) liveObjects(ctx context.Context) (map[types.UID]bool, error) {
 	live := make(map[types.UID]bool)
-	for _, kind := range []string{"Sandbox", "GoldenImage"} {
+	for _, kind := range []string{"Sandbox", "GoldenImage", "SandboxSnapshot"} {
 		list := &metav1.PartialObjectMetadataList{}
 		list.SetGroupVersionKind(v1.GroupVersion.WithKind(kind + "List"))
 		if err := c.o.Reader.List(ctx, list); err != nil {

@@ -1,6 +1,7 @@
 package gc
 
 import (
+	"fmt"
 	"time"
 
 	"k8s.io/apimachinery/pkg/types"
@@ -49,6 +50,29 @@ type Decision struct {
 	// Since is when it was first seen without an object; zero for Keep and
 	// Report.
 	Since time.Time
+}
+
+// Reason says why, in words for people.
+func (d Decision) Reason(now time.Time, grace time.Duration) string {
+	owners := d.Item.Resource.Owners
+	without := "nothing refers to it"
+	switch {
+	case len(owners) == 1:
+		without = fmt.Sprintf("its object %s is gone", owners[0])
+	case len(owners) > 1:
+		without = fmt.Sprintf("its %d objects are gone", len(owners))
+	}
+	switch d.Verdict {
+	case Keep:
+		return "an object that it belongs to exists"
+	case Report:
+		return "it is not surely of this daemon, and never touched: remove it by hand if nobody needs it"
+	case Remove:
+		return fmt.Sprintf("%s, seen so for %v", without, now.Sub(d.Since).Round(time.Second))
+	default:
+		left := max(grace-now.Sub(d.Since), 0).Round(time.Second)
+		return fmt.Sprintf("%s: removed if that is still so in %v", without, left)
+	}
 }
 
 // Sightings remembers since when things have been seen without an object.

@@ -25,6 +25,7 @@ import (
 	"sandboxd.dev/sandboxd/apiserver"
 	"sandboxd.dev/sandboxd/config"
 	"sandboxd.dev/sandboxd/controller"
+	"sandboxd.dev/sandboxd/controller/metrics"
 	"sandboxd.dev/sandboxd/controller/sandbox"
 	"sandboxd.dev/sandboxd/guest/access"
 	"sandboxd.dev/sandboxd/hostpath"
@@ -46,8 +47,8 @@ type Options struct {
 
 // What is in the data folder besides what the providers keep there.
 const (
-	// storeFile is the store.
-	storeFile = "store.db"
+	// StoreFile is the store.
+	StoreFile = "store.db"
 	// sshDir holds the key that guests without an agent know us by.
 	sshDir = "ssh"
 	// exportDir holds disks that are being exported.
@@ -65,14 +66,22 @@ func Run(ctx context.Context, o Options) (err error) {
 		return err
 	}
 	defer func() { _ = listener.Close() }()
-	store, err := bolt.Open(filepath.Join(o.Config.DataDir, storeFile), bolt.Options{})
+	store, err := bolt.Open(filepath.Join(o.Config.DataDir, StoreFile), bolt.Options{})
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, store.Close()) }()
+	own := &admin{store: store, metrics: metrics.New(), profile: o.Config.Profiling, log: o.Logger.WithName("admin")}
+	scraped, err := listenMetrics(o.Config.Metrics.Address)
+	if err != nil {
+		return err
+	}
+	if scraped != nil {
+		defer func() { _ = scraped.Close() }()
+	}
 	users := &imageUsers{}
 	inside := sshGuests(o, users)
-	set, err := openProviders(o, providers.Instance(store.InstanceID()), users)
+	set, err := openProviders(o, providers.Instance(store.InstanceID()), users, own.metrics.Wrap)
 	if err != nil {
 		return err
 	}
@@ -96,6 +105,7 @@ func Run(ctx context.Context, o Options) (err error) {
 			v1.Resource("sandboxes"):    v1.FinalizerMachine,
 		},
 		Subresources: append(images, subresources(set, users, inside, o.Logger.WithName("access"))...),
+		Endpoints:    own.endpoints(),
 	})
 	if err != nil {
 		return err
@@ -104,31 +114,51 @@ func Run(ctx context.Context, o Options) (err error) {
 	if err := users.connect(server.LoopbackConfig()); err != nil {
 		return err
 	}
-	return serve(ctx, o, server, listener, set, inside, paths)
+	return serve(ctx, o, running{server, listener, scraped, set, inside, paths, own})
+}
+
+// running is what serve runs.
+type running struct {
+	server   *apiserver.Server
+	listener net.Listener
+	// scraped is where the metrics are served besides; nil for nowhere.
+	scraped net.Listener
+	set     *providers.Set
+	inside  *ssh.Guests
+	paths   *hostpath.Policy
+	own     *admin
 }
 
 // serve runs the API server and the controllers until the context ends or one
 // of them fails.
-func serve(ctx context.Context, o Options, server *apiserver.Server, l net.Listener, set *providers.Set, inside *ssh.Guests, paths *hostpath.Policy) error {
+func serve(ctx context.Context, o Options, r running) error {
 	group, ctx := errgroup.WithContext(ctx)
 	options := controller.Options{
-		Config: server.LoopbackConfig(), Providers: set, HostPaths: paths,
+		Config: r.server.LoopbackConfig(), Providers: r.set, HostPaths: r.paths,
 		Defaults: sandbox.Defaults{CPUs: o.Config.Defaults.CPUs, Memory: o.Config.Defaults.Memory},
 		Logger:   o.Logger.WithName("controller"),
 		Workers:  o.Config.Workers, Resync: o.Config.Resync,
 		GCInterval: o.Config.GC.Interval, GCGrace: o.Config.GC.Grace,
 	}
-	if inside != nil {
-		options.SSH = inside
+	if r.inside != nil {
+		options.SSH = r.inside
 	}
 	controllers, err := controller.New(ctx, options)
 	if err != nil {
 		return err
 	}
-	group.Go(func() error { return server.Serve(ctx, l) })
+	if err := r.own.metrics.ObserveObjects(ctx, controllers.Cache()); err != nil {
+		return err
+	}
+	r.own.metrics.ObserveGarbage(controllers.Garbage())
+	r.own.garbage.Store(controllers.Garbage())
+	group.Go(func() error { return r.server.Serve(ctx, r.listener) })
+	if r.scraped != nil {
+		group.Go(func() error { return r.own.serveMetrics(ctx, r.scraped) })
+	}
 	group.Go(func() error { return controllers.Start(ctx) })
 	group.Go(func() error { trimMemory(ctx); return nil })
-	group.Go(func() error { probe(ctx, o.Logger, set); return nil })
+	group.Go(func() error { probe(ctx, o.Logger, r.set); return nil })
 	o.Logger.Info("Serving", "socket", o.Config.Socket, "version", o.Version.GitVersion, "simulate", o.Simulate)
 	o.Notify("READY=1")
 	context.AfterFunc(ctx, func() { o.Notify("STOPPING=1") })
@@ -199,7 +229,7 @@ func deniedDirs(c config.Config) []string {
 	if relative, err := filepath.Rel(c.DataDir, c.BaseImageDir); err != nil || !filepath.IsLocal(relative) {
 		return append(denied, c.DataDir)
 	}
-	for _, name := range []string{storeFile, sshDir, exportDir, "kvm"} {
+	for _, name := range []string{StoreFile, sshDir, exportDir, "kvm"} {
 		denied = append(denied, filepath.Join(c.DataDir, name))
 	}
 	return denied

@@ -21,14 +21,14 @@ const SimulatedSuffix = "+simulated"
 
 // openProviders makes the providers of this host: that of images that name none,
 // and the other one if its hypervisor is installed. An image that names one which
-// is not served is told so in its conditions.
-func openProviders(o Options, instance providers.Instance, logins providers.Logins) (*providers.Set, error) {
+// is not served is told so in its conditions. Each is wrapped.
+func openProviders(o Options, instance providers.Instance, logins providers.Logins, wrap func(providers.Provider) providers.Provider) (*providers.Set, error) {
 	if o.Simulate {
 		o.Logger.Info("SIMULATION: machines exist in memory only, run no real code, and end with this process")
 		var simulated []providers.Provider
 		for _, name := range []v1.ProviderName{v1.ProviderKVM, v1.ProviderVirtualBox} {
 			world := fake.NewWorld(fake.Options{Bridges: []string{simulatedBridge}})
-			simulated = append(simulated, fake.New(world, name, instance))
+			simulated = append(simulated, wrap(fake.New(world, name, instance)))
 		}
 		return providers.NewSet(o.Config.Hypervisor, simulated...), nil
 	}
@@ -45,7 +45,7 @@ func openProviders(o Options, instance providers.Instance, logins providers.Logi
 			}
 			return nil, err
 		}
-		served = append(served, p)
+		served = append(served, wrap(p))
 	}
 	return providers.NewSet(o.Config.Hypervisor, served...), nil
 }

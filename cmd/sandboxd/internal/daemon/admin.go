@@ -1,0 +1,130 @@
+package daemon
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"net/http/pprof"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"github.com/go-logr/logr"
+
+	"sandboxd.dev/sandboxd/apiserver"
+	"sandboxd.dev/sandboxd/client"
+	"sandboxd.dev/sandboxd/controller/gc"
+	"sandboxd.dev/sandboxd/controller/metrics"
+	"sandboxd.dev/sandboxd/store/bolt"
+)
+
+// admin serves the daemon's own endpoints:
+//
+//	GET  /admin/backup   a copy of the store
+//	GET  /admin/gc       what the garbage collector would do now
+//	POST /admin/gc       has it sweep, and tells what it decided
+//	GET  /metrics        for Prometheus
+//	GET  /debug/pprof/   profiles, if they are asked for
+type admin struct {
+	store   *bolt.Store
+	metrics *metrics.Metrics
+	profile bool
+	log     logr.Logger
+	// garbage is set once the controllers are there.
+	garbage atomic.Pointer[gc.Collector]
+}
+
+func (a *admin) endpoints() []apiserver.Endpoint {
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET "+client.BackupPath, a.backup)
+	mux.HandleFunc("GET "+client.GarbagePath, a.previewGarbage)
+	mux.HandleFunc("POST "+client.GarbagePath, a.collectGarbage)
+	all := []apiserver.Endpoint{
+		{Path: "admin", Methods: []string{http.MethodGet, http.MethodPost}, Handler: mux},
+		{Path: "metrics", Methods: []string{http.MethodGet}, Handler: a.metrics.Handler()},
+	}
+	if a.profile {
+		debug := http.NewServeMux()
+		debug.HandleFunc("/debug/pprof/", pprof.Index)
+		debug.HandleFunc("/debug/pprof/profile", pprof.Profile)
+		debug.HandleFunc("/debug/pprof/trace", pprof.Trace)
+		debug.HandleFunc("/debug/pprof/symbol", pprof.Symbol)
+		all = append(all, apiserver.Endpoint{Path: "debug", Methods: []string{http.MethodGet, http.MethodPost}, Handler: debug})
+	}
+	return all
+}
+
+// backup sends a copy of the store. One that breaks off ends the connection, so
+// that nobody takes it for whole.
+func (a *admin) backup(w http.ResponseWriter, r *http.Request) {
+	w.Header().Set("Content-Type", "application/octet-stream")
+	if err := a.store.Backup(r.Context(), w); err != nil {
+		a.log.Error(err, "A backup was not finished")
+		panic(http.ErrAbortHandler)
+	}
+}
+
+func (a *admin) previewGarbage(w http.ResponseWriter, r *http.Request) {
+	a.answerGarbage(w, r, (*gc.Collector).Preview)
+}
+
+func (a *admin) collectGarbage(w http.ResponseWriter, r *http.Request) {
+	a.answerGarbage(w, r, (*gc.Collector).Sweep)
+}
+
+func (a *admin) answerGarbage(w http.ResponseWriter, r *http.Request, decide func(*gc.Collector, context.Context) ([]gc.Decision, error)) {
+	collector := a.garbage.Load()
+	if collector == nil {
+		http.Error(w, "the daemon is still starting: try again", http.StatusServiceUnavailable)
+		return
+	}
+	decisions, err := decide(collector, r.Context())
+	answer := client.Garbage{Items: []client.GarbageItem{}}
+	if err != nil {
+		answer.Errors = strings.Split(err.Error(), "\n") // of errors.Join
+	}
+	now := time.Now()
+	for _, d := range decisions {
+		item := client.GarbageItem{
+			Provider: string(d.Item.Provider), Kind: string(d.Item.Resource.Kind), Resource: d.Item.Resource.Description,
+			Verdict: string(d.Verdict), Reason: d.Reason(now, collector.Grace()),
+		}
+		for _, owner := range d.Item.Resource.Owners {
+			item.Owners = append(item.Owners, string(owner))
+		}
+		if !d.Since.IsZero() {
+			item.Since = &d.Since
+		}
+		answer.Items = append(answer.Items, item)
+	}
+	w.Header().Set("Content-Type", "application/json")
+	_ = json.NewEncoder(w).Encode(answer)
+}
+
+// serveMetrics serves the metrics alone on a TCP address, until the context ends.
+func (a *admin) serveMetrics(ctx context.Context, l net.Listener) error {
+	mux := http.NewServeMux()
+	mux.Handle("GET /metrics", a.metrics.Handler())
+	server := &http.Server{Handler: mux, ReadHeaderTimeout: 10 * time.Second, WriteTimeout: time.Minute, MaxHeaderBytes: 16 << 10}
+	stop := context.AfterFunc(ctx, func() { _ = server.Close() })
+	defer stop()
+	if err := server.Serve(l); !errors.Is(err, http.ErrServerClosed) {
+		return fmt.Errorf("metrics on %s: %w", l.Addr(), err)
+	}
+	return nil
+}
+
+// listenMetrics opens the address that the metrics are served on, if any.
+func listenMetrics(address string) (net.Listener, error) {
+	if address == "" {
+		return nil, nil
+	}
+	l, err := net.Listen("tcp", address)
+	if err != nil {
+		return nil, fmt.Errorf("metrics.address %s: %w: choose a free address of this host", address, err)
+	}
+	return l, nil
+}
