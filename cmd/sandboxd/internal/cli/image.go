@@ -29,6 +29,11 @@ func (a *app) image() *cobra.Command {
 take their disks out as files or OCI artifacts, bring artifacts in, and look after
 their revisions.`,
 		GroupID: groupObjects,
+		Example: examples(`
+sandboxd image ls
+sandboxd image export debian debian.qcow2
+sandboxd image push debian registry.example/images/debian:13
+sandboxd image prune --dry-run`),
 		Args:    noArgs,
 		RunE:    func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
