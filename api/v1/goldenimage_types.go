@@ -527,6 +527,10 @@ type ImageRevision struct {
 	// clones is the number of sandboxes that use this revision.
 	// +optional
 	Clones int32 `json:"clones,omitempty"`
+	// wanted: new sandboxes are cloned from it, or what they are cloned from was
+	// built on it.
+	// +optional
+	Wanted bool `json:"wanted,omitempty"`
 }
 
 // ImagePhase summarizes an image's conditions for printing.

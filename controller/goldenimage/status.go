@@ -30,6 +30,9 @@ func updateStatus(s *state) {
 		recordSealed(s)
 		describeRevision(s, s.sealed)
 	}
+	for i, h := range st.Revisions {
+		st.Revisions[i].Wanted = h.Revision == st.Revision || h.Revision == s.wanted.Revision || s.plan.Base != "" && h.Revision == s.plan.Base
+	}
 	recordOrigin(s)
 	set := func(c metav1.Condition) {
 		c.ObservedGeneration = s.img.Generation

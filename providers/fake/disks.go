@@ -88,7 +88,7 @@ func (p *Provider) OpenDisk(ctx context.Context, r providers.DiskRef) (providers
 	if err != nil {
 		return providers.Disk{}, err
 	}
-	f, err := layer(ctx, d.Disk)
+	f, release, err := layer(ctx, d.Disk)
 	if err != nil {
 		if ctx.Err() != nil {
 			return providers.Disk{}, ctx.Err()
@@ -97,17 +97,22 @@ func (p *Provider) OpenDisk(ctx context.Context, r providers.DiskRef) (providers
 			"its content could not be written to a file: %w", err)
 	}
 	return providers.Disk{
-		Layers: []providers.DiskLayer{{File: f, Format: v1.DiskFormatRaw}}, Size: d.Size(),
+		Layers: []providers.DiskLayer{{File: f, Format: v1.DiskFormatRaw}}, Size: d.Size(), Release: release,
 	}, nil
 }
 
-// layer writes a disk to a file that has no name any more.
-func layer(ctx context.Context, d *guest.Disk) (*os.File, error) {
+// layer writes a disk to a file that is there until it is released.
+func layer(ctx context.Context, d *guest.Disk) (f *os.File, release func(), err error) {
 	dir, err := os.MkdirTemp("", "sandboxd-fake-")
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	defer func() { _ = os.RemoveAll(dir) }()
+	release = func() { _ = os.RemoveAll(dir) }
+	defer func() {
+		if err != nil {
+			release()
+		}
+	}()
 	name := filepath.Join(dir, "disk")
 	mkfs, err := exec.LookPath("mkfs.ext4")
 	if errors.Is(err, exec.ErrNotFound) {
@@ -119,9 +124,10 @@ func layer(ctx context.Context, d *guest.Disk) (*os.File, error) {
 		err = makeFileSystem(ctx, mkfs, d, dir, name)
 	}
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	return os.Open(name)
+	f, err = os.Open(name)
+	return f, release, err
 }
 
 // minFileSystem is the smallest disk that a file system is made on, in bytes.

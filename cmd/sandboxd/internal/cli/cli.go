@@ -136,7 +136,7 @@ the hypervisor match.`,
 	root.AddCommand(
 		a.serve(), a.doctor(), a.backup(), a.restore(), a.gc(),
 		a.apply(), a.diff(), a.get(), a.describe(), a.delete(), a.wait(), a.events(), a.validate(), a.explain(),
-		a.snapshot(), a.fork(), a.revert(),
+		a.snapshot(), a.fork(), a.revert(), a.image(), a.promote(),
 		a.exec(), a.cp(), a.logs(), a.diffDisk(),
 		a.version(),
 	)

@@ -33,7 +33,7 @@ sandboxd logs web -f
 sandboxd logs goldenimage/debian -f`),
 		Args: wantArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			image, isImage := imageName(args[0])
+			image, isImage := splitImage(args[0])
 			var key types.NamespacedName
 			if !isImage {
 				var err error
@@ -72,8 +72,8 @@ sandboxd logs goldenimage/debian -f`),
 	return a.namespaced(cmd)
 }
 
-// imageName takes a name such as goldenimage/debian apart.
-func imageName(arg string) (name string, ok bool) {
+// splitImage takes a name such as goldenimage/debian apart.
+func splitImage(arg string) (name string, ok bool) {
 	kind, name, ok := strings.Cut(arg, "/")
 	switch strings.ToLower(kind) {
 	case "goldenimage", "goldenimages", "gi", "goldenimage.sandboxd.dev", "goldenimages.sandboxd.dev":

@@ -54,6 +54,8 @@ const (
 	sshDir = "ssh"
 	// buildsDir holds the logs of builds.
 	buildsDir = "builds"
+	// exportDir holds disks that are being exported.
+	exportDir = "exports"
 )
 
 // Run runs a daemon until the context ends, and returns once everything has
@@ -96,6 +98,10 @@ func Run(ctx context.Context, o Options) (err error) {
 		return err
 	}
 	logs := build.NewLogs(filepath.Join(o.Config.DataDir, buildsDir))
+	images, err := imageSubresources(o, set)
+	if err != nil {
+		return err
+	}
 	server, err := apiserver.New(ctx, apiserver.Options{
 		Store: store, CRDs: v1.CRDs, Version: o.Version, Logger: o.Logger.WithName("apiserver"),
 		Admission: []apiserver.Admission{admission.New(set, paths)},
@@ -103,7 +109,7 @@ func Run(ctx context.Context, o Options) (err error) {
 			v1.Resource("goldenimages"): v1.FinalizerImage,
 			v1.Resource("sandboxes"):    v1.FinalizerMachine,
 		},
-		Subresources: subresources(set, users, inside, disks, logs, o.Logger.WithName("access")),
+		Subresources: append(images, subresources(set, users, inside, disks, logs, o.Logger.WithName("access"))...),
 		Endpoints:    own.endpoints(),
 	})
 	if err != nil {
@@ -235,7 +241,7 @@ func deniedDirs(c config.Config) []string {
 	if relative, err := filepath.Rel(c.DataDir, c.BaseImageDir); err != nil || !filepath.IsLocal(relative) {
 		return append(denied, c.DataDir)
 	}
-	for _, name := range []string{StoreFile, sshDir, buildsDir, "kvm"} {
+	for _, name := range []string{StoreFile, sshDir, buildsDir, exportDir, "kvm"} {
 		denied = append(denied, filepath.Join(c.DataDir, name))
 	}
 	return denied
