@@ -134,16 +134,23 @@ func (h *Hook) imageWritten(ctx context.Context, a apiserver.Attributes) error {
 	if err := decode(a, &now, &before); err != nil {
 		return err
 	}
-	disk := now.Spec.Source.Disk
+	disk, artifact := now.Spec.Source.Disk, now.Spec.Source.OCI
 	unchanged := reflect.DeepEqual(now.Spec.Source, before.Spec.Source) &&
 		reflect.DeepEqual(now.Spec.Provision, before.Spec.Provision) && now.Spec.Provider == before.Spec.Provider
+	invalid := func(err *field.Error) error {
+		return apierrors.NewInvalid(v1.GroupVersion.WithKind("GoldenImage").GroupKind(), a.Name, field.ErrorList{err})
+	}
+	if artifact != nil && artifact.Layout != "" && !unchanged {
+		if _, err := h.paths.Layout(artifact.Layout); err != nil {
+			return invalid(field.Forbidden(field.NewPath("spec", "source", "oci", "layout"), err.Error()))
+		}
+	}
+	// What is behind an address is not looked at here: a server that is down or
+	// slow must not keep manifests from being applied.
 	if disk == nil || disk.Path == "" || unchanged {
 		return nil
 	}
 	path := field.NewPath("spec", "source", "disk", "path")
-	invalid := func(err *field.Error) error {
-		return apierrors.NewInvalid(v1.GroupVersion.WithKind("GoldenImage").GroupKind(), a.Name, field.ErrorList{err})
-	}
 	resolved, err := h.paths.File(disk.Path)
 	if err != nil {
 		return invalid(field.Forbidden(path, err.Error()))

@@ -203,14 +203,16 @@ func (c *Controllers) addIndexes(ctx context.Context) error {
 			return fmt.Errorf("index %T by %s: %w", i.object, i.field, err)
 		}
 	}
-	return nil
+	return c.indexOrigins(ctx)
 }
 
 func (c *Controllers) addImages(o Options, wake queue) error {
 	return builder.ControllerManagedBy(c.manager).
 		Named("goldenimage").
-		For(&v1.GoldenImage{}, builder.WithPredicates(specOrDeletionChanged())).
+		For(&v1.GoldenImage{}, builder.WithPredicates(predicate.Or(specOrDeletionChanged(), pruneChanged()))).
 		Watches(&v1.Sandbox{}, wakeImageOf{}, builder.WithPredicates(cloneChanged())).
+		Watches(&v1.Sandbox{}, c.imagesMadeOf(o, sandboxKey), builder.WithPredicates(originChanged())).
+		Watches(&v1.SandboxSnapshot{}, c.imagesMadeOf(o, snapshotKey), builder.WithPredicates(originChanged())).
 		WatchesRawSource(wake.source()).
 		WithOptions(options(o.Logger.WithName("goldenimage"), o.Imports+1)).
 		Complete(untilTheEnd(goldenimage.New(goldenimage.Options{

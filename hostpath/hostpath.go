@@ -69,14 +69,7 @@ func New(o Options) (*Policy, error) {
 // File resolves the path of an image: absolute, or relative to ImageDir. It
 // must be a regular file.
 func (p *Policy) File(path string) (string, error) {
-	roots := p.roots
-	if p.imageDir != "" {
-		roots = append(slices.Clone(roots), p.imageDir)
-		if !filepath.IsAbs(path) {
-			path = p.imageDir + string(filepath.Separator) + path
-		}
-	}
-	resolved, info, err := p.resolve(path, roots)
+	resolved, info, err := p.image(path)
 	if err != nil {
 		return "", err
 	}
@@ -84,6 +77,30 @@ func (p *Policy) File(path string) (string, error) {
 		return "", fmt.Errorf("%s: %w: it is not a regular file", path, ErrInvalid)
 	}
 	return resolved, nil
+}
+
+// Layout resolves the path of a folder of images: absolute, or relative to
+// ImageDir. It must be a directory.
+func (p *Policy) Layout(path string) (string, error) {
+	resolved, info, err := p.image(path)
+	if err != nil {
+		return "", err
+	}
+	if !info.IsDir() {
+		return "", fmt.Errorf("%s: %w: it is not a directory", path, ErrInvalid)
+	}
+	return resolved, nil
+}
+
+func (p *Policy) image(path string) (string, fs.FileInfo, error) {
+	roots := p.roots
+	if p.imageDir != "" {
+		roots = append(slices.Clone(roots), p.imageDir)
+		if !filepath.IsAbs(path) {
+			path = p.imageDir + string(filepath.Separator) + path
+		}
+	}
+	return p.resolve(path, roots)
 }
 
 // Dir resolves the path of a shared folder: an absolute path of a directory, in

@@ -41,6 +41,10 @@ type ImageSpec struct {
 	// that is off, or of a snapshot, is copied whole and sealed. Its Digest is
 	// that of the sealed file.
 	From *DiskRef
+	// Digest is the source's as it was recorded when the same revision was
+	// imported before, as sha256:HEX; empty at the first time. A source for which
+	// the manifest gives neither digest nor checksums must have it still.
+	Digest string
 	// MaxBytes that a source may have, and a disk as a guest sees it; 0 means the
 	// provider's own limit.
 	MaxBytes int64
@@ -74,10 +78,12 @@ type Progress struct {
 }
 
 // Condition reasons that ImportImage puts on its errors, besides the kinds'.
-// A source that does not exist is ErrNotFound, because it may still appear; the
-// others are ErrInvalid.
+// A source that does not exist is ErrNotFound, because it may still appear; a
+// server that does not answer, stalls, or cuts a download off is ErrUnavailable;
+// the others are ErrInvalid.
 const (
-	// ReasonDigestMismatch: the source has another digest than the manifest says.
+	// ReasonDigestMismatch: the source has another digest than the manifest, the
+	// file of checksums or the first import says.
 	ReasonDigestMismatch = "DigestMismatch"
 	// ReasonFormatMismatch: the source is not of the stated or of any known format.
 	ReasonFormatMismatch = "FormatMismatch"
@@ -105,8 +111,11 @@ type Images interface {
 	// is sealed already. It may take minutes; progress may be nil, and is
 	// called at least once otherwise, before the image is sealed. Interrupted
 	// or failed, it leaves nothing that GetImage or Inventory takes for an
-	// image, and the next call begins anew. ErrUnsupported for a kind of source
-	// that this provider cannot import.
+	// image, and the next call begins anew, but for a download: what was
+	// received is kept, and listed as the image's, if the server can go on from
+	// there and the error is ErrUnavailable or the context's. The next import or
+	// deletion of any revision of the image removes or uses it. ErrUnsupported
+	// for a kind of source that this provider cannot import.
 	ImportImage(ctx context.Context, spec ImageSpec, progress func(Progress)) (Image, error)
 
 	// GetImage returns a sealed image or ErrNotFound.

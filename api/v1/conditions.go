@@ -9,6 +9,11 @@ const FinalizerImage = GroupName + "/image"
 // FinalizerSnapshot keeps a SandboxSnapshot until what it holds is gone.
 const FinalizerSnapshot = GroupName + "/snapshot"
 
+// AnnotationPruneBefore on a GoldenImage, a time as in RFC 3339, has its former
+// revisions removed that were sealed before it and that nothing uses, whatever
+// spec.revisionHistoryLimit says.
+const AnnotationPruneBefore = GroupName + "/prune-before"
+
 // Condition types of a GoldenImage.
 const (
 	// ConditionVerified: the source was read and its digest is the wanted one
@@ -88,9 +93,15 @@ const (
 	ReasonImporting = "Importing"
 	// ReasonImported: a sealed copy exists.
 	ReasonImported = "Imported"
+	// ReasonSandboxOn: the sandbox that is to become an image is not off.
+	ReasonSandboxOn = "SandboxOn"
 	// ReasonDigestMatches: the source has the digest that the spec gives.
 	ReasonDigestMatches = "DigestMatches"
-	// ReasonDigestRecorded: the spec gives no digest; the source's is in status.
+	// ReasonChecksumMatches: the source has the digest that the file at
+	// spec.source.disk.checksumURL gives.
+	ReasonChecksumMatches = "ChecksumMatches"
+	// ReasonDigestRecorded: the spec gives no digest; that of the first import is
+	// in status, and must be the same when the source is read again.
 	ReasonDigestRecorded = "DigestRecorded"
 
 	// ReasonImageNotFound: no GoldenImage of that name exists.

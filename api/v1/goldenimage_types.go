@@ -415,11 +415,28 @@ type GoldenImageStatus struct {
 	// +optional
 	Clones int32 `json:"clones,omitempty"`
 	// revisions lists every revision that is held on the host, the current one
-	// included. One that no sandbox uses any more is removed unless current.
+	// included. One that no sandbox uses any more is removed unless current, or
+	// kept by spec.revisionHistoryLimit.
 	// +optional
 	// +listType=map
 	// +listMapKey=revision
 	Revisions []ImageRevision `json:"revisions,omitempty"`
+	// origin is the sandbox whose disk the current revision was made of, when
+	// spec.source.sandbox names one. It may be gone by now. The revision is kept
+	// whatever becomes of it, until the source names another.
+	// +optional
+	Origin *ImageOrigin `json:"origin,omitempty"`
+}
+
+// ImageOrigin is a Sandbox, or one of its snapshots, that became an image.
+type ImageOrigin struct {
+	// source as in the spec at that time.
+	Source SandboxSource `json:"source"`
+	// uid of the Sandbox.
+	UID string `json:"uid"`
+	// snapshotUID is that of its SandboxSnapshot, if the source names one.
+	// +optional
+	SnapshotUID string `json:"snapshotUID,omitempty"`
 }
 
 // ImageRevision is one sealed revision of an image.
@@ -429,6 +446,15 @@ type ImageRevision struct {
 	// digest of the source file it was made from, as sha256:HEX.
 	// +optional
 	Digest string `json:"digest,omitempty"`
+	// source that it was made from, in a few words.
+	// +optional
+	Source string `json:"source,omitempty"`
+	// virtualSize is the size of the disk as a guest sees it.
+	// +optional
+	VirtualSize *resource.Quantity `json:"virtualSize,omitempty"`
+	// actualSize is the space it takes on the host.
+	// +optional
+	ActualSize *resource.Quantity `json:"actualSize,omitempty"`
 	// sealedAt is when the revision was sealed.
 	// +optional
 	SealedAt *metav1.Time `json:"sealedAt,omitempty"`

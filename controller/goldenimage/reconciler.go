@@ -1,6 +1,7 @@
 package goldenimage
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -88,6 +89,8 @@ type state struct {
 	sealed    *providers.Image
 	sandboxes []v1.Sandbox
 	clones    map[string]int32
+	// origin is set when the source is a sandbox.
+	origin *origin
 	// progress is set while an import runs.
 	progress *providers.Progress
 	err      error
@@ -130,7 +133,7 @@ func (r *Reconciler) reconcile(ctx context.Context, img *v1.GoldenImage) (reconc
 	if s.err == nil {
 		switch next(observed{Deleting: deleting, Sealed: s.sealed != nil, Clones: s.clones}) {
 		case actImport:
-			s.err = r.importImage(s)
+			s.err = r.importImage(ctx, s)
 		case actSettle:
 			r.o.Imports.Forget(s.key())
 			r.cancelImports(s, s.wanted.Revision)
@@ -160,9 +163,11 @@ func (r *Reconciler) observe(ctx context.Context, s *state) error {
 		return err
 	}
 	s.sandboxes, s.clones = list.Items, countClones(list.Items)
+	var missing error
+	s.origin, missing = r.findOrigin(ctx, s.img)
 	name := s.img.Status.Provider
 	if name == "" {
-		name = r.o.Providers.Resolve(s.img.Spec.Provider)
+		name = r.o.Providers.Resolve(cmp.Or(s.img.Spec.Provider, s.origin.holder()))
 	}
 	p, err := r.o.Providers.Get(name)
 	if err != nil {
@@ -175,10 +180,13 @@ func (r *Reconciler) observe(ctx context.Context, s *state) error {
 		return providers.Errorf(providers.ErrInvalid, fmt.Sprintf("image %q", s.img.Name),
 			"spec.provider says %s, but %s holds the image already: make another GoldenImage", asked, name)
 	}
+	if missing != nil && s.img.DeletionTimestamp.IsZero() {
+		return missing // before a provider is chosen
+	}
 	s.provider, s.img.Status.Provider = p, name
 	s.wanted = providers.ImageRef{
 		UID:      s.img.UID,
-		Revision: providers.RevisionOf(s.img.Spec.Source, s.img.Spec.Provision),
+		Revision: providers.RevisionOf(pinned(s.img.Spec.Source, s.origin), s.img.Spec.Provision),
 	}
 	sealed, err := p.GetImage(ctx, s.wanted)
 	switch {
@@ -192,11 +200,16 @@ func (r *Reconciler) observe(ctx context.Context, s *state) error {
 }
 
 // importImage starts the import of the wanted revision, or sees how it stands.
-func (r *Reconciler) importImage(s *state) error {
+func (r *Reconciler) importImage(ctx context.Context, s *state) error {
 	r.cancelImports(s, s.wanted.Revision)
 	spec, err := r.imageSpec(s)
 	if err != nil {
 		return err
+	}
+	if spec.From != nil && !r.o.Imports.Active(func(k Key) bool { return k == s.key() }) {
+		if err := readable(ctx, s.provider, s.img, s.origin); err != nil {
+			return err
+		}
 	}
 	key := s.key()
 	if s.img.Status.ObservedGeneration != s.img.Generation {
@@ -228,25 +241,51 @@ func (r *Reconciler) imageSpec(s *state) (providers.ImageSpec, error) {
 	spec := providers.ImageSpec{
 		ImageRef: s.wanted, Name: s.img.Name,
 		Source: *s.img.Spec.Source.DeepCopy(), Provision: s.img.Spec.Provision,
-		Machine: s.img.Spec.Machine,
+		Machine: s.img.Spec.Machine, Digest: recordedDigest(s.img.Status, s.wanted.Revision),
 	}
-	disk := spec.Source.Disk
-	if disk == nil || disk.Path == "" {
-		return spec, nil // the provider says what else it can import
+	if s.img.Spec.Source.Sandbox != nil {
+		spec.From = s.origin.disk()
+		return spec, nil
 	}
 	object := fmt.Sprintf("image %q", s.img.Name)
-	path, err := r.o.HostPaths.File(disk.Path)
+	var err error
+	if disk := spec.Source.Disk; disk != nil && disk.Path != "" {
+		disk.Path, err = r.o.HostPaths.File(disk.Path)
+		return spec, pathError(object, "source.disk.path", err)
+	}
+	if artifact := spec.Source.OCI; artifact != nil && artifact.Layout != "" {
+		artifact.Layout, err = r.o.HostPaths.Layout(artifact.Layout)
+		return spec, pathError(object, "source.oci.layout", err)
+	}
+	return spec, nil // the provider says what else it can import
+}
+
+// pathError gives what is wrong with a host path a kind and a reason.
+func pathError(object, field string, err error) error {
 	switch {
 	case err == nil:
-		disk.Path = path
-		return spec, nil
+		return nil
 	case errors.Is(err, hostpath.ErrNotFound):
-		return spec, providers.Errorf(providers.ErrInvalid, object, "source.disk.path: %w", err).WithReason(providers.ReasonSourceNotFound)
+		return providers.Errorf(providers.ErrInvalid, object, "%s: %w", field, err).WithReason(providers.ReasonSourceNotFound)
 	case errors.Is(err, hostpath.ErrForbidden):
-		return spec, providers.Errorf(providers.ErrInvalid, object, "source.disk.path: %w", err).WithReason(v1.ReasonHostPathForbidden)
+		return providers.Errorf(providers.ErrInvalid, object, "%s: %w", field, err).WithReason(v1.ReasonHostPathForbidden)
 	default:
-		return spec, providers.Errorf(providers.ErrInvalid, object, "source.disk.path: %w", err)
+		return providers.Errorf(providers.ErrInvalid, object, "%s: %w", field, err)
 	}
+}
+
+// recordedDigest is that of a revision's source when it was sealed before; empty
+// when it never was.
+func recordedDigest(st v1.GoldenImageStatus, revision string) string {
+	for _, h := range st.Revisions {
+		if h.Revision == revision {
+			return h.Digest
+		}
+	}
+	if st.Revision == revision {
+		return st.Digest
+	}
+	return ""
 }
 
 // cancelImports ends the imports of other revisions than keep.
@@ -256,7 +295,7 @@ func (r *Reconciler) cancelImports(s *state, keep string) {
 
 // removeObsolete removes revisions that are neither wanted nor used.
 func (r *Reconciler) removeObsolete(ctx context.Context, s *state) error {
-	for _, revision := range obsolete(s.img.Status.Revisions, s.wanted.Revision, s.clones) {
+	for _, revision := range expired(s.img, obsolete(s.img.Status.Revisions, s.wanted.Revision, s.clones)) {
 		err := removeRevision(ctx, s.provider, providers.ImageRef{UID: s.img.UID, Revision: revision})
 		if errors.Is(err, providers.ErrBusy) {
 			continue // the cache lags behind a sandbox that was just made

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 
 	"k8s.io/apimachinery/pkg/api/meta"
 	"k8s.io/apimachinery/pkg/api/resource"
@@ -23,7 +24,9 @@ func updateStatus(s *state) {
 	}
 	if s.sealed != nil {
 		recordSealed(st, s.sealed, s.clones)
+		describeRevision(s)
 	}
+	recordOrigin(s)
 	set := func(c metav1.Condition) {
 		c.ObservedGeneration = s.img.Generation
 		c.LastTransitionTime = metav1.NewTime(s.now)
@@ -58,16 +61,29 @@ func recordSealed(st *v1.GoldenImageStatus, sealed *providers.Image, clones map[
 
 func verifiedCondition(s *state) metav1.Condition {
 	c := metav1.Condition{Type: v1.ConditionVerified, Status: metav1.ConditionUnknown, Reason: v1.ReasonReconciling, Message: "the source has not been read yet"}
-	disk := s.img.Spec.Source.Disk
 	switch {
-	case s.sealed != nil && disk != nil && disk.SHA256 != "":
-		c.Status, c.Reason, c.Message = metav1.ConditionTrue, v1.ReasonDigestMatches, "the source has the digest that the spec gives"
 	case s.sealed != nil:
-		c.Status, c.Reason, c.Message = metav1.ConditionTrue, v1.ReasonDigestRecorded, "the spec gives no digest: the source's is recorded in status.digest"
+		c.Status = metav1.ConditionTrue
+		c.Reason, c.Message = verifiedBy(s.img.Spec.Source)
 	case s.err != nil && providers.ReasonOf(s.err) == providers.ReasonDigestMismatch:
 		c.Status, c.Reason, c.Message = metav1.ConditionFalse, providers.ReasonDigestMismatch, s.err.Error()
 	}
 	return c
+}
+
+// verifiedBy says what the digest of a sealed source was compared with. The
+// provider seals none that differs.
+func verifiedBy(source v1.ImageSource) (reason, message string) {
+	disk, artifact := source.Disk, source.OCI
+	switch {
+	case disk != nil && disk.SHA256 != "":
+		return v1.ReasonDigestMatches, "the source has the digest that the spec gives"
+	case artifact != nil && (artifact.Digest != "" || strings.Contains(artifact.Reference, "@")):
+		return v1.ReasonDigestMatches, "the artifact's manifest has the digest that the spec gives, and the disk the one that the manifest gives"
+	case disk != nil && disk.ChecksumURL != "":
+		return v1.ReasonChecksumMatches, "the source has the digest that the file at spec.source.disk.checksumURL gives"
+	}
+	return v1.ReasonDigestRecorded, "the spec gives no digest: the source's is recorded in status.digest"
 }
 
 func importedCondition(s *state) metav1.Condition {
@@ -91,10 +107,24 @@ func progressMessage(p *providers.Progress) string {
 	case p == nil || p.Stage == "":
 		return "the import is about to begin"
 	case p.Total > 0:
-		return fmt.Sprintf("%s: %d%% of %s", p.Stage, 100*p.Done/p.Total, resource.NewQuantity(p.Total, resource.BinarySI))
+		return fmt.Sprintf("%s: %d%% of %s", p.Stage, int64(100*(float64(p.Done)/float64(p.Total))), sizeOf(p.Total))
+	case p.Done > 0:
+		return fmt.Sprintf("%s: %s so far", p.Stage, sizeOf(p.Done))
 	default:
 		return p.Stage
 	}
+}
+
+// sizeOf words a number of bytes, rounded to what people read.
+func sizeOf(bytes int64) string {
+	const mebi, gibi = 1 << 20, 1 << 30
+	switch {
+	case bytes >= 10*gibi:
+		return fmt.Sprintf("%dGi", (bytes+gibi/2)/gibi)
+	case bytes >= mebi:
+		return fmt.Sprintf("%dMi", (bytes+mebi/2)/mebi)
+	}
+	return fmt.Sprintf("%dKi", (bytes+1023)/1024)
 }
 
 func readyCondition(s *state) metav1.Condition {

@@ -24,9 +24,9 @@ func (p *Provider) CheckSource(ctx context.Context, spec providers.ImageSpec) er
 		release()
 		return nil
 	}
-	disk, err := source.Of(object, p.Name(), spec)
+	origin, err := source.Of(object, p.Name(), spec)
 	if err != nil {
 		return err
 	}
-	return p.fileError(object, source.Check(ctx, object, disk))
+	return p.fileError(object, source.Check(ctx, object, origin, p.opts.MaxImageBytes))
 }

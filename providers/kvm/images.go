@@ -82,6 +82,7 @@ func (p *Provider) DeleteImage(ctx context.Context, ref providers.ImageRef) erro
 			return p.fileError(imageObject(ref), err)
 		}
 	}
+	p.sweepDownloads(ref)
 	_ = os.Remove(p.data.ImageDir(ref.UID)) // the last revision takes the folder along
 	if !found {
 		return providers.Errorf(providers.ErrNotFound, imageObject(ref), "it does not exist")

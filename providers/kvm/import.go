@@ -18,10 +18,7 @@ import (
 
 // ImportImage implements providers.Images.
 //
-//	source ──copy, hash──▶ REVISION.import/source ──inspect, convert──▶ …/image ──seal──▶ REVISION.qcow2
-//
-// The source is opened once and copied, so that what was hashed and looked at
-// is what is converted, whoever changes the source meanwhile.
+//	source ──copy or download, hash──▶ REVISION.import/ ──unpack, inspect, convert──▶ …/image ──seal──▶ REVISION.qcow2
 func (p *Provider) ImportImage(ctx context.Context, spec providers.ImageSpec, progress func(providers.Progress)) (providers.Image, error) {
 	if err := p.ready(ctx); err != nil {
 		return providers.Image{}, err
@@ -45,16 +42,16 @@ func (p *Provider) ImportImage(ctx context.Context, spec providers.ImageSpec, pr
 	if spec.From != nil {
 		img, err = p.promote(ctx, object, spec, progress)
 	} else {
-		var disk *v1.DiskSource
-		if disk, err = source.Of(object, p.Name(), spec); err != nil {
+		var origin source.Origin
+		if origin, err = source.Of(object, p.Name(), spec); err != nil {
 			return providers.Image{}, err
 		}
-		img, err = p.importDisk(ctx, object, spec, disk, progress)
+		img, err = p.importDisk(ctx, object, spec, origin, progress)
 	}
 	p.steps.next()
-	// Half an import is worth nothing; what cannot be removed now is wiped by
-	// the next one.
-	_ = os.RemoveAll(p.data.Staging(spec.ImageRef))
+	// Half an import is worth nothing but for what was downloaded; what cannot
+	// be removed now is wiped by the next one.
+	source.End(p.data.Staging(spec.ImageRef), p.fileError(object, err))
 	if err != nil {
 		_ = os.Remove(p.data.ImageDir(spec.UID))
 		if ctx.Err() != nil {
@@ -65,13 +62,13 @@ func (p *Provider) ImportImage(ctx context.Context, spec providers.ImageSpec, pr
 	return img, nil
 }
 
-func (p *Provider) importDisk(ctx context.Context, object string, spec providers.ImageSpec, disk *v1.DiskSource, progress func(providers.Progress)) (providers.Image, error) {
+func (p *Provider) importDisk(ctx context.Context, object string, spec providers.ImageSpec, origin source.Origin, progress func(providers.Progress)) (providers.Image, error) {
 	dir, err := p.stage(spec.ImageRef)
 	if err != nil {
 		return providers.Image{}, err
 	}
 	job := source.Job{
-		Object: object, Ref: spec.ImageRef, Disk: disk, Tool: p.img, MaxBytes: p.opts.MaxImageBytes, Progress: progress,
+		Object: object, Ref: spec.ImageRef, Origin: origin, Tool: p.img, MaxBytes: p.opts.MaxImageBytes, Progress: progress, Step: p.steps.next,
 	}
 	image := filepath.Join(dir, "image")
 	img, err := job.Convert(ctx, filepath.Join(dir, "source"), image, v1.DiskFormatQCOW2, func() error {
@@ -84,21 +81,27 @@ func (p *Provider) importDisk(ctx context.Context, object string, spec providers
 	return p.seal(spec, image, img)
 }
 
-// stage makes the empty folder that an image is imported in.
+// stage makes the folder that an image is imported in, empty but for a download
+// that goes on.
 func (p *Provider) stage(ref providers.ImageRef) (string, error) {
 	dir := p.data.Staging(ref)
-	if err := os.RemoveAll(dir); err != nil {
-		return "", err
-	}
+	p.sweepDownloads(ref)
 	p.steps.next()
 	if err := files.Mkdir(filepath.Dir(dir), dirMode); err != nil {
 		return "", err
 	}
-	if err := files.Mkdir(dir, 0o700); err != nil {
+	if err := source.Begin(dir, 0o700); err != nil {
 		return "", err
 	}
 	p.steps.next()
 	return dir, nil
+}
+
+// sweepDownloads removes what downloads of an image's other revisions left.
+func (p *Provider) sweepDownloads(ref providers.ImageRef) {
+	source.Sweep(p.data.ImageDir(ref.UID), ref.Revision, func(revision string) (func(), bool) {
+		return p.locks.TryLock(imageObject(providers.ImageRef{UID: ref.UID, Revision: revision}))
+	})
 }
 
 // fileError gives an error of the data folder a kind.

@@ -58,13 +58,13 @@ func (p *Provider) forgetMemory(id types.UID) error {
 }
 
 // dropStale removes a saved state of a machine that was seen to run: somebody
-// else has let it.
+// else has let it. One that another call has is being saved or started by that.
 func (p *Provider) dropStale(ctx context.Context, m machine) {
 	if m.power != providers.PowerRunning && m.power != providers.PowerStopping || !files.Exists(p.data.memory(m.id)) {
 		return
 	}
-	unlock, err := p.locks.Lock(ctx, machineObject(m.id))
-	if err != nil {
+	unlock, free := p.locks.TryLock(machineObject(m.id))
+	if !free {
 		return
 	}
 	defer unlock()

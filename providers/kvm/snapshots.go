@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -48,7 +49,30 @@ func (p *Provider) GetSnapshot(ctx context.Context, ref providers.SnapshotRef) (
 		return providers.Snapshot{}, err
 	}
 	f, err := p.readSnapshot(ref)
-	return f.Snapshot, err
+	if err != nil {
+		return providers.Snapshot{}, err
+	}
+	f.Snapshot.Size, err = p.sizeOf(f.Snapshot, f.place())
+	return f.Snapshot, p.fileError(snapshotObject(ref), err)
+}
+
+// sizeOf is what the files of a snapshot take. It grows when another layer is
+// merged into its own.
+func (p *Provider) sizeOf(s providers.Snapshot, at place) (size int64, err error) {
+	paths := []string{p.data.layer(at)}
+	if s.Memory {
+		paths = append(paths, p.data.snapshotMemory(s.SnapshotRef))
+	}
+	for _, path := range paths {
+		info, err := os.Stat(path)
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return 0, err
+		}
+		if err == nil {
+			size += files.Allocated(info)
+		}
+	}
+	return size, nil
 }
 
 // readSnapshot reads a snapshot, or returns ErrNotFound. A file that is damaged
@@ -210,14 +234,12 @@ func (p *Provider) keep(ctx context.Context, id types.UID, spec providers.Snapsh
 	if err := files.Mkdir(p.data.snapshots(id), dirMode); err != nil {
 		return none, p.fileError(object, err)
 	}
-	kept := []string{p.data.layer(at)}
 	if spec.Memory {
 		memory := p.data.snapshotMemory(spec.SnapshotRef)
 		p.steps.next()
 		if err := errors.Join(os.RemoveAll(memory), os.Link(p.data.memory(id), memory), files.Sync(memory)); err != nil {
 			return none, p.fileError(object, err)
 		}
-		kept = append(kept, memory)
 	}
 	f := snapshotFile{
 		Instance: p.opts.Instance, Namespace: spec.Namespace, Name: spec.Name, Layer: at.layer,
@@ -225,12 +247,8 @@ func (p *Provider) keep(ctx context.Context, id types.UID, spec providers.Snapsh
 			SnapshotRef: spec.SnapshotRef, Image: c.image, Memory: spec.Memory, Frozen: frozen, TakenAt: time.Now().UTC().Truncate(time.Second),
 		},
 	}
-	for _, path := range kept {
-		info, err := os.Stat(path)
-		if err != nil {
-			return none, p.fileError(object, err)
-		}
-		f.Snapshot.Size += files.Allocated(info)
+	if f.Snapshot.Size, err = p.sizeOf(f.Snapshot, at); err != nil {
+		return none, p.fileError(object, err)
 	}
 	b, err := json.MarshalIndent(f, "", "  ")
 	if err != nil {
@@ -257,11 +275,21 @@ func (p *Provider) roomForLayer(id types.UID) error {
 	if err != nil {
 		return p.fileError(machineObject(id), err)
 	}
-	if len(c.layers)-len(mergeable(all)) >= maxLayers {
-		return providers.Errorf(providers.ErrCapacity, machineObject(id),
-			"its disk lies on %d snapshots already, which is as many as it may have one upon the other: delete some of them", len(c.layers))
+	needed := len(c.layers)
+	for _, u := range mergeable(all) {
+		if slices.Contains(c.layers, u.place) {
+			needed--
+		}
 	}
-	return nil
+	return checkDepth(id, needed)
+}
+
+func checkDepth(id types.UID, layers int) error {
+	if layers < maxLayers {
+		return nil
+	}
+	return providers.Errorf(providers.ErrCapacity, machineObject(id),
+		"its disk lies on %d snapshots already, which is as many as it may have one upon the other: delete some of them", layers)
 }
 
 // makeRoom returns the chain of a machine without a process, with place for one
@@ -279,7 +307,10 @@ func (p *Provider) makeRoom(ctx context.Context, id types.UID) (chain, error) {
 	if err := p.tidy(ctx, id); err != nil {
 		return c, err
 	}
-	return p.diskChain(id)
+	if c, err = p.diskChain(id); err != nil {
+		return c, err
+	}
+	return c, checkDepth(id, len(c.layers))
 }
 
 // DeleteSnapshot implements providers.Snapshots. The layer is merged into what

@@ -37,11 +37,11 @@ func (p *Provider) CheckSource(ctx context.Context, spec providers.ImageSpec) er
 		_, err := p.examineMachine(ctx, object, spec)
 		return err
 	}
-	disk, err := source.Of(object, p.Name(), spec)
+	origin, err := source.Of(object, p.Name(), spec)
 	if err != nil {
 		return err
 	}
-	return p.fileError(object, source.Check(ctx, object, disk))
+	return p.fileError(object, source.Check(ctx, object, origin, p.opts.MaxImageBytes))
 }
 
 // GetImage implements providers.Images.
@@ -110,7 +110,9 @@ func (p *Provider) DeleteImage(ctx context.Context, ref providers.ImageRef) erro
 	for _, path := range paths {
 		found = found || files.Exists(path)
 	}
+	p.sweepDownloads(ref)
 	if !found {
+		_ = os.Remove(p.data.ImageDir(ref.UID))
 		return providers.Errorf(providers.ErrNotFound, object, "it does not exist")
 	}
 	s, err := p.readSealed(ref)

@@ -30,7 +30,7 @@ const defaultOSType = "Linux_64"
 
 // ImportImage implements providers.Images.
 //
-//	source ──copy, hash, inspect──▶ REVISION.import/source ──qemu-img──▶ REVISION/disk.vdi
+//	source ──copy or download, hash, unpack, inspect──▶ REVISION.import/ ──qemu-img──▶ REVISION/disk.vdi
 //	  ──▶ createvm, modifyvm, storagectl, storageattach, snapshot ──▶ REVISION.json
 func (p *Provider) ImportImage(ctx context.Context, spec providers.ImageSpec, progress func(providers.Progress)) (providers.Image, error) {
 	if err := p.ready(ctx); err != nil {
@@ -54,13 +54,13 @@ func (p *Provider) ImportImage(ctx context.Context, spec providers.ImageSpec, pr
 	if spec.Source.Machine != nil {
 		return p.adopt(ctx, object, spec, progress)
 	}
-	disk, err := source.Of(object, p.Name(), spec)
+	origin, err := source.Of(object, p.Name(), spec)
 	if err != nil {
 		return providers.Image{}, err
 	}
-	img, err := p.importDisk(ctx, object, spec, disk, progress)
+	img, err := p.importDisk(ctx, object, spec, origin, progress)
 	p.steps.next()
-	_ = os.RemoveAll(p.data.Staging(spec.ImageRef))
+	source.End(p.data.Staging(spec.ImageRef), p.fileError(object, err))
 	if err != nil {
 		// Half an import is worth nothing; what cannot be removed now is wiped
 		// by the next one.
@@ -76,6 +76,13 @@ func (p *Provider) ImportImage(ctx context.Context, spec providers.ImageSpec, pr
 	return img, nil
 }
 
+// sweepDownloads removes what downloads of an image's other revisions left.
+func (p *Provider) sweepDownloads(ref providers.ImageRef) {
+	source.Sweep(p.data.ImageDir(ref.UID), ref.Revision, func(revision string) (func(), bool) {
+		return p.locks.TryLock(imageObject(providers.ImageRef{UID: ref.UID, Revision: revision}))
+	})
+}
+
 // discardGolden removes what an import that did not come to its end has made.
 func (p *Provider) discardGolden(ctx context.Context, ref providers.ImageRef) error {
 	if !files.Exists(p.data.golden(ref)) {
@@ -87,23 +94,22 @@ func (p *Provider) discardGolden(ctx context.Context, ref providers.ImageRef) er
 	return p.fileError(imageObject(ref), os.RemoveAll(p.data.golden(ref)))
 }
 
-func (p *Provider) importDisk(ctx context.Context, object string, spec providers.ImageSpec, disk *v1.DiskSource, progress func(providers.Progress)) (providers.Image, error) {
+func (p *Provider) importDisk(ctx context.Context, object string, spec providers.ImageSpec, origin source.Origin, progress func(providers.Progress)) (providers.Image, error) {
 	// VirtualBox must not have the disk that is written.
 	if err := p.discardGolden(ctx, spec.ImageRef); err != nil {
 		return providers.Image{}, err
 	}
 	staging := p.data.Staging(spec.ImageRef)
 	p.steps.next()
-	if err := os.RemoveAll(staging); err != nil {
+	p.sweepDownloads(spec.ImageRef)
+	if err := files.Mkdir(p.data.ImageDir(spec.UID), dirMode); err != nil {
 		return providers.Image{}, err
 	}
-	for _, dir := range []string{p.data.ImageDir(spec.UID), staging} {
-		if err := files.Mkdir(dir, dirMode); err != nil {
-			return providers.Image{}, err
-		}
+	if err := source.Begin(staging, dirMode); err != nil {
+		return providers.Image{}, err
 	}
 	job := source.Job{
-		Object: object, Ref: spec.ImageRef, Disk: disk, Tool: p.img, MaxBytes: p.opts.MaxImageBytes, Progress: progress,
+		Object: object, Ref: spec.ImageRef, Origin: origin, Tool: p.img, MaxBytes: p.opts.MaxImageBytes, Progress: progress, Step: p.steps.next,
 	}
 	vdi := p.data.goldenDisk(spec.ImageRef)
 	img, err := job.Convert(ctx, filepath.Join(staging, "source"), vdi, v1.DiskFormatVDI, func() error {

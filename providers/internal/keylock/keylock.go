@@ -39,6 +39,22 @@ func (l *Set) Share(ctx context.Context, name string) (unlock func(), err error)
 	return l.acquire(ctx, name, 1)
 }
 
+// TryLock takes a name for exclusive use, if nobody has it.
+func (l *Set) TryLock(name string) (unlock func(), ok bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.held[name] != nil {
+		return nil, false
+	}
+	k := &lock{sem: semaphore.NewWeighted(exclusive), users: 1}
+	_ = k.sem.TryAcquire(exclusive)
+	l.held[name] = k
+	return func() {
+		k.sem.Release(exclusive)
+		l.leave(name, k)
+	}, true
+}
+
 func (l *Set) acquire(ctx context.Context, name string, weight int64) (func(), error) {
 	l.mu.Lock()
 	k := l.held[name]

@@ -1,6 +1,7 @@
 package source
 
 import (
+	"cmp"
 	"context"
 	"time"
 
@@ -14,27 +15,31 @@ type Job struct {
 	// Object is what messages call the image.
 	Object string
 	Ref    providers.ImageRef
-	Disk   *v1.DiskSource
+	Origin Origin
 	Tool   qemuimg.Tool
 	// MaxBytes bounds the disk's virtual size.
 	MaxBytes int64
+	// Stall is how long a server may send nothing; 0 means the default.
+	Stall time.Duration
 	// Progress is told how far it got.
 	Progress func(providers.Progress)
+	// Step is called before each change of the data folder.
+	Step func()
 }
 
 // Convert stages the source as one new file, and makes another one of it, in a
 // format of the hypervisor's. ready is called in between, when nothing can be
 // wrong with the source any more but what qemu-img finds in it.
 func (j Job) Convert(ctx context.Context, staged, to string, format v1.DiskFormat, ready func() error) (providers.Image, error) {
-	f, digest, err := Stage(ctx, j.Object, j.Disk.Path, staged, j.Progress)
+	if j.Step == nil {
+		j.Step = func() {}
+	}
+	got, err := j.Obtain(ctx, staged)
 	if err != nil {
 		return providers.Image{}, err
 	}
-	defer func() { _ = f.Close() }()
-	if err := CheckDigest(j.Object, j.Disk, digest); err != nil {
-		return providers.Image{}, err
-	}
-	from, size, err := Examine(ctx, j.Tool, j.Object, f, j.Disk, j.MaxBytes)
+	defer func() { _ = got.Close() }()
+	from, size, err := j.Examine(ctx, got)
 	if err != nil {
 		return providers.Image{}, err
 	}
@@ -42,13 +47,13 @@ func (j Job) Convert(ctx context.Context, staged, to string, format v1.DiskForma
 		return providers.Image{}, err
 	}
 	j.Progress(providers.Progress{Stage: "converting", Total: size})
-	err = j.Tool.Convert(ctx, staged, from, to, format, func(part float64) {
+	err = j.Tool.Convert(ctx, got.Name(), from, to, format, func(part float64) {
 		j.Progress(providers.Progress{Stage: "converting", Done: int64(part * float64(size)), Total: size})
 	})
 	if err != nil {
-		return providers.Image{}, Error(j.Object, j.Disk.Path, err)
+		return providers.Image{}, Error(j.Object, j.Origin.String(), err)
 	}
 	return providers.Image{
-		ImageRef: j.Ref, Digest: "sha256:" + digest, Format: from, VirtualSize: size, SealedAt: time.Now().UTC().Truncate(time.Second),
+		ImageRef: j.Ref, Digest: got.Digest, Format: cmp.Or(got.Packed, from), VirtualSize: size, SealedAt: time.Now().UTC().Truncate(time.Second),
 	}, nil
 }

@@ -50,7 +50,7 @@ func TestConvert(t *testing.T) {
 		to, back := filepath.Join(dir, "to"), filepath.Join(dir, "back")
 		var stages []string
 		job := Job{
-			Object: "image", Ref: providers.ImageRef{UID: "u", Revision: "r"}, Disk: &tc.disk, Tool: qemuimg.New("qemu-img"), MaxBytes: tc.limit,
+			Object: "image", Ref: providers.ImageRef{UID: "u", Revision: "r"}, Origin: Origin{Disk: &tc.disk}, Tool: qemuimg.New("qemu-img"), MaxBytes: tc.limit,
 			Progress: func(p providers.Progress) {
 				if n := len(stages); n == 0 || stages[n-1] != p.Stage {
 					stages = append(stages, p.Stage)

@@ -1,11 +1,21 @@
-// Package source reads the image files that golden images are made of.
+// Package source reads what golden images are made of: files of the host, files
+// behind addresses, and artifacts in registries and folders.
 //
-//	Of(spec) ──▶ Open ──▶ Stage: copy and hash ──▶ Examine: header, then qemu-img
+//	Of(spec) ─┬─ path    ──▶ Open, Stage: copy and hash ─┐
+//	          ├─ url     ──▶ package fetch               ├─▶ verify ─▶ unpack ─▶ Examine ─▶ Convert
+//	          └─ oci     ──▶ manifest, then either       ┘   digest    OVA,      header,
+//	                                                                   gzip,     then qemu-img
+//	                                                                   zstd
 //
-// A source is opened once and copied to where nobody else can change it, so that
-// what was hashed and looked at is what is converted, whoever changes the source
-// meanwhile. Image files are hostile: one that refers to other files of the host
-// is refused.
+// Everything happens in the folder of one import (Begin, End), to which a source
+// is brought whole before anybody looks at it, so that what was hashed and looked
+// at is what is converted, whoever changes the source meanwhile. After an import
+// nothing of that folder is left, but for a download that broke off and that the
+// next import can go on with.
+//
+// Sources are hostile. A disk that refers to other files of the host is refused,
+// sizes are bounded before and while anything is written, and names inside of an
+// archive or artifact never become paths.
 package source
 
 import (
@@ -31,60 +41,6 @@ import (
 // margin is the space left free besides what an import is known to need, in
 // bytes.
 const margin = 64 << 20
-
-// Of returns the disk that an image is imported from, if it is a file that can
-// be. The provider is named in messages.
-func Of(object string, provider v1.ProviderName, spec providers.ImageSpec) (*v1.DiskSource, error) {
-	d := spec.Source.Disk
-	switch {
-	case spec.From != nil:
-		return nil, providers.Errorf(providers.ErrUnsupported, object, "the %s provider cannot make an image of a machine's disk", provider)
-	case d == nil:
-		return nil, providers.Errorf(providers.ErrUnsupported, object, "the %s provider cannot make an image of this kind of source: set spec.source.disk", provider)
-	case d.Path == "":
-		return nil, providers.Errorf(providers.ErrUnsupported, object, "the %s provider does not download images: fetch the file and set spec.source.disk.path", provider)
-	case len(spec.Provision) > 0:
-		return nil, providers.Errorf(providers.ErrUnsupported, object, "the %s provider does not run provision steps: prepare the image beforehand", provider)
-	case !filepath.IsAbs(d.Path):
-		return nil, providers.Errorf(providers.ErrInvalid, object, "the source %q is not an absolute path", d.Path)
-	}
-	return d, nil
-}
-
-// Check looks for what is wrong with a source as providers.Images.CheckSource
-// does: it reads the header itself and, of a file that is small enough, the
-// digest; qemu-img has its say at the import.
-func Check(ctx context.Context, object string, disk *v1.DiskSource) error {
-	src, err := Open(object, disk.Path)
-	if err != nil {
-		return err
-	}
-	defer func() { _ = src.Close() }()
-	info, err := src.Stat()
-	if err != nil {
-		return err
-	}
-	if _, err := qemuimg.Inspect(src, info.Size(), disk.Format); err != nil {
-		return Error(object, disk.Path, err)
-	}
-	if disk.SHA256 == "" || info.Size() > providers.MaxCheckedDigest {
-		return nil
-	}
-	sum := sha256.New()
-	if err := Copy(ctx, src, nil, sum, func(int64) {}); err != nil {
-		return err
-	}
-	return CheckDigest(object, disk, hex.EncodeToString(sum.Sum(nil)))
-}
-
-// CheckDigest compares a file's sha256 with the one that it must have, if any.
-func CheckDigest(object string, disk *v1.DiskSource, digest string) error {
-	if disk.SHA256 == "" || disk.SHA256 == digest {
-		return nil
-	}
-	return providers.Errorf(providers.ErrInvalid, object, "%s has sha256 %s, but spec.source.disk.sha256 is %s",
-		disk.Path, digest, disk.SHA256).WithReason(providers.ReasonDigestMismatch)
-}
 
 // Stage copies the source to a file that nobody else can change and returns it
 // with its sha256. It makes sure that the file system has room for the copy and
@@ -146,7 +102,7 @@ func Open(object, path string) (*os.File, error) {
 }
 
 // Copy copies and hashes; blocks of zeros become holes. With a nil target it
-// only hashes.
+// only hashes, and without a hash it only copies.
 func Copy(ctx context.Context, from io.Reader, to *os.File, sum hash.Hash, report func(done int64)) error {
 	const block = 1 << 20
 	buf, zeros := make([]byte, block), make([]byte, block)
@@ -161,7 +117,9 @@ func Copy(ctx context.Context, from io.Reader, to *os.File, sum hash.Hash, repor
 		}
 		last := err != nil
 		b := buf[:n]
-		_, _ = sum.Write(b)
+		if sum != nil {
+			_, _ = sum.Write(b)
+		}
 		if to != nil && !bytes.Equal(b, zeros[:n]) {
 			if _, err := to.WriteAt(b, done); err != nil {
 				return err
@@ -179,25 +137,40 @@ func Copy(ctx context.Context, from io.Reader, to *os.File, sum hash.Hash, repor
 	}
 }
 
-// Examine finds a staged file's format and virtual size, and refuses what is
-// not a plain disk or is larger than limit bytes.
-func Examine(ctx context.Context, tool qemuimg.Tool, object string, staged *os.File, disk *v1.DiskSource, limit int64) (v1.DiskFormat, int64, error) {
-	info, err := staged.Stat()
+// Header reads what the header of an obtained disk says, and refuses what is not
+// a plain disk or is larger than it may be.
+func (j Job) Header(got Obtained) (qemuimg.Header, error) {
+	info, err := got.Stat()
+	if err != nil {
+		return qemuimg.Header{}, err
+	}
+	h, err := qemuimg.Inspect(got, info.Size(), got.Want)
+	if err != nil {
+		return h, Error(j.Object, j.Origin.String(), err)
+	}
+	return h, j.fits(h.VirtualSize)
+}
+
+func (j Job) fits(size int64) error {
+	if limit := j.Origin.limit(j.MaxBytes); size > limit {
+		return providers.Errorf(providers.ErrInvalid, j.Object, "its disk of %d MiB, as a guest sees it, is larger than the limit of %d MiB: make a smaller one", size>>20, limit>>20)
+	}
+	return nil
+}
+
+// Examine finds an obtained disk's format and virtual size, and refuses what is
+// not a plain disk or is larger than it may be. After the header is read here,
+// qemu-img has its say.
+func (j Job) Examine(ctx context.Context, got Obtained) (v1.DiskFormat, int64, error) {
+	h, err := j.Header(got)
 	if err != nil {
 		return "", 0, err
 	}
-	h, err := qemuimg.Inspect(staged, info.Size(), disk.Format)
+	i, err := j.Tool.Info(ctx, got.Name(), h.Format)
 	if err != nil {
-		return "", 0, Error(object, disk.Path, err)
+		return "", 0, Error(j.Object, j.Origin.String(), err)
 	}
-	i, err := tool.Info(ctx, staged.Name(), h.Format)
-	if err != nil {
-		return "", 0, Error(object, disk.Path, err)
-	}
-	if i.VirtualSize > limit {
-		return "", 0, providers.Errorf(providers.ErrInvalid, object, "its disk of %d GiB is larger than the limit of %d GiB", i.VirtualSize>>30, limit>>30)
-	}
-	return h.Format, i.VirtualSize, nil
+	return h.Format, i.VirtualSize, j.fits(i.VirtualSize)
 }
 
 // Error words what is wrong with a source.

@@ -1,0 +1,148 @@
+package controller_test
+
+import (
+	"strings"
+	"testing"
+	"time"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	v1 "sandboxd.dev/sandboxd/api/v1"
+	"sandboxd.dev/sandboxd/providers"
+	"sandboxd.dev/sandboxd/providers/fake"
+)
+
+func promoted(name, sandbox, snapshot string) *v1.GoldenImage {
+	img := goldenImage(name)
+	img.Spec.Source = v1.ImageSource{Sandbox: &v1.SandboxSource{Namespace: "default", Name: sandbox, Snapshot: snapshot}}
+	return img
+}
+
+func imageReady(i *v1.GoldenImage) bool {
+	return condition(i, v1.ConditionReady).Status == "True" && i.Status.ObservedGeneration == i.Generation
+}
+
+// TestPromote makes an image of a sandbox that runs at first.
+func TestPromote(t *testing.T) {
+	d := host(t, fake.Options{})
+	d.start()
+	box, img := newSandbox("box"), promoted("from-box", "box", "")
+	d.create(img)
+	until(d, img, "waiting for the sandbox", func(i *v1.GoldenImage) bool {
+		return condition(i, v1.ConditionReady).Reason == providers.ReasonSourceNotFound
+	})
+	d.create(goldenImage("golden"), box)
+	until(d, box, "running", func(s *v1.Sandbox) bool { return condition(s, v1.ConditionReady).Status == "True" })
+	until(d, img, "asking to stop it", func(i *v1.GoldenImage) bool {
+		c := condition(i, v1.ConditionReady)
+		return c.Reason == v1.ReasonSandboxOn && strings.Contains(c.Message, "stop it, or name one of its snapshots")
+	})
+	must(t, d.provider().WriteFile(t.Context(), box.UID, "/root/mine", 0o644, strings.NewReader("mine")))
+	d.update(box, func(s *v1.Sandbox) { s.Spec.PowerState = v1.PowerStopped })
+	until(d, img, "made", imageReady)
+	first, digest := img.Status.Revision, img.Status.Digest
+	if origin := img.Status.Origin; origin == nil || origin.UID != string(box.UID) || digest == "" ||
+		img.Status.Revisions[0].Source != "sandbox default/box" {
+		t.Errorf("the image is %s", show(img))
+	}
+
+	// What the image was made of may go, and another take its name.
+	must(t, d.client.Delete(t.Context(), box))
+	d.gone(box)
+	clone := newSandbox("clone", func(s *v1.Sandbox) { s.Spec.Image = "from-box" })
+	box = newSandbox("box")
+	d.create(clone, box)
+	until(d, clone, "running", func(s *v1.Sandbox) bool { return condition(s, v1.ConditionReady).Status == "True" })
+	var out strings.Builder
+	if _, err := d.provider().ReadFile(t.Context(), clone.UID, "/root/mine", &out); err != nil || out.String() != "mine" {
+		t.Errorf("the clone has %q, %v", out.String(), err)
+	}
+	d.stop()
+	d.start()
+	until(d, img, "as it was", func(i *v1.GoldenImage) bool {
+		return imageReady(i) && i.Status.Revision == first && i.Status.Digest == digest && i.Status.Clones == 1
+	})
+}
+
+// TestPromoteAnother follows the source to another sandbox and back to the first
+// name, under which there is another one by then.
+func TestPromoteAnother(t *testing.T) {
+	d := host(t, fake.Options{})
+	d.start()
+	stopped := func(s *v1.Sandbox) { s.Spec.PowerState = v1.PowerStopped }
+	one, two, img := newSandbox("one", stopped), newSandbox("two", stopped), promoted("made", "one", "")
+	img.Spec.RevisionHistoryLimit = 2
+	d.create(goldenImage("golden"), one, two, img)
+	until(d, img, "made of the first", imageReady)
+	revisions := map[string]bool{img.Status.Revision: true}
+	source := func(name string) {
+		t.Helper()
+		must(t, d.client.Get(t.Context(), client.ObjectKeyFromObject(img), img))
+		before := img.DeepCopy()
+		img.Spec.Source.Sandbox.Name = name
+		must(t, d.client.Patch(t.Context(), img, client.MergeFrom(before)))
+		until(d, img, "made of "+name, func(i *v1.GoldenImage) bool {
+			return imageReady(i) && i.Status.Origin.Source.Name == name
+		})
+		revisions[img.Status.Revision] = true
+	}
+	source("two")
+	source("one") // as before: nothing is copied again
+	if len(revisions) != 2 || len(img.Status.Revisions) != 2 {
+		t.Errorf("the revisions are %v, %s", revisions, show(img))
+	}
+	must(t, d.client.Delete(t.Context(), one))
+	d.gone(one)
+	d.create(newSandbox("one", stopped))
+	source("two")
+	source("one")
+	if len(revisions) != 3 {
+		t.Errorf("another sandbox of the same name was taken for the first: %v", revisions)
+	}
+	if len(img.Status.Revisions) != 3 {
+		t.Errorf("with a limit of 2 there are %s", show(img))
+	}
+
+	must(t, d.client.Get(t.Context(), client.ObjectKeyFromObject(img), img))
+	before := img.DeepCopy()
+	img.Annotations = map[string]string{v1.AnnotationPruneBefore: time.Now().Add(time.Hour).Format(time.RFC3339)}
+	must(t, d.client.Patch(t.Context(), img, client.MergeFrom(before)))
+	until(d, img, "pruned", func(i *v1.GoldenImage) bool { return imageReady(i) && len(i.Status.Revisions) == 1 })
+}
+
+// TestPromoteSnapshot makes an image of a snapshot of a machine that runs.
+func TestPromoteSnapshot(t *testing.T) {
+	d := host(t, fake.Options{})
+	d.start()
+	box := newSandbox("box")
+	d.create(goldenImage("golden"), box)
+	until(d, box, "running", func(s *v1.Sandbox) bool { return condition(s, v1.ConditionReady).Status == "True" })
+	img := promoted("from-snapshot", "box", "clean")
+	d.create(img)
+	until(d, img, "waiting for the snapshot", func(i *v1.GoldenImage) bool {
+		return condition(i, v1.ConditionReady).Reason == providers.ReasonSourceNotFound
+	})
+	snap := &v1.SandboxSnapshot{Spec: v1.SandboxSnapshotSpec{Sandbox: "box"}}
+	snap.Namespace, snap.Name = "default", "clean"
+	d.create(snap)
+	_, err := d.provider().TakeSnapshot(t.Context(), providers.SnapshotSpec{
+		SnapshotRef: providers.SnapshotRef{Machine: box.UID, ID: snap.UID}, Namespace: "default", Name: "clean",
+	})
+	must(t, err)
+	d.eventually("snapshot taken", func() error {
+		if err := d.client.Get(t.Context(), client.ObjectKeyFromObject(snap), snap); err != nil {
+			return err
+		}
+		snap.Status.Conditions = []metav1.Condition{{
+			Type: v1.ConditionReady, Status: metav1.ConditionTrue, Reason: v1.ReasonAsSpecified,
+			LastTransitionTime: metav1.Now(),
+		}}
+		return d.client.Status().Update(t.Context(), snap)
+	})
+	until(d, img, "made", imageReady)
+	if got := img.Status.Origin; got == nil || types.UID(got.SnapshotUID) != snap.UID {
+		t.Errorf("the image is %s", show(img))
+	}
+}
