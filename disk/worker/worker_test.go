@@ -22,6 +22,9 @@ func TestMain(m *testing.M) {
 	if IsChild(os.Args) {
 		os.Exit(Main())
 	}
+	if len(os.Args) == 2 && os.Args[1] == probe {
+		os.Exit(probeConfined())
+	}
 	os.Exit(m.Run())
 }
 

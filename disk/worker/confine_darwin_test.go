@@ -1,0 +1,5 @@
+package worker
+
+const probe = "probe-confined"
+
+func probeConfined() int { return 0 }
