@@ -34,8 +34,8 @@ sandboxd image ls
 sandboxd image export debian debian.qcow2
 sandboxd image push debian registry.example/images/debian:13
 sandboxd image prune --dry-run`),
-		Args:    noArgs,
-		RunE:    func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+		Args: noArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
 	cmd.AddCommand(a.imageList(), a.imageHistory(), a.imagePrune(), a.imageExport(), a.imagePush(), a.imagePull())
 	return cmd
