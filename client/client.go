@@ -204,5 +204,11 @@ func (c *Client) sandboxURL(key types.NamespacedName, endpoint string, query url
 	return u.String()
 }
 
+func (c *Client) imageURL(name, endpoint string, query url.Values) string {
+	u := c.base.JoinPath("apis", v1.GroupName, v1.GroupVersion.Version, "goldenimages", url.PathEscape(name), endpoint)
+	u.RawQuery = query.Encode()
+	return u.String()
+}
+
 // CloseIdleConnections closes connections that are kept for later requests.
 func (c *Client) CloseIdleConnections() { c.http.CloseIdleConnections() }

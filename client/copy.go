@@ -132,6 +132,18 @@ type LogOptions struct {
 // Log copies the serial console of a sandbox to w. It holds what the guest
 // printed, terminal escapes included.
 func (c *Client) Log(ctx context.Context, key types.NamespacedName, o LogOptions, w io.Writer) error {
+	_, _, err := c.get(ctx, c.sandboxURL(key, wire.Log, o.query()), w)
+	return err
+}
+
+// BuildLog copies what the last build of a golden image has printed to w; followed
+// it ends with the build.
+func (c *Client) BuildLog(ctx context.Context, image string, o LogOptions, w io.Writer) error {
+	_, _, err := c.get(ctx, c.imageURL(image, wire.Log, o.query()), w)
+	return err
+}
+
+func (o LogOptions) query() url.Values {
 	q := url.Values{}
 	if o.Follow {
 		q.Set(wire.ParamFollow, "true")
@@ -139,8 +151,7 @@ func (c *Client) Log(ctx context.Context, key types.NamespacedName, o LogOptions
 	if o.TailLines != nil {
 		q.Set(wire.ParamTailLines, strconv.FormatInt(*o.TailLines, 10))
 	}
-	_, _, err := c.get(ctx, c.sandboxURL(key, wire.Log, q), w)
-	return err
+	return q
 }
 
 func (c *Client) put(ctx context.Context, address string, body io.Reader) error {

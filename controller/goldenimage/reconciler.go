@@ -443,7 +443,7 @@ func (r *Reconciler) tell(s *state, before *v1.GoldenImage) {
 	case s.sealed != nil && st.Revision != before.Status.Revision:
 		r.event(s.img, corev1.EventTypeNormal, v1.ReasonImported, "Import", "sealed revision %s (%s)", st.Revision, st.Digest)
 	case reason(s.img) == v1.ReasonImporting && reason(before) != v1.ReasonImporting:
-		r.event(s.img, corev1.EventTypeNormal, v1.ReasonImporting, "Import", "reading the source of revision %s", s.wanted.Revision)
+		r.event(s.img, corev1.EventTypeNormal, v1.ReasonImporting, "Import", "reading the source of revision %s", cmp.Or(s.plan.Base, s.wanted.Revision))
 	}
 }
 

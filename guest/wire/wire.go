@@ -6,6 +6,7 @@
 //	GET, PUT …/sandboxes/NAME/files?path=…      one file
 //	GET, PUT …/sandboxes/NAME/archive?path=…    a directory, as a tar stream
 //	GET …/sandboxes/NAME/log?follow=…           the serial console
+//	GET …/goldenimages/NAME/log?follow=…        what an image's build printed
 //
 // The exec protocol is that of Kubernetes' own exec: the first byte of each
 // message is its channel, the last message of the server is a Status on the

@@ -16,6 +16,14 @@ func (p *Provider) CheckSource(ctx context.Context, spec providers.ImageSpec) er
 		return err
 	}
 	object := fmt.Sprintf("image %q", spec.Name)
+	if spec.From != nil {
+		_, release, err := p.holdOrigin(ctx, object, spec)
+		if err != nil {
+			return err
+		}
+		release()
+		return nil
+	}
 	origin, err := source.Of(object, p.Name(), spec)
 	if err != nil {
 		return err

@@ -8,6 +8,7 @@
 //	                           network, bridge, firewall table (shared)
 //	        ──Start──▶ domain paused ──looked at on the host──▶ running
 //	        ──Exec ──▶ QEMU's guest agent
+//	SandboxSnapshot ──TakeSnapshot──▶ machines/UID/layers/N.qcow2, snapshots/UID.json (layers.go)
 //
 // The provider remembers nothing between processes. What a machine is and
 // whose, its domain says (internal/domain); what the names of networks,

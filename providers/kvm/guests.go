@@ -67,6 +67,9 @@ func (p *Provider) inGuest(ctx context.Context, id types.UID, do func(*agent.Cli
 		return err
 	}
 	object := machineObject(id)
+	if err := p.thawFirst(ctx, id); err != nil {
+		return err
+	}
 	m, err := p.look(ctx, id)
 	if err != nil {
 		return err

@@ -8,6 +8,9 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
+
+	"k8s.io/apimachinery/pkg/types"
 
 	"sandboxd.dev/sandboxd/providers"
 	"sandboxd.dev/sandboxd/providers/internal/datafolder"
@@ -87,21 +90,17 @@ func (p *Provider) DeleteImage(ctx context.Context, ref providers.ImageRef) erro
 	return nil
 }
 
-// disksOn lists the disks that lie on an image file. The disks themselves are
-// asked: they exist before a machine does and may outlive it.
-func (p *Provider) disksOn(base string) ([]string, error) {
-	disks, err := filepath.Glob(filepath.Join(p.data.Machines(), "*", "*.qcow2*"))
+// disksOn lists the machines whose disks or snapshots lie on an image file. The
+// disks themselves are asked: they exist before a machine does and may outlive it.
+func (p *Provider) disksOn(base string) ([]types.UID, error) {
+	on, err := p.overlays()
 	if err != nil {
 		return nil, err
 	}
-	var users []string
-	for _, d := range disks {
-		h, err := readDisk(d)
-		if errors.Is(err, fs.ErrNotExist) {
-			continue
-		}
-		if err == nil && h.Backing == base {
-			users = append(users, filepath.Base(filepath.Dir(d)))
+	var users []types.UID
+	for _, path := range on[base] {
+		if id := p.ownerOf(path); !slices.Contains(users, id) {
+			users = append(users, id)
 		}
 	}
 	return users, nil

@@ -38,11 +38,16 @@ func (p *Provider) ImportImage(ctx context.Context, spec providers.ImageSpec, pr
 	if img, err := p.readImage(spec.ImageRef); err == nil || !errors.Is(err, providers.ErrNotFound) {
 		return img, err
 	}
-	origin, err := source.Of(object, p.Name(), spec)
-	if err != nil {
-		return providers.Image{}, err
+	var img providers.Image
+	if spec.From != nil {
+		img, err = p.promote(ctx, object, spec, progress)
+	} else {
+		var origin source.Origin
+		if origin, err = source.Of(object, p.Name(), spec); err != nil {
+			return providers.Image{}, err
+		}
+		img, err = p.importDisk(ctx, object, spec, origin, progress)
 	}
-	img, err := p.importDisk(ctx, object, spec, origin, progress)
 	p.steps.next()
 	// Half an import is worth nothing but for what was downloaded; what cannot
 	// be removed now is wiped by the next one.
@@ -87,6 +92,23 @@ func (p *Provider) sweepDownloads(ref providers.ImageRef) {
 	source.Sweep(p.data.ImageDir(ref.UID), ref.Revision, func(revision string) (func(), bool) {
 		return p.locks.TryLock(imageObject(providers.ImageRef{UID: ref.UID, Revision: revision}))
 	})
+}
+
+// stage makes the empty folder that an image is imported in.
+func (p *Provider) stage(ref providers.ImageRef) (string, error) {
+	dir := p.data.Staging(ref)
+	if err := os.RemoveAll(dir); err != nil {
+		return "", err
+	}
+	p.steps.next()
+	if err := files.Mkdir(filepath.Dir(dir), dirMode); err != nil {
+		return "", err
+	}
+	if err := files.Mkdir(dir, 0o700); err != nil {
+		return "", err
+	}
+	p.steps.next()
+	return dir, nil
 }
 
 // fileError gives an error of the data folder a kind.

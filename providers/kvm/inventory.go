@@ -160,6 +160,10 @@ func (p *Provider) listMachineFiles(context.Context) ([]providers.Resource, erro
 		}
 		var out []providers.Resource
 		for _, f := range files {
+			if sub := path.Join("machines", dir, f.Name()); f.IsDir() && (f.Name() == "layers" || f.Name() == "snapshots") {
+				out = append(out, p.listSnapshotFiles(id, sub)...)
+				continue
+			}
 			out = append(out, p.fileResource(kindOfFile(f.Name()), path.Join("machines", dir, f.Name()), []types.UID{id}, providers.Ours))
 		}
 		if len(files) == 0 {
@@ -177,6 +181,8 @@ func kindOfFile(name string) providers.ResourceKind {
 		return providers.ResourceSeed
 	case strings.HasPrefix(name, "console.log"):
 		return providers.ResourceLog
+	case name == "memory":
+		return providers.ResourceState
 	default:
 		return providers.ResourceFile
 	}
@@ -249,17 +255,19 @@ func (p *Provider) RemoveResource(ctx context.Context, r providers.Resource) err
 	}
 	parts := strings.Split(r.ID, "/")
 	switch {
+	case r.Kind == providers.ResourceSnapshot && len(parts) == 2:
+		return p.removeSnapshot(ctx, object, providers.SnapshotRef{Machine: types.UID(parts[0]), ID: types.UID(parts[1])})
 	case r.Kind == providers.ResourceMachine:
 		return p.removeMachine(ctx, types.UID(r.ID))
 	case r.Kind == providers.ResourceNetwork:
 		return p.removeNetwork(ctx, object, r.ID)
 	case r.Kind == providers.ResourceImage && len(parts) == 3 && parts[0] == "images":
 		return p.DeleteImage(ctx, providers.ImageRef{UID: types.UID(parts[1]), Revision: parts[2]})
-	case !filepath.IsLocal(r.ID) || path.Clean(r.ID) != r.ID || len(parts) < 2 || len(parts) > 3:
+	case !filepath.IsLocal(r.ID) || path.Clean(r.ID) != r.ID || len(parts) < 2 || len(parts) > 4:
 		return providers.Errorf(providers.ErrInvalid, object, "it is not in the data folder")
 	case parts[0] == "machines" && datafolder.IsUUID(types.UID(parts[1])):
 		return p.removeMachineFile(ctx, object, types.UID(parts[1]), parts[2:])
-	case parts[0] == "images" && datafolder.IsName(parts[1]):
+	case parts[0] == "images" && datafolder.IsName(parts[1]) && len(parts) < 4:
 		return p.removeImageFile(ctx, object, types.UID(parts[1]), parts[2:])
 	}
 	return providers.Errorf(providers.ErrInvalid, object, "it is not of a kind that is made here")
@@ -331,30 +339,6 @@ func (p *Provider) notOurNetwork(ctx context.Context, object, id string) error {
 		return providers.Errorf(providers.ErrInvalid, object, "it is not ours: it is left alone")
 	}
 	return providers.Errorf(providers.ErrNotFound, object, "it does not exist")
-}
-
-// removeMachineFile removes one file of a machine that does not exist.
-func (p *Provider) removeMachineFile(ctx context.Context, object string, id types.UID, rest []string) error {
-	unlock, err := p.locks.Lock(ctx, machineObject(id))
-	if err != nil {
-		return err
-	}
-	defer unlock()
-	switch _, err := p.look(ctx, id); {
-	case err == nil:
-		return providers.Errorf(providers.ErrBusy, object, "machine %s exists and needs it: remove the machine", id)
-	case !errors.Is(err, providers.ErrNotFound):
-		return err
-	}
-	dir := p.data.MachineDir(id)
-	if len(rest) == 1 && rest[0] == filepath.Base(p.data.networkRef(id)) && files.Exists(p.data.networkRef(id)) {
-		if err := p.leaveAnyNetwork(ctx, id, machine{}); err != nil {
-			return err
-		}
-		_ = os.Remove(dir)
-		return nil
-	}
-	return p.removePath(object, dir, rest)
 }
 
 // removeImageFile removes what an import left.

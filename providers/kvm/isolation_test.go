@@ -41,14 +41,15 @@ const (
 // lab is a host with an outside and one provider.
 type lab struct {
 	*host
-	p     *kvm.Provider
-	image providers.ImageRef
+	instance providers.Instance
+	p        *kvm.Provider
+	image    providers.ImageRef
 }
 
 func newLab(t *testing.T) *lab {
 	h := newHost(t)
 	instance := providers.Instance(newID())
-	l := &lab{host: h, p: h.open(t, instance)}
+	l := &lab{host: h, instance: instance, p: h.open(t, instance)}
 	t.Cleanup(func() {
 		must(t, l.p.Close())
 		if left := h.audit(t); len(left) > 0 {

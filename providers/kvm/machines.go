@@ -5,7 +5,6 @@ package kvm
 import (
 	"context"
 	"errors"
-	"os"
 
 	"github.com/digitalocean/go-libvirt"
 	"github.com/google/uuid"
@@ -13,10 +12,7 @@ import (
 
 	v1 "sandboxd.dev/sandboxd/api/v1"
 	"sandboxd.dev/sandboxd/providers"
-	"sandboxd.dev/sandboxd/providers/internal/datafolder"
 	"sandboxd.dev/sandboxd/providers/internal/files"
-	"sandboxd.dev/sandboxd/providers/internal/machinespec"
-	"sandboxd.dev/sandboxd/providers/internal/qemuimg"
 	"sandboxd.dev/sandboxd/providers/internal/seed"
 	"sandboxd.dev/sandboxd/providers/kvm/internal/domain"
 	"sandboxd.dev/sandboxd/providers/kvm/internal/identity"
@@ -65,9 +61,15 @@ func (p *Provider) make(ctx context.Context, spec providers.MachineSpec, was mac
 	if err := files.Mkdir(p.data.MachineDir(spec.ID), dirMode); err != nil {
 		return p.fileError(object, err)
 	}
-	image, err := p.ensureDisk(ctx, spec)
+	if err := p.ensureDisk(ctx, spec); err != nil {
+		return err
+	}
+	disk, err := p.diskChain(spec.ID)
 	if err != nil {
 		return err
+	}
+	if err := p.protect(spec.ID, disk); err != nil {
+		return p.fileError(object, err)
 	}
 	if err := seed.Write(p.data.seed(spec.ID), spec, p.steps.next); err != nil {
 		return p.fileError(object, err)
@@ -81,12 +83,12 @@ func (p *Provider) make(ctx context.Context, spec providers.MachineSpec, was mac
 	}
 	record := domain.Record{
 		Instance: p.opts.Instance, Owner: spec.ID, Namespace: spec.Namespace, Name: spec.Name,
-		Image: image, Hashes: spec.Hashes(), Network: spec.Network, DiscardOnStop: spec.DiscardOnStop,
+		Image: disk.image, Hashes: spec.Hashes(), Network: spec.Network, DiscardOnStop: spec.DiscardOnStop,
 	}
 	record.Network.PortForwards = forwards
 	text, err := domain.Build(domain.Spec{
 		MachineSpec: spec, Record: record, Accelerator: f.accelerator, LinkIsBridge: isBridge,
-		Disk: p.data.disk(spec.ID), Base: p.data.image(image), Seed: p.data.seed(spec.ID), Console: p.data.console(spec.ID),
+		Disk: disk.files[0], Below: disk.files[1:], Seed: p.data.seed(spec.ID), Console: p.data.console(spec.ID),
 	})
 	if err != nil {
 		return providers.Errorf(providers.ErrInvalid, object, "%w", err)
@@ -112,87 +114,6 @@ func (p *Provider) define(ctx context.Context, spec providers.MachineSpec, text 
 		return providers.Errorf(providers.ErrAlreadyExists, object, "libvirt has another machine named %s: it is left alone", name)
 	}
 	return err
-}
-
-// ensureDisk makes the machine's disk, or keeps the one it has, and returns the
-// image that it lies on.
-func (p *Provider) ensureDisk(ctx context.Context, spec providers.MachineSpec) (providers.ImageRef, error) {
-	object, path := machineObject(spec.ID), p.data.disk(spec.ID)
-	if !files.Exists(path) {
-		return spec.Image, p.cloneImage(ctx, spec.ID, spec.Image, spec.DiskBytes, false)
-	}
-	h, image, err := p.ownDisk(spec.ID)
-	if err != nil {
-		return image, err
-	}
-	img, err := p.readImage(image)
-	if err != nil {
-		return image, err
-	}
-	if err := machinespec.CheckDisk(object, spec.DiskBytes, img); err != nil {
-		return image, err
-	}
-	if spec.DiskBytes > h.VirtualSize {
-		p.steps.next()
-		if err := p.img.Resize(ctx, path, p.data.image(image), roundUp(spec.DiskBytes)); err != nil {
-			return image, p.fileError(object, err)
-		}
-	}
-	return image, nil
-}
-
-// ownDisk reads a machine's disk and finds the image that it lies on. The
-// header is not believed but checked: a guest that got hold of QEMU could have
-// written another.
-func (p *Provider) ownDisk(id types.UID) (qemuimg.Header, providers.ImageRef, error) {
-	object := machineObject(id)
-	h, err := readDisk(p.data.disk(id))
-	if errors.Is(err, os.ErrNotExist) {
-		return h, providers.ImageRef{}, providers.Errorf(providers.ErrNotFound, object, "its disk is gone: ensure the machine again")
-	}
-	if err != nil {
-		return h, providers.ImageRef{}, providers.Errorf(providers.ErrInvalid, object, "its disk %s cannot be read: %w; delete the sandbox", p.data.disk(id), err)
-	}
-	ref, ok := p.data.refOf(h.Backing)
-	if !ok {
-		return h, ref, providers.Errorf(providers.ErrInvalid, object, "its disk lies on %q, which is not an image of ours: delete the sandbox", h.Backing)
-	}
-	return h, ref, nil
-}
-
-// cloneImage makes a fresh disk on an image. size 0 means the image's; with
-// replace, a disk that is there is replaced.
-func (p *Provider) cloneImage(ctx context.Context, id types.UID, image providers.ImageRef, size int64, replace bool) error {
-	object, path := machineObject(id), p.data.disk(id)
-	if err := datafolder.CheckRef(image); err != nil {
-		return err
-	}
-	unlock, err := p.locks.Share(ctx, imageObject(image))
-	if err != nil {
-		return err
-	}
-	defer unlock()
-	img, err := p.readImage(image)
-	if err != nil {
-		return err
-	}
-	if err := machinespec.CheckDisk(object, size, img); err != nil {
-		return err
-	}
-	next := path + ".new"
-	if err := os.RemoveAll(next); err != nil {
-		return p.fileError(object, err)
-	}
-	p.steps.next()
-	if err := p.img.CreateOverlay(ctx, next, p.data.image(image), roundUp(max(size, img.VirtualSize))); err != nil {
-		_ = os.Remove(next)
-		return p.fileError(object, err)
-	}
-	if !replace && files.Exists(path) {
-		return os.Remove(next)
-	}
-	p.steps.next()
-	return p.fileError(object, os.Rename(next, path))
 }
 
 // roundUp rounds to the sectors that a disk consists of.

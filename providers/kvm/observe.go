@@ -30,6 +30,9 @@ type machine struct {
 	off    providers.OffReason
 	record domain.Record
 	live   domain.Live
+	// managed: libvirt keeps the saved state; otherwise it is in the machine's
+	// folder.
+	managed bool
 }
 
 // on tells whether the machine's process exists.
@@ -71,8 +74,8 @@ func (p *Provider) look(ctx context.Context, id types.UID) (machine, error) {
 	if err != nil || live.Record.Instance != p.opts.Instance {
 		return machine{}, providers.Errorf(providers.ErrNotFound, object, "libvirt's machine of that UUID was %w", errForeign)
 	}
-	m := machine{id: id, record: live.Record, live: live}
-	m.power, m.off = power(libvirt.DomainState(r.state), r.reason, r.saved)
+	m := machine{id: id, record: live.Record, live: live, managed: r.saved}
+	m.power, m.off = power(libvirt.DomainState(r.state), r.reason, r.saved || p.hasMemory(id))
 	if m.power == providers.PowerOff && m.off == providers.OffUnknown && !p.everStarted(id) {
 		m.off = providers.OffNeverStarted
 	}
@@ -140,8 +143,12 @@ func (p *Provider) GetMachine(ctx context.Context, id types.UID) (providers.Mach
 	if out.Network, err = p.observeNetwork(ctx, m, false); err != nil {
 		return providers.Machine{}, err
 	}
+	p.dropStale(ctx, m)
 	if m.power == providers.PowerRunning {
 		g := p.guestState(ctx, m)
+		if g.agent == providers.AgentConnected {
+			p.thawLater(id)
+		}
 		out.Agent = g.agent
 		out.Addresses = p.addresses(ctx, m, g)
 	}

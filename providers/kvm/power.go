@@ -15,6 +15,7 @@ import (
 	v1 "sandboxd.dev/sandboxd/api/v1"
 	"sandboxd.dev/sandboxd/providers"
 	"sandboxd.dev/sandboxd/providers/internal/datafolder"
+	"sandboxd.dev/sandboxd/providers/internal/files"
 	"sandboxd.dev/sandboxd/providers/kvm/internal/firewall"
 	"sandboxd.dev/sandboxd/providers/kvm/internal/identity"
 	"sandboxd.dev/sandboxd/providers/kvm/internal/libvirtconn"
@@ -53,6 +54,7 @@ func (p *Provider) Start(ctx context.Context, id types.UID) error {
 	return p.withMachine(ctx, id, func(m machine) error {
 		switch m.power {
 		case providers.PowerRunning:
+			p.thawOrLog(ctx, m)
 			return nil
 		case providers.PowerStopping:
 			return providers.Errorf(providers.ErrBusy, machineObject(id), "the guest is shutting down: start it once it is off")
@@ -62,42 +64,13 @@ func (p *Provider) Start(ctx context.Context, id types.UID) error {
 				return err
 			}
 		}
-		return p.release(ctx, m)
-	})
-}
-
-// powerOn makes a machine that is off or saved a paused one.
-func (p *Provider) powerOn(ctx context.Context, m machine) error {
-	_, image, err := p.ownDisk(m.id)
-	if err != nil {
-		return err
-	}
-	if m.record.DiscardOnStop && m.power == providers.PowerOff {
-		if err := p.refreshDisk(ctx, m); err != nil {
+		if err := p.release(ctx, m); err != nil {
 			return err
 		}
-	}
-	if _, err := p.readImage(image); err != nil {
-		return err
-	}
-	if n, ok := identity.NetworkOf(p.opts.Instance, m.record.Namespace, m.record.Network); ok {
-		if err := p.joinNetwork(ctx, m.id, n); err != nil {
-			return err
-		}
-	}
-	err = p.call(ctx, m.id, libvirtconn.Slow, func(l *libvirt.Libvirt, d libvirt.Domain) error {
-		_, err := l.DomainCreateWithFlags(d, uint32(libvirt.DomainStartPaused))
-		return err
+		m.power = providers.PowerRunning
+		p.thawOrLog(ctx, m)
+		return nil
 	})
-	if err != nil {
-		return err
-	}
-	if m.power == providers.PowerSaved {
-		// The saved state brings the record of its time along, and forwards may
-		// have changed since.
-		return p.setRecord(ctx, m.id, m.record, providers.PowerPaused)
-	}
-	return nil
 }
 
 // release lets a paused machine run, if its network was seen to be isolated.
@@ -121,6 +94,9 @@ func (p *Provider) release(ctx context.Context, was machine) error {
 		return providers.Errorf(providers.ErrUnavailable, machineObject(id),
 			"it was powered off before it ran, because its network is not as defined: %s", seen.Detail).WithReason(v1.ReasonNotObserved)
 	}
+	if err := p.forgetMemory(id); err != nil {
+		return err
+	}
 	if err := p.call(ctx, id, libvirtconn.Slow, (*libvirt.Libvirt).DomainResume); err != nil {
 		return err
 	}
@@ -134,8 +110,12 @@ func (p *Provider) release(ctx context.Context, was machine) error {
 }
 
 // setClock sets the clock of a guest that slept. A guest without an agent has
-// to help itself.
+// to help itself. One whose file systems are frozen refuses: the call that has
+// the machine thaws it first.
 func (p *Provider) setClock(ctx context.Context, id types.UID) {
+	if files.Exists(p.data.frozen(id)) {
+		_ = p.withMachine(ctx, id, func(machine) error { return nil })
+	}
 	if err := p.agentOf(id).SetTime(ctx, time.Now()); err != nil {
 		p.log.V(1).Info("clock of a resumed guest not set", "machine", id, "error", err.Error())
 	}
@@ -165,10 +145,16 @@ func (p *Provider) Stop(ctx context.Context, id types.UID, mode providers.StopMo
 
 // powerOff takes the power away and discards a saved state.
 func (p *Provider) powerOff(ctx context.Context, m machine) error {
-	switch m.power {
-	case providers.PowerOff:
+	if m.power == providers.PowerOff {
 		return nil
-	case providers.PowerSaved:
+	}
+	if err := p.forgetMemory(m.id); err != nil {
+		return err
+	}
+	if m.power == providers.PowerSaved {
+		if !m.managed {
+			return nil
+		}
 		return p.call(ctx, m.id, libvirtconn.Slow, func(l *libvirt.Libvirt, d libvirt.Domain) error {
 			return l.DomainManagedSaveRemove(d, 0)
 		})
@@ -199,22 +185,12 @@ func (p *Provider) Suspend(ctx context.Context, id types.UID) error {
 		case providers.PowerOff, providers.PowerStopping:
 			return providers.Errorf(providers.ErrBusy, machineObject(id), "it is %s: only a machine that is on can be suspended", m.power)
 		}
-		abort := context.AfterFunc(ctx, func() { p.abortJob(id) })
-		defer abort()
-		// Saved as paused: whoever restores it, its CPUs do not run unseen.
-		err := p.call(ctx, id, libvirtconn.Save, func(l *libvirt.Libvirt, d libvirt.Domain) error {
+		if err := p.forgetMemory(id); err != nil { // of a start that was interrupted
+			return err
+		}
+		return p.save(ctx, m, func(l *libvirt.Libvirt, d libvirt.Domain) error {
 			return l.DomainManagedSave(d, uint32(libvirt.DomainSavePaused))
 		})
-		if err == nil || ctx.Err() != nil || len(m.live.Shares) == 0 || libvirtconn.Code(err) == libvirt.ErrOk {
-			return err
-		}
-		if now, lookErr := p.look(ctx, id); lookErr != nil || now.power != m.power {
-			return err
-		}
-		var said libvirt.Error
-		errors.As(err, &said)
-		return providers.Errorf(providers.ErrUnsupported, machineObject(id),
-			"it has shared folders mounted, whose state cannot be saved: unmount them in the guest, or stop the machine (libvirt: %w)", said)
 	})
 }
 
@@ -234,21 +210,33 @@ func (p *Provider) Reset(ctx context.Context, id types.UID) error {
 		if m.power != providers.PowerOff {
 			return providers.Errorf(providers.ErrBusy, machineObject(id), "it is %s: only the disk of a machine that is off can be replaced", m.power)
 		}
-		return p.refreshDisk(ctx, m)
+		if err := os.RemoveAll(p.data.reverted(id)); err != nil {
+			return p.fileError(machineObject(id), err)
+		}
+		if err := p.refreshDisk(ctx, m); err != nil {
+			return err
+		}
+		if err := p.describe(ctx, id); err != nil {
+			return err
+		}
+		return p.collect(id)
 	})
 }
 
-// refreshDisk replaces a machine's disk by a fresh clone of the same image and
-// size.
+// refreshDisk replaces a machine's disk by a fresh one of the same size, on what
+// the machine was made from: the image, or the snapshot that it was forked from.
 func (p *Provider) refreshDisk(ctx context.Context, m machine) error {
-	h, image, err := p.ownDisk(m.id)
+	c, err := p.diskChain(m.id)
 	if errors.Is(err, providers.ErrNotFound) {
-		return p.cloneImage(ctx, m.id, m.record.Image, 0, true)
+		return p.lostDisk(ctx, m.id, m.record.Image)
 	}
 	if err != nil {
 		return err
 	}
-	return p.cloneImage(ctx, m.id, image, h.VirtualSize, true)
+	if own := c.own(m.id); own < len(c.layers) {
+		return p.layDisk(ctx, m.id, c.files[1+own:], c.size)
+	}
+	return p.cloneImage(ctx, m.id, c.image, c.size)
 }
 
 // DeleteMachine implements providers.Machines.
@@ -261,7 +249,17 @@ func (p *Provider) DeleteMachine(ctx context.Context, id types.UID) error {
 		return err
 	}
 	defer unlock()
+	leave, err := p.locks.Lock(ctx, layersLock(id))
+	if err != nil {
+		return err
+	}
+	defer leave()
 	m, err := p.look(ctx, id)
+	if err == nil || errors.Is(err, providers.ErrNotFound) {
+		if err := p.unforked(id); err != nil {
+			return err
+		}
+	}
 	switch {
 	case err == nil:
 		if err := p.undefine(ctx, m); err != nil {

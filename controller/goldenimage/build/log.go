@@ -1,12 +1,14 @@
 package build
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"unicode"
@@ -23,11 +25,17 @@ const MaxLog = 1 << 20
 //
 //	DIR/UID.log
 //
-// A file may grow to twice MaxLog before its beginning is dropped.
-type Logs struct{ dir string }
+// A file may grow to twice MaxLog before its beginning is dropped. Logs may be
+// used concurrently.
+type Logs struct {
+	dir string
+
+	mu      sync.Mutex
+	written map[types.UID]*logFile // those of builds that are under way
+}
 
 // NewLogs keeps logs in a folder, which is made when it is needed.
-func NewLogs(dir string) *Logs { return &Logs{dir: dir} }
+func NewLogs(dir string) *Logs { return &Logs{dir: dir, written: make(map[types.UID]*logFile)} }
 
 func (l *Logs) path(id types.UID) (string, error) {
 	if id == "" || strings.ContainsFunc(string(id), func(r rune) bool {
@@ -52,21 +60,41 @@ func (l *Logs) Create(id types.UID) (io.WriteCloser, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &logFile{f: f}, nil
+	log := &logFile{f: f, changed: make(chan struct{})}
+	log.closed = func() {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		if l.written[id] == log {
+			delete(l.written, id)
+		}
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.written[id] = log
+	return log, nil
 }
 
-// Open reads the log of an image's last build. The caller closes it. ErrNotFound
-// when nothing was ever built.
-func (l *Logs) Open(id types.UID) (*os.File, error) {
+// Open reads the log of an image's last build; with follow it goes on while that
+// is under way, until the context ends. The caller closes it. ErrNotFound when
+// nothing was ever built.
+func (l *Logs) Open(ctx context.Context, id types.UID, follow bool) (io.ReadCloser, error) {
 	path, err := l.path(id)
 	if err != nil {
 		return nil, err
 	}
+	l.mu.Lock()
+	log := l.written[id]
+	l.mu.Unlock()
 	f, err := os.Open(path)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, providers.Errorf(providers.ErrNotFound, "build log", "nothing was built yet: an image is built when its spec has provision steps or an installer")
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return nil, providers.Errorf(providers.ErrNotFound, "build log", "there is none: no step has run yet, and none will unless the spec has provision steps")
+	case err != nil:
+		return nil, err
+	case log == nil:
+		return f, nil
 	}
-	return f, err
+	return &reader{ctx: ctx, f: f, log: log, follow: follow}, nil
 }
 
 // Remove removes a log, if there is one.
@@ -81,13 +109,19 @@ func (l *Logs) Remove(id types.UID) error {
 	return nil
 }
 
-// logFile is a log that is written. Readers may have it open: it is only ever
-// appended to or rewritten in place.
+// logFile is a log that is written. It is only ever appended to, or shortened in
+// place.
 type logFile struct {
-	mu   sync.Mutex
-	f    *os.File
-	size int64
-	err  error
+	closed func()
+
+	mu sync.Mutex
+	f  *os.File
+	// size of the file, which begins after so many dropped bytes of the log.
+	size, dropped int64
+	// changed is closed at the next change.
+	changed chan struct{}
+	done    bool
+	err     error
 }
 
 // Write implements io.Writer. A log that cannot be written is no reason to fail:
@@ -95,10 +129,8 @@ type logFile struct {
 func (l *logFile) Write(p []byte) (int, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	for rest := p; len(rest) > 0 && l.err == nil; {
-		part := rest[:min(len(rest), MaxLog)]
-		rest = rest[len(part):]
-		if l.size+int64(len(part)) > 2*MaxLog {
+	for part := range slices.Chunk(p, MaxLog) {
+		if l.err == nil && l.size+int64(len(part)) > 2*MaxLog {
 			l.err = l.shorten()
 		}
 		if l.err == nil {
@@ -106,25 +138,85 @@ func (l *logFile) Write(p []byte) (int, error) {
 			l.size += int64(len(part))
 		}
 	}
+	l.tell()
 	return len(p), nil
+}
+
+func (l *logFile) tell() {
+	close(l.changed)
+	l.changed = make(chan struct{})
 }
 
 // shorten keeps the end.
 func (l *logFile) shorten() error {
 	buf := make([]byte, min(l.size, MaxLog))
-	if _, err := l.f.ReadAt(buf, l.size-int64(len(buf))); err != nil {
+	drop := l.size - int64(len(buf))
+	if _, err := l.f.ReadAt(buf, drop); err != nil {
 		return err
 	}
 	if err := l.f.Truncate(0); err != nil {
 		return err
 	}
 	_, err := l.f.WriteAt(buf, 0)
-	l.size = int64(len(buf))
+	l.size, l.dropped = int64(len(buf)), l.dropped+drop
 	return err
 }
 
 // Close implements io.Closer.
-func (l *logFile) Close() error { return l.f.Close() }
+func (l *logFile) Close() error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.done = true
+	l.tell()
+	l.closed()
+	return l.f.Close()
+}
+
+// reader reads a log that is being written.
+type reader struct {
+	ctx    context.Context
+	f      *os.File
+	log    *logFile
+	follow bool
+	// at is how much of the log was read or has been dropped.
+	at int64
+}
+
+// Read implements io.Reader.
+func (r *reader) Read(p []byte) (int, error) {
+	for {
+		n, more, err := r.some(p)
+		if n > 0 || err != nil || more == nil {
+			return n, err
+		}
+		select {
+		case <-more:
+		case <-r.ctx.Done():
+			return 0, r.ctx.Err()
+		}
+	}
+}
+
+// some reads what there is; more is closed once there may be more.
+func (r *reader) some(p []byte) (n int, more <-chan struct{}, err error) {
+	r.log.mu.Lock()
+	defer r.log.mu.Unlock()
+	r.at = max(r.at, r.log.dropped)
+	left := r.log.dropped + r.log.size - r.at
+	switch {
+	case left > 0:
+		n, err = r.f.ReadAt(p[:min(int64(len(p)), left)], r.at-r.log.dropped)
+		r.at += int64(n)
+		return n, nil, err
+	case !r.follow || r.log.done:
+		return 0, nil, io.EOF
+	default:
+		return 0, r.log.changed, nil
+	}
+}
+
+// Close implements io.Closer.
+func (r *reader) Close() error { return r.f.Close() }
 
 // printable leaves out what would steer a terminal.
 func printable(s string) string {

@@ -25,7 +25,7 @@ import (
 const (
 	maxOutput    = 1 << 20          // of stdout and stderr each, in bytes
 	infoMemory   = 1 << 30          // address space while reading a header, in bytes
-	workMemory   = 4 << 30          // address space while converting, in bytes
+	workMemory   = 4 << 30          // address space while working on layers and while converting, in bytes
 	infoCPU      = 30               // seconds of CPU while reading a header
 	shortTimeout = 60 * time.Second // for all but converting
 )
@@ -105,26 +105,49 @@ func roomFor(path string) uint64 {
 	return uint64(max(1, free-free/10))
 }
 
-// CreateOverlay makes a new qcow2 file that lies on base, size bytes long.
-func (t Tool) CreateOverlay(ctx context.Context, path, base string, size int64) error {
+// CreateOverlay makes a new qcow2 file that lies on base, size bytes long; below
+// are the files that base lies on.
+func (t Tool) CreateOverlay(ctx context.Context, path, base string, size int64, below ...string) error {
 	ctx, cancel := context.WithTimeout(ctx, shortTimeout)
 	defer cancel()
 	_, err := t.run(ctx, job{
 		args: []string{
 			"create", "-q", "-f", "qcow2", "-F", "qcow2", "-b", base, path, strconv.FormatInt(size, 10),
 		},
-		memory: infoMemory, read: []string{base}, write: []string{path},
+		memory: workMemory, read: append([]string{base}, below...), write: []string{path},
 	})
 	return err
 }
 
-// Resize grows a qcow2 file that lies on base to size bytes.
-func (t Tool) Resize(ctx context.Context, path, base string, size int64) error {
+// Rebase makes a qcow2 file lie on onto, which is one of the files below it, and
+// keeps its content: what the files in between held is copied into it. Cut off,
+// it leaves the content as it was.
+func (t Tool) Rebase(ctx context.Context, path, onto string, below []string) error {
+	_, err := t.run(ctx, job{
+		args:   []string{"rebase", "-q", "-f", "qcow2", "-F", "qcow2", "-b", onto, path},
+		memory: workMemory, size: roomFor(path), read: below, write: []string{path},
+	})
+	return err
+}
+
+// Flatten copies what a qcow2 file and the files below it contain to one new
+// qcow2 file. progress gets the part done, from 0 to 1.
+func (t Tool) Flatten(ctx context.Context, path string, below []string, dst string, progress func(float64)) error {
+	_, err := t.run(ctx, job{
+		args:   []string{"convert", "-p", "-f", "qcow2", "-O", "qcow2", "-o", "compat=1.1", path, dst},
+		memory: workMemory, size: roomFor(dst), read: append([]string{path}, below...), write: []string{dst}, progress: progress,
+	})
+	return err
+}
+
+// Resize grows a qcow2 file that lies on base to size bytes; below are the files
+// that base lies on.
+func (t Tool) Resize(ctx context.Context, path, base string, size int64, below ...string) error {
 	ctx, cancel := context.WithTimeout(ctx, shortTimeout)
 	defer cancel()
 	_, err := t.run(ctx, job{
 		args:   []string{"resize", "-q", "-f", "qcow2", path, strconv.FormatInt(size, 10)},
-		memory: infoMemory, read: []string{base}, write: []string{path},
+		memory: workMemory, read: append([]string{base}, below...), write: []string{path},
 	})
 	return err
 }
@@ -182,7 +205,9 @@ func (t Tool) confined(ctx context.Context, j job) ([]byte, error) {
 	}
 	stdout, stderr := &bounded{}, &bounded{}
 	cmd := command(ctx, path, j)
-	cmd.Env = []string{"LC_ALL=C", "PATH=/usr/sbin:/usr/bin:/sbin:/bin"}
+	// Where files are slow qemu-img makes many threads, and each would set address
+	// space aside for what it allocates.
+	cmd.Env = []string{"LC_ALL=C", "PATH=/usr/sbin:/usr/bin:/sbin:/bin", "MALLOC_ARENA_MAX=2"}
 	cmd.Stderr = stderr
 	cmd.WaitDelay = 5 * time.Second
 	var pipe io.ReadCloser

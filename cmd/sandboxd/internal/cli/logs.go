@@ -5,10 +5,12 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strings"
 	"unicode"
 	"unicode/utf8"
 
 	"github.com/spf13/cobra"
+	"k8s.io/apimachinery/pkg/types"
 
 	"sandboxd.dev/sandboxd/client"
 )
@@ -18,20 +20,26 @@ func (a *app) logs() *cobra.Command {
 	var tail int64
 	var raw bool
 	cmd := &cobra.Command{
-		Use:   "logs SANDBOX",
-		Short: "Show the serial console of a sandbox",
+		Use:   "logs SANDBOX|goldenimage/NAME",
+		Short: "Show the serial console of a sandbox, or the log of an image's build",
 		Long: `Show what a sandbox's guest has printed on its serial console since the machine
-was made. On a terminal, control characters are taken out, because a guest could
+was made, or what the provision steps of a golden image printed when it was last
+built. On a terminal, control characters are taken out, because a guest could
 steer the terminal with them; --raw leaves them in.`,
 		GroupID: groupGuests,
 		Example: examples(`
 sandboxd logs web --tail 20
-sandboxd logs web -f`),
+sandboxd logs web -f
+sandboxd logs goldenimage/debian -f`),
 		Args: wantArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			key, err := a.sandboxKey(args[0])
-			if err != nil {
-				return err
+			image, isImage := imageName(args[0])
+			var key types.NamespacedName
+			if !isImage {
+				var err error
+				if key, err = a.sandboxKey(args[0]); err != nil {
+					return err
+				}
 			}
 			if tail < -1 {
 				return fmt.Errorf("--tail %d is not a number of lines", tail)
@@ -47,7 +55,11 @@ sandboxd logs web -f`),
 			if isTerminal(out) && !raw {
 				out = &tamed{w: out}
 			}
-			err = c.Log(cmd.Context(), key, o, out)
+			if isImage {
+				err = c.BuildLog(cmd.Context(), image, o, out)
+			} else {
+				err = c.Log(cmd.Context(), key, o, out)
+			}
 			if o.Follow && errors.Is(err, context.Canceled) {
 				return nil // the user has seen enough
 			}
@@ -58,6 +70,17 @@ sandboxd logs web -f`),
 	cmd.Flags().Int64Var(&tail, "tail", -1, "Begin with so many lines from the end (default: all)")
 	cmd.Flags().BoolVar(&raw, "raw", false, "Leave control characters in on a terminal")
 	return a.namespaced(cmd)
+}
+
+// imageName takes a name such as goldenimage/debian apart.
+func imageName(arg string) (name string, ok bool) {
+	kind, name, ok := strings.Cut(arg, "/")
+	switch strings.ToLower(kind) {
+	case "goldenimage", "goldenimages", "gi", "goldenimage.sandboxd.dev", "goldenimages.sandboxd.dev":
+		return name, ok && name != "" && !strings.Contains(name, "/")
+	default:
+		return "", false
+	}
 }
 
 // tamed passes text on without the control characters that steer a terminal,

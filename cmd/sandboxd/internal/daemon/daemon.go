@@ -25,6 +25,7 @@ import (
 	"sandboxd.dev/sandboxd/apiserver"
 	"sandboxd.dev/sandboxd/config"
 	"sandboxd.dev/sandboxd/controller"
+	"sandboxd.dev/sandboxd/controller/goldenimage/build"
 	"sandboxd.dev/sandboxd/controller/metrics"
 	"sandboxd.dev/sandboxd/controller/sandbox"
 	"sandboxd.dev/sandboxd/guest/access"
@@ -53,6 +54,8 @@ const (
 	sshDir = "ssh"
 	// exportDir holds disks that are being exported.
 	exportDir = "exports"
+	// buildsDir holds the logs of builds.
+	buildsDir = "builds"
 )
 
 // Run runs a daemon until the context ends, and returns once everything has
@@ -97,6 +100,7 @@ func Run(ctx context.Context, o Options) (err error) {
 	if err != nil {
 		return err
 	}
+	logs := build.NewLogs(filepath.Join(o.Config.DataDir, buildsDir))
 	server, err := apiserver.New(ctx, apiserver.Options{
 		Store: store, CRDs: v1.CRDs, Version: o.Version, Logger: o.Logger.WithName("apiserver"),
 		Admission: []apiserver.Admission{admission.New(set, paths)},
@@ -104,7 +108,7 @@ func Run(ctx context.Context, o Options) (err error) {
 			v1.Resource("goldenimages"): v1.FinalizerImage,
 			v1.Resource("sandboxes"):    v1.FinalizerMachine,
 		},
-		Subresources: append(images, subresources(set, users, inside, o.Logger.WithName("access"))...),
+		Subresources: append(images, subresources(set, users, inside, logs, o.Logger.WithName("access"))...),
 		Endpoints:    own.endpoints(),
 	})
 	if err != nil {
@@ -114,7 +118,7 @@ func Run(ctx context.Context, o Options) (err error) {
 	if err := users.connect(server.LoopbackConfig()); err != nil {
 		return err
 	}
-	return serve(ctx, o, running{server, listener, scraped, set, inside, paths, own})
+	return serve(ctx, o, running{server, listener, scraped, set, inside, paths, logs, own})
 }
 
 // running is what serve runs.
@@ -126,6 +130,7 @@ type running struct {
 	set     *providers.Set
 	inside  *ssh.Guests
 	paths   *hostpath.Policy
+	logs    *build.Logs
 	own     *admin
 }
 
@@ -139,9 +144,10 @@ func serve(ctx context.Context, o Options, r running) error {
 		Logger:   o.Logger.WithName("controller"),
 		Workers:  o.Config.Workers, Resync: o.Config.Resync,
 		GCInterval: o.Config.GC.Interval, GCGrace: o.Config.GC.Grace,
+		BuildLogs: r.logs,
 	}
 	if r.inside != nil {
-		options.SSH = r.inside
+		options.SSH, options.BuildSSH = r.inside, builders{r.inside}
 	}
 	controllers, err := controller.New(ctx, options)
 	if err != nil {
@@ -195,8 +201,8 @@ func sshGuests(o Options, users *imageUsers) *ssh.Guests {
 	return ssh.New(ssh.Options{Key: key, Password: users.password})
 }
 
-func subresources(set *providers.Set, users *imageUsers, inside *ssh.Guests, log logr.Logger) []apiserver.Subresource {
-	options := access.Options{Providers: set, User: users.of, Logger: log}
+func subresources(set *providers.Set, users *imageUsers, inside *ssh.Guests, logs *build.Logs, logger logr.Logger) []apiserver.Subresource {
+	options := access.Options{Providers: set, User: users.of, Logger: logger}
 	if inside != nil {
 		options.SSH = users.without(inside)
 	}
@@ -207,7 +213,10 @@ func subresources(set *providers.Set, users *imageUsers, inside *ssh.Guests, log
 			Resource: v1.Resource("sandboxes"), Name: e.Name, Methods: e.Methods, Stream: e.Stream, Handler: e.Serve,
 		})
 	}
-	return subs
+	log := handlers.BuildLog(logs.Open)
+	return append(subs, apiserver.Subresource{
+		Resource: v1.Resource("goldenimages"), Name: log.Name, Methods: log.Methods, Stream: log.Stream, Handler: log.Serve,
+	})
 }
 
 // prepareDirs makes the daemon's folders.
@@ -229,7 +238,7 @@ func deniedDirs(c config.Config) []string {
 	if relative, err := filepath.Rel(c.DataDir, c.BaseImageDir); err != nil || !filepath.IsLocal(relative) {
 		return append(denied, c.DataDir)
 	}
-	for _, name := range []string{StoreFile, sshDir, exportDir, "kvm"} {
+	for _, name := range []string{StoreFile, sshDir, exportDir, buildsDir, "kvm"} {
 		denied = append(denied, filepath.Join(c.DataDir, name))
 	}
 	return denied

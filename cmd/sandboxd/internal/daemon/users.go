@@ -49,18 +49,14 @@ const passwordKey = "password"
 // LoginOf implements providers.Logins.
 func (u *imageUsers) LoginOf(ctx context.Context, namespace, name string, id types.UID) (providers.Login, error) {
 	object := fmt.Sprintf("sandbox %s/%s", namespace, name)
+	if namespace == "" {
+		object = "GoldenImage " + name
+	}
 	if u.reader == nil {
 		return providers.Login{}, providers.Errorf(providers.ErrUnavailable, object, "the daemon is not up yet")
 	}
-	sbx := &v1.Sandbox{}
-	if err := u.get(ctx, object, sbx, namespace, name); err != nil {
-		return providers.Login{}, err
-	}
-	if sbx.UID != id {
-		return providers.Login{}, providers.Errorf(providers.ErrNotFound, object, "it is another one by now")
-	}
-	img := &v1.GoldenImage{}
-	if err := u.get(ctx, object, img, "", sbx.Spec.Image); err != nil {
+	img, err := u.imageOf(ctx, object, namespace, name, id)
+	if err != nil {
 		return providers.Login{}, err
 	}
 	if img.Spec.Guest.PasswordSecretRef == nil {
@@ -69,6 +65,33 @@ func (u *imageUsers) LoginOf(ctx context.Context, namespace, name string, id typ
 	}
 	password, err := u.passwordOf(ctx, object, img)
 	return providers.Login{User: img.Spec.Guest.User, Password: password}, err
+}
+
+// imageOf is the image of the machine of a sandbox, or the one that a machine in no
+// namespace builds.
+func (u *imageUsers) imageOf(ctx context.Context, object, namespace, name string, id types.UID) (*v1.GoldenImage, error) {
+	img, image := &v1.GoldenImage{}, name
+	if namespace != "" {
+		sbx := &v1.Sandbox{}
+		if err := u.get(ctx, object, sbx, namespace, name); err != nil {
+			return nil, err
+		}
+		if sbx.UID != id {
+			return nil, errAnother(object)
+		}
+		image = sbx.Spec.Image
+	}
+	if err := u.get(ctx, object, img, "", image); err != nil {
+		return nil, err
+	}
+	if namespace == "" && img.UID != id {
+		return nil, errAnother(object)
+	}
+	return img, nil
+}
+
+func errAnother(object string) error {
+	return providers.Errorf(providers.ErrNotFound, object, "it is another one by now")
 }
 
 // password is the password of an image's guest user; empty when it names none.

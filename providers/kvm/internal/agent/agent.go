@@ -88,6 +88,18 @@ func (c *Client) SetTime(ctx context.Context, t time.Time) error {
 	return c.call(ctx, "guest-set-time", map[string]int64{"time": t.UnixNano()}, nil)
 }
 
+// Freeze holds the guest's file systems still and returns how many.
+func (c *Client) Freeze(ctx context.Context) (int, error) {
+	var n int
+	err := c.call(ctx, "guest-fsfreeze-freeze", nil, &n)
+	return n, err
+}
+
+// Thaw lets the guest's file systems go on. It is no error if they do already.
+func (c *Client) Thaw(ctx context.Context) error {
+	return c.call(ctx, "guest-fsfreeze-thaw", nil, nil)
+}
+
 // start runs a program; its own output is kept by the agent.
 func (c *Client) start(ctx context.Context, path string, args []string, input []byte) (int64, error) {
 	var r struct {

@@ -42,9 +42,11 @@ type Spec struct {
 	Record Record
 	// Accelerator is KVM or TCG.
 	Accelerator string
-	// Disk is the machine's overlay, Base the image it lies on, Seed the
-	// seed, Console the file of the serial console: absolute paths.
-	Disk, Base, Seed, Console string
+	// Disk is the machine's overlay, Seed the seed, Console the file of the
+	// serial console: absolute paths.
+	Disk, Seed, Console string
+	// Below are the files that the overlay lies on, each on the next one.
+	Below []string
 	// LinkIsBridge: with mode bridged, the named link is a bridge; otherwise
 	// the machine gets a macvtap on it.
 	LinkIsBridge bool
@@ -149,23 +151,16 @@ func devices(s Spec) *libvirtxml.DomainDeviceList {
 // overlay is the machine's disk. Its content is thrown away with the machine
 // and lost anyway if the host fails, so the guest's flushes need not reach the
 // host's disk (cache unsafe). The chain is given in full, so that libvirt
-// takes no file's word for what lies below, and the image is not relabelled:
-// QEMU may read it, and must never own it.
+// takes no file's word for what lies below, and what lies there is not
+// relabelled: QEMU may read it, and must never own it.
 func overlay(s Spec) libvirtxml.DomainDisk {
 	return libvirtxml.DomainDisk{
-		Device: "disk",
-		Driver: &libvirtxml.DomainDiskDriver{Name: "qemu", Type: "qcow2", Cache: "unsafe", Discard: "unmap"},
-		Source: &libvirtxml.DomainDiskSource{File: &libvirtxml.DomainDiskSourceFile{File: s.Disk}},
-		BackingStore: &libvirtxml.DomainDiskBackingStore{
-			Format: &libvirtxml.DomainDiskFormat{Type: "qcow2"},
-			Source: &libvirtxml.DomainDiskSource{File: &libvirtxml.DomainDiskSourceFile{
-				File:     s.Base,
-				SecLabel: []libvirtxml.DomainDeviceSecLabel{{Model: "dac", Relabel: "no"}},
-			}},
-			BackingStore: &libvirtxml.DomainDiskBackingStore{},
-		},
-		Target: &libvirtxml.DomainDiskTarget{Dev: "vda", Bus: "virtio"},
-		Serial: "root",
+		Device:       "disk",
+		Driver:       &libvirtxml.DomainDiskDriver{Name: "qemu", Type: "qcow2", Cache: "unsafe", Discard: "unmap"},
+		Source:       &libvirtxml.DomainDiskSource{File: &libvirtxml.DomainDiskSourceFile{File: s.Disk}},
+		BackingStore: backing(s.Below),
+		Target:       &libvirtxml.DomainDiskTarget{Dev: rootDisk, Bus: "virtio"},
+		Serial:       "root",
 	}
 }
 
@@ -253,6 +248,8 @@ type Live struct {
 	AgentConnected bool
 	// Shares are the shared folders by their tag; true means read-only.
 	Shares map[string]bool
+	// Below are the files that the machine's disk lies on, each on the next one.
+	Below []string
 }
 
 // Parse reads a domain's XML. ErrNoRecord and ErrBadRecord mean that it is not
@@ -280,6 +277,7 @@ func Parse(text string) (Live, error) {
 		l.Extra = append(l.Extra, "arguments of its own to QEMU")
 	}
 	if d.Devices != nil {
+		l.Below = below(d.Devices.Disks)
 		l.readDevices(d.Devices)
 	}
 	return l, nil

@@ -35,7 +35,7 @@ func spec(mode v1.NetworkMode) Spec {
 			Instance: "instance-1", Owner: m.ID, Namespace: m.Namespace, Name: m.Name, Image: m.Image, Hashes: m.Hashes(), Network: m.Network,
 		},
 		Accelerator: TCG, LinkIsBridge: true,
-		Disk: "/data/disk.qcow2", Base: "/data/base.qcow2", Seed: "/data/seed.iso", Console: "/data/console.log",
+		Disk: "/data/disk.qcow2", Below: []string{"/data/base.qcow2"}, Seed: "/data/seed.iso", Console: "/data/console.log",
 	}
 }
 
@@ -82,6 +82,7 @@ func TestParseReadsWhatBuildWrites(t *testing.T) {
 	want := Live{
 		Record: s.Record, Accelerator: TCG,
 		Shares:     map[string]bool{"in": true, "out": false},
+		Below:      s.Below,
 		Interfaces: []Interface{{Kind: "network", MAC: providers.MACAddress(s.ID, 0), Network: "sandboxd-instance-nat", Tap: "stn8j69nme7o46t"}},
 	}
 	want.Interfaces[0].Tap = got.Interfaces[0].Tap // derived; its form is tested where it is made

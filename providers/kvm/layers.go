@@ -1,0 +1,221 @@
+//go:build linux
+
+package kvm
+
+import (
+	"context"
+	"errors"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+
+	"k8s.io/apimachinery/pkg/types"
+
+	"sandboxd.dev/sandboxd/providers"
+	"sandboxd.dev/sandboxd/providers/internal/files"
+)
+
+// The disk of a machine with snapshots, and of a fork of one:
+//
+//	image ◀── layers/0001 ◀── layers/0002 ◀── disk.qcow2        snapshots/A.json: layer 1
+//	               ▲                                            snapshots/B.json: layer 2
+//	               └────────── disk.qcow2 of the fork, whose file origin names layer 1
+//
+// Taking a snapshot makes the disk a layer and lays a fresh disk on it; a revert
+// lays a fresh disk on an older layer. A layer has a greater number than those of
+// its machine that it lies on. A layer that no snapshot names any more stays as
+// long as something lies on it, and is merged into that when nobody has it open.
+
+const (
+	// maxLayers that a machine's disk may lie on. Each costs every read a little.
+	maxLayers = 16
+	// maxDepth bounds the walk down a chain, with those of a fork's ancestors.
+	maxDepth = 4 * maxLayers
+)
+
+// chain is a disk or layer with what it lies on.
+type chain struct {
+	// size that a guest sees, in bytes.
+	size int64
+	// files from the top one down to the one that stands alone.
+	files []string
+	// layers are the files between the top one and the image.
+	layers []place
+	// image at the bottom; empty when there is none.
+	image providers.ImageRef
+}
+
+// own counts the layers on top that are of the machine itself.
+func (c chain) own(id types.UID) int {
+	if i := slices.IndexFunc(c.layers, func(l place) bool { return l.machine != id }); i >= 0 {
+		return i
+	}
+	return len(c.layers)
+}
+
+// diskChain reads what a machine's disk lies on.
+func (p *Provider) diskChain(id types.UID) (chain, error) {
+	return p.walk(place{machine: id}, p.data.disk(id))
+}
+
+// layerChain reads what a layer lies on.
+func (p *Provider) layerChain(at place) (chain, error) { return p.walk(at, p.data.layer(at)) }
+
+// walk follows the headers down from a file. They are not believed but checked:
+// a guest that got hold of QEMU could have written another. What a disk may lie
+// on are images, older layers of its own machine, and the very layer that it was
+// forked from.
+func (p *Provider) walk(at place, path string) (chain, error) {
+	object := machineObject(at.machine)
+	var c chain
+	for {
+		h, err := readDisk(path)
+		switch {
+		case errors.Is(err, fs.ErrNotExist) && len(c.files) == 0:
+			return c, providers.Errorf(providers.ErrNotFound, object, "its disk is gone: ensure the machine again")
+		case errors.Is(err, fs.ErrNotExist):
+			return c, providers.Errorf(providers.ErrNotFound, object, "%s, which its disk lies on, is gone: delete the sandbox", path)
+		case err != nil:
+			return c, providers.Errorf(providers.ErrInvalid, object, "its disk %s cannot be read: %w; delete the sandbox", path, err)
+		}
+		if len(c.files) == 0 {
+			c.size = h.VirtualSize
+		}
+		c.files = append(c.files, path)
+		if ref, ok := p.data.refOf(h.Backing); ok {
+			c.image, c.files = ref, append(c.files, h.Backing)
+			return c, nil
+		}
+		next, ok := p.data.placeOf(h.Backing)
+		if !ok || len(c.files) > maxDepth || !p.mayLieOn(at, next) {
+			return c, providers.Errorf(providers.ErrInvalid, object, "its disk lies on %q, which is not an image or snapshot that it was made from: delete the sandbox", h.Backing)
+		}
+		c.layers = append(c.layers, next)
+		at, path = next, h.Backing
+	}
+}
+
+// mayLieOn tells whether a disk (layer 0) or layer may lie on a layer.
+func (p *Provider) mayLieOn(at, on place) bool {
+	if at.machine == on.machine {
+		return at.layer == 0 || on.layer < at.layer
+	}
+	o, ok, err := p.readOrigin(at.machine)
+	return err == nil && ok && o.place() == on
+}
+
+// protect makes sure that QEMU may read the layers of a machine's own, and write
+// to none: it was their owner while they were its disk.
+func (p *Provider) protect(id types.UID, c chain) error {
+	for _, l := range c.layers[:c.own(id)] {
+		path := p.data.layer(l)
+		info, err := os.Lstat(path)
+		if err != nil {
+			return err
+		}
+		if info.Mode().Perm() == layerMode {
+			continue
+		}
+		if err := errors.Join(os.Chown(path, os.Geteuid(), os.Getegid()), os.Chmod(path, layerMode)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+const layerMode = 0o444
+
+// ownLayers lists the layers of a machine, the oldest first.
+func (p *Provider) ownLayers(id types.UID) ([]place, error) {
+	entries, err := os.ReadDir(p.data.layers(id)) // sorted by name
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	var list []place
+	for _, e := range entries {
+		if at, ok := p.data.placeOf(filepath.Join(p.data.layers(id), e.Name())); ok {
+			list = append(list, at)
+		}
+	}
+	return list, err
+}
+
+// pushLayer makes the disk a layer and lays a fresh one on it. The disk has its
+// name all the time: cut off before the last step, nothing has changed but that
+// there is a second name of it, which collect removes.
+func (p *Provider) pushLayer(ctx context.Context, id types.UID, c chain) (place, error) {
+	object, disk := machineObject(id), p.data.disk(id)
+	list, err := p.ownLayers(id)
+	if err != nil {
+		return place{}, p.fileError(object, err)
+	}
+	at := place{machine: id, layer: 1}
+	if len(list) > 0 {
+		at.layer = list[len(list)-1].layer + 1
+	}
+	if at.layer > 9999 {
+		return place{}, providers.Errorf(providers.ErrCapacity, object, "it had %d snapshots, which is as many as can be numbered: reset or fork it", at.layer)
+	}
+	p.steps.next()
+	if err := files.Mkdir(p.data.layers(id), dirMode); err != nil {
+		return place{}, p.fileError(object, err)
+	}
+	p.steps.next()
+	if err := os.Link(disk, p.data.layer(at)); err != nil {
+		return place{}, p.fileError(object, err)
+	}
+	if err := p.layDisk(ctx, id, append([]string{p.data.layer(at)}, c.files[1:]...), c.size); err != nil {
+		return place{}, err
+	}
+	p.steps.next()
+	now, err := p.diskChain(id)
+	if err != nil {
+		return place{}, err
+	}
+	err = errors.Join(p.protect(id, now), files.Sync(p.data.layer(at)), files.SyncDir(p.data.layers(id)), files.SyncDir(p.data.MachineDir(id)))
+	return at, p.fileError(object, err)
+}
+
+// layDisk puts a fresh disk in the place of a machine's disk, if it has one. It
+// lies on the first of the files, which lie on each other.
+func (p *Provider) layDisk(ctx context.Context, id types.UID, on []string, size int64) error {
+	object, path := machineObject(id), p.data.disk(id)
+	next := path + ".new"
+	if err := os.RemoveAll(next); err != nil {
+		return p.fileError(object, err)
+	}
+	p.steps.next()
+	if err := p.img.CreateOverlay(ctx, next, on[0], roundUp(size), on[1:]...); err != nil {
+		_ = os.Remove(next)
+		return p.fileError(object, err)
+	}
+	p.steps.next()
+	return p.fileError(object, os.Rename(next, path))
+}
+
+// overlays lists the disks and layers of all machines by the file that they lie
+// on.
+func (p *Provider) overlays() (map[string][]string, error) {
+	on := map[string][]string{}
+	for _, pattern := range []string{"*.qcow2*", "layers/*.qcow2"} {
+		disks, err := filepath.Glob(filepath.Join(p.data.Machines(), "*", pattern))
+		if err != nil {
+			return nil, err
+		}
+		for _, d := range disks {
+			if h, err := readDisk(d); err == nil {
+				on[h.Backing] = append(on[h.Backing], d)
+			}
+		}
+	}
+	return on, nil
+}
+
+// ownerOf is the machine that a disk or layer is of.
+func (p *Provider) ownerOf(path string) types.UID {
+	if at, ok := p.data.placeOf(path); ok {
+		return at.machine
+	}
+	return types.UID(filepath.Base(filepath.Dir(path)))
+}
