@@ -209,7 +209,7 @@ func (a *app) goldenImages(ctx context.Context, names []string) ([]v1.GoldenImag
 	var images []v1.GoldenImage
 	for _, name := range names {
 		img := v1.GoldenImage{}
-		name = imageName(name)
+		name = plainName(name)
 		if err := c.Get(ctx, crclient.ObjectKey{Name: name}, &img); err != nil {
 			if apierrors.IsNotFound(err) {
 				return nil, fmt.Errorf("there is no image %q: `sandboxd image ls` lists them", name)
@@ -221,8 +221,8 @@ func (a *app) goldenImages(ctx context.Context, names []string) ([]v1.GoldenImag
 	return images, nil
 }
 
-// imageName reads the name of an image: NAME or goldenimage/NAME.
-func imageName(text string) string {
+// plainName reads the name of an image: NAME or goldenimage/NAME.
+func plainName(text string) string {
 	if name, ok := splitImage(text); ok {
 		return name
 	}

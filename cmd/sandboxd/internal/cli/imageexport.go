@@ -41,7 +41,7 @@ sandboxd image export debian debian.vdi --format vdi`),
 			if err != nil {
 				return err
 			}
-			name := imageName(args[0])
+			name := plainName(args[0])
 			if args[1] == stdio {
 				got, err := c.ExportImage(cmd.Context(), name, which.options(nil), a.Out)
 				if err == nil {
@@ -135,7 +135,7 @@ sandboxd image push debian ./layout --tag 13`),
 			} else {
 				to.Reference = args[1]
 			}
-			return a.push(cmd.Context(), imageName(args[0]), which, to)
+			return a.push(cmd.Context(), plainName(args[0]), which, to)
 		},
 	}
 	which.add(cmd)

@@ -52,7 +52,7 @@ sandboxd image pull debian /var/lib/sandboxd/images/layout --tag 13 --digest sha
 				source.Reference = args[1]
 			}
 			img := &v1.GoldenImage{}
-			img.Name = imageName(args[0])
+			img.Name = plainName(args[0])
 			img.Spec.Provider = v1.ProviderName(provider)
 			img.Spec.Source.OCI = &source
 			return a.makeImage(cmd.Context(), img, made)
@@ -82,7 +82,7 @@ sandboxd promote web web-with-packages
 sandboxd promote team/web web-clean --snapshot clean`),
 		Args: wantArgs(2),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			img, err := a.promotion(cmd.Context(), args[0], imageName(args[1]), snapshot)
+			img, err := a.promotion(cmd.Context(), args[0], plainName(args[1]), snapshot)
 			if err != nil {
 				return err
 			}
