@@ -223,7 +223,7 @@ func (a *app) goldenImages(ctx context.Context, names []string) ([]v1.GoldenImag
 
 // plainName reads the name of an image: NAME or goldenimage/NAME.
 func plainName(text string) string {
-	if prefix, name, ok := strings.Cut(text, "/"); ok && slices.Contains([]string{"goldenimage", "goldenimages", "gi"}, prefix) {
+	if name, ok := imageName(text); ok {
 		return name
 	}
 	return text
