@@ -25,7 +25,7 @@ var rooms = map[string][]string{
 	"apiserver":               {"api/v1", "store"},
 	"providers":               {"api/v1"},
 	"providers/virtualbox":    {"api/v1", "providers", "providers/internal", "providers/internal/seed"},
-	"providers/fake":          {"api/v1", "providers"},
+	"providers/fake":          {"api/v1", "providers", "providers/internal"},
 	"providers/intercept":     {"api/v1", "providers"},
 	"providers/fault":         {"providers", "providers/intercept"},
 	"providers/conformance":   {"api/v1", "providers", "providers/fault"},

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"slices"
@@ -313,6 +315,8 @@ func TestChangedSourceMakesANewRevision(t *testing.T) {
 }
 
 func TestBadImages(t *testing.T) {
+	refusing := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusForbidden) }))
+	t.Cleanup(refusing.Close)
 	d := host(t, fake.Options{})
 	d.start()
 	tests := map[string]struct {
@@ -323,9 +327,13 @@ func TestBadImages(t *testing.T) {
 		"missing":      {func(i *v1.GoldenImage) { i.Spec.Source.Disk.Path = "nothing.raw" }, providers.ReasonSourceNotFound},
 		"forbidden":    {func(i *v1.GoldenImage) { i.Spec.Source.Disk.Path = "/etc/passwd" }, v1.ReasonHostPathForbidden},
 		"no-provider":  {func(i *v1.GoldenImage) { i.Spec.Provider = v1.ProviderVirtualBox }, v1.ReasonUnsupported},
-		"url": {func(i *v1.GoldenImage) {
-			i.Spec.Source.Disk = &v1.DiskSource{URL: "https://images.example/disk.qcow2"}
-		}, v1.ReasonUnsupported},
+		"url":          {func(i *v1.GoldenImage) { i.Spec.Source.Disk = &v1.DiskSource{URL: refusing.URL} }, v1.ReasonInvalid},
+		"layout": {func(i *v1.GoldenImage) {
+			i.Spec.Source = v1.ImageSource{OCI: &v1.OCISource{Layout: "/etc"}}
+		}, v1.ReasonHostPathForbidden},
+		"no-layout": {func(i *v1.GoldenImage) {
+			i.Spec.Source = v1.ImageSource{OCI: &v1.OCISource{Layout: "nothing"}}
+		}, providers.ReasonSourceNotFound},
 	}
 	for name, tt := range tests {
 		img := goldenImage(name)

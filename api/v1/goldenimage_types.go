@@ -189,7 +189,8 @@ type OCISource struct {
 	// +kubebuilder:validation:Pattern=`^[A-Za-z0-9][A-Za-z0-9._:/@+-]*$`
 	Reference string `json:"reference,omitempty"`
 	// layout is a folder of the host in the OCI image layout, below one of the
-	// daemon's allowed roots.
+	// daemon's allowed roots. A relative path is looked up in the daemon's base
+	// image directory.
 	// +optional
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=4096

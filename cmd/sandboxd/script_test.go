@@ -38,12 +38,15 @@ func TestScripts(t *testing.T) {
 		ContinueOnError:     true,
 		UpdateScripts:       os.Getenv("UPDATE_SCRIPTS") != "",
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
-			"daemon":  daemonCmd,
-			"refused": refusedCmd,
-			"qcow2":   qcow2Cmd,
-			"bytes":   bytesCmd,
-			"seal":    sealCmd,
-			"http":    httpCmd,
+			"daemon":   daemonCmd,
+			"refused":  refusedCmd,
+			"qcow2":    qcow2Cmd,
+			"bytes":    bytesCmd,
+			"seal":     sealCmd,
+			"http":     httpCmd,
+			"web":      webCmd,
+			"artifact": artifactCmd,
+			"ova":      ovaCmd,
 		},
 	})
 }

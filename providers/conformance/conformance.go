@@ -1,7 +1,8 @@
 // Package conformance proves that a provider keeps the contract of package
 // providers, against whatever hypervisor it drives.
 //
-//	Run ── opens a provider ──▶ Images, Machines, Power   no guest is waited for
+//	Run ── opens a provider ──▶ Images, Sources,
+//	         │                  Machines, Power           no guest is waited for
 //	         │                  Guest                     one running guest, shared
 //	         │                  State                     one guest, started anew a few times
 //	         │                  Timeline                  one guest and a fork of it
@@ -169,6 +170,7 @@ func Run(t *testing.T, b Backend) {
 	s := newSuite(t, b)
 	t.Run("Probe", s.testProbe)
 	t.Run("Images", s.testImages)
+	t.Run("Sources", s.testSources)
 	t.Run("Machines", s.testMachines)
 	t.Run("Power", s.testPower)
 	t.Run("Guest", s.testGuest)

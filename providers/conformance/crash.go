@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/http"
 	"testing"
 
 	v1 "sandboxd.dev/sandboxd/api/v1"
@@ -14,7 +15,7 @@ func (s *suite) testCrashes(t *testing.T) {
 	for _, of := range []struct {
 		what string
 		life func(*testing.T, string) life
-	}{{"an image", s.lifeOfImage}, {"a machine", s.lifeOfMachine}, {"snapshots", s.lifeOfSnapshots}} {
+	}{{"an image", s.lifeOfImage}, {"an image behind an address", s.lifeOfDownload}, {"a machine", s.lifeOfMachine}, {"snapshots", s.lifeOfSnapshots}} {
 		if of.what == "snapshots" && (!s.has(Snapshots) || s.b.Brief || testing.Short()) {
 			continue
 		}
@@ -59,6 +60,20 @@ func (s *suite) lifeOfImage(t *testing.T, name string) life {
 			return s.ignoreNotFound(p.DeleteImage(ctx, l.image.ImageRef))
 		}},
 	}
+	return l
+}
+
+// lifeOfDownload is that of an image whose disk is behind an address.
+func (s *suite) lifeOfDownload(t *testing.T, name string) life {
+	t.Helper()
+	s.detail(t)
+	l := s.lifeOfImage(t, name)
+	path := s.image.Source.Disk.Path
+	web := newShelf(t)
+	l.image.Source = v1.ImageSource{Disk: &v1.DiskSource{
+		SHA256: s.image.Source.Disk.SHA256, Format: s.image.Source.Disk.Format,
+		URL: web.serve("/disk", func(w http.ResponseWriter, r *http.Request) { http.ServeFile(w, r, path) }),
+	}}
 	return l
 }
 

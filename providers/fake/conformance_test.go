@@ -20,9 +20,12 @@ import (
 	"sandboxd.dev/sandboxd/providers/fake"
 )
 
+// downloadStall is how long servers that stall are waited for.
+const downloadStall = 2 * time.Second
+
 func TestConformance(t *testing.T) {
 	w := fake.NewWorld(fake.Options{
-		Bridges: []string{"br0"},
+		Bridges: []string{"br0"}, DownloadStall: downloadStall,
 		Latency: fake.Latency{
 			Step: 300 * time.Microsecond, Import: 10 * time.Millisecond,
 			Boot: 5 * time.Millisecond, Shutdown: 5 * time.Millisecond,
@@ -68,6 +71,8 @@ func goldenFile(t *testing.T) (path, sum string) {
 	b := make([]byte, 3<<20)
 	copy(b, "QFI\xfb")
 	binary.BigEndian.PutUint32(b[4:], 3)
+	binary.BigEndian.PutUint32(b[20:], 16) // bits of a cluster
+	binary.BigEndian.PutUint32(b[100:], 104)
 	binary.BigEndian.PutUint64(b[24:], 256<<20)
 	path = filepath.Join(t.TempDir(), "golden.qcow2")
 	if err := os.WriteFile(path, b, 0o600); err != nil {

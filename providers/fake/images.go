@@ -16,6 +16,7 @@ import (
 	v1 "sandboxd.dev/sandboxd/api/v1"
 	"sandboxd.dev/sandboxd/providers"
 	"sandboxd.dev/sandboxd/providers/fake/internal/guest"
+	"sandboxd.dev/sandboxd/providers/internal/source"
 )
 
 // image is a sealed image. Of one that was imported from a file only what is
@@ -98,12 +99,11 @@ func (p *Provider) validateImage(s providers.ImageSpec) error {
 		return nil
 	case s.Source.Machine != nil && p.name == v1.ProviderVirtualBox:
 		return nil
+	case brought(s.Source):
+		return nil
 	case s.Source.Disk == nil:
 		return providers.Errorf(providers.ErrUnsupported, object,
-			"the simulated hypervisor imports disk files only: give it a source.disk")
-	case s.Source.Disk.URL != "":
-		return providers.Errorf(providers.ErrUnsupported, object,
-			"the simulated hypervisor downloads nothing: give the path of a file")
+			"the simulated hypervisor imports disks and artifacts only: give it a source.disk or a source.oci")
 	case !filepath.IsAbs(s.Source.Disk.Path):
 		return providers.Errorf(providers.ErrInvalid, object,
 			"the path %q of its source is not absolute", s.Source.Disk.Path)
@@ -124,6 +124,13 @@ func (p *Provider) read(v *verb, s providers.ImageSpec, progress func(providers.
 		progress(providers.Progress{Stage: "adopting"})
 		return img, v.ctx.Err()
 	}
+	if brought(s.Source) {
+		var err error
+		if img.info, err = p.bring(v, s, progress); err != nil {
+			return nil, err
+		}
+		return img, p.convert(v, img.info.ActualSize, progress)
+	}
 	if src, ok := p.w.source(d.Path); ok {
 		img.agentless = src.Agentless
 		img.info.Digest = "sha256:" + src.SHA256
@@ -134,7 +141,7 @@ func (p *Provider) read(v *verb, s providers.ImageSpec, progress func(providers.
 	} else if err := readFile(v.ctx, object, d.Path, true, &img.info, progress); err != nil {
 		return nil, err
 	}
-	if err := compare(object, d, img.info); err != nil {
+	if err := cmp.Or(compare(object, d, img.info), compareRecorded(s, img.info)); err != nil {
 		return nil, err
 	}
 	return img, p.convert(v, img.info.ActualSize, progress)
@@ -216,6 +223,13 @@ func (p *Provider) CheckSource(ctx context.Context, s providers.ImageSpec) error
 		return nil
 	}
 	d, object := s.Source.Disk, imageObject(s.Name)
+	if brought(s.Source) {
+		origin, err := source.Of(object, p.name, s)
+		if err != nil {
+			return err
+		}
+		return source.Check(ctx, object, origin, maxImageBytes)
+	}
 	if src, ok := p.w.source(d.Path); ok {
 		return compare(object, d, providers.Image{
 			Digest: "sha256:" + src.SHA256, Format: cmp.Or(src.Format, v1.DiskFormatQCOW2),

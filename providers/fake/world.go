@@ -79,6 +79,9 @@ type Options struct {
 	Source func(path string) (Source, bool)
 	// Bridges of the host that machines may be connected to.
 	Bridges []string
+	// DownloadStall is how long the server of an image's source may send nothing;
+	// default one minute.
+	DownloadStall time.Duration
 }
 
 // Step is one change that a call is about to make.
@@ -97,6 +100,7 @@ type World struct {
 	latency Latency
 	source  func(path string) (Source, bool)
 	bridges []string
+	stall   time.Duration
 	locks   keyedLock
 
 	mu       sync.Mutex
@@ -125,7 +129,7 @@ func NewWorld(o Options) *World {
 		o.Source = func(string) (Source, bool) { return Source{}, false }
 	}
 	return &World{
-		clock: o.Clock, latency: o.Latency, source: o.Source, bridges: o.Bridges,
+		clock: o.Clock, latency: o.Latency, source: o.Source, bridges: o.Bridges, stall: o.DownloadStall,
 		machines: map[types.UID]*machine{},
 		folders:  map[providers.Instance]*folder{},
 		networks: map[string]*network{},

@@ -74,7 +74,7 @@ func (p *Provider) importDisk(ctx context.Context, object string, spec providers
 	}
 	p.steps.next()
 	job := source.Job{
-		Object: object, Ref: spec.ImageRef, Origin: origin, Tool: p.img, MaxBytes: p.opts.MaxImageBytes, Progress: progress, Step: p.steps.next,
+		Object: object, Ref: spec.ImageRef, Origin: origin, Tool: p.img, MaxBytes: p.opts.MaxImageBytes, Progress: progress, Step: p.steps.next, Stall: p.opts.DownloadStall,
 	}
 	image := filepath.Join(dir, "image")
 	img, err := job.Convert(ctx, filepath.Join(dir, "source"), image, v1.DiskFormatQCOW2, func() error {

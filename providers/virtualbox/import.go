@@ -109,7 +109,7 @@ func (p *Provider) importDisk(ctx context.Context, object string, spec providers
 		return providers.Image{}, err
 	}
 	job := source.Job{
-		Object: object, Ref: spec.ImageRef, Origin: origin, Tool: p.img, MaxBytes: p.opts.MaxImageBytes, Progress: progress, Step: p.steps.next,
+		Object: object, Ref: spec.ImageRef, Origin: origin, Tool: p.img, MaxBytes: p.opts.MaxImageBytes, Progress: progress, Step: p.steps.next, Stall: p.opts.DownloadStall,
 	}
 	vdi := p.data.goldenDisk(spec.ImageRef)
 	img, err := job.Convert(ctx, filepath.Join(staging, "source"), vdi, v1.DiskFormatVDI, func() error {

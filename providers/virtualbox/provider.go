@@ -51,6 +51,9 @@ type Options struct {
 	SubnetPool netip.Prefix
 	// MaxImageBytes bounds the virtual size of an image; default 2 TiB.
 	MaxImageBytes int64
+	// DownloadStall is how long the server of an image's source may send nothing;
+	// default one minute.
+	DownloadStall time.Duration
 	// QemuImg is the qemu-img program; default qemu-img.
 	QemuImg string
 	// Logins are asked who commands in guests run as.

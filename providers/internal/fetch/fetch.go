@@ -257,7 +257,7 @@ func (d *download) receive(ctx context.Context, body io.Reader, alive func()) er
 			if werr := d.write(buf[:n], zeros[:n]); werr != nil {
 				return files.Error(d.Object, filepath.Dir(d.Dir), werr)
 			}
-			d.Progress(d.have, d.state.Size)
+			d.report()
 		}
 		switch {
 		case d.have > d.MaxBytes:
@@ -276,6 +276,15 @@ func (d *download) receive(ctx context.Context, body io.Reader, alive func()) er
 			}
 		}
 	}
+}
+
+// report tells how far it got; a server may send more than it says.
+func (d *download) report() {
+	done := d.have
+	if d.state.Size > 0 {
+		done = min(done, d.state.Size)
+	}
+	d.Progress(done, d.state.Size)
 }
 
 func (d *download) write(b, zeros []byte) error {

@@ -42,3 +42,37 @@ func TestLocks(t *testing.T) {
 		t.Errorf("%d locks are kept for nobody", len(l.held))
 	}
 }
+
+// TestTryLock: a name that nobody has is taken, and one that somebody has or
+// shares is left alone.
+func TestTryLock(t *testing.T) {
+	l := New()
+	unlock, ok := l.TryLock("a")
+	if !ok {
+		t.Fatal("nobody has it, and it is not taken")
+	}
+	if _, ok := l.TryLock("a"); ok {
+		t.Error("it is taken twice")
+	}
+	waited := make(chan func(), 1)
+	go func() {
+		second, err := l.Lock(t.Context(), "a")
+		if err != nil {
+			t.Error(err)
+		}
+		waited <- second
+	}()
+	unlock()
+	(<-waited)()
+	shared, err := l.Share(t.Context(), "a")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, ok := l.TryLock("a"); ok {
+		t.Error("it is taken although it is shared")
+	}
+	shared()
+	if len(l.held) != 0 {
+		t.Errorf("%d names are kept", len(l.held))
+	}
+}

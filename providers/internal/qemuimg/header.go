@@ -76,7 +76,7 @@ func Inspect(r io.ReaderAt, size int64, want v1.DiskFormat) (Header, error) {
 	case v1.DiskFormatRaw:
 		h.VirtualSize = (size + 511) &^ 511
 	case v1.DiskFormatVMDK:
-		err = checkVMDK(r)
+		h.VirtualSize, err = checkVMDK(r)
 	case v1.DiskFormatVDI:
 		err = checkVDI(r)
 	case v1.DiskFormatVHD:
@@ -266,29 +266,31 @@ func isVMDKDescriptor(head []byte) bool {
 // checkVMDK refuses a VMDK whose embedded descriptor names a parent or more
 // than its own extent, and one that QEMU would read as a descriptor file
 // because it says its capacity is 0.
-func checkVMDK(r io.ReaderAt) error {
+func checkVMDK(r io.ReaderAt) (virtual int64, err error) {
+	const sector, most = 512, 1 << 50 // in sectors
 	b := make([]byte, 44)
 	if _, err := r.ReadAt(b, 0); err != nil {
-		return fmt.Errorf("%w: the VMDK header is cut off", ErrFormat)
+		return 0, fmt.Errorf("%w: the VMDK header is cut off", ErrFormat)
 	}
 	le := binary.LittleEndian
 	capacity, offset, length := le.Uint64(b[12:]), le.Uint64(b[28:]), le.Uint64(b[36:])
+	virtual = int64(min(capacity, most)) * sector
 	if capacity == 0 {
-		return fmt.Errorf("%w: the VMDK holds a descriptor only", ErrRefersToOthers)
+		return 0, fmt.Errorf("%w: the VMDK holds a descriptor only", ErrRefersToOthers)
 	}
 	if offset == 0 {
-		return nil // no descriptor: the file is all there is
+		return virtual, nil // no descriptor: the file is all there is
 	}
-	if length == 0 || length > maxDescriptor/512 || offset > 1<<40 {
-		return fmt.Errorf("%w: the VMDK descriptor is out of bounds", ErrFormat)
+	if length == 0 || length > maxDescriptor/sector || offset > 1<<40 {
+		return 0, fmt.Errorf("%w: the VMDK descriptor is out of bounds", ErrFormat)
 	}
 	// QEMU reads as much as descriptors usually have, whatever the header says.
-	text := make([]byte, max(length*512, qemuDescriptor))
-	n, err := r.ReadAt(text, int64(offset)*512)
+	text := make([]byte, max(length*sector, qemuDescriptor))
+	n, err := r.ReadAt(text, int64(offset)*sector)
 	if err != nil && !errors.Is(err, io.EOF) {
-		return err
+		return 0, err
 	}
-	return checkVMDKDescriptor(string(bytes.TrimRight(text[:n], "\x00")))
+	return virtual, checkVMDKDescriptor(string(bytes.TrimRight(text[:n], "\x00")))
 }
 
 func checkVMDKDescriptor(text string) error {

@@ -47,6 +47,9 @@ func (j Job) checkFile(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	if err := j.admit(info.Size()); err != nil {
+		return err
+	}
 	disk, size, want := io.ReaderAt(src), info.Size(), j.Origin.format()
 	p, packed := packingOf(src)
 	switch {

@@ -84,12 +84,22 @@ func (j Job) closeUnless(f *os.File, err error) error {
 
 // stage copies a file of the host, unless it is larger than it may be.
 func (j Job) stage(ctx context.Context, path, staged string) (*os.File, string, error) {
-	limit := j.Origin.fileLimit(j.MaxBytes)
-	if info, err := os.Lstat(path); err == nil && info.Size() > limit {
-		return nil, "", providers.Errorf(providers.ErrInvalid, j.Object, "%s has %d bytes, and the limit is %d: raise spec.source.disk.maxSize or the daemon's limit, or name another file",
-			path, info.Size(), limit)
+	if info, err := os.Lstat(path); err == nil {
+		if err := j.admit(info.Size()); err != nil {
+			return nil, "", err
+		}
 	}
 	return Stage(ctx, j.Object, path, staged, j.Progress)
+}
+
+// admit refuses a file that is larger than it may be.
+func (j Job) admit(size int64) error {
+	limit := j.Origin.fileLimit(j.MaxBytes)
+	if size <= limit {
+		return nil
+	}
+	return providers.Errorf(providers.ErrInvalid, j.Object, "%s has %d bytes, and the limit is %d: raise spec.source.disk.maxSize or the daemon's limit, or name another file",
+		j.Origin, size, limit)
 }
 
 // download downloads a file of a digest; an empty one is not known. What an
@@ -169,7 +179,7 @@ func (j Job) published(ctx context.Context, d *v1.DiskSource) (string, error) {
 // Begin makes the folder of an import, empty but for a download that may be gone
 // on with.
 func Begin(dir string, mode os.FileMode) error {
-	if err := clear(dir, true); err != nil {
+	if err := wipe(dir, true); err != nil {
 		return err
 	}
 	return files.Mkdir(dir, mode)
@@ -178,12 +188,12 @@ func Begin(dir string, mode os.FileMode) error {
 // End removes the folder of an import that came to an end, but for a download
 // that the next one may go on with.
 func End(dir string, err error) {
-	_ = clear(dir, err != nil && fetch.Kept(err))
+	_ = wipe(dir, err != nil && fetch.Kept(err))
 }
 
-// clear removes a folder with all that is in it; or all but the download, if that
+// wipe removes a folder with all that is in it; or all but the download, if that
 // is of any use.
-func clear(dir string, keep bool) error {
+func wipe(dir string, keep bool) error {
 	if !keep || !fetch.Resumable(filepath.Join(dir, downloads)) {
 		return os.RemoveAll(dir)
 	}
