@@ -74,7 +74,7 @@ func (d *daemon) buildLog(img *v1.GoldenImage) string {
 
 func settled(img *v1.GoldenImage) bool {
 	return ready(img) && img.Status.ObservedGeneration == img.Generation &&
-		(img.Status.Build == nil || img.Status.Build.MachineID == "")
+		(img.Status.Build == nil || img.Status.Build.Phase == v1.BuildDone)
 }
 
 func TestProvisionedImage(t *testing.T) {
