@@ -98,8 +98,8 @@ type Observed struct {
 	Machine *providers.Machine
 	// Installed: the machine is already one without an installer.
 	Installed bool
-	Job     JobState
-	JobErr  error
+	Job       JobState
+	JobErr    error
 }
 
 // Step is a decision.
