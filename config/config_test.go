@@ -196,7 +196,7 @@ func TestRefused(t *testing.T) {
 		"unknown setting":      {file: "sockett: /x\n", want: `configuration file /c.yaml: there is no setting sockett: `},
 		"unknown below":        {file: "kvm:\n  memory: 1\n", want: `there is no setting kvm.memory`},
 		"a map is wanted":      {file: "kvm: tcg\n", want: `setting kvm must be a map`},
-		"a text is wanted":     {file: "socket:\n  path: /x\n", want: `setting socket: a text or a number is wanted`},
+		"a text is wanted":     {file: "socket:\n  path: /x\n", want: `setting socket: a text, a number or a boolean is wanted`},
 		"a list is not wanted": {file: "socket: [/x]\n", want: `setting socket: one value is wanted, not a list`},
 		"bad list":             {file: "allowedHostPaths: [1]\n", want: `setting allowedHostPaths: 1 is not a text without commas`},
 		"bad YAML":             {file: "a: [\n", want: `configuration file /c.yaml: it is not valid YAML: `},

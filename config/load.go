@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"maps"
 	"slices"
+	"strconv"
 	"strings"
 
 	"sigs.k8s.io/yaml"
@@ -150,6 +151,8 @@ func asText(s Setting, value any) (string, error) {
 		return v, nil
 	case json.Number:
 		return v.String(), nil
+	case bool:
+		return strconv.FormatBool(v), nil
 	case []any:
 		if !s.List {
 			return "", errors.New("one value is wanted, not a list")
@@ -164,7 +167,7 @@ func asText(s Setting, value any) (string, error) {
 		}
 		return strings.Join(parts, ","), nil
 	}
-	return "", errors.New("a text or a number is wanted")
+	return "", errors.New("a text, a number or a boolean is wanted")
 }
 
 // oneLine joins the lines of a parser's message.
