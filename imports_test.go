@@ -47,6 +47,7 @@ var rooms = map[string][]string{
 	"controller/goldenimage":       {"api/v1", "providers", "hostpath", "controller/goldenimage/build", "controller/job", "controller/patch"},
 	"controller/artifact":          {},
 	"controller/turn":              {},
+	"controller/usage":             {},
 	"controller/snapshot":          {"api/v1", "providers", "controller/job", "controller/patch", "controller/turn"},
 	"controller/sandbox":           {"api/v1", "providers", "hostpath", "controller/artifact", "controller/patch", "controller/snapshot", "controller/turn"},
 	"controller":                   {"api/v1", "providers", "hostpath", "controller"},

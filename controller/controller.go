@@ -45,6 +45,8 @@ type Options struct {
 	Defaults  sandbox.Defaults
 	// SSH sets up guests that have no agent; nil leaves them alone.
 	SSH sandbox.SSH
+	// Usage tells when sandboxes were last used; nil knows of no use.
+	Usage sandbox.Usage
 	// Disks copies artifacts out of disks.
 	Disks sandbox.DiskReader
 	// BuildSSH reaches guests without an agent while their images are built.
@@ -270,7 +272,7 @@ func (c *Controllers) addSandboxes(o Options, wake queue, turns *turn.Turns) err
 		Complete(untilTheEnd(sandbox.New(sandbox.Options{
 			Client: c.manager.GetClient(), Recorder: c.manager.GetEventRecorder("sandboxd"),
 			Providers: o.Providers, HostPaths: o.HostPaths, Defaults: o.Defaults, Resync: o.Resync, SSH: o.SSH,
-			Disks: o.Disks, Turns: turns,
+			Disks: o.Disks, Turns: turns, Usage: o.Usage,
 		})))
 }
 

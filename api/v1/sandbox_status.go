@@ -46,6 +46,12 @@ type SandboxStatus struct {
 	// stoppingSince is when a graceful stop was asked for that has not ended.
 	// +optional
 	StoppingSince *metav1.Time `json:"stoppingSince,omitempty"`
+	// lastUsedAt is when the sandbox was last used, if lifecycle.idleTimeout is
+	// set: a command, a copy, a console that is read, a connection through a port
+	// forward (libvirt), or a change of the spec. A use under way counts whenever
+	// the sandbox is looked at.
+	// +optional
+	LastUsedAt *metav1.Time `json:"lastUsedAt,omitempty"`
 	// expiresAt is when the sandbox's time is up.
 	// +optional
 	ExpiresAt *metav1.Time `json:"expiresAt,omitempty"`

@@ -337,7 +337,10 @@ type Lifecycle struct {
 	// +kubebuilder:validation:Pattern=`^([0-9]+(\.[0-9]+)?(ms|s|m|h))+$`
 	// +kubebuilder:validation:XValidation:rule="duration(self) >= duration('1s')",message="ttl must be at least 1s"
 	TTL *metav1.Duration `json:"ttl,omitempty"`
-	// idleTimeout after which the sandbox expires, counted from its last use.
+	// idleTimeout after which the sandbox expires, counted from its last use:
+	// a command, a copy, a console that is read, a connection through a port
+	// forward of libvirt, or a change of the spec. What reaches the guest in other
+	// ways, such as ssh over a bridge, is not seen and does not count.
 	// +optional
 	// +kubebuilder:validation:Type=string
 	// +kubebuilder:validation:MaxLength=32

@@ -41,6 +41,9 @@ func (r *Reconciler) delete(ctx context.Context, before, sbx *v1.Sandbox) (recon
 		}
 		return r.failed(ctx, sbx, before, err, 0)
 	}
+	if r.o.Usage != nil {
+		r.o.Usage.Forget(sbx.UID)
+	}
 	controllerutil.RemoveFinalizer(sbx, v1.FinalizerMachine)
 	return reconcile.Result{}, r.writer.Object(ctx, before, sbx)
 }

@@ -2,7 +2,6 @@ package sandbox
 
 import (
 	"errors"
-	"fmt"
 	"slices"
 
 	"k8s.io/apimachinery/pkg/api/meta"
@@ -58,7 +57,7 @@ func (r *Reconciler) desire(v *view) (providers.MachineSpec, error) {
 	own := r.authorize(&spec, v.img)
 	v.desired.Hashes = spec.Hashes()
 	revertErr := v.desireRevert()
-	for _, e := range []error{specErr, unsupported(v.sbx), revertErr, own} {
+	for _, e := range []error{specErr, revertErr, own} {
 		if err == nil {
 			err = e
 		}
@@ -76,16 +75,6 @@ func (r *Reconciler) authorize(spec *providers.MachineSpec, img *v1.GoldenImage)
 		return err
 	}
 	spec.Seed.SSHAuthorizedKeys = append([]string{key}, spec.Seed.SSHAuthorizedKeys...)
-	return nil
-}
-
-// unsupported refuses what this version's schema has but its controller has not.
-func unsupported(sbx *v1.Sandbox) error {
-	object := fmt.Sprintf("sandbox %s/%s", sbx.Namespace, sbx.Name)
-	if sbx.Spec.Lifecycle.IdleTimeout != nil {
-		return providers.Errorf(providers.ErrUnsupported, object,
-			"lifecycle.idleTimeout is not available in this version: remove it, or use lifecycle.ttl")
-	}
 	return nil
 }
 

@@ -46,12 +46,22 @@ type Options struct {
 	Clock clock.PassiveClock
 	// Dialer reaches guests' ports; nil means a net.Dialer.
 	Dialer Dialer
+	// Usage tells when sandboxes were last used; nil knows of no use.
+	Usage Usage
 	// SSH sets up guests that have no agent; nil leaves them alone.
 	SSH SSH
 	// Disks copies artifacts out of disks.
 	Disks DiskReader
 	// Turns are shared with who else acts on machines; nil means nobody does.
 	Turns *turn.Turns
+}
+
+// Usage tells when sandboxes were last used; package usage has one.
+type Usage interface {
+	// Last is the zero time when no use is known.
+	Last(id types.UID) time.Time
+	// Forget drops what is known of a sandbox that is gone.
+	Forget(id types.UID)
 }
 
 // Reconciler reconciles Sandboxes. It is safe for concurrent use on different
@@ -129,15 +139,17 @@ func (r *Reconciler) reconcile(ctx context.Context, sbx *v1.Sandbox) (reconcile.
 		}
 		before = sbx.DeepCopy()
 	}
+	r.noteUse(sbx)
 	now := r.o.Clock.Now()
 	if expired(sbx, now) && sbx.Spec.Lifecycle.OnExpiry != v1.ExpiryStop {
-		r.event(sbx, corev1.EventTypeNormal, "Expired", "Delete", "deleted: its time to live of %s is over", sbx.Spec.Lifecycle.TTL.Duration)
+		_, why := expiry(sbx)
+		r.event(sbx, corev1.EventTypeNormal, "Expired", "Delete", "deleted: %s", why)
 		return reconcile.Result{}, client.IgnoreNotFound(r.o.Client.Delete(ctx, sbx, client.Preconditions{UID: &sbx.UID}))
 	}
 
 	v := r.advance(ctx, before, sbx)
 	v.now = r.o.Clock.Now()
-	sbx.Status.ExpiresAt = expiresAt(sbx)
+	sbx.Status.ExpiresAt, _ = expiry(sbx)
 	updateStatus(v)
 	if err := r.write(ctx, &v); err != nil {
 		return reconcile.Result{}, err

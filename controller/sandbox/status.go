@@ -263,7 +263,7 @@ func readyCondition(v view, st *v1.SandboxStatus) metav1.Condition {
 	case because(v1.ConditionProvisioned), because(v1.ConditionPoweredOn),
 		because(v1.ConditionNetworkIsolated), because(v1.ConditionGuestReady):
 		if expired(v.sbx, v.now) {
-			c.Reason, c.Message = v1.ReasonExpired, "stopped: its time was up at "+stamp(st.ExpiresAt)
+			c.Reason, c.Message = v1.ReasonExpired, "stopped at "+stamp(st.ExpiresAt)+": "+expiryWhy(v.sbx)
 		}
 	case v.guest.configErr != nil:
 		c.Reason, c.Message = v1.ReasonGuestConfigFailed, v.guest.configErr.Error()

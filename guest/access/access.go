@@ -40,6 +40,9 @@ type Options struct {
 	// SSH opens the way into a guest that has no agent; nil, also as its result,
 	// leaves it to the provider. What it opens is closed by done.
 	SSH func(ctx context.Context, p providers.Provider, sbx *v1.Sandbox) (g Guest, done func(), err error)
+	// Used is told of each use of a sandbox, and calls end when it is over; nil is
+	// told nothing.
+	Used func(id types.UID) (end func())
 	// Disks reads disks; nil serves none.
 	Disks *Disks
 	// MaxStdin bounds a command's standard input, all of which is read before
@@ -127,6 +130,9 @@ func (h *Handlers) find(parent *unstructured.Unstructured) (machine, error) {
 func (h *Handlers) serve(w http.ResponseWriter, parent *unstructured.Unstructured, handle func(machine) error) {
 	m, err := h.find(parent)
 	if err == nil {
+		if h.o.Used != nil {
+			defer h.o.Used(m.id)()
+		}
 		err = handle(m)
 	}
 	if err != nil {

@@ -57,8 +57,19 @@ type Options struct {
 	DownloadStall time.Duration
 	// QemuImg is the qemu-img program; default qemu-img.
 	QemuImg string
+	// Used is told of each connection through a machine's port forward, and calls
+	// end when it is over; default none.
+	Used func(id types.UID) (end func())
 	// Logger gets changes of state; default none.
 	Logger logr.Logger
+}
+
+// used is Used as the forwards want it.
+func (o Options) used() func(id string) (end func()) {
+	if o.Used == nil {
+		return nil
+	}
+	return func(id string) func() { return o.Used(types.UID(id)) }
 }
 
 // Defaults of Options.
@@ -148,7 +159,7 @@ func New(o Options) (*Provider, error) {
 		img:   qemuimg.New(o.QemuImg),
 		locks: keylock.New(),
 		fw:    firewall.New(o.Instance),
-		fwd:   forward.NewSet(),
+		fwd:   forward.NewSet(o.used()),
 		host:  &hostFacts{choice: o.Accelerator, probe: accel.Probe},
 	}
 	p.conn = libvirtconn.New(libvirtconn.Options{URI: o.URI, Socket: o.Socket, BeforeChange: p.steps.next, Logger: o.Logger})

@@ -28,6 +28,7 @@ import (
 	"sandboxd.dev/sandboxd/controller/goldenimage/build"
 	"sandboxd.dev/sandboxd/controller/metrics"
 	"sandboxd.dev/sandboxd/controller/sandbox"
+	"sandboxd.dev/sandboxd/controller/usage"
 	"sandboxd.dev/sandboxd/guest/access"
 	"sandboxd.dev/sandboxd/hostpath"
 	"sandboxd.dev/sandboxd/providers"
@@ -82,10 +83,11 @@ func Run(ctx context.Context, o Options) (err error) {
 	if scraped != nil {
 		defer func() { _ = scraped.Close() }()
 	}
+	uses := usage.New(nil)
 	users := &imageUsers{}
 	inside := sshGuests(o, users)
 	disks := users.disks()
-	set, err := openProviders(o, providers.Instance(store.InstanceID()), users, own.metrics.Wrap)
+	set, err := openProviders(o, surroundings{instance: providers.Instance(store.InstanceID()), logins: users, used: uses.Begin}, own.metrics.Wrap)
 	if err != nil {
 		return err
 	}
@@ -106,10 +108,11 @@ func Run(ctx context.Context, o Options) (err error) {
 		Store: store, CRDs: v1.CRDs, Version: o.Version, Logger: o.Logger.WithName("apiserver"),
 		Admission: []apiserver.Admission{admission.New(set, paths)},
 		Finalizers: map[schema.GroupResource]string{
-			v1.Resource("goldenimages"): v1.FinalizerImage,
-			v1.Resource("sandboxes"):    v1.FinalizerMachine,
+			v1.Resource("goldenimages"):     v1.FinalizerImage,
+			v1.Resource("sandboxes"):        v1.FinalizerMachine,
+			v1.Resource("sandboxsnapshots"): v1.FinalizerSnapshot,
 		},
-		Subresources: append(images, subresources(set, users, inside, disks, logs, o.Logger.WithName("access"))...),
+		Subresources: append(images, subresources(set, users, inside, disks, logs, uses, o.Logger.WithName("access"))...),
 		Endpoints:    own.endpoints(),
 	})
 	if err != nil {
@@ -119,7 +122,7 @@ func Run(ctx context.Context, o Options) (err error) {
 	if err := users.connect(server.LoopbackConfig()); err != nil {
 		return err
 	}
-	return serve(ctx, o, running{server, listener, scraped, set, inside, disks, paths, logs, own})
+	return serve(ctx, o, running{server, listener, scraped, set, inside, disks, paths, logs, uses, own})
 }
 
 // running is what serve runs.
@@ -133,6 +136,7 @@ type running struct {
 	disks   *access.Disks
 	paths   *hostpath.Policy
 	logs    *build.Logs
+	uses    *usage.Tracker
 	own     *admin
 }
 
@@ -147,7 +151,7 @@ func serve(ctx context.Context, o Options, r running) error {
 		Workers:  o.Config.Workers, Resync: o.Config.Resync,
 		Disks:      r.disks,
 		GCInterval: o.Config.GC.Interval, GCGrace: o.Config.GC.Grace,
-		BuildLogs: r.logs,
+		BuildLogs: r.logs, Usage: r.uses,
 	}
 	if r.inside != nil {
 		options.SSH, options.BuildSSH = r.inside, builders{r.inside}
@@ -204,8 +208,8 @@ func sshGuests(o Options, users *imageUsers) *ssh.Guests {
 	return ssh.New(ssh.Options{Key: key, Password: users.password})
 }
 
-func subresources(set *providers.Set, users *imageUsers, inside *ssh.Guests, disks *access.Disks, logs *build.Logs, logger logr.Logger) []apiserver.Subresource {
-	options := access.Options{Providers: set, User: users.of, Disks: disks, Logger: logger}
+func subresources(set *providers.Set, users *imageUsers, inside *ssh.Guests, disks *access.Disks, logs *build.Logs, uses *usage.Tracker, logger logr.Logger) []apiserver.Subresource {
+	options := access.Options{Providers: set, User: users.of, Used: uses.Begin, Disks: disks, Logger: logger}
 	if inside != nil {
 		options.SSH = users.without(inside)
 	}

@@ -17,9 +17,9 @@ func kvmHypervisor(c config.Config) hypervisor {
 	return hypervisor{
 		name:   v1.ProviderKVM,
 		wanted: c.Hypervisor == v1.ProviderKVM || exists(c.KVM.Socket),
-		open: func(i providers.Instance, _ providers.Logins, log logr.Logger) (providers.Provider, error) {
+		open: func(s surroundings) (providers.Provider, error) {
 			o := kvmOptions(c)
-			o.Instance, o.Logger = i, log
+			o.Instance, o.Used, o.Logger = s.instance, s.used, s.log
 			return kvm.New(o)
 		},
 		diagnose: func(ctx context.Context) []providers.Finding { return kvm.Diagnose(ctx, kvmOptions(c)) },

@@ -5,6 +5,7 @@ import (
 	"errors"
 
 	"github.com/go-logr/logr"
+	"k8s.io/apimachinery/pkg/types"
 
 	v1 "sandboxd.dev/sandboxd/api/v1"
 	"sandboxd.dev/sandboxd/config"
@@ -22,13 +23,13 @@ const SimulatedSuffix = "+simulated"
 // openProviders makes the providers of this host: that of images that name none,
 // and the other one if its hypervisor is installed. An image that names one which
 // is not served is told so in its conditions. Each is wrapped.
-func openProviders(o Options, instance providers.Instance, logins providers.Logins, wrap func(providers.Provider) providers.Provider) (*providers.Set, error) {
+func openProviders(o Options, s surroundings, wrap func(providers.Provider) providers.Provider) (*providers.Set, error) {
 	if o.Simulate {
 		o.Logger.Info("SIMULATION: machines exist in memory only, run no real code, and end with this process")
 		var simulated []providers.Provider
 		for _, name := range []v1.ProviderName{v1.ProviderKVM, v1.ProviderVirtualBox} {
 			world := fake.NewWorld(fake.Options{Bridges: []string{simulatedBridge}})
-			simulated = append(simulated, wrap(fake.New(world, name, instance)))
+			simulated = append(simulated, wrap(fake.New(world, name, s.instance)))
 		}
 		return providers.NewSet(o.Config.Hypervisor, simulated...), nil
 	}
@@ -38,7 +39,7 @@ func openProviders(o Options, instance providers.Instance, logins providers.Logi
 			o.Logger.V(1).Info("A hypervisor is not installed: images that name it wait for another daemon", "provider", h.name)
 			continue
 		}
-		p, err := h.open(instance, logins, o.Logger.WithName(string(h.name)))
+		p, err := h.open(s.named(o.Logger, h.name))
 		if err != nil {
 			for _, opened := range served {
 				err = errors.Join(err, opened.Close())
@@ -50,12 +51,26 @@ func openProviders(o Options, instance providers.Instance, logins providers.Logi
 	return providers.NewSet(o.Config.Hypervisor, served...), nil
 }
 
+// surroundings are what providers are given.
+type surroundings struct {
+	instance providers.Instance
+	logins   providers.Logins
+	// used is told of uses of machines that only a provider sees.
+	used func(id types.UID) (end func())
+	log  logr.Logger
+}
+
+func (s surroundings) named(log logr.Logger, name v1.ProviderName) surroundings {
+	s.log = log.WithName(string(name))
+	return s
+}
+
 // hypervisor is one that a configuration may ask for.
 type hypervisor struct {
 	name v1.ProviderName
 	// wanted: it is the default one, or installed.
 	wanted   bool
-	open     func(providers.Instance, providers.Logins, logr.Logger) (providers.Provider, error)
+	open     func(surroundings) (providers.Provider, error)
 	diagnose func(context.Context) []providers.Finding
 }
 
@@ -65,9 +80,9 @@ func hypervisors(c config.Config) []hypervisor {
 		{
 			name:   v1.ProviderVirtualBox,
 			wanted: c.Hypervisor == v1.ProviderVirtualBox || virtualbox.Installed(c.VirtualBox.Manage),
-			open: func(i providers.Instance, logins providers.Logins, log logr.Logger) (providers.Provider, error) {
+			open: func(s surroundings) (providers.Provider, error) {
 				o := virtualboxOptions(c)
-				o.Instance, o.Logins, o.Logger = i, logins, log
+				o.Instance, o.Logins, o.Logger = s.instance, s.logins, s.log
 				return virtualbox.New(o)
 			},
 			diagnose: func(ctx context.Context) []providers.Finding { return virtualbox.Diagnose(ctx, virtualboxOptions(c)) },

@@ -39,6 +39,7 @@ type Set struct {
 	mu     sync.Mutex
 	owners map[string]*owner
 	closed bool
+	used   func(id string) (end func())
 }
 
 type owner struct {
@@ -46,8 +47,14 @@ type owner struct {
 	target netip.Addr       // invalid while the guest has none
 }
 
-// NewSet makes an empty Set.
-func NewSet() *Set { return &Set{owners: map[string]*owner{}} }
+// NewSet makes an empty Set. used is told of each connection to an owner's guest,
+// and calls end when that is over; nil is told nothing.
+func NewSet(used func(id string) (end func())) *Set {
+	if used == nil {
+		used = func(string) func() { return func() {} }
+	}
+	return &Set{owners: map[string]*owner{}, used: used}
+}
 
 // Reserve makes an owner's forwards what is wanted and returns them with their
 // real host ports. have are those it had before: a forward that did not change
@@ -266,12 +273,13 @@ func (s *Set) open(id string, f v1.PortForward) (*port, error) {
 		a := s.target(id)
 		return net.JoinHostPort(a.String(), strconv.Itoa(int(p.guest.Load()))), a.IsValid()
 	}
+	used := func() func() { return s.used(id) }
 	at := net.JoinHostPort(f.HostAddress, strconv.Itoa(int(f.HostPort)))
 	var err error
 	if f.Protocol == v1.ProtocolUDP {
-		p.serve, err = listenUDP(at, dest)
+		p.serve, err = listenUDP(at, dest, used)
 	} else {
-		p.serve, err = listenTCP(at, dest, (&net.Dialer{Timeout: dialTimeout}).DialContext)
+		p.serve, err = listenTCP(at, dest, used, (&net.Dialer{Timeout: dialTimeout}).DialContext)
 	}
 	if err != nil {
 		return nil, hostport.Error("machine "+id, f, err)

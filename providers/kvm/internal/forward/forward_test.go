@@ -54,7 +54,7 @@ func guestTCP(t *testing.T) int32 {
 }
 
 func newSet(t *testing.T) *Set {
-	s := NewSet()
+	s := NewSet(nil)
 	t.Cleanup(s.Close)
 	return s
 }
@@ -240,7 +240,7 @@ func TestDroppedAndClosed(t *testing.T) {
 // ended, holds nobody up who closes its ports.
 func TestCloseEndsDialling(t *testing.T) {
 	dialling := make(chan struct{})
-	p, err := listenTCP("127.0.0.1:0", func() (string, bool) { return "192.0.2.1:1", true },
+	p, err := listenTCP("127.0.0.1:0", func() (string, bool) { return "192.0.2.1:1", true }, func() func() { return func() {} },
 		func(ctx context.Context, _, _ string) (net.Conn, error) {
 			close(dialling)
 			<-ctx.Done()

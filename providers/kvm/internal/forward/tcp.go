@@ -19,6 +19,7 @@ type dialer func(ctx context.Context, network, address string) (net.Conn, error)
 type tcpPort struct {
 	listener net.Listener
 	dest     func() (string, bool)
+	used     func() (end func())
 	dial     dialer
 	slots    chan struct{}
 	conns    connections
@@ -27,12 +28,12 @@ type tcpPort struct {
 	work     sync.WaitGroup
 }
 
-func listenTCP(at string, dest func() (string, bool), dial dialer) (*tcpPort, error) {
+func listenTCP(at string, dest func() (string, bool), used func() (end func()), dial dialer) (*tcpPort, error) {
 	l, err := net.Listen("tcp", at)
 	if err != nil {
 		return nil, err
 	}
-	p := &tcpPort{listener: l, dest: dest, dial: dial, slots: make(chan struct{}, maxConnections)}
+	p := &tcpPort{listener: l, dest: dest, used: used, dial: dial, slots: make(chan struct{}, maxConnections)}
 	p.life, p.end = context.WithCancel(context.Background())
 	p.work.Go(p.accept)
 	return p, nil
@@ -80,6 +81,7 @@ func (p *tcpPort) handle(client net.Conn) {
 		return
 	}
 	defer p.conns.end(guest)
+	defer p.used()()
 	var copying sync.WaitGroup
 	copying.Go(func() { pass(guest, client) })
 	pass(client, guest)

@@ -16,6 +16,7 @@ const maxDatagram = 65507
 type udpPort struct {
 	socket *net.UDPConn
 	dest   func() (string, bool)
+	used   func() (end func())
 	work   sync.WaitGroup
 	conns  connections
 
@@ -23,7 +24,7 @@ type udpPort struct {
 	clients map[netip.AddrPort]net.Conn
 }
 
-func listenUDP(at string, dest func() (string, bool)) (*udpPort, error) {
+func listenUDP(at string, dest func() (string, bool), used func() (end func())) (*udpPort, error) {
 	addr, err := net.ResolveUDPAddr("udp", at)
 	if err != nil {
 		return nil, err
@@ -32,7 +33,7 @@ func listenUDP(at string, dest func() (string, bool)) (*udpPort, error) {
 	if err != nil {
 		return nil, err
 	}
-	p := &udpPort{socket: s, dest: dest, clients: map[netip.AddrPort]net.Conn{}}
+	p := &udpPort{socket: s, dest: dest, used: used, clients: map[netip.AddrPort]net.Conn{}}
 	p.work.Go(p.read)
 	return p, nil
 }
@@ -89,6 +90,7 @@ func (p *udpPort) association(client netip.AddrPort) net.Conn {
 // association for a while.
 func (p *udpPort) answer(client netip.AddrPort, guest net.Conn) {
 	defer p.conns.end(guest)
+	defer p.used()()
 	defer func() {
 		p.mu.Lock()
 		defer p.mu.Unlock()
