@@ -27,6 +27,7 @@ import (
 	"sandboxd.dev/sandboxd/controller/goldenimage"
 	"sandboxd.dev/sandboxd/controller/goldenimage/build"
 	"sandboxd.dev/sandboxd/controller/sandbox"
+	"sandboxd.dev/sandboxd/controller/usage"
 	"sandboxd.dev/sandboxd/hostpath"
 	"sandboxd.dev/sandboxd/providers"
 	"sandboxd.dev/sandboxd/providers/fake"
@@ -48,6 +49,8 @@ type daemon struct {
 	// buildSSH reaches guests without an agent in builds, and limits bound these.
 	buildSSH goldenimage.SSH
 	limits   build.Limits
+	// usage tells when sandboxes were last used.
+	usage *usage.Tracker
 	// sweep is the interval of the garbage collection.
 	sweep time.Duration
 	// log gets what the controllers log; the zero Logger means the test's.
@@ -71,7 +74,7 @@ func host(t testing.TB, o fake.Options) *daemon {
 		must(t, os.WriteFile(filepath.Join(dir, f), []byte("image"), 0o644))
 	}
 	must(t, os.Mkdir(filepath.Join(dir, "share"), 0o755))
-	return &daemon{t: t, world: fake.NewWorld(o), dir: dir, sweep: 200 * time.Millisecond}
+	return &daemon{t: t, world: fake.NewWorld(o), dir: dir, usage: usage.New(nil), sweep: 200 * time.Millisecond}
 }
 
 // start runs the daemon until stop or the end of the test.
@@ -97,6 +100,7 @@ func (d *daemon) start() {
 	c, err := controller.New(ctx, controller.Options{
 		Config: api.LoopbackConfig(), Providers: providers.NewSet(v1.ProviderKVM, p), HostPaths: paths,
 		Defaults: sandbox.Defaults{CPUs: 1, Memory: resource.MustParse("256Mi")},
+		Usage:    d.usage,
 		SSH:      d.ssh, BuildSSH: d.buildSSH, BuildLogs: build.NewLogs(filepath.Join(d.dir, "builds")), BuildLimits: d.limits,
 		Logger: log, Resync: 2 * time.Second, GCInterval: d.sweep, GCGrace: 300 * time.Millisecond,
 	})

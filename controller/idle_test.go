@@ -1,0 +1,39 @@
+package controller_test
+
+import (
+	"testing"
+	"time"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	v1 "sandboxd.dev/sandboxd/api/v1"
+	"sandboxd.dev/sandboxd/providers/fake"
+)
+
+// TestIdle: sandboxes that nobody uses expire, and those that are used do not, also
+// over a restart of the daemon.
+func TestIdle(t *testing.T) {
+	d := host(t, fake.Options{})
+	d.start()
+	idle := func(action v1.ExpiryAction) func(*v1.Sandbox) {
+		return func(s *v1.Sandbox) {
+			s.Spec.Lifecycle = v1.Lifecycle{IdleTimeout: &metav1.Duration{Duration: 3 * time.Second}, OnExpiry: action}
+		}
+	}
+	deleted, stopped, used := newSandbox("deleted", idle(v1.ExpiryDelete)), newSandbox("stopped", idle(v1.ExpiryStop)), newSandbox("used", idle(v1.ExpiryDelete))
+	d.create(goldenImage("golden"), deleted, stopped, used)
+	end := d.usage.Begin(used.UID) // longer than its timeout
+	until(d, stopped, "stopped", because(v1.ConditionReady, v1.ReasonExpired))
+	d.gone(deleted)
+	until(d, used, "ready", ready)
+	if used.Status.LastUsedAt == nil || used.Status.ExpiresAt == nil || !used.Status.ExpiresAt.After(used.Status.LastUsedAt.Time) {
+		t.Errorf("used at %v, expires at %v", used.Status.LastUsedAt, used.Status.ExpiresAt)
+	}
+	d.stop()
+	d.start()
+	until(d, stopped, "still stopped", because(v1.ConditionReady, v1.ReasonExpired))
+	d.update(stopped, func(s *v1.Sandbox) { s.Spec.Lifecycle.IdleTimeout.Duration = time.Hour })
+	until(d, stopped, "ready again", ready)
+	end()
+	d.gone(used)
+}
