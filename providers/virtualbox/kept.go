@@ -84,6 +84,9 @@ func (p *Provider) below(r record, path string) ([]vdi, error) {
 		return nil, p.fileError(machineObject(r.ID), err)
 	}
 	top, err := readVDI(path)
+	if hostRefused(err) {
+		return nil, p.fileError(machineObject(r.ID), err)
+	}
 	if err != nil {
 		return nil, nil // it is not of VirtualBox's own format, and had no snapshots
 	}
