@@ -106,8 +106,9 @@ func Run(ctx context.Context, o Options) (err error) {
 		Store: store, CRDs: v1.CRDs, Version: o.Version, Logger: o.Logger.WithName("apiserver"),
 		Admission: []apiserver.Admission{admission.New(set, paths)},
 		Finalizers: map[schema.GroupResource]string{
-			v1.Resource("goldenimages"): v1.FinalizerImage,
-			v1.Resource("sandboxes"):    v1.FinalizerMachine,
+			v1.Resource("goldenimages"):     v1.FinalizerImage,
+			v1.Resource("sandboxes"):        v1.FinalizerMachine,
+			v1.Resource("sandboxsnapshots"): v1.FinalizerSnapshot,
 		},
 		Subresources: append(images, subresources(set, users, inside, disks, logs, o.Logger.WithName("access"))...),
 		Endpoints:    own.endpoints(),
