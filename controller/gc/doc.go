@@ -1,6 +1,6 @@
 // Package gc collects what is left on a hypervisor when its object is gone: a
 // machine, disk, seed, network or file of this daemon's own instance whose
-// Sandbox or GoldenImage does not exist (any more).
+// Sandbox, GoldenImage or SandboxSnapshot does not exist (any more).
 //
 //	sweep:  1. list the hypervisor's inventory
 //	        2. list the objects             (in this order: a thing seen in 1

@@ -104,6 +104,12 @@ func verifiedBy(source v1.ImageSource) (reason, message string) {
 		return v1.ReasonDigestMatches, "the artifact's manifest has the digest that the spec gives, and the disk the one that the manifest gives"
 	case disk != nil && disk.ChecksumURL != "":
 		return v1.ReasonChecksumMatches, "the source has the digest that the file at spec.source.disk.checksumURL gives"
+	case source.ISO != nil && source.ISO.SHA256 != "":
+		return v1.ReasonDigestMatches, "the installer has the digest that the spec gives; that of the installed disk is recorded in status.digest"
+	case source.ISO != nil:
+		return v1.ReasonDigestRecorded, "the spec gives no digest of the installer; that of the installed disk is recorded in status.digest"
+	case source.Sandbox != nil:
+		return v1.ReasonDigestRecorded, "it is a copy of a sandbox's disk, whose digest is recorded in status.digest"
 	}
 	return v1.ReasonDigestRecorded, "the spec gives no digest: the source's is recorded in status.digest"
 }

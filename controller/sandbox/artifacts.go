@@ -21,8 +21,8 @@ import (
 //
 //	started ─▶ due ─▶ off ─┬─ copied ─▶ size, digest, collectedAt
 //	                       ├─ never possible ─▶ message, event
-//	                       └─ the host is in the way ─▶ tried again; a start or a
-//	                          deletion waits for it, artifactPatience at most
+//	                       └─ the host is in the way ─▶ tried again; a start, a revert
+//	                          or a deletion waits for it, artifactPatience at most
 //
 // That they are due is written before the machine is started, so none is forgotten,
 // and none is copied twice for one stop unless the daemon was killed in between.
@@ -39,8 +39,8 @@ const (
 	defaultArtifactSize = 1 << 30
 	// artifactTimeout bounds the copying of one artifact.
 	artifactTimeout = 10 * time.Minute
-	// artifactPatience is how long a start or a deletion waits for a host that is in
-	// the way.
+	// artifactPatience is how long a start, a revert or a deletion waits for a host that
+	// is in the way.
 	artifactPatience = 10 * time.Minute
 )
 
@@ -153,8 +153,8 @@ func (r *Reconciler) artifacts(ctx context.Context, p providers.Provider, v *vie
 	}
 	due := dueArtifacts(v.sbx)
 	var awaited time.Time
-	if v.sbx.Spec.PowerState == v1.PowerRunning {
-		awaited = v.sbx.CreationTimestamp.Time // a start, or a restart
+	if v.sbx.Spec.PowerState == v1.PowerRunning || v.mayRevert() {
+		awaited = v.sbx.CreationTimestamp.Time // a start, a restart, or a revert
 	}
 	switch nextArtifacts(v.machine, len(due) > 0, false) {
 	case artifactsCollect:

@@ -74,6 +74,8 @@ type observed struct {
 	// Kept: a snapshot of the machine was begun and has not ended, and may have
 	// left it standing still.
 	Kept bool
+	// Due: artifacts are to be copied out of the disk once the machine is off.
+	Due bool
 	// Reverted is the last revert that was carried out.
 	Reverted *v1.RevertTo
 }
@@ -88,13 +90,15 @@ func next(d desired, o observed, now time.Time) step {
 		return step{action: actEnsure}
 	}
 	if revertPending(d.Revert, o.Reverted) {
-		if d.Revert.Snapshot != v1.SnapshotGolden {
+		golden := d.Revert.Snapshot == v1.SnapshotGolden
+		switch {
+		case m.Power != providers.PowerOff && (golden || o.Due):
+			return step{action: actStopForce}
+		case golden:
+			return step{action: actReset}
+		default:
 			return step{action: actRevert}
 		}
-		if m.Power != providers.PowerOff {
-			return step{action: actStopForce}
-		}
-		return step{action: actReset}
 	}
 	if m.Power == providers.PowerOff {
 		return nextOff(d, o, now)

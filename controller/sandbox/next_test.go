@@ -111,6 +111,9 @@ func TestNext(t *testing.T) {
 		{"paused by a snapshot that was cut off", running, observed{Machine: is(providers.PowerPaused), StartedAt: ago(time.Hour), Kept: true}, step{action: actStart}},
 		{"paused by a snapshot that was cut off, soon after a restart", running, observed{Machine: is(providers.PowerPaused), StartedAt: t0, Restarts: 2, Kept: true}, step{actWait, whyCrashLoop, 20 * time.Second}},
 		{"revert to a snapshot, running", goingBack, observed{Machine: is(providers.PowerRunning)}, step{action: actRevert}},
+		{"revert to a snapshot, running, artifacts due", goingBack, observed{Machine: is(providers.PowerRunning), Due: true}, step{action: actStopForce}},
+		{"revert to a snapshot, suspended, artifacts due", goingBack, observed{Machine: is(providers.PowerSaved), Due: true}, step{action: actStopForce}},
+		{"revert to a snapshot, off, artifacts given up", goingBack, observed{Machine: off(providers.OffCrashed), Due: true}, step{action: actRevert}},
 		{"revert to a snapshot, off", goingBack, observed{Machine: off(providers.OffCrashed)}, step{action: actRevert}},
 		{"revert to a snapshot, no machine", goingBack, observed{}, step{action: actEnsure}},
 		{"reverted to a snapshot with memory", goingBack, observed{Machine: is(providers.PowerSaved), Reverted: back}, step{action: actStart}},
@@ -181,6 +184,9 @@ func TestNextIsSafe(t *testing.T) {
 		case actRevert:
 			if m == nil || !revertPending(d.Revert, o.Reverted) || d.Revert.Snapshot == v1.SnapshotGolden {
 				fail("reverts what is absent, or unasked")
+			}
+			if m != nil && m.Power != providers.PowerOff && o.Due {
+				fail("loses artifacts")
 			}
 		case actWait:
 			if s.after < 0 || ((s.why == whyShutdown || s.why == whyCrashLoop) && s.after == 0) {
@@ -279,7 +285,7 @@ func everything(f func(desired, observed)) {
 							for _, stopping := range times {
 								for _, n := range []int32{0, 5} {
 									for _, done := range []*v1.RevertTo{nil, revert, back} {
-										f(d, observed{Machine: m, StartedAt: started, StoppingSince: stopping, Restarts: n, Reverted: done, Kept: n > 0})
+										f(d, observed{Machine: m, StartedAt: started, StoppingSince: stopping, Restarts: n, Reverted: done, Kept: n > 0, Due: n == 0})
 									}
 								}
 							}

@@ -258,6 +258,7 @@ func observedOf(v *view) observed {
 		StoppingSince: timeOf(st.StoppingSince),
 		Restarts:      st.Restarts,
 		Kept:          v.kept,
+		Due:           len(dueArtifacts(v.sbx)) > 0,
 		Reverted:      st.Revert,
 	}
 }

@@ -125,6 +125,12 @@ func (v *view) desireRevert() error {
 	return nil
 }
 
+// mayRevert tells whether a revert is asked for that what it goes to does not hold up.
+func (v *view) mayRevert() bool {
+	revert := v.sbx.Spec.RevertTo
+	return revertPending(revert, v.sbx.Status.Revert) && (revert.Snapshot == v1.SnapshotGolden || v.target.usable())
+}
+
 // kept tells whether a snapshot of a machine that stands still was begun and has not
 // ended.
 func (r *Reconciler) kept(ctx context.Context, v *view) (bool, error) {

@@ -5,6 +5,7 @@ package partition
 
 import (
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"hash/crc32"
 	"io"
@@ -16,6 +17,9 @@ const (
 	maxPartitions = 128
 	maxEntrySize  = 4096
 )
+
+// ErrCorrupt: the table contradicts itself or the disk.
+var ErrCorrupt = errors.New("corrupt")
 
 // Partition is one of a disk.
 type Partition struct {
@@ -124,16 +128,16 @@ func readTable(disk io.ReaderAt, size, at int64) ([]Partition, error) {
 	le := binary.LittleEndian
 	length := le.Uint32(head[12:])
 	if string(head[:8]) != "EFI PART" || length < 92 || length > sector {
-		return nil, fmt.Errorf("the partition table at %d is not one", at)
+		return nil, fmt.Errorf("%w: the partition table at %d is not one", ErrCorrupt, at)
 	}
 	sum := le.Uint32(head[16:])
 	clear(head[16:20])
 	if crc32.ChecksumIEEE(head[:length]) != sum {
-		return nil, fmt.Errorf("the partition table at %d has a wrong checksum", at)
+		return nil, fmt.Errorf("%w: the partition table at %d has a wrong checksum", ErrCorrupt, at)
 	}
 	lba, count, entry := le.Uint64(head[72:]), le.Uint32(head[80:]), le.Uint32(head[84:])
 	if entry < 128 || entry > maxEntrySize || lba < 2 || lba > uint64(size/sector) {
-		return nil, fmt.Errorf("the partition table at %d has entries of %d bytes at sector %d", at, entry, lba)
+		return nil, fmt.Errorf("%w: the partition table at %d has entries of %d bytes at sector %d", ErrCorrupt, at, entry, lba)
 	}
 	raw := make([]byte, int64(min(count, maxPartitions))*int64(entry))
 	if _, err := disk.ReadAt(raw, int64(lba)*sector); err != nil {

@@ -24,10 +24,12 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 
 	"sandboxd.dev/sandboxd/disk/block"
 	"sandboxd.dev/sandboxd/disk/compare"
 	"sandboxd.dev/sandboxd/disk/ext4"
+	"sandboxd.dev/sandboxd/disk/partition"
 	"sandboxd.dev/sandboxd/disk/volume"
 )
 
@@ -72,7 +74,8 @@ func kindOf(err error) string {
 		{"notfound", []error{ErrNotFound, ext4.ErrNotExist, ext4.ErrNotDir}},
 		{"unsupported", []error{ErrUnsupported, block.ErrUnsupported, ext4.ErrUnsupported, volume.ErrUnsupported}},
 		{"toolarge", []error{ErrTooLarge, ext4.ErrTooLarge, compare.ErrTooLarge}},
-		{"corrupt", []error{ErrCorrupt, block.ErrFormat, ext4.ErrCorrupt}},
+		// What ends too early is damaged: the files themselves were looked at.
+		{"corrupt", []error{ErrCorrupt, block.ErrFormat, ext4.ErrCorrupt, partition.ErrCorrupt, io.EOF, io.ErrUnexpectedEOF}},
 	} {
 		for _, kind := range k.is {
 			if errors.Is(err, kind) {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"path"
+	"strings"
 	"time"
 
 	"sandboxd.dev/sandboxd/disk/change"
@@ -133,6 +134,9 @@ func (p *packer) entry(name string, ino *ext4.Inode) error {
 		target, err := p.fs.Readlink(ino)
 		if err != nil {
 			return fmt.Errorf("%q: %w", name, err)
+		}
+		if strings.IndexByte(target, 0) >= 0 { // which no archive can hold
+			return fmt.Errorf("%q: %w: its target has a zero byte", name, ErrCorrupt)
 		}
 		h.Typeflag, h.Linkname = tar.TypeSymlink, target
 		return p.tar.WriteHeader(h)

@@ -9,6 +9,7 @@ import (
 	"path"
 	"strconv"
 	"strings"
+	"time"
 
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/types"
@@ -19,6 +20,10 @@ import (
 	"sandboxd.dev/sandboxd/guest/wire"
 	"sandboxd.dev/sandboxd/providers"
 )
+
+// diskStall is how long a client may take nothing of what is read of a disk:
+// meanwhile the machine can be neither started nor deleted.
+const diskStall = 5 * time.Minute
 
 // maxCopy bounds the files that are copied out of a disk together, in bytes.
 const maxCopy = 64 << 30
@@ -48,22 +53,19 @@ func (h *Handlers) DiskDiff(w http.ResponseWriter, r *http.Request, parent *unst
 		if from == "" {
 			from = v1.SnapshotGolden
 		}
-		// The machine before its image: who changes both takes them in this order.
-		to, err := h.o.Disks.open(r.Context(), m, q.Get(wire.ParamTo))
+		base, to, err := h.o.Disks.both(r.Context(), m, from, q.Get(wire.ParamTo))
 		if err != nil {
 			return err
 		}
 		defer to.Close()
-		base, err := h.o.Disks.open(r.Context(), m, from)
-		if err != nil {
-			return err
-		}
 		defer base.Close()
 		if content != "" {
 			out := newStream(w, r, "text/plain; charset=utf-8")
+			out.stall = diskStall
 			return h.finish(out, m, diskError(m.object, h.o.Disks.Reader.Content(r.Context(), files(base), files(to), content, out)))
 		}
 		out := newStream(w, r, "application/x-ndjson")
+		out.stall = diskStall
 		err = h.o.Disks.Reader.Diff(r.Context(), files(base), files(to), touched, func(l change.Line) error {
 			raw, err := json.Marshal(l)
 			if err == nil {
@@ -88,12 +90,39 @@ func (h *Handlers) DiskArchive(w http.ResponseWriter, r *http.Request, parent *u
 		}
 		defer disk.Close()
 		out := newStream(w, r, "application/x-tar", wire.TrailerMode)
+		out.stall = diskStall
 		err = h.o.Disks.Reader.Archive(r.Context(), files(disk), name, maxCopy, func(head worker.Header) error {
 			w.Header().Set(wire.HeaderDir, strconv.FormatBool(head.Dir))
 			return nil
 		}, out)
 		return h.finish(out, m, diskError(m.object, err))
 	})
+}
+
+// bothPatience is how long the second of two disks is waited for at first.
+const bothPatience = 5 * time.Second
+
+// both opens two states of a machine's disk. The machine comes before its image: who
+// changes both takes them in this order. One thing may hold both still, and somebody
+// who is about to change it come between the two: then neither of us would go on, so
+// the first is let go of, for that one to have its turn.
+func (d *Disks) both(ctx context.Context, m machine, from, to string) (base, top providers.Disk, err error) {
+	for patience := bothPatience; ; patience *= 2 {
+		if top, err = d.open(ctx, m, to); err != nil {
+			return base, top, err
+		}
+		bounded, cancel := context.WithTimeout(ctx, patience)
+		base, err = d.open(bounded, m, from)
+		late := bounded.Err() != nil && ctx.Err() == nil
+		cancel()
+		if err == nil {
+			return base, top, nil
+		}
+		top.Close()
+		if !late {
+			return base, top, err
+		}
+	}
 }
 
 // open opens a state of a machine's disk: that of a snapshot, what it began as

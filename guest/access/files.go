@@ -9,6 +9,7 @@ import (
 	"path"
 	"strconv"
 	"strings"
+	"time"
 
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 
@@ -86,6 +87,8 @@ type stream struct {
 	begun   bool
 	failed  bool // the client is gone
 	flushed bool // send each piece at once
+	// stall is how long the client may take nothing; 0: as long as it likes.
+	stall time.Duration
 }
 
 // newStream makes a stream with trailers.
@@ -108,6 +111,9 @@ func (s *stream) begin() {
 // Write implements io.Writer.
 func (s *stream) Write(p []byte) (int, error) {
 	s.begin()
+	if s.stall > 0 { // not every writer has deadlines
+		_ = http.NewResponseController(s.w).SetWriteDeadline(time.Now().Add(s.stall))
+	}
 	n, err := s.w.Write(p)
 	if err == nil && s.flushed {
 		err = http.NewResponseController(s.w).Flush()

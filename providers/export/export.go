@@ -18,6 +18,8 @@ import (
 	"strings"
 	"syscall"
 
+	"golang.org/x/sys/unix"
+
 	v1 "sandboxd.dev/sandboxd/api/v1"
 	"sandboxd.dev/sandboxd/providers"
 	"sandboxd.dev/sandboxd/providers/internal/qemuimg"
@@ -123,11 +125,10 @@ func (e *Exporter) convert(ctx context.Context, object string, layer providers.D
 
 // dup is a second handle of a file, which outlives the first.
 func dup(object string, f *os.File) (*os.File, error) {
-	fd, err := syscall.Dup(int(f.Fd()))
+	fd, err := unix.FcntlInt(f.Fd(), unix.F_DUPFD_CLOEXEC, 0)
 	if err != nil {
 		return nil, failure(object, err)
 	}
-	syscall.CloseOnExec(fd)
 	again := os.NewFile(uintptr(fd), f.Name())
 	if _, err := again.Seek(0, 0); err != nil {
 		_ = again.Close()

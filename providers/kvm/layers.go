@@ -14,6 +14,7 @@ import (
 
 	"sandboxd.dev/sandboxd/providers"
 	"sandboxd.dev/sandboxd/providers/internal/files"
+	"sandboxd.dev/sandboxd/providers/internal/qemuimg"
 )
 
 // The disk of a machine with snapshots, and of a fork of one:
@@ -197,8 +198,13 @@ func (p *Provider) layDisk(ctx context.Context, id types.UID, on []string, size 
 	return p.fileError(object, os.Rename(next, path))
 }
 
+// unreadable stands, in what overlays returns, for what damaged disks and layers lie
+// on, which nobody knows.
+const unreadable = ""
+
 // overlays lists the disks and layers of all machines by the file that they lie
-// on.
+// on. One that cannot be read just now is an error: what it lies on must not be taken
+// for unused.
 func (p *Provider) overlays() (map[string][]string, error) {
 	on := map[string][]string{}
 	for _, pattern := range []string{"*.qcow2*", "layers/*.qcow2"} {
@@ -207,7 +213,14 @@ func (p *Provider) overlays() (map[string][]string, error) {
 			return nil, err
 		}
 		for _, d := range disks {
-			if h, err := readDisk(d); err == nil {
+			h, err := readDisk(d)
+			switch damaged := errors.Is(err, qemuimg.ErrFormat) || errors.Is(err, qemuimg.ErrRefersToOthers); {
+			case errors.Is(err, fs.ErrNotExist), damaged && filepath.Ext(d) != ".qcow2": // gone, or never finished
+			case damaged:
+				on[unreadable] = append(on[unreadable], d)
+			case err != nil:
+				return nil, err
+			case h.Backing != "":
 				on[h.Backing] = append(on[h.Backing], d)
 			}
 		}

@@ -242,6 +242,33 @@ func TestTidy(t *testing.T) {
 	}
 }
 
+// TestTidyDamaged: what a damaged disk lies on is unknown, and stays.
+func TestTidyDamaged(t *testing.T) {
+	w := newWorld(t)
+	w.lay(w.layerOf(machineA, 1), w.data.image(goldenRef))
+	w.lay(w.layerOf(machineA, 2), w.layerOf(machineA, 1))
+	if err := os.WriteFile(w.data.disk(machineA), []byte("damaged"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.tidy(t.Context(), machineA); err != nil {
+		t.Fatal(err)
+	}
+	for _, n := range []int{1, 2} {
+		if !files.Exists(w.layerOf(machineA, n)) {
+			t.Errorf("layer %d is gone", n)
+		}
+	}
+	if err := os.Remove(w.data.disk(machineA)); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.tidy(t.Context(), machineA); err != nil {
+		t.Fatal(err)
+	}
+	if files.Exists(w.layerOf(machineA, 1)) || files.Exists(w.layerOf(machineA, 2)) {
+		t.Error("layers that nothing lies on stay")
+	}
+}
+
 // TestPushLayer: the disk and its content are the same, and the layer is for
 // reading only.
 func TestPushLayer(t *testing.T) {

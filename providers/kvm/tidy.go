@@ -4,12 +4,14 @@ package kvm
 
 import (
 	"context"
+	"errors"
 	"os"
 	"path/filepath"
 	"slices"
 
 	"k8s.io/apimachinery/pkg/types"
 
+	"sandboxd.dev/sandboxd/providers"
 	"sandboxd.dev/sandboxd/providers/internal/files"
 )
 
@@ -20,7 +22,7 @@ type layerUse struct {
 	named bool
 	// on are the disks and layers that lie on it.
 	on []string
-	// foreign: one of them is another machine's.
+	// foreign: one of them is another machine's, or damaged.
 	foreign bool
 }
 
@@ -38,14 +40,35 @@ func (p *Provider) uses(id types.UID) ([]layerUse, error) {
 	if err != nil {
 		return nil, err
 	}
+	damaged, err := p.damagedOn(id, on[unreadable])
+	if err != nil {
+		return nil, err
+	}
 	var all []layerUse
 	for _, at := range list {
-		u := layerUse{place: at, on: on[p.data.layer(at)]}
+		u := layerUse{place: at, on: slices.Concat(on[p.data.layer(at)], damaged)}
 		u.named = slices.ContainsFunc(snapshots, func(s snapshotFile) bool { return s.Layer == at.layer })
-		u.foreign = slices.ContainsFunc(u.on, func(path string) bool { return p.ownerOf(path) != id })
+		u.foreign = len(damaged) > 0 || slices.ContainsFunc(u.on, func(path string) bool { return p.ownerOf(path) != id })
 		all = append(all, u)
 	}
 	return all, nil
+}
+
+// damagedOn are those of the damaged files that may lie on any layer of a machine.
+// They may be repaired, and must find what they lie on then.
+func (p *Provider) damagedOn(id types.UID, damaged []string) ([]string, error) {
+	var may []string
+	for _, path := range damaged {
+		owner := p.ownerOf(path)
+		o, forked, err := p.readOrigin(owner)
+		switch {
+		case owner == id, forked && o.Machine == id:
+			may = append(may, path)
+		case err != nil && !errors.Is(err, providers.ErrInvalid):
+			return nil, err
+		}
+	}
+	return may, nil
 }
 
 // spare returns a layer that nothing needs, the newest first, if there is one.

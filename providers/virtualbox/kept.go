@@ -35,7 +35,11 @@ func (p *Provider) missing(id types.UID) (machine, error) {
 	// machine that was never whole has none to keep. Else the record may be older than
 	// the definition: VirtualBox gives a machine a new disk with each snapshot.
 	if r.Disk != "" && r.Kept == "" {
-		if path := p.definedDisk(r); path != "" {
+		path, err := p.definedDisk(r)
+		if err != nil {
+			return machine{}, p.fileError(machineObject(id), err)
+		}
+		if path != "" {
 			r.Disk = path
 		}
 	}
@@ -43,20 +47,20 @@ func (p *Provider) missing(id types.UID) (machine, error) {
 }
 
 // definedDisk is the file of a machine's first disk by its definition; empty when
-// there is none.
-func (p *Provider) definedDisk(r record) string {
+// there is none, or the definition is damaged.
+func (p *Provider) definedDisk(r record) (string, error) {
 	if r.VM == "" || !files.Exists(p.definition(r)) {
-		return ""
+		return "", nil
 	}
 	id, err := readFirstDisk(p.definition(r))
+	if hostRefused(err) {
+		return "", err
+	}
 	if err != nil {
-		return ""
+		return "", nil
 	}
 	own, err := vdisIn(p.vmDir(r))
-	if err != nil {
-		return ""
-	}
-	return own[id].path
+	return own[id].path, err
 }
 
 // readFirstDisk reads the first disk in a definition, by its UUID.
@@ -84,6 +88,9 @@ func (p *Provider) below(r record, path string) ([]vdi, error) {
 		return nil, p.fileError(machineObject(r.ID), err)
 	}
 	top, err := readVDI(path)
+	if hostRefused(err) {
+		return nil, p.fileError(machineObject(r.ID), err)
+	}
 	if err != nil {
 		return nil, nil // it is not of VirtualBox's own format, and had no snapshots
 	}

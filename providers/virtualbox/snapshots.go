@@ -327,6 +327,9 @@ func (p *Provider) forksOf(origin, snapshot types.UID) ([]string, error) {
 	var forks []string
 	for _, id := range ids {
 		r, err := p.readRecord(id)
+		if hostRefused(err) {
+			return nil, p.fileError(machineObject(id), err)
+		}
 		if err != nil || r.Snapshot == nil || r.Snapshot.Machine != origin || snapshot != "" && r.Snapshot.ID != snapshot {
 			continue
 		}

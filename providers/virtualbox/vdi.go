@@ -2,6 +2,7 @@ package virtualbox
 
 import (
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"io"
 	"io/fs"
@@ -68,8 +69,16 @@ func mixedUUID(b []byte) string {
 	return u.String()
 }
 
-// vdisIn reads the headers of all VDI files in a folder, by their UUID. What cannot
-// be read, such as one that is being made, is left out.
+// hostRefused tells whether a header was not read for a reason that says nothing of
+// the file, such as too many open ones.
+func hostRefused(err error) bool {
+	var refused *fs.PathError
+	return errors.As(err, &refused) && !errors.Is(err, fs.ErrNotExist)
+}
+
+// vdisIn reads the headers of all VDI files in a folder, by their UUID. What has none,
+// such as one that is being made, is left out. One that cannot be read just now is an
+// error: what it lies on must not be taken for unused.
 func vdisIn(dir string) (map[string]vdi, error) {
 	all := map[string]vdi{}
 	err := filepath.WalkDir(dir, func(path string, entry fs.DirEntry, err error) error {
@@ -81,7 +90,11 @@ func vdisIn(dir string) (map[string]vdi, error) {
 		case !entry.Type().IsRegular() || !strings.EqualFold(filepath.Ext(path), ".vdi"):
 			return nil
 		}
-		if v, err := readVDI(path); err == nil && v.id != "" {
+		v, err := readVDI(path)
+		switch {
+		case hostRefused(err):
+			return err
+		case err == nil && v.id != "":
 			all[v.id] = v
 		}
 		return nil
