@@ -256,20 +256,51 @@ func (r *Reconciler) boot(ctx context.Context, s *state) error {
 // provision starts the job of the steps. That it may have begun is written down
 // before: nobody knows later how far it has come.
 func (r *Reconciler) provision(ctx context.Context, s *state) error {
-	run, end, err := r.run(s)
-	if err != nil {
-		return err
+	img, p := s.img.DeepCopy(), s.provider
+	run := build.Run{
+		Steps: img.Spec.Provision, Agent: s.plan.Agent, User: img.Spec.Guest.User, Patience: r.o.Build.Limits.Guest,
+	}
+	if !run.Agent {
+		key, err := r.o.Build.SSH.AuthorizedKey()
+		if err != nil {
+			return err
+		}
+		run.Key = key
 	}
 	s.enter(v1.BuildProvisioning)
 	if err := r.persist(ctx, s); err != nil {
-		end()
 		return err
 	}
+	// What has to be ended is opened by the job: one that is cancelled before its
+	// turn never runs.
 	r.o.Build.Jobs.Ensure(s.key(s.wanted.Revision), func(ctx context.Context, report func(build.Progress)) (struct{}, error) {
+		end, err := r.open(&run, p, img)
+		if err != nil {
+			return struct{}{}, err
+		}
 		defer end()
 		return struct{}{}, run.Do(ctx, report)
 	})
 	return nil
+}
+
+// open gives a run its guest and its log; end closes them.
+func (r *Reconciler) open(run *build.Run, p providers.Provider, img *v1.GoldenImage) (end func(), err error) {
+	run.Guest, end = agentGuest{p, img.UID}, func() {}
+	if !run.Agent {
+		run.Guest, end = r.o.Build.SSH.Reach(p, asSandbox(img), img)
+	}
+	if r.o.Build.Logs == nil {
+		return end, nil
+	}
+	log, err := r.o.Build.Logs.Create(img.UID)
+	if err != nil {
+		end()
+		return nil, fmt.Errorf("image %q: build log: %w", img.Name, err)
+	}
+	run.Log = log
+	leave := end
+	return func() { leave(); _ = log.Close() }, nil
 }
 
 // persist writes the status in the middle of a reconciliation.
@@ -279,33 +310,6 @@ func (r *Reconciler) persist(ctx context.Context, s *state) error {
 	}
 	s.before = s.img.DeepCopy()
 	return nil
-}
-
-// run prepares a run of the steps; end frees what it needs.
-func (r *Reconciler) run(s *state) (run build.Run, end func(), err error) {
-	img := s.img.DeepCopy()
-	run = build.Run{
-		Steps: img.Spec.Provision, Agent: s.plan.Agent, User: img.Spec.Guest.User, Patience: r.o.Build.Limits.Guest,
-		Guest: agentGuest{s.provider, img.UID},
-	}
-	end = func() {}
-	if !run.Agent {
-		if run.Key, err = r.o.Build.SSH.AuthorizedKey(); err != nil {
-			return run, end, err
-		}
-		run.Guest, end = r.o.Build.SSH.Reach(s.provider, asSandbox(img), img)
-	}
-	if r.o.Build.Logs == nil {
-		return run, end, nil
-	}
-	log, err := r.o.Build.Logs.Create(img.UID)
-	if err != nil {
-		end()
-		return run, nil, fmt.Errorf("image %q: build log: %w", img.Name, err)
-	}
-	run.Log = log
-	leave := end
-	return run, func() { leave(); _ = log.Close() }, nil
 }
 
 // restart removes the machine and begins again with a fresh one.

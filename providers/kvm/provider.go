@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net/netip"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/digitalocean/go-libvirt"
@@ -114,6 +115,8 @@ func (o Options) withDefaults() (Options, error) {
 		return invalid("the instance ID is empty")
 	case !filepath.IsAbs(o.DataDir):
 		return invalid("the data folder %q is not an absolute path", o.DataDir)
+	case strings.ContainsAny(o.DataDir, `*?[\`):
+		return invalid("the data folder %q has one of the characters *?[\\ in its name, which patterns of file names are made of", o.DataDir)
 	case o.Accelerator != AcceleratorAuto && o.Accelerator != AcceleratorKVM && o.Accelerator != AcceleratorTCG:
 		return invalid("accelerator %q is not one of auto, kvm and tcg", o.Accelerator)
 	case !o.SubnetPool.Addr().Is4() || o.SubnetPool.Bits() > smallestPool:
