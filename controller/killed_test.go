@@ -29,7 +29,7 @@ func TestKilledAnywhere(t *testing.T) {
 		t.Fatalf("only %d points", points)
 	}
 	step := int64(3) // which meets each kind of call
-	if testing.Short() {
+	if testing.Short() || raced {
 		step = 11
 	}
 	for n := int64(1); n <= points; n += step {
