@@ -67,7 +67,7 @@ type plan struct {
 	forwards []v1.PortForward
 	console  string
 
-	installer answering
+	installer instructions
 }
 
 // arguments of the one modifyvm call that makes a machine what is planned.

@@ -28,20 +28,20 @@ import (
 // Whatever is cut off is done again from its beginning, except for the disk and the
 // copy of the installer, which are kept once they are whole.
 
-// answering is how an installer is told what to do.
-type answering string
+// instructions is how an installer is told what to do.
+type instructions string
 
 const (
 	// answersOurs: by guest/unattended's answers, which have it power off.
-	answersOurs answering = "answers"
+	answersOurs instructions = "answers"
 	// answersVirtualBox: by VirtualBox's own templates. The installed system, which
 	// some of them start, powers off.
-	answersVirtualBox answering = "templates"
+	answersVirtualBox instructions = "templates"
 )
 
 // bootOrder are the arguments of modifyvm for it. Our own answers have the installer
 // power off; what VirtualBox's templates do may go on from the disk.
-func (a answering) bootOrder() []string {
+func (a instructions) bootOrder() []string {
 	switch a {
 	case answersOurs:
 		return []string{"--boot1", "dvd", "--boot2", "disk"}

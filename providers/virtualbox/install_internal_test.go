@@ -49,7 +49,7 @@ func TestUnattendedArguments(t *testing.T) {
 }
 
 func TestBootOrder(t *testing.T) {
-	for a, want := range map[answering][]string{
+	for a, want := range map[instructions][]string{
 		"":                nil,
 		answersOurs:       {"--boot1", "dvd", "--boot2", "disk"},
 		answersVirtualBox: {"--boot1", "disk", "--boot2", "dvd"},

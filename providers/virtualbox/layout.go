@@ -127,7 +127,7 @@ type record struct {
 	Reverted bool `json:"reverted,omitempty"`
 	// Installer says what an installation of the machine's system is told by; empty
 	// when there is none, or no more.
-	Installer answering `json:"installer,omitempty"`
+	Installer instructions `json:"installer,omitempty"`
 	// Forced: it was powered off by us, not by its guest.
 	Forced bool `json:"forced,omitempty"`
 	// Starting: it was started, and not yet seen to run as it should.
