@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	v1 "sandboxd.dev/sandboxd/api/v1"
 	"sandboxd.dev/sandboxd/providers"
@@ -181,4 +182,32 @@ func sealInstalled(t *testing.T, p *virtualbox.Provider, spec providers.MachineS
 	clone.ID, clone.Name, clone.Image, clone.DiskBytes = newID(), "clone", image.ImageRef, 0
 	must(t, p.EnsureMachine(ctx, clone))
 	remove(t, p, clone.ID)
+}
+
+// TestInstallerRuns lets the installer begin: its console shows that it was started
+// with its answers.
+func TestInstallerRuns(t *testing.T) {
+	h, p := newInstallLab(t)
+	ctx := context.Background()
+	spec := installation(asDebian(t))
+	t.Cleanup(func() { remove(t, p, spec.ID) })
+	must(t, p.EnsureMachine(ctx, spec))
+	must(t, p.Start(ctx, spec.ID))
+	console := filepath.Join(h.root, "data-"+string(installInstance), "machines", string(spec.ID), "console.log")
+	begun, seen := time.Now(), 0
+	for {
+		b, err := os.ReadFile(console)
+		must(t, err)
+		if len(b) > seen {
+			t.Logf("%v: %s", time.Since(begun), b[seen:])
+			seen = len(b)
+		}
+		m, err := p.GetMachine(ctx, spec.ID)
+		must(t, err)
+		if m.Power == providers.PowerOff || time.Since(begun) > 9*time.Minute {
+			t.Logf("%+v", m)
+			break
+		}
+		time.Sleep(time.Second)
+	}
 }
