@@ -19,10 +19,11 @@ import (
 
 // A machine that installs a system has a disk of its own, which lies on none:
 //
-//	createvm ──▶ storagectl ──▶ createmedium, attached ──▶ answers in a drive
-//	  ──▶ installer copied ──▶ into a drive:  unattended install, where VirtualBox knows it
-//	                                          as it is, elsewhere
-//	  ──▶ as of any machine; started, it installs and powers off
+//	createvm ──▶ storagectl ──▶ createmedium, attached ──▶ installer copied
+//	  ──▶ into the first drive:  by unattended install, where VirtualBox knows it
+//	                             as it is, elsewhere
+//	  ──▶ as of any machine, with the answers in the place of the seed
+//	started, it installs and powers off
 //	without Install ──▶ the disk boots? ──▶ drives emptied, installer removed
 //
 // Whatever is cut off is done again from its beginning, except for the disk and the
@@ -54,9 +55,9 @@ func (a instructions) bootOrder() []string {
 const (
 	// installDisk is what a guest calls the disk to install on.
 	installDisk = "/dev/sda"
-	// Places of the disk and of an installer that is inserted as it is, beside the
-	// seed's between them.
-	diskPort, installerPort = "0", "2"
+	// Places of the disk, and of the installer: firmware boots from the first CD that
+	// it finds, so that the answers come after it.
+	diskPort, installerPort = "0", "1"
 	installPorts            = "3"
 )
 
@@ -137,9 +138,6 @@ func (p *Provider) furnish(ctx context.Context, spec providers.MachineSpec, r *r
 	}
 	if spec.Install == nil {
 		return p.endInstall(ctx, r, m)
-	}
-	if err := p.insertSeed(ctx, spec, p.seed(*r), m.info); err != nil {
-		return m, err
 	}
 	return p.insertInstaller(ctx, spec, r)
 }
@@ -250,10 +248,16 @@ func (p *Provider) insertInstaller(ctx context.Context, spec providers.MachineSp
 		return m, err
 	}
 	r.Installer = answersOurs
+	medium := emptyDrive // for VirtualBox, which takes the first drive for what it makes
+	if !found.supported {
+		medium = media.ISO()
+	}
+	if _, err := p.manage(ctx, r.ID, 0, "storageattach", string(r.ID), "--storagectl", controller,
+		"--port", installerPort, "--device", "0", "--type", "dvddrive", "--medium", medium); err != nil {
+		return m, err
+	}
 	switch {
 	case !found.supported:
-		_, err = p.manage(ctx, r.ID, 0, "storageattach", string(r.ID), "--storagectl", controller,
-			"--port", installerPort, "--device", "0", "--type", "dvddrive", "--medium", media.ISO())
 	case known != nil:
 		err = p.unattendedByUs(ctx, spec, *r, known)
 	default:
@@ -300,17 +304,22 @@ func (p *Provider) inserted(m machine) []disk {
 	return found
 }
 
-// eject empties a machine's drives of all but its disk and seed, and removes the
-// drives, and what VirtualBox has made of an installer.
+// eject empties a machine's drives of all but its disk, of the seed as well, which is
+// put where there is room afterwards; it removes the drives, and what VirtualBox has
+// made of an installer.
 func (p *Provider) eject(ctx context.Context, r record, m machine) (machine, error) {
 	id := string(r.ID)
-	for _, d := range p.inserted(m) {
+	_, others := attached(m.info)
+	for _, d := range others {
+		if d.path == noDrive {
+			continue
+		}
 		if _, err := p.manage(ctx, r.ID, 0, "storageattach", id, "--storagectl", d.controller,
 			"--port", d.port, "--device", d.device, "--medium", noDrive); err != nil {
 			return m, err
 		}
 	}
-	if err := p.closeDVDs(ctx, r.ID, p.vmDir(r), p.seed(r)); err != nil {
+	if err := p.closeDVDs(ctx, r.ID, p.vmDir(r)); err != nil {
 		return m, err
 	}
 	m, err := p.look(ctx, r.ID)

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -64,12 +63,14 @@ func installation(iso string) providers.MachineSpec {
 func asDebian(t testing.TB) string {
 	t.Helper()
 	dir := t.TempDir()
-	iso, info := filepath.Join(dir, "debian.iso"), filepath.Join(dir, "info")
-	must(t, os.WriteFile(info, []byte("Debian GNU/Linux 12.5.0 \"Bookworm\" - Official amd64 NETINST with firmware 20240210-11:27\n"), 0o644))
-	out, err := exec.Command("xorriso", "-indev", installerISO(t).Path, "-outdev", iso, "-map", info, "/.disk/info", "-boot_image", "any", "replay", "-commit").CombinedOutput()
-	if err != nil {
-		t.Fatalf("xorriso: %v\n%s", err, out)
-	}
+	iso, tree := filepath.Join(dir, "debian.iso"), filepath.Join(dir, "tree")
+	run(t, "xorriso", "-osirrox", "on", "-indev", installerISO(t).Path, "-extract", "/", tree)
+	run(t, "chmod", "-R", "u+w", tree)
+	must(t, os.Mkdir(filepath.Join(tree, ".disk"), 0o755))
+	must(t, os.WriteFile(filepath.Join(tree, ".disk", "info"), []byte("Debian GNU/Linux 12.5.0 \"Bookworm\" - Official amd64 NETINST with firmware 20240210-11:27\n"), 0o644))
+	run(t, "xorriso", "-as", "mkisofs", "-quiet", "-o", iso, "-V", "SANDBOXD-INSTALLER", "-J", "-r",
+		"-b", "isolinux/isolinux.bin", "-c", "isolinux/boot.cat", "-no-emul-boot", "-boot-load-size", "4", "-boot-info-table", tree)
+	must(t, os.RemoveAll(tree))
 	return iso
 }
 
@@ -189,7 +190,7 @@ func sealInstalled(t *testing.T, p *virtualbox.Provider, spec providers.MachineS
 func TestInstallerRuns(t *testing.T) {
 	h, p := newInstallLab(t)
 	ctx := context.Background()
-	spec := installation(asDebian(t))
+	spec := installation(os.Getenv("TRY_ISO"))
 	t.Cleanup(func() { remove(t, p, spec.ID) })
 	must(t, p.EnsureMachine(ctx, spec))
 	must(t, p.Start(ctx, spec.ID))

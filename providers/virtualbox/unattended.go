@@ -122,15 +122,14 @@ func unattendedArguments(spec providers.MachineSpec, iso, passwordFile string) (
 	}, nil
 }
 
-// closeDVDs has VirtualBox forget the CDs in a folder, all but some.
-func (p *Provider) closeDVDs(ctx context.Context, id types.UID, dir string, but ...string) error {
+// closeDVDs has VirtualBox forget the CDs in a folder that are in no drive.
+func (p *Provider) closeDVDs(ctx context.Context, id types.UID, dir string) error {
 	out, err := p.vbox.Run(ctx, vboxmanage.Call{Object: machineObject(id), Args: []string{"list", "dvds"}})
 	if err != nil {
 		return err
 	}
 	for _, b := range vboxmanage.Blocks(out.Stdout) {
-		path := b["Location"]
-		if !within(dir, path) || slices.Contains(but, path) {
+		if !within(dir, b["Location"]) {
 			continue
 		}
 		if _, err := p.manage(ctx, id, 0, "closemedium", "dvd", b["UUID"]); p.ignoreMissing(err) != nil {
