@@ -209,15 +209,13 @@ func (p *Provider) ensureDisk(ctx context.Context, spec providers.MachineSpec, r
 
 // measure notes how large the disk is: no image says that.
 func (p *Provider) measure(r *record, m machine) error {
-	for _, d := range disksOf(m.info) {
-		v, err := readVDI(d.path)
-		if err != nil {
-			return p.fileError(machineObject(r.ID), err)
-		}
-		r.DiskBytes = v.size
-		break
+	disks := disksOf(m.info)
+	if len(disks) == 0 {
+		return nil // prepare says so
 	}
-	return nil
+	v, err := readVDI(disks[0].path)
+	r.DiskBytes = v.size
+	return p.fileError(machineObject(r.ID), err)
 }
 
 // insertInstaller copies the installer and puts it in a drive, in the place of what an

@@ -111,6 +111,9 @@ func unattendedArguments(spec providers.MachineSpec, iso, passwordFile string) (
 		return nil, fmt.Errorf("its answers cannot be written: %w", err)
 	}
 	locale, _, _ := strings.Cut(a.Locale, ".")
+	if len(locale) != len("ll_CC") { // VirtualBox knows no languages of three letters
+		locale = "en_US"
+	}
 	host := a.Hostname
 	if !strings.Contains(host, ".") {
 		host += ".localdomain" // VirtualBox takes no other
