@@ -70,7 +70,7 @@ test: ## Run the tests: unit, conformance, command line, and end to end on real 
 	hack/test $(TINY) $(GUESTADDITIONS)
 
 .PHONY: test-libvirt
-test-libvirt: ## The same without those on a real VirtualBox
+test-libvirt: ## The same without those on a real VirtualBox, but all of those on libvirt
 	hack/install-deps
 	$(MAKE) vet build tiny
 	hack/test $(TINY)

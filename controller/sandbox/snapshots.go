@@ -195,10 +195,13 @@ func (r *Reconciler) holdForForks(ctx context.Context, before, sbx *v1.Sandbox, 
 			return reconcile.Result{}, err
 		}
 		sbx.Status.StartedAt, sbx.Status.StoppingSince = nil, nil
-		meta.SetStatusCondition(&sbx.Status.Conditions, metav1.Condition{
-			Type: v1.ConditionPoweredOn, Status: metav1.ConditionFalse, Reason: v1.ReasonStopped, Message: "the machine is off",
-			ObservedGeneration: sbx.Generation, LastTransitionTime: metav1.NewTime(r.o.Clock.Now()),
-		})
+		for _, c := range []metav1.Condition{
+			{Type: v1.ConditionPoweredOn, Reason: v1.ReasonStopped, Message: "the machine is off"},
+			{Type: v1.ConditionGuestReady, Reason: v1.ReasonPoweredOff, Message: "the machine is off"},
+		} {
+			c.Status, c.ObservedGeneration, c.LastTransitionTime = metav1.ConditionFalse, sbx.Generation, metav1.NewTime(r.o.Clock.Now())
+			meta.SetStatusCondition(&sbx.Status.Conditions, c)
+		}
 	}
 	deletingStatus(sbx, wait{v1.ReasonInUse, "powered off; to be deleted once " + snapshot.UsedBy("its snapshots'", forks) + " gone"}, r.o.Clock.Now())
 	return reconcile.Result{RequeueAfter: r.o.Resync}, r.writer.Status(ctx, before, sbx)

@@ -34,8 +34,10 @@ func TestMBR(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := []Partition{
-		{Number: 1, Start: 2 * sector, Size: 10 * sector}, {Number: 5, Start: 21 * sector, Size: 3 * sector},
-		{Number: 6, Start: 31 * sector, Size: 2 * sector}, {Number: 4, Start: 60 * sector, Size: 4 * sector},
+		{Number: 1, Start: 2 * sector, Size: 10 * sector},
+		{Number: 5, Start: 21 * sector, Size: 3 * sector},
+		{Number: 6, Start: 31 * sector, Size: 2 * sector},
+		{Number: 4, Start: 60 * sector, Size: 4 * sector},
 	}
 	if len(list) != len(want) {
 		t.Fatalf("%+v", list)

@@ -76,7 +76,9 @@ func filter() []unix.SockFilter {
 	program := []unix.SockFilter{
 		load(dataArch), equal(arch, 1, 0), result(retKill),
 		load(dataCall), equal(unix.SYS_CLONE, 0, 5),
-		load(dataArg0), {Code: unix.BPF_ALU | unix.BPF_AND | unix.BPF_K, K: threadFlags}, equal(threadFlags, 0, 1), result(retAllow),
+		load(dataArg0),
+		{Code: unix.BPF_ALU | unix.BPF_AND | unix.BPF_K, K: threadFlags},
+		equal(threadFlags, 0, 1), result(retAllow),
 		result(retDeny),
 		equal(unix.SYS_CLONE3, 0, 1), result(retNone),
 		equal(unix.SYS_TGKILL, 0, 4),

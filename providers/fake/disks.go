@@ -25,7 +25,7 @@ type disk struct {
 	*guest.Disk
 }
 
-func (d *disk) clone() *disk { return &disk{image: d.image, from: d.from, Disk: d.Disk.Clone()} }
+func (d *disk) clone() *disk { return &disk{image: d.image, from: d.from, Disk: d.Clone()} }
 
 // golden is a fresh clone of what a disk began as, of at least a size. It needs
 // the lock. What it began as is there as long as the disk is.
@@ -33,7 +33,7 @@ func (f *folder) golden(image ref, from *providers.SnapshotRef, size int64) *dis
 	fresh := &disk{image: image, from: from}
 	switch img := f.images[image]; {
 	case from != nil && f.snapshot(*from) != nil:
-		fresh.Disk = f.snapshot(*from).disk.Disk.Clone()
+		fresh.Disk = f.snapshot(*from).disk.Clone()
 	case img != nil && img.content != nil:
 		fresh.Disk = img.content.Clone()
 	default:

@@ -190,12 +190,13 @@ func (p *Provider) take(ctx context.Context, m machine, spec providers.SnapshotS
 	}
 	defer leave()
 	frozen := m.power == providers.PowerOff
-	if m.power == providers.PowerRunning {
+	switch m.power {
+	case providers.PowerRunning:
 		if err := p.thawHeld(ctx, m); err != nil {
 			return none, err
 		}
 		frozen = p.freeze(ctx, m)
-	} else if m.power == providers.PowerSaved || m.power == providers.PowerPaused {
+	case providers.PowerSaved, providers.PowerPaused:
 		frozen = p.isFrozen(m.id)
 	}
 	if m.on() {

@@ -200,7 +200,7 @@ func (p *Provider) DeleteSnapshot(ctx context.Context, ref providers.SnapshotRef
 	err := p.dropSnapshot(ctx, ref, false)
 	var r remains
 	if errors.As(err, &r) {
-		p.log.Info("a snapshot stays until VirtualBox can remove it", "snapshot", ref.String(), "reason", r.error.Error())
+		p.log.Info("a snapshot stays until VirtualBox can remove it", "snapshot", ref.String(), "reason", r.Error())
 		if r.was {
 			return nil
 		}

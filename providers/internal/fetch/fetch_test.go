@@ -171,9 +171,11 @@ func TestGet(t *testing.T) {
 		"too many":                   {pages: []http.HandlerFunc{answer(429)}, kind: providers.ErrUnavailable},
 		"broken":                     {pages: []http.HandlerFunc{answer(500)}, kind: providers.ErrUnavailable},
 		"no content":                 {pages: []http.HandlerFunc{answer(204)}, kind: providers.ErrInvalid},
-		"redirected once":            {pages: []http.HandlerFunc{func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, "/b", 302) }, good(file)}, want: file},
-		"redirected for ever":        {pages: []http.HandlerFunc{func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, "/b", 302) }}, kind: providers.ErrInvalid},
-		"redirected to a file":       {pages: []http.HandlerFunc{func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, "file:///etc/passwd", 302) }}, kind: providers.ErrInvalid},
+		"redirected once":            {pages: []http.HandlerFunc{func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, "/b", http.StatusFound) }, good(file)}, want: file},
+		"redirected for ever":        {pages: []http.HandlerFunc{func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, "/b", http.StatusFound) }}, kind: providers.ErrInvalid},
+		"redirected to a file": {pages: []http.HandlerFunc{func(w http.ResponseWriter, r *http.Request) {
+			http.Redirect(w, r, "file:///etc/passwd", http.StatusFound)
+		}}, kind: providers.ErrInvalid},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

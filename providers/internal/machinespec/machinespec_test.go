@@ -24,7 +24,7 @@ func TestCheck(t *testing.T) {
 		"ID":               func(s *providers.MachineSpec) { s.ID = "../x" },
 		"upper-case ID":    func(s *providers.MachineSpec) { s.ID = "6253D238-8FFA-4C3A-AD45-3CB04DE2EED4" },
 		"name":             func(s *providers.MachineSpec) { s.Name = "A b" },
-		"namespace":        func(s *providers.MachineSpec) { s.Namespace = "" },
+		"no namespace":     func(s *providers.MachineSpec) { s.Namespace, s.Network.Mode = "", v1.NetworkIntnet },
 		"image":            func(s *providers.MachineSpec) { s.Image.Revision = "../x" },
 		"no CPU":           func(s *providers.MachineSpec) { s.CPUs = 0 },
 		"too many CPUs":    func(s *providers.MachineSpec) { s.CPUs = 17 },
