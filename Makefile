@@ -78,9 +78,9 @@ test-libvirt: ## The same without those on a real VirtualBox, but all of those o
 .PHONY: test-virtualbox
 test-virtualbox: ## All tests on a real VirtualBox, which is fetched, not installed
 	hack/install-deps
-	$(MAKE) build guestadditions
+	$(MAKE) build guestadditions installer
 	images/guestadditions/smoke-test $(GUESTADDITIONS)
-	hack/test-virtualbox $(GUESTADDITIONS)
+	SANDBOXD_INSTALLER_ISO=$(INSTALLER) hack/test-virtualbox $(GUESTADDITIONS)
 
 .PHONY: test-unit
 test-unit: ## Run the tests that need no hypervisor

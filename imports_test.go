@@ -24,7 +24,7 @@ var rooms = map[string][]string{
 	"hostpath":                     {},
 	"apiserver":                    {"api/v1", "store"},
 	"providers":                    {"api/v1"},
-	"providers/virtualbox":         {"api/v1", "providers", "providers/internal", "providers/internal/seed", "disk", "providers/internal/installer"},
+	"providers/virtualbox":         {"api/v1", "providers", "providers/internal", "providers/internal/seed", "disk", "providers/internal/installer", "guest/unattended"},
 	"providers/fake":               {"api/v1", "providers", "providers/internal"},
 	"providers/intercept":          {"api/v1", "providers"},
 	"providers/fault":              {"providers", "providers/intercept"},

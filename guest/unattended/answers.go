@@ -59,8 +59,8 @@ var (
 	instances = regexp.MustCompile(`^[0-9a-f-]+$`)
 )
 
-// check refuses what no installer is to be told.
-func (a Answers) check() error {
+// Check refuses what no installer is to be told.
+func (a Answers) Check() error {
 	for _, f := range []struct {
 		what, value string
 		pattern     *regexp.Regexp
@@ -88,7 +88,7 @@ func (a Answers) check() error {
 
 // Write writes the CD that holds the answers in every form.
 func Write(w io.Writer, a Answers) error {
-	if err := a.check(); err != nil {
+	if err := a.Check(); err != nil {
 		return err
 	}
 	user, err := a.autoinstall()

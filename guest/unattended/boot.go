@@ -83,7 +83,7 @@ func (b *Boot) WriteKernel(w io.Writer) error {
 // WriteInitramfs writes the initramfs, and behind it, for an installer that looks
 // for its answers there, another one that holds them.
 func (b *Boot) WriteInitramfs(w io.Writer, a Answers) error {
-	if err := a.check(); err != nil {
+	if err := a.Check(); err != nil {
 		return err
 	}
 	n, err := io.Copy(w, b.initramfs)
@@ -92,6 +92,27 @@ func (b *Boot) WriteInitramfs(w io.Writer, a Answers) error {
 	}
 	_, err = w.Write(append(make([]byte, (4-n%4)%4), cpio("preseed.cfg", []byte(a.preseed()))...))
 	return err
+}
+
+// Script is what the installer takes its answers from: the content of preseed.cfg,
+// or of the user-data of its cloud-init.
+func (b *Boot) Script(a Answers) (string, error) {
+	if err := a.Check(); err != nil {
+		return "", err
+	}
+	if b.preseed {
+		return a.preseed(), nil
+	}
+	return a.autoinstall()
+}
+
+// FromCD is what the command line is besides what the CD's boot loader says, where
+// the script is on the CD, as preseed.cfg or user-data.
+func (b *Boot) FromCD() string {
+	if b.preseed {
+		return "preseed/file=/cdrom/preseed.cfg " + b.Cmdline
+	}
+	return b.Cmdline
 }
 
 // cpio is an archive of one file, in the form that the kernel takes for an

@@ -237,6 +237,29 @@ func TestDebian(t *testing.T) {
 	}
 }
 
+// TestScript: where the script is on the CD, its command line names it.
+func TestScript(t *testing.T) {
+	for name, tt := range map[string]struct{ path, script, cmdline string }{
+		"debian": {"install.amd/vmlinuz install.amd/initrd.gz", "d-i passwd/username string alice\n", "preseed/file=/cdrom/preseed.cfg auto=true"},
+		"ubuntu": {"casper/vmlinuz casper/initrd", "autoinstall:", "autoinstall ds=nocloud"},
+	} {
+		for i := range installers {
+			in := installers[i]
+			if in.kernel+" "+in.initramfs != tt.path {
+				continue
+			}
+			b := &Boot{System: in.system, Cmdline: in.cmdline, preseed: in.preseed}
+			script, err := b.Script(answers(nil))
+			if err != nil || !strings.Contains(script, tt.script) || !strings.HasPrefix(b.FromCD(), tt.cmdline) {
+				t.Errorf("%s: %q, %v\n%s", name, b.FromCD(), err, script)
+			}
+			if _, err := b.Script(answers(func(a *Answers) { a.User = "x\ny" })); err == nil {
+				t.Errorf("%s: a hostile answer is written", name)
+			}
+		}
+	}
+}
+
 func TestNotAnISO(t *testing.T) {
 	f, err := os.Create(filepath.Join(t.TempDir(), "x.iso"))
 	if err != nil {

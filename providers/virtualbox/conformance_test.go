@@ -41,6 +41,7 @@ func TestConformance(t *testing.T) {
 		Undefine:  func(t testing.TB, id types.UID) { manage(t, "unregistervm", string(id)) },
 		Audit:     h.audit,
 		Interrupt: within,
+		Installer: installerISO(t),
 		Parallel:  3,
 		Commands:  9, // more than the provider lets into a guest at a time
 		Bulk:      bulk,
@@ -51,7 +52,6 @@ func TestConformance(t *testing.T) {
 			conformance.Mode(v1.NetworkHostOnly): noDriver,
 			conformance.Mode(v1.NetworkBridged):  noDriver,
 			conformance.BrokenNetwork:            noDriver,
-			conformance.Install:                  "the provider runs no installers",
 			conformance.CPUs:                     "without its kernel driver VirtualBox lets several processors wait for each other: its firmware alone takes minutes",
 		},
 	})

@@ -202,6 +202,11 @@ func (p *Provider) removeFolder(ctx context.Context, id types.UID) error {
 			return err
 		}
 	}
+	if r.Installer != "" && r.VM != "" {
+		if err := p.closeDVDs(ctx, id, p.vmDir(r)); err != nil {
+			return err
+		}
+	}
 	if n, ok := networkOf(r); ok {
 		// The record goes first: as long as it is there the network is in use.
 		// Should this be cut off, the adapter's own file has it collected.

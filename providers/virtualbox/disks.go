@@ -114,14 +114,16 @@ func (p *Provider) holdDisk(ctx context.Context, ref providers.DiskRef) (layers 
 			id = r.Snapshot.Machine
 		}
 	}
-	if err := hold(imageObject(image)); err != nil {
-		return nil, nil, err
+	var s sealed
+	if (image != providers.ImageRef{}) { // else it lies on none
+		if err := hold(imageObject(image)); err != nil {
+			return nil, nil, err
+		}
+		if s, err = p.readSealed(image); err != nil {
+			return nil, nil, err
+		}
 	}
-	s, err := p.readSealed(image)
-	if err != nil {
-		return nil, nil, err
-	}
-	if !s.Adopted {
+	if !s.Adopted && s.Machine != "" {
 		v, err := readVDI(p.data.goldenDisk(image))
 		if err != nil {
 			return nil, nil, p.fileError(imageObject(image), err)

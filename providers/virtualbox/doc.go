@@ -5,6 +5,8 @@
 //	                                     ▲ linked clone
 //	Sandbox ──EnsureMachine──▶ machine (UUID = UID), record.json, seed.iso
 //	        ──Start──▶ configuration looked at ──▶ headless process ──▶ looked at again
+//	        ──EnsureMachine with an installer──▶ machine with a disk of its own, which
+//	                             becomes a golden image (install.go)
 //	        ──Exec ──▶ guest control of the Guest Additions
 //	SandboxSnapshot ──TakeSnapshot──▶ VirtualBox's snapshot, named by its UID
 //	        ──RevertMachine──▶ a new disk on the snapshot's, the memory adopted

@@ -66,6 +66,8 @@ type plan struct {
 	network  string // VirtualBox's name of the intnet, adapter or link
 	forwards []v1.PortForward
 	console  string
+
+	installer instructions
 }
 
 // arguments of the one modifyvm call that makes a machine what is planned.
@@ -88,6 +90,7 @@ func (pl plan) arguments(now vboxmanage.Info) []string {
 	if s.CPUs > 1 {
 		args = append(args, "--ioapic", "on")
 	}
+	args = append(args, pl.installer.bootOrder()...)
 	if pl.engine != EngineDefault {
 		args = append(args, "--vm-execution-engine", engineArgument(pl.engine))
 	}

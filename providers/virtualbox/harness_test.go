@@ -241,13 +241,18 @@ func guestImage(t testing.TB) v1.DiskSource {
 	}
 	path, err := filepath.EvalSymlinks(path)
 	unless(t, err == nil, "there is no guest with Guest Additions: run images/guestadditions/build ~/.cache/sandboxd/guestadditions.qcow2")
+	return v1.DiskSource{Path: path, SHA256: digestOf(t, path)}
+}
+
+func digestOf(t testing.TB, path string) string {
+	t.Helper()
 	f, err := os.Open(path)
 	must(t, err)
 	defer func() { _ = f.Close() }()
 	sum := sha256.New()
 	_, err = io.Copy(sum, f)
 	must(t, err)
-	return v1.DiskSource{Path: path, SHA256: hex.EncodeToString(sum.Sum(nil))}
+	return hex.EncodeToString(sum.Sum(nil))
 }
 
 // newID differs from test to test.

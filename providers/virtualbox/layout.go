@@ -31,7 +31,9 @@ import (
 //	├── machines/UID/record.json             what the machine was made from
 //	│               console.log              serial console
 //	│               NAME/                    the machine, as VirtualBox keeps it
-//	│                    seed.iso            cloud-init's seed
+//	│                    seed.iso            cloud-init's seed, or an installer's answers
+//	│                    install.*           an installer (providers/internal/installer)
+//	│                    Unattended-*        what VirtualBox makes of it and the answers
 //	│                    disk-N.vdi          a disk that took the place of the clone's
 //	│                    Snapshots/          VirtualBox's disks and memories
 //	│                              reverted-UUID.sav   a snapshot's memory, to go on with
@@ -123,6 +125,9 @@ type record struct {
 	Fresh bool `json:"fresh,omitempty"`
 	// Reverted: the disk was put back to a snapshot, and not written to since.
 	Reverted bool `json:"reverted,omitempty"`
+	// Installer says what an installation of the machine's system is told by; empty
+	// when there is none, or no more.
+	Installer instructions `json:"installer,omitempty"`
 	// Forced: it was powered off by us, not by its guest.
 	Forced bool `json:"forced,omitempty"`
 	// Starting: it was started, and not yet seen to run as it should.

@@ -75,14 +75,17 @@ func (p *Provider) make(ctx context.Context, spec providers.MachineSpec, was mac
 		VM: was.record.VM, Image: spec.Image, Network: spec.Network, SharedFolders: spec.SharedFolders,
 		Engine: p.opts.Engine, DiscardOnStop: spec.DiscardOnStop,
 		DiskBytes: was.record.DiskBytes, Disk: was.record.Disk, Kept: was.record.Kept, Fresh: was.record.Fresh, Forced: was.record.Forced,
-		Snapshot: spec.Snapshot, Reverted: was.record.Reverted,
+		Snapshot: spec.Snapshot, Reverted: was.record.Reverted, Installer: was.record.Installer,
 	}
 	if was.record.VM == "" {
 		r.VM = vmName(spec.Namespace, spec.Name, string(spec.ID)[:8])
 	} else if was.record.Disk != "" {
 		r.Image, r.Snapshot = was.record.Image, was.record.Snapshot // the disk stays on what it was cloned from
 	}
-	image, err := p.imageFor(ctx, spec, r.Image)
+	if spec.Install != nil && r.Installer == "" {
+		r.Installer = answersOurs // there is something to remove from here on
+	}
+	image, err := p.originalOf(ctx, spec, r)
 	if err != nil {
 		return err
 	}
@@ -112,6 +115,10 @@ func (p *Provider) make(ctx context.Context, spec providers.MachineSpec, was mac
 		}
 	}
 	switch {
+	case machinespec.Installed(spec):
+		if was, err = p.furnish(ctx, spec, &r, was); err != nil {
+			return err
+		}
 	case was.info == nil:
 		var defined bool
 		if was, defined, err = p.clone(ctx, spec, &r, image); err != nil || defined {
@@ -130,7 +137,20 @@ func (p *Provider) make(ctx context.Context, spec providers.MachineSpec, was mac
 func (p *Provider) isConfigured(m machine) bool {
 	isolated, _ := p.isolated(m)
 	_, seeded, _ := seedSlot(m.info, p.seed(m.record))
-	return isolated && seeded && len(foldersOf(m.info)) == len(m.record.SharedFolders) && len(disksOf(m.info)) > 0
+	return isolated && seeded && p.hasInstaller(m) && len(foldersOf(m.info)) == len(m.record.SharedFolders) && len(disksOf(m.info)) > 0
+}
+
+// originalOf returns the sealed image that a machine is cloned from; none for one
+// whose disk an installer makes.
+func (p *Provider) originalOf(ctx context.Context, spec providers.MachineSpec, r record) (sealed, error) {
+	made := r.Disk != "" && r.Image == providers.ImageRef{}
+	switch {
+	case machinespec.Installed(spec):
+		return sealed{}, p.checkInstalled(spec, r)
+	case made:
+		return sealed{}, providers.Errorf(providers.ErrInvalid, machineObject(spec.ID), "its disk lies on no image, because an installer made it: delete the machine")
+	}
+	return p.imageFor(ctx, spec, r.Image)
 }
 
 // imageFor returns the sealed image that a machine is cloned from. Without it the
@@ -221,7 +241,7 @@ func (p *Provider) unplug(ctx context.Context, m machine) (machine, error) {
 func (p *Provider) planOf(spec providers.MachineSpec, r record, image sealed) plan {
 	return plan{
 		spec: spec, instance: p.opts.Instance, engine: p.opts.Engine, adopted: image.Adopted,
-		network: p.networkName(r), forwards: r.Network.PortForwards, console: p.data.console(spec.ID),
+		network: p.networkName(r), forwards: r.Network.PortForwards, console: p.data.console(spec.ID), installer: r.Installer,
 	}
 }
 
@@ -258,9 +278,14 @@ func (p *Provider) offerFolders(ctx context.Context, spec providers.MachineSpec,
 	return nil
 }
 
-// writeSeed writes the cloud-init seed, unless it is there already.
+// writeSeed writes the cloud-init seed, or the answers for the installer in its
+// place, unless it is there already.
 func (p *Provider) writeSeed(spec providers.MachineSpec, path string) error {
-	return p.fileError(machineObject(spec.ID), seed.Write(path, spec, p.steps.next))
+	write := func() error { return seed.Write(path, spec, p.steps.next) }
+	if spec.Install != nil {
+		write = func() error { return seed.WriteAnswers(path, spec, installDisk, p.steps.next) }
+	}
+	return p.fileError(machineObject(spec.ID), write())
 }
 
 // insertSeed writes the seed and inserts it.

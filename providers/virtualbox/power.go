@@ -64,8 +64,10 @@ func (p *Provider) powerOn(ctx context.Context, m machine) error {
 	if !m.whole() {
 		return providers.Errorf(providers.ErrBusy, object, "it is not configured to its end: ensure the machine again")
 	}
-	if _, err := p.readSealed(m.record.Image); err != nil {
-		return err
+	if (m.record.Image != providers.ImageRef{}) {
+		if _, err := p.readSealed(m.record.Image); err != nil {
+			return err
+		}
 	}
 	r := m.record
 	if disks := disksOf(m.info); len(disks) > 0 {

@@ -15,6 +15,7 @@ import (
 	"sandboxd.dev/sandboxd/providers"
 	"sandboxd.dev/sandboxd/providers/internal/hostnet"
 	"sandboxd.dev/sandboxd/providers/internal/hostport"
+	"sandboxd.dev/sandboxd/providers/internal/installer"
 	"sandboxd.dev/sandboxd/providers/internal/machinespec"
 )
 
@@ -34,9 +35,8 @@ func validate(s providers.MachineSpec) error {
 	if err := machinespec.Check(s, limits); err != nil {
 		return err
 	}
-	if machinespec.Installed(s) {
-		return providers.Errorf(providers.ErrUnsupported, machineObject(s.ID),
-			"the virtualbox provider runs no installers: install once with `VBoxManage unattended install`, and adopt that machine with spec.source.machine; or install on kvm")
+	if err := installer.Check(machineObject(s.ID), s); err != nil {
+		return err
 	}
 	if s.OSType != "" && !osTypeName.MatchString(s.OSType) {
 		return providers.Errorf(providers.ErrInvalid, machineObject(s.ID), "%q is not an OS type of VirtualBox's", s.OSType)

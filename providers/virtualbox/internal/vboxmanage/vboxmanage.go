@@ -176,6 +176,9 @@ func onlyLooks(args []string) bool {
 	if len(args) > 1 && args[0] == "guestproperty" {
 		return args[1] == "enumerate" || args[1] == "wait"
 	}
+	if len(args) > 1 && args[0] == "unattended" {
+		return args[1] == "detect"
+	}
 	return len(args) > 0 && slices.Contains([]string{"list", "showvminfo", "showmediuminfo", "--version"}, args[0])
 }
 
