@@ -6,8 +6,6 @@ import (
 	"context"
 	"errors"
 
-	"github.com/go-logr/logr"
-
 	v1 "sandboxd.dev/sandboxd/api/v1"
 	"sandboxd.dev/sandboxd/config"
 	"sandboxd.dev/sandboxd/providers"
@@ -18,7 +16,7 @@ func kvmHypervisor(c config.Config) hypervisor {
 	return hypervisor{
 		name:   v1.ProviderKVM,
 		wanted: c.Hypervisor == v1.ProviderKVM,
-		open: func(providers.Instance, providers.Logins, logr.Logger) (providers.Provider, error) {
+		open: func(surroundings) (providers.Provider, error) {
 			return nil, errors.New("hypervisor kvm: KVM and libvirt need a Linux host: use virtualbox here")
 		},
 		diagnose: func(context.Context) []providers.Finding {
