@@ -30,7 +30,7 @@ import (
 //	              frozen                   its guest's file systems may be frozen
 //	              reverted                 the next start discards nothing
 //	              seed.iso                 cloud-init's seed, or the answers to an installer's questions
-//	              installed                its disk was made empty, for an installer
+//	              no-base                  its disk was made empty, for an installer
 //	              install.iso, .kernel, .initrd    an installer, until it has done its work
 //	              console.log, .0, .1, ... serial console; virtlogd rotates it
 //	              network                  UUID of the network it needs, if any
@@ -69,7 +69,7 @@ func (l layout) frozen(id types.UID) string { return filepath.Join(l.MachineDir(
 
 func (l layout) reverted(id types.UID) string { return filepath.Join(l.MachineDir(id), "reverted") }
 
-func (l layout) installed(id types.UID) string { return filepath.Join(l.MachineDir(id), "installed") }
+func (l layout) installed(id types.UID) string { return filepath.Join(l.MachineDir(id), "no-base") }
 
 func (l layout) seed(id types.UID) string { return filepath.Join(l.MachineDir(id), "seed.iso") }
 
