@@ -115,7 +115,7 @@ bench: build tiny ## Print benchmarks, one line per figure: "bench: NAME VALUE U
 	hack/bench $(TINY)
 
 .PHONY: bench-snapshots
-bench-snapshots: build tiny ## Print what going back to a snapshot costs beside making the sandbox again
+bench-snapshots: build tiny ## Print what going back to a snapshot costs beside making the sandbox again, and what a diff costs
 	hack/bench $(TINY) snapshots
 
 .PHONY: bench-virtualbox
