@@ -12,11 +12,19 @@ import (
 )
 
 func (s *suite) testCrashes(t *testing.T) {
+	brief := s.b.Brief || testing.Short()
 	for _, of := range []struct {
-		what string
-		life func(*testing.T, string) life
-	}{{"an image", s.lifeOfImage}, {"an image behind an address", s.lifeOfDownload}, {"a machine", s.lifeOfMachine}, {"snapshots", s.lifeOfSnapshots}} {
-		if of.what == "snapshots" && (!s.has(Snapshots) || s.b.Brief || testing.Short()) {
+		what    string
+		life    func(*testing.T, string) life
+		skipped bool
+	}{
+		{"an image", s.lifeOfImage, false},
+		{"an image behind an address", s.lifeOfDownload, false},
+		{"a machine", s.lifeOfMachine, false},
+		{"snapshots", s.lifeOfSnapshots, brief || !s.has(Snapshots)},
+		{"a promotion", s.lifeOfPromotion, brief || !s.has(Promotion)},
+	} {
+		if of.skipped {
 			continue
 		}
 		t.Run("a process that ends between any two calls on "+of.what+" is followed by one that converges", func(t *testing.T) {
@@ -74,6 +82,31 @@ func (s *suite) lifeOfDownload(t *testing.T, name string) life {
 		SHA256: s.image.Source.Disk.SHA256, Format: s.image.Source.Disk.Format,
 		URL: web.serve("/disk", func(w http.ResponseWriter, r *http.Request) { http.ServeFile(w, r, path) }),
 	}}
+	return l
+}
+
+// lifeOfPromotion is that of an image made of the disk of a machine.
+func (s *suite) lifeOfPromotion(t *testing.T, name string) life {
+	t.Helper()
+	origin := s.made(t, s.spec(t, name+"-origin"))
+	l := life{image: s.promotion(t.Name()+name, providers.DiskRef{Machine: origin}), spec: s.spec(t, name)}
+	l.spec.Image = l.image.ImageRef
+	l.acts = []act{
+		{"ImportImage", func(ctx context.Context, p providers.Provider) error {
+			_, err := p.ImportImage(ctx, l.image, nil)
+			return err
+		}},
+		{"DeleteImage", func(ctx context.Context, p providers.Provider) error {
+			return s.ignoreNotFound(p.DeleteImage(ctx, l.image.ImageRef))
+		}},
+	}
+	l.converge = func(t *testing.T) {
+		t.Helper()
+		of := l
+		of.converge = nil
+		s.converge(t, of)
+		s.remove(t, origin)
+	}
 	return l
 }
 
