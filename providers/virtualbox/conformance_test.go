@@ -81,5 +81,5 @@ func foreignMachine(t testing.TB, id types.UID) func() string {
 	t.Helper()
 	manage(t, "createvm", "--name", "somebody-elses", "--uuid", string(id), "--ostype", "Linux_64", "--basefolder", t.TempDir(), "--register")
 	t.Cleanup(func() { manage(t, "unregistervm", string(id), "--delete") })
-	return func() string { return manage(t, "showvminfo", string(id), "--machinereadable") }
+	return func() string { return settingsOf(t, string(id)) }
 }

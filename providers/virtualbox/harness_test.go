@@ -294,3 +294,18 @@ func remove(t testing.TB, p providers.Provider, id types.UID) {
 		}
 	}
 }
+
+// settingsOf is what VirtualBox says of somebody's machine, without what a VBoxSVC
+// that was started anew tells in another way of a machine that nobody has touched:
+// the time since when it is off, without its fraction, and whether it reaches the
+// host's loopback, of which a definition holds nothing while it is the default.
+func settingsOf(t testing.TB, id string) string {
+	t.Helper()
+	var kept strings.Builder
+	for line := range strings.Lines(manage(t, "showvminfo", id, "--machinereadable")) {
+		if !strings.HasPrefix(line, "VMStateChangeTime=") && !strings.HasPrefix(line, "localhostReachable=") {
+			kept.WriteString(line)
+		}
+	}
+	return kept.String()
+}

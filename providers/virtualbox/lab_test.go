@@ -273,7 +273,7 @@ func TestAdopt(t *testing.T) {
 	if out := manage(t, "snapshot", id, "list", "--machinereadable"); strings.Contains(out, "SnapshotName-1") {
 		t.Errorf("a second snapshot was taken: %s", out)
 	}
-	before := manage(t, "showvminfo", id, "--machinereadable")
+	before := settingsOf(t, id)
 	for _, ref := range []providers.ImageRef{taken, again} {
 		spec := l.spec("clone")
 		spec.Image = ref
@@ -291,7 +291,7 @@ func TestAdopt(t *testing.T) {
 		remove(t, l.p, clone)
 		must(t, l.p.DeleteImage(ctx, ref))
 	}
-	if after := manage(t, "showvminfo", id, "--machinereadable"); after != before {
+	if after := settingsOf(t, id); after != before {
 		t.Errorf("the adopted machine was\n%s\nand is now\n%s", before, after)
 	}
 }
