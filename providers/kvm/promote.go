@@ -4,8 +4,6 @@ package kvm
 
 import (
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"os"
 	"path/filepath"
 	"time"
@@ -88,29 +86,11 @@ func (p *Provider) promote(ctx context.Context, object string, spec providers.Im
 	release()
 	release = func() {}
 	p.steps.next()
-	digest, err := digestOf(ctx, image, progress)
+	digest, err := source.DigestOf(ctx, image, progress)
 	if err != nil {
 		return none, err
 	}
 	return p.seal(spec, image, providers.Image{
 		ImageRef: spec.ImageRef, Digest: digest, Format: v1.DiskFormatQCOW2, VirtualSize: c.size, SealedAt: time.Now().UTC().Truncate(time.Second),
 	})
-}
-
-// digestOf computes the digest of a file.
-func digestOf(ctx context.Context, path string, progress func(providers.Progress)) (string, error) {
-	f, err := os.Open(path)
-	if err != nil {
-		return "", err
-	}
-	defer func() { _ = f.Close() }()
-	info, err := f.Stat()
-	if err != nil {
-		return "", err
-	}
-	sum := sha256.New()
-	err = source.Copy(ctx, f, nil, sum, func(done int64) {
-		progress(providers.Progress{Stage: "reading", Done: done, Total: info.Size()})
-	})
-	return "sha256:" + hex.EncodeToString(sum.Sum(nil)), err
 }

@@ -3,8 +3,6 @@ package virtualbox
 import (
 	"bytes"
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"os"
@@ -67,12 +65,12 @@ func (p *Provider) importFrom(ctx context.Context, object string, spec providers
 	if err := p.makeGolden(ctx, object, spec); err != nil {
 		return providers.Image{}, err
 	}
-	digest, err := digestOf(ctx, path)
+	digest, err := source.DigestOf(ctx, path, func(providers.Progress) {})
 	if err != nil {
 		return providers.Image{}, err
 	}
 	return p.sealDisk(spec, providers.Image{
-		ImageRef: spec.ImageRef, Digest: "sha256:" + digest, Format: v1.DiskFormatVDI, VirtualSize: size,
+		ImageRef: spec.ImageRef, Digest: digest, Format: v1.DiskFormatVDI, VirtualSize: size,
 		SealedAt: time.Now().UTC().Truncate(time.Second),
 	})
 }
@@ -152,18 +150,4 @@ func flatten(ctx context.Context, d *block.Disk, to *os.File, report func(done i
 		report(off)
 	}
 	return to.Truncate(d.Size())
-}
-
-// digestOf reads a file.
-func digestOf(ctx context.Context, path string) (string, error) {
-	f, err := os.Open(path)
-	if err != nil {
-		return "", err
-	}
-	defer func() { _ = f.Close() }()
-	sum := sha256.New()
-	if err := source.Copy(ctx, f, nil, sum, func(int64) {}); err != nil {
-		return "", err
-	}
-	return hex.EncodeToString(sum.Sum(nil)), nil
 }

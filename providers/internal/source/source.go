@@ -189,3 +189,21 @@ func Error(object, path string, err error) error {
 	}
 	return err
 }
+
+// DigestOf computes the digest of a file of our own, as sha256:HEX.
+func DigestOf(ctx context.Context, path string, progress func(providers.Progress)) (string, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return "", err
+	}
+	defer func() { _ = f.Close() }()
+	info, err := f.Stat()
+	if err != nil {
+		return "", err
+	}
+	sum := sha256.New()
+	err = Copy(ctx, f, nil, sum, func(done int64) {
+		progress(providers.Progress{Stage: "reading", Done: done, Total: info.Size()})
+	})
+	return "sha256:" + hex.EncodeToString(sum.Sum(nil)), err
+}
