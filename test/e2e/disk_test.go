@@ -14,7 +14,7 @@ import (
 // disk; artifacts come out of it without the guest's help.
 func TestDisk(t *testing.T) {
 	h := newHost(t)
-	artifacts := fmt.Sprintf(", artifacts: [{name: out, path: /work, hostPath: %s}]", h.path("share"))
+	artifacts := fmt.Sprintf(", artifacts: [{name: out, path: /tree, hostPath: %s}]", h.path("share"))
 	h.apply(image+sandbox("web", artifacts), "--wait", "--timeout", "10m")
 	if r := h.run("", "diff-disk", "web"); r.code != 2 || !strings.Contains(r.err, "stop or suspend it first") {
 		t.Errorf("of a running sandbox: %+v", r)
@@ -24,7 +24,7 @@ func TestDisk(t *testing.T) {
 	t.Logf("a boot changes:\n%s%s", quiet.out, quiet.err)
 
 	h.apply(sandbox("web", artifacts), "--wait", "--timeout", "10m")
-	h.ok("exec", "web", "--", "sh", "-c", "mkdir /work && cd /work && echo text > new && ln -s new link && dd if=/dev/zero of=large bs=1M count=3 2>/dev/null"+
+	h.ok("exec", "web", "--", "sh", "-c", "mkdir /tree && cd /tree && echo text > new && ln -s new link && dd if=/dev/zero of=large bs=1M count=3 2>/dev/null"+
 		" && chmod 600 /etc/group && rm /etc/shadow && printf x >> /etc/passwd && chown 12:34 /root && sync")
 	h.apply(sandbox("web", ", powerState: Stopped"+artifacts), "--wait", "--timeout", "10m")
 	r := h.run("", "diff-disk", "web")
@@ -40,14 +40,14 @@ func TestDisk(t *testing.T) {
 	}
 	before := names(quiet.out)
 	got := slices.DeleteFunc(names(r.out), func(s string) bool { return slices.Contains(before, s) })
-	want := []string{"M /etc/group", "M /etc/passwd", "D /etc/shadow", "M /root", "A /work", "A /work/large", "A /work/link", "A /work/new"}
+	want := []string{"M /etc/group", "M /etc/passwd", "D /etc/shadow", "M /root", "A /tree", "A /tree/large", "A /tree/link", "A /tree/new"}
 	if !slices.Equal(got, want) {
 		t.Errorf("got\n%s\nwant %q", r.out, want)
 	}
 	if r := h.run("", "diff-disk", "web", "--content", "/etc/passwd"); r.code != 1 || !strings.Contains(r.out, "\n+") {
 		t.Errorf("content: %+v", r)
 	}
-	h.ok("cp", "web:/work", "work")
+	h.ok("cp", "web:/tree", "work")
 	if raw, err := os.ReadFile(h.path("work/new")); err != nil || string(raw) != "text\n" {
 		t.Errorf("copied out of the disk: %q, %v", raw, err)
 	}
@@ -60,7 +60,7 @@ func TestDisk(t *testing.T) {
 
 	// One that is deleted while it runs is shut down first.
 	h.apply(sandbox("web", artifacts), "--wait", "--timeout", "10m")
-	h.ok("exec", "web", "--", "sh", "-c", "echo last > /work/last")
+	h.ok("exec", "web", "--", "sh", "-c", "echo last > /tree/last")
 	must(t, os.Remove(h.path("share/default.web.out.tar")))
 	h.ok("delete", "sandbox", "web", "--timeout", "10m")
 	if raw, err := os.ReadFile(h.path("share/default.web.out.tar")); err != nil || !strings.Contains(string(raw), "last\n") {
