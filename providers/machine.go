@@ -207,6 +207,9 @@ type Machine struct {
 	PortForwards []v1.PortForward
 	// Accelerator the machine runs with.
 	Accelerator string
+	// Drift is what others have changed of it, as far as it was looked at; in an
+	// order that does not change by itself.
+	Drift []Drift
 }
 
 // StopMode says how to stop.
@@ -237,6 +240,10 @@ type Machines interface {
 	// they accept connections while it runs. A host port that is taken is
 	// ErrBusy and named, and one that the spec itself names twice is ErrInvalid;
 	// ErrCapacity when none is free.
+	//
+	// What others have changed of the machine (see Drift) is put right as far as
+	// its remedy says that EnsureMachine does. Of a machine with a drift whose
+	// remedy is RemedyNone nothing is changed: ErrInvalid, with the drift's reason.
 	EnsureMachine(ctx context.Context, spec MachineSpec) error
 
 	// GetMachine observes the machine, or returns ErrNotFound.

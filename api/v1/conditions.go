@@ -152,6 +152,23 @@ const (
 	ReasonExited = "Exited"
 	// ReasonCrashed: the machine ended without shutting down.
 	ReasonCrashed = "Crashed"
+	// ReasonMachineLost: the hypervisor had the machine no more.
+	ReasonMachineLost = "MachineLost"
+	// ReasonPowerChanged: somebody else powered the machine off, paused it or
+	// started it.
+	ReasonPowerChanged = "PowerChanged"
+	// ReasonDefinitionChanged: somebody else changed the machine's hardware or its
+	// name.
+	ReasonDefinitionChanged = "DefinitionChanged"
+	// ReasonNetworkChanged: somebody else changed the machine's connections, or
+	// the network they lead to.
+	ReasonNetworkChanged = "NetworkChanged"
+	// ReasonDiskLost: a file is gone that the machine's disk needs.
+	ReasonDiskLost = "DiskLost"
+	// ReasonDiskChanged: the machine's disk is another one than it was made with.
+	ReasonDiskChanged = "DiskChanged"
+	// ReasonForeignSnapshots: somebody else took snapshots of the machine.
+	ReasonForeignSnapshots = "ForeignSnapshots"
 	// ReasonRestartRequired: a changed setting takes effect at the next start.
 	ReasonRestartRequired = "RestartRequired"
 

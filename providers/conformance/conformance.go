@@ -73,6 +73,36 @@ const (
 	BrokenNetwork Feature = "broken network"
 )
 
+// Tampering is a change of a machine behind our back.
+type Tampering string
+
+// The tamperings.
+const (
+	// TamperMemory changes the memory that the machine is defined with.
+	TamperMemory Tampering = "memory"
+	// TamperCPUs changes the number of CPUs that it is defined with.
+	TamperCPUs Tampering = "cpus"
+	// TamperName renames it.
+	TamperName Tampering = "name"
+	// TamperNIC defines its network card to be connected elsewhere, or adds one
+	// that leads to the host.
+	TamperNIC Tampering = "network card"
+	// TamperDisk defines another disk in place of its own.
+	TamperDisk Tampering = "disk"
+	// TamperDevice adds a device that we never give: one for USB, audio or a
+	// clipboard.
+	TamperDevice Tampering = "device"
+	// TamperDiskFile removes the file of its disk.
+	TamperDiskFile Tampering = "disk file"
+	// TamperSnapshot takes a snapshot of it by hand.
+	TamperSnapshot Tampering = "snapshot"
+	// TamperNetwork removes the network that it is connected to.
+	TamperNetwork Tampering = "network"
+)
+
+// Drifts is the feature of seeing and mending a tampering.
+func Drifts(how Tampering) Feature { return Feature("drift of " + how) }
+
 // Mode is the feature of starting a machine in a network mode.
 func Mode(m v1.NetworkMode) Feature { return Feature("network mode " + m) }
 
@@ -128,6 +158,10 @@ type Backend struct {
 	// Undefine makes the hypervisor forget a machine that is off and leaves its
 	// disk where it is.
 	Undefine func(t testing.TB, id types.UID)
+	// Tamper changes a machine, behind our back, in one of the ways that are not
+	// skipped; the machine is off, or on if the test says so, and what others put
+	// there is gone after the test.
+	Tamper func(t testing.TB, id types.UID, how Tampering)
 	// Audit lists what is on the hypervisor, in its data folders and among the
 	// host's processes, networks and ports that was not there before Run. It is
 	// asked once everything was deleted.
