@@ -209,23 +209,29 @@ func (h *host) empty(ctx context.Context) error {
 	return nil
 }
 
-// counts tell how often what was done, and how often in vain.
+// counts tell how often what was done, how often in vain, and what was said to it last.
 type counts struct {
 	mu   sync.Mutex
-	done map[string][2]int
+	done map[string]tally
+}
+
+type tally struct {
+	done, vain int
+	says       string
 }
 
 func (c *counts) add(what string, err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.done == nil {
-		c.done = map[string][2]int{}
+		c.done = map[string]tally{}
 	}
 	n := c.done[what]
 	if err == nil {
-		n[0]++
+		n.done++
 	} else {
-		n[1]++
+		n.vain++
+		n.says, _, _ = strings.Cut(err.Error(), "\n")
 	}
 	c.done[what] = n
 }
@@ -233,8 +239,9 @@ func (c *counts) add(what string, err error) {
 func (c *counts) print() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	fmt.Printf("soak: %-28s %6s %7s\n", "what was done", "times", "in vain")
+	fmt.Printf("soak: %-22s %6s %8s  %s\n", "what was done", "times", "in vain", "the last of them")
 	for _, what := range slices.Sorted(maps.Keys(c.done)) {
-		fmt.Printf("soak: %-28s %6d %7d\n", what, c.done[what][0], c.done[what][1])
+		n := c.done[what]
+		fmt.Printf("soak: %-22s %6d %8d  %s\n", what, n.done, n.vain, n.says)
 	}
 }

@@ -73,11 +73,11 @@ func (s *slot) choose() (string, deed) {
 		what   string
 		do     deed
 	}{
-		{8, "await ready", s.ready},
-		{5, "exec", s.exec},
-		{4, "leave a mark", s.leave},
-		{3, "stop", s.to("Stopped")},
-		{4, "start", s.to("Running")},
+		{6, "await ready", s.ready},
+		{8, "exec", s.exec},
+		{6, "leave a mark", s.leave},
+		{2, "stop", s.to("Stopped")},
+		{5, "start", s.to("Running")},
 		{2, "suspend", s.to("Suspended")},
 		{2, "change the network", s.rewire},
 		{3, "snapshot", s.snapshot},
@@ -85,7 +85,7 @@ func (s *slot) choose() (string, deed) {
 		{2, "fork", s.fork},
 		{1, "delete a snapshot", s.forget},
 		{3, "delete", s.remove(true)},
-		{2, "delete, do not wait", s.remove(false)},
+		{1, "delete, do not wait", s.remove(false)},
 	}
 	total := 0
 	for _, d := range deeds {
@@ -144,11 +144,17 @@ func (s *slot) rewire(ctx context.Context) error {
 
 // ready waits a while; whether it comes to be is looked at in the end.
 func (s *slot) ready(ctx context.Context) error {
-	_, err := s.h.run(ctx, "", "wait", "--for=condition=Ready", "sandbox/"+s.name, "--timeout", "20s")
+	if s.spec.power != "Running" {
+		return nil
+	}
+	_, err := s.h.run(ctx, "", "wait", "--for=condition=Ready", "sandbox/"+s.name, "--timeout", "45s")
 	return err
 }
 
 func (s *slot) exec(ctx context.Context) error {
+	if err := s.ready(ctx); err != nil {
+		return err
+	}
 	out, err := s.h.run(ctx, "", "exec", "--timeout", "20s", s.name, "--", "hostname")
 	if err == nil && strings.TrimSpace(out) == "" {
 		err = errors.New("the guest has no name")
@@ -158,6 +164,9 @@ func (s *slot) exec(ctx context.Context) error {
 
 // leave leaves a mark that a loss of power does not take away.
 func (s *slot) leave(ctx context.Context) error {
+	if err := s.ready(ctx); err != nil {
+		return err
+	}
 	s.unknown()
 	mark := fmt.Sprint(s.rand.Uint32())
 	if _, err := s.h.run(ctx, mark, "exec", "-i", "--timeout", "20s", s.name, "--", "sh", "-c", "cat > /root/mark.new && sync && mv /root/mark.new /root/mark && sync"); err != nil {
