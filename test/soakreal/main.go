@@ -1,6 +1,6 @@
 //go:build linux
 
-// Command soak works a sandboxd on a real libvirt hard for a while, and looks for what
+// Command soakreal works a sandboxd on a real libvirt hard for a while, and looks for what
 // is left over:
 //
 //	world ──▶ baseline
@@ -13,7 +13,7 @@
 // It runs beside a libvirt of its own, as root (make soak): hypervisor, processes and
 // network rules are all its own then.
 //
-//	soak --sandboxd bin/sandboxd --image tiny.qcow2 --duration 5m [--seed N]
+//	soakreal --sandboxd bin/sandboxd --image tiny.qcow2 --duration 5m [--seed N]
 //
 // The seed chooses what is done; how it interleaves differs from run to run.
 package main
