@@ -33,7 +33,8 @@ type host struct {
 
 	mu     sync.Mutex // guards daemon: chaos ends and starts it
 	daemon *exec.Cmd
-	exited chan error
+	exited chan struct{} // closed when it has ended; failed is how
+	failed error
 }
 
 func newHost(o options, dir string) (*host, error) {
@@ -66,11 +67,14 @@ func (h *host) start(ctx context.Context) error {
 	if err := cmd.Start(); err != nil {
 		return err
 	}
-	exited := make(chan error, 1)
-	go func() { exited <- cmd.Wait() }()
+	exited := make(chan struct{})
 	h.mu.Lock()
 	h.daemon, h.exited = cmd, exited
 	h.mu.Unlock()
+	go func() {
+		h.failed = cmd.Wait()
+		close(exited)
+	}()
 	return h.await(ctx, "the daemon answers", func() error {
 		_, err := h.run(ctx, "", "get", "namespaces")
 		return err
@@ -101,9 +105,9 @@ func (h *host) stop() error {
 		return fmt.Errorf("the daemon had ended: %w", err)
 	}
 	select {
-	case err := <-h.exited:
+	case <-h.exited:
 		h.daemon = nil
-		return err
+		return h.failed
 	case <-time.After(h.o.patience):
 		return errors.New("the daemon does not stop")
 	}
