@@ -146,6 +146,7 @@ func TestDrift(t *testing.T) {
 			d := host(t, fake.Options{})
 			if !heard {
 				d.wrap = func(p providers.Provider) providers.Provider { return unheard{p} }
+				d.resync = 500 * time.Millisecond
 			}
 			d.start()
 			d.create(goldenImage("golden"))
@@ -449,10 +450,12 @@ func TestDriftAgainAndAgain(t *testing.T) {
 	if m.Power != providers.PowerOff || len(m.Drift) > 0 {
 		t.Errorf("meanwhile the machine is %+v", m)
 	}
-	wait := time.Since(sbx.Status.RepairedAt.Time)
+	if testing.Short() || raced {
+		return
+	}
 	until(d, sbx, "put right twice", asWanted)
-	if now := time.Since(sbx.Status.RepairedAt.Time); now < 9*time.Second {
-		t.Errorf("it waited from %s to %s only", wait, now)
+	if waited := time.Since(sbx.Status.RepairedAt.Time); waited < 9*time.Second {
+		t.Errorf("it waited for %s only", waited)
 	}
 }
 

@@ -195,10 +195,16 @@ func (t told) same(c *metav1.Condition) bool {
 // was powered off because of it.
 func (t told) since(v *view) told {
 	c := meta.FindStatusCondition(v.sbx.Status.Conditions, v1.ConditionDrifted)
-	if v.last.action == actStopForce && v.last.why == whyDrift && t.what != "" && c != nil && c.Reason == t.reason {
+	off := v.machine != nil && v.machine.Power == providers.PowerOff
+	if off && t.what != "" && c != nil && c.Reason == t.reason && counted(&v.sbx.Status, c) {
 		t.what = whatOf(c)
 	}
 	return t
+}
+
+// counted tells whether the machine was powered off because of what a condition tells.
+func counted(st *v1.SandboxStatus, c *metav1.Condition) bool {
+	return st.RepairedAt != nil && !st.RepairedAt.Before(&c.LastTransitionTime)
 }
 
 // whatOf is what a condition told; empty when it told of nobody else's change.
