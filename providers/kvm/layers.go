@@ -45,7 +45,14 @@ type chain struct {
 	layers []place
 	// image at the bottom; empty when there is none, but an installer made it.
 	image providers.ImageRef
+	// snapshots that QEMU keeps inside the top file: not of our making.
+	snapshots int
 }
+
+// lostFile is a file that is gone and that a disk needs.
+type lostFile struct{ path, what string }
+
+func (l *lostFile) Error() string { return l.what }
 
 // own counts the layers on top that are of the machine itself.
 func (c chain) own(id types.UID) int {
@@ -74,14 +81,14 @@ func (p *Provider) walk(at place, path string) (chain, error) {
 		h, err := readDisk(path)
 		switch {
 		case errors.Is(err, fs.ErrNotExist) && len(c.files) == 0:
-			return c, providers.Errorf(providers.ErrNotFound, object, "its disk is gone: ensure the machine again")
+			return c, providers.Errorf(providers.ErrNotFound, object, "%w", &lostFile{path, "its disk is gone: revert the sandbox to a snapshot, or delete it"})
 		case errors.Is(err, fs.ErrNotExist):
-			return c, providers.Errorf(providers.ErrNotFound, object, "%s, which its disk lies on, is gone: delete the sandbox", path)
+			return c, providers.Errorf(providers.ErrNotFound, object, "%w", &lostFile{path, path + ", which its disk lies on, is gone: delete the sandbox"})
 		case err != nil:
 			return c, providers.Errorf(providers.ErrInvalid, object, "its disk %s cannot be read: %w; delete the sandbox", path, err)
 		}
 		if len(c.files) == 0 {
-			c.size = h.VirtualSize
+			c.size, c.snapshots = h.VirtualSize, h.Snapshots
 		}
 		c.files = append(c.files, path)
 		if h.Backing == "" && len(c.files) == 1 && files.Exists(p.data.installed(at.machine)) {

@@ -210,6 +210,9 @@ func (p *Provider) Reset(ctx context.Context, id types.UID) error {
 		if m.power != providers.PowerOff {
 			return providers.Errorf(providers.ErrBusy, machineObject(id), "it is %s: only the disk of a machine that is off can be replaced", m.power)
 		}
+		if err := p.unshared(ctx, m); err != nil {
+			return err
+		}
 		if err := os.RemoveAll(p.data.reverted(id)); err != nil {
 			return p.fileError(machineObject(id), err)
 		}
