@@ -56,12 +56,12 @@ func (p *Provider) lookAtFiles(m machine, outlines ...*domain.Outline) domain.Di
 		}
 	}
 	var lost *lostFile
-	var invalid *providers.Error
+	var bad *badDisk
 	switch {
 	case errors.As(err, &lost):
 		f.Lost = lost.path
-	case errors.As(err, &invalid) && invalid.Kind == providers.ErrInvalid:
-		f.Damaged = invalid.Err.Error()
+	case errors.As(err, &bad):
+		f.Damaged = bad.what
 	}
 	f.Snapshots = c.snapshots
 	for _, o := range outlines {

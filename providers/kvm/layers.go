@@ -5,6 +5,7 @@ package kvm
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -54,6 +55,15 @@ type lostFile struct{ path, what string }
 
 func (l *lostFile) Error() string { return l.what }
 
+// badDisk is a disk that cannot be used as it is.
+type badDisk struct {
+	what  string
+	cause error
+}
+
+func (b *badDisk) Error() string { return b.what + ": delete the sandbox" }
+func (b *badDisk) Unwrap() error { return b.cause }
+
 // own counts the layers on top that are of the machine itself.
 func (c chain) own(id types.UID) int {
 	if i := slices.IndexFunc(c.layers, func(l place) bool { return l.machine != id }); i >= 0 {
@@ -85,7 +95,7 @@ func (p *Provider) walk(at place, path string) (chain, error) {
 		case errors.Is(err, fs.ErrNotExist):
 			return c, providers.Errorf(providers.ErrNotFound, object, "%w", &lostFile{path, path + ", which its disk lies on, is gone: delete the sandbox"})
 		case err != nil:
-			return c, providers.Errorf(providers.ErrInvalid, object, "its disk %s cannot be read: %w; delete the sandbox", path, err)
+			return c, providers.Errorf(providers.ErrInvalid, object, "%w", &badDisk{fmt.Sprintf("its disk %s cannot be read, because of %v", path, err), err})
 		}
 		if len(c.files) == 0 {
 			c.size, c.snapshots = h.VirtualSize, h.Snapshots
@@ -100,7 +110,7 @@ func (p *Provider) walk(at place, path string) (chain, error) {
 		}
 		next, ok := p.data.placeOf(h.Backing)
 		if !ok || len(c.files) > maxDepth || !p.mayLieOn(at, next) {
-			return c, providers.Errorf(providers.ErrInvalid, object, "its disk lies on %q, which is not an image or snapshot that it was made from: delete the sandbox", h.Backing)
+			return c, providers.Errorf(providers.ErrInvalid, object, "%w", &badDisk{what: fmt.Sprintf("its disk lies on %q, which is not an image or snapshot that it was made from", h.Backing)})
 		}
 		c.layers = append(c.layers, next)
 		at, path = next, h.Backing

@@ -34,7 +34,7 @@ type Sight struct {
 type DiskFiles struct {
 	// Lost is a file that is gone.
 	Lost string
-	// Damaged says why the disk cannot be used.
+	// Damaged says what is wrong with the disk, so that it cannot be used.
 	Damaged string
 	// Snapshots that others keep inside the disk.
 	Snapshots int
@@ -46,7 +46,7 @@ const (
 	// maxDrifts bounds what is told of one machine.
 	maxDrifts = 16
 	// maxShown bounds what is told of one name that others chose.
-	maxShown = 100
+	maxShown = 200
 )
 
 // Drift tells what others have changed of a machine.
@@ -114,7 +114,7 @@ func (s Sight) files() []providers.Drift {
 	case f.Damaged != "":
 		list = append(list, providers.Drift{
 			Reason: v1.ReasonDiskChanged, Remedy: providers.RemedyNone,
-			Detail: "its disk cannot be used: " + clip(f.Damaged, 3*maxShown),
+			Detail: clip(f.Damaged, 3*maxShown),
 			Advice: "put the disk back, revert the sandbox to a snapshot, or delete it",
 		})
 	}
@@ -176,7 +176,7 @@ func (s Sight) compare(want, got Outline, live bool) []difference {
 // settings compares numbers and words.
 func settings(want, got Outline) []difference {
 	var list []difference
-	if got.MemoryBytes != want.MemoryBytes {
+	if wholeMiB(got.MemoryBytes) != wholeMiB(want.MemoryBytes) {
 		list = append(list, hardware(false, "its memory is %s, and was made as %s", size(got.MemoryBytes), size(want.MemoryBytes)))
 	}
 	if got.CPUs != want.CPUs {
@@ -196,6 +196,9 @@ func settings(want, got Outline) []difference {
 	}
 	return list
 }
+
+// wholeMiB rounds as libvirt does with the memory of what it starts.
+func wholeMiB(bytes int64) int64 { return (bytes + 1<<20 - 1) >> 20 }
 
 func size(bytes int64) string {
 	if bytes%(1<<20) == 0 {
