@@ -79,7 +79,7 @@ func (p *Provider) sightOfNetwork(ctx context.Context, m machine, fresh bool) (s
 // mendable tells whether something is wrong that can be put right while the
 // machine runs: rules and settings that somebody removed.
 func (s sight) mendable() bool {
-	if s.net == (identity.Network{}) || s.absent {
+	if _, bridged := s.host.Links[s.net.Bridge()]; s.net == (identity.Network{}) || s.absent || !bridged {
 		return false
 	}
 	g, known := guestOf(s)

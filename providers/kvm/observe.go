@@ -166,6 +166,9 @@ func (p *Provider) GetMachine(ctx context.Context, id types.UID) (providers.Mach
 			out.Drift = append(out.Drift, d)
 		}
 	}
+	if d, lost := p.lostNetwork(ctx, m); lost {
+		out.Drift = append(out.Drift, d)
+	}
 	p.dropStale(ctx, m)
 	if m.power == providers.PowerRunning {
 		g := p.guestState(ctx, m)
