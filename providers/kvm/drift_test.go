@@ -324,7 +324,7 @@ func TestForeignSnapshots(t *testing.T) {
 		refused(t)
 		must(t, l.p.Start(ctx, id))
 		l.drifted(t, id, v1.ReasonForeignSnapshots, providers.RemedyNone, "upon its disk")
-		run(t, "virsh", "blockcommit", string(id), "vda", "--active", "--pivot")
+		run(t, "virsh", "blockcommit", string(id), "vda", "--base", l.disk(id), "--active", "--pivot")
 		l.untouched(t, id, "after what others took was merged")
 		must(t, l.p.EnsureMachine(ctx, spec))
 		must(t, l.p.Stop(ctx, id, providers.StopForce))

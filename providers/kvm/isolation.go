@@ -94,7 +94,11 @@ func (p *Provider) mend(ctx context.Context, m machine, n identity.Network) {
 	}
 	defer unlock()
 	p.view.rules.forget(struct{}{})
-	if now, err := p.look(ctx, m.id); err != nil || !now.on() { // stopped or deleted meanwhile
+	now, err := p.look(ctx, m.id)
+	if err != nil || !now.on() { // stopped or deleted meanwhile
+		return
+	}
+	if s, err := p.sightOfNetwork(ctx, now, true); err != nil || !s.mendable() {
 		return
 	}
 	if err := p.joinNetwork(ctx, m.id, n); err != nil {

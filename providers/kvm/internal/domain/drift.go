@@ -45,8 +45,10 @@ type DiskFiles struct {
 const (
 	// maxDrifts bounds what is told of one machine.
 	maxDrifts = 16
-	// maxShown bounds what is told of one name that others chose.
-	maxShown = 200
+	// maxShown bounds what is told of one name that others chose, in characters, and
+	// maxCause what is told of what is wrong with a file.
+	maxShown = 140
+	maxCause = 300
 )
 
 // Drift tells what others have changed of a machine.
@@ -114,7 +116,7 @@ func (s Sight) files() []providers.Drift {
 	case f.Damaged != "":
 		list = append(list, providers.Drift{
 			Reason: v1.ReasonDiskChanged, Remedy: providers.RemedyNone,
-			Detail: clip(f.Damaged, 3*maxShown),
+			Detail: clip(f.Damaged, maxCause),
 			Advice: "put the disk back, revert the sandbox to a snapshot, or delete it",
 		})
 	}
@@ -125,7 +127,7 @@ func (s Sight) files() []providers.Drift {
 		list = append(list, providers.Drift{
 			Reason: v1.ReasonForeignSnapshots, Remedy: providers.RemedyNone,
 			Detail: "others have laid the file " + shown(path) + " upon its disk, which has what the guest wrote since",
-			Advice: "run virsh blockcommit " + id + " " + rootDisk + " --active --pivot while it runs, or delete the sandbox",
+			Advice: "run virsh blockcommit " + id + " " + rootDisk + " --base " + word(s.Want.Disk) + " --active --pivot while it runs, or delete the sandbox",
 		})
 	}
 	if n := s.Files.Snapshots; n > 0 {
@@ -330,6 +332,16 @@ func (s Sight) devices(want, got map[Device]int) []difference {
 // shown is a text of others as a message has it: quoted, on one line, bounded.
 func shown(text string) string { return strconv.Quote(clip(text, maxShown)) }
 
+// word is a path as a shell takes it for one word. Without the right base, libvirt
+// would write into the image.
+func word(path string) string {
+	if strings.Trim(path, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789/._-") == "" {
+		return path
+	}
+	return "'" + strings.ReplaceAll(path, "'", `'\''`) + "'"
+}
+
+// clip leaves out the middle of a text that is too long.
 func clip(text string, limit int) string {
 	text = strings.Map(func(r rune) rune {
 		if unicode.IsPrint(r) {
@@ -338,7 +350,7 @@ func clip(text string, limit int) string {
 		return '?'
 	}, text)
 	if runes := []rune(text); len(runes) > limit {
-		return string(runes[:limit]) + "..."
+		return string(runes[:limit/2]) + "..." + string(runes[len(runes)-limit/2:])
 	}
 	return text
 }
