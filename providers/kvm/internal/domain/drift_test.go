@@ -105,7 +105,7 @@ func TestDrift(t *testing.T) {
 		"lost of no worth":        {record: discards, files: DiskFiles{Lost: "/data/disk.qcow2"}, want: pairs{`DiskLost Ensure: its disk "/data/disk.qcow2" is gone`}},
 		"lost, runs on":           {record: discards, on: true, files: DiskFiles{Lost: "/data/disk.qcow2"}, want: pairs{`DiskLost Off: its disk "/data/disk.qcow2" is gone`}},
 		"lost below":              {record: discards, files: DiskFiles{Lost: "/data/base.qcow2"}, want: pairs{`DiskLost None: the file "/data/base.qcow2" is gone, which its disk needs`}},
-		"damaged":                 {files: DiskFiles{Damaged: "it lies on\n" + strings.Repeat("x", 1000)}, want: pairs{"DiskChanged None: it lies on?" + strings.Repeat("x", 137) + "..." + strings.Repeat("x", 150)}},
+		"damaged":                 {files: DiskFiles{Damaged: "it lies on\n" + strings.Repeat("x", 1000)}, want: pairs{"DiskChanged None: it lies on?" + strings.Repeat("x", 139) + "..." + strings.Repeat("x", 150)}},
 		"seed":                    {defined: pairs{"/data/seed.iso", "/x.iso"}, want: pairs{`DefinitionChanged Ensure: its drive vdb is "/x.iso", and was made as "/data/seed.iso"`}},
 		"seed, writable":          {defined: pairs{"<readonly></readonly>\n      <serial>", "<serial>"}, want: pairs{"DefinitionChanged Ensure: its drive vdb is connected in another way than it was made"}},
 		"another disk":            {on: true, live: pairs{"<devices>", `<devices><disk type="block"><source dev="/dev/sdx"/><target dev="vdc"/></disk>`}, want: pairs{`DefinitionChanged Off: it has the drive "vdc" with "/dev/sdx", which sandboxd did not give it`}},
