@@ -11,7 +11,6 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-	"sync"
 
 	"github.com/digitalocean/go-libvirt"
 	"k8s.io/apimachinery/pkg/types"
@@ -49,15 +48,15 @@ func readNetworkRef(path string) (networkRef, error) {
 	return networkRef{string(network), string(bytes.TrimSpace(boot))}, err
 }
 
-// bootID names the run of the host.
-var bootID = sync.OnceValue(func() string {
-	b, _ := os.ReadFile("/proc/sys/kernel/random/boot_id") // without it, no run is like another
+// bootID names the run of the host, which no process outlives.
+func bootID() string {
+	b, _ := os.ReadFile("/proc/sys/kernel/random/boot_id") // without it, nobody is suspected
 	return string(bytes.TrimSpace(b))
-})
+}
 
 // noteNetwork notes that a machine needs a network.
 func (p *Provider) noteNetwork(id types.UID, n identity.Network) error {
-	path, ref := p.data.networkRef(id), networkRef{n.UUID(), bootID()}
+	path, ref := p.data.networkRef(id), networkRef{n.UUID(), p.boot}
 	if was, err := readNetworkRef(path); err == nil && was == ref {
 		return nil
 	}
@@ -79,7 +78,7 @@ func (p *Provider) lostNetwork(ctx context.Context, m machine) (providers.Drift,
 		}
 	}
 	ref, err := readNetworkRef(p.data.networkRef(m.id))
-	if err != nil || ref.network != n.UUID() || ref.boot == "" || ref.boot != bootID() {
+	if err != nil || ref.network != n.UUID() || ref.boot == "" || ref.boot != p.boot {
 		return providers.Drift{}, false
 	}
 	return providers.Drift{
