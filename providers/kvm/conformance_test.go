@@ -24,10 +24,11 @@ func TestConformance(t *testing.T) {
 	run(t, "ip", "link", "set", "confbr0", "up")
 	h.was = h.inventory()
 	var opened *kvm.Provider
+	var instance providers.Instance
 	conformance.Run(t, conformance.Backend{
 		Open: func(_ testing.TB, i providers.Instance) providers.Provider {
 			p := h.open(t, i)
-			opened = p
+			opened, instance = p, i
 			return p
 		},
 		Image:     tinySource(t),
@@ -45,6 +46,9 @@ func TestConformance(t *testing.T) {
 		Undefine: func(t testing.TB, id types.UID) { run(t, "virsh", "undefine", string(id)) },
 		BreakNetwork: func(t testing.TB, id types.UID) {
 			run(t, "ip", "link", "set", tapOf(t, id), "nomaster")
+		},
+		Tamper: func(t testing.TB, id types.UID, how conformance.Tampering) {
+			h.tamper(t, id, how, instance, "confbr0")
 		},
 		Audit:     h.audit,
 		Interrupt: func(n int, call func()) bool { return interrupt(opened, n, call) },

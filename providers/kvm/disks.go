@@ -75,5 +75,8 @@ func (p *Provider) findDisk(ctx context.Context, ref providers.DiskRef) (chain, 
 		return chain{}, providers.Errorf(providers.ErrBusy, machineObject(m.id),
 			"it is %s: its disk can be read while it is off or suspended, or from a snapshot", m.power)
 	}
+	if err := p.unshared(ctx, m); err != nil {
+		return chain{}, err
+	}
 	return p.diskChain(m.id)
 }

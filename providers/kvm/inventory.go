@@ -100,6 +100,11 @@ func (p *Provider) listNetworks(ctx context.Context) ([]providers.Resource, erro
 		}
 		out = append(out, r)
 	}
+	bridges, err := p.listBridges(networks, owners)
+	if err != nil {
+		return nil, err
+	}
+	out = append(out, bridges...)
 	if len(owners) == 0 && p.fw.Exists() {
 		out = append(out, providers.Resource{
 			Kind: providers.ResourceNetwork, ID: firewallID, Ownership: providers.Ours,
@@ -128,26 +133,6 @@ func (p *Provider) networkByUUID(ctx context.Context, id string) (identity.Netwo
 		}
 	}
 	return identity.Network{}, false, nil
-}
-
-// networkOwners lists the machines that need each network, by its UUID.
-func (p *Provider) networkOwners() (map[string][]types.UID, error) {
-	refs, err := filepath.Glob(filepath.Join(p.data.Machines(), "*", "network"))
-	if err != nil {
-		return nil, err
-	}
-	owners := map[string][]types.UID{}
-	for _, ref := range refs {
-		b, err := os.ReadFile(ref)
-		if errors.Is(err, fs.ErrNotExist) {
-			continue
-		}
-		if err != nil {
-			return nil, err
-		}
-		owners[string(b)] = append(owners[string(b)], types.UID(filepath.Base(filepath.Dir(ref))))
-	}
-	return owners, nil
 }
 
 // listMachineFiles lists what is in the machines' folders, and folders that are
@@ -303,6 +288,9 @@ func (p *Provider) removeNetwork(ctx context.Context, object, id string) error {
 			return providers.Errorf(providers.ErrNotFound, object, "it does not exist")
 		}
 		return p.dropFirewall(ctx)
+	}
+	if name, is := strings.CutPrefix(id, bridgeResource); is {
+		return p.removeBridge(ctx, object, name)
 	}
 	n, ok, err := p.networkByUUID(ctx, id)
 	if err != nil {

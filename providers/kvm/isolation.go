@@ -43,43 +43,62 @@ func (p *Provider) observeNetwork(ctx context.Context, m machine, fresh bool) (p
 	if !m.on() {
 		return providers.NetworkObservation{Detail: "the machine is not on: there is nothing to look at"}, nil
 	}
+	s, err := p.sightOfNetwork(ctx, m, fresh)
+	if err != nil {
+		return providers.NetworkObservation{}, err
+	}
+	detail, ok := judge(s)
+	if !ok && !fresh && s.mendable() {
+		p.mend(ctx, m, s.net)
+	}
+	return providers.NetworkObservation{Isolated: ok, Detail: detail}, nil
+}
+
+// sightOfNetwork looks at everything that judge wants to see.
+func (p *Provider) sightOfNetwork(ctx context.Context, m machine, fresh bool) (sight, error) {
 	s := sight{live: m.live, id: m}
 	n, managed := identity.NetworkOf(p.opts.Instance, m.record.Namespace, m.record.Network)
 	var err error
 	if m.record.Network.Mode != v1.NetworkNone {
 		if s.host, err = p.view.links.get(ctx, struct{}{}, fresh); err != nil {
-			return providers.NetworkObservation{}, providers.Errorf(providers.ErrUnavailable, "host network", "its links cannot be listed: %w", err)
+			return s, providers.Errorf(providers.ErrUnavailable, "host network", "its links cannot be listed: %w", err)
 		}
 	}
 	if managed {
 		s.net = n
 		s.xml, err = p.view.networks.get(ctx, n, fresh)
 		if s.absent = errors.Is(err, providers.ErrNotFound); err != nil && !s.absent {
-			return providers.NetworkObservation{}, err
+			return s, err
 		}
 		s.rules, s.rulesErr = p.view.rules.get(ctx, struct{}{}, fresh)
 		s.flaw = hostnet.Flaw(n.Bridge())
 	}
-	detail, ok := judge(s)
-	if !ok && managed && !fresh {
-		p.mend(ctx, m, n, s)
+	return s, nil
+}
+
+// mendable tells whether something is wrong that can be put right while the
+// machine runs: rules and settings that somebody removed.
+func (s sight) mendable() bool {
+	if _, bridged := s.host.Links[s.net.Bridge()]; s.net == (identity.Network{}) || s.absent || !bridged {
+		return false
 	}
-	return providers.NetworkObservation{Isolated: ok, Detail: detail}, nil
+	g, known := guestOf(s)
+	return s.flaw != "" || s.rulesErr != nil || (known && !s.rules.Permits(g))
 }
 
 // mend puts rules and settings back that somebody removed.
-func (p *Provider) mend(ctx context.Context, m machine, n identity.Network, s sight) {
-	g, known := guestOf(s)
-	if s.absent || (s.flaw == "" && s.rulesErr == nil && (!known || s.rules.Permits(g))) {
-		return
-	}
+func (p *Provider) mend(ctx context.Context, m machine, n identity.Network) {
 	unlock, err := p.locks.Lock(ctx, machineObject(m.id))
 	if err != nil {
 		return
 	}
 	defer unlock()
 	p.view.rules.forget(struct{}{})
-	if now, err := p.look(ctx, m.id); err != nil || !now.on() { // stopped or deleted meanwhile
+	now, err := p.look(ctx, m.id)
+	if err != nil || !now.on() { // stopped or deleted meanwhile
+		return
+	}
+	if s, err := p.sightOfNetwork(ctx, now, true); err != nil || !s.mendable() {
 		return
 	}
 	if err := p.joinNetwork(ctx, m.id, n); err != nil {

@@ -5,6 +5,7 @@ package kvm
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -45,7 +46,23 @@ type chain struct {
 	layers []place
 	// image at the bottom; empty when there is none, but an installer made it.
 	image providers.ImageRef
+	// snapshots that QEMU keeps inside the top file: not of our making.
+	snapshots int
 }
+
+// lostFile is a file that is gone and that a disk needs.
+type lostFile struct{ path, what string }
+
+func (l *lostFile) Error() string { return l.what }
+
+// badDisk is a disk that cannot be used as it is.
+type badDisk struct {
+	what  string
+	cause error
+}
+
+func (b *badDisk) Error() string { return b.what + ": delete the sandbox" }
+func (b *badDisk) Unwrap() error { return b.cause }
 
 // own counts the layers on top that are of the machine itself.
 func (c chain) own(id types.UID) int {
@@ -74,14 +91,14 @@ func (p *Provider) walk(at place, path string) (chain, error) {
 		h, err := readDisk(path)
 		switch {
 		case errors.Is(err, fs.ErrNotExist) && len(c.files) == 0:
-			return c, providers.Errorf(providers.ErrNotFound, object, "its disk is gone: ensure the machine again")
+			return c, providers.Errorf(providers.ErrNotFound, object, "%w", &lostFile{path, "its disk is gone: revert the sandbox to a snapshot, or delete it"})
 		case errors.Is(err, fs.ErrNotExist):
-			return c, providers.Errorf(providers.ErrNotFound, object, "%s, which its disk lies on, is gone: delete the sandbox", path)
+			return c, providers.Errorf(providers.ErrNotFound, object, "%w", &lostFile{path, path + ", which its disk lies on, is gone: delete the sandbox"})
 		case err != nil:
-			return c, providers.Errorf(providers.ErrInvalid, object, "its disk %s cannot be read: %w; delete the sandbox", path, err)
+			return c, providers.Errorf(providers.ErrInvalid, object, "%w", &badDisk{fmt.Sprintf("its disk %s cannot be read, because of %v", path, err), err})
 		}
 		if len(c.files) == 0 {
-			c.size = h.VirtualSize
+			c.size, c.snapshots = h.VirtualSize, h.Snapshots
 		}
 		c.files = append(c.files, path)
 		if h.Backing == "" && len(c.files) == 1 && files.Exists(p.data.installed(at.machine)) {
@@ -93,7 +110,7 @@ func (p *Provider) walk(at place, path string) (chain, error) {
 		}
 		next, ok := p.data.placeOf(h.Backing)
 		if !ok || len(c.files) > maxDepth || !p.mayLieOn(at, next) {
-			return c, providers.Errorf(providers.ErrInvalid, object, "its disk lies on %q, which is not an image or snapshot that it was made from: delete the sandbox", h.Backing)
+			return c, providers.Errorf(providers.ErrInvalid, object, "%w", &badDisk{what: fmt.Sprintf("its disk lies on %q, which is not an image or snapshot that it was made from", h.Backing)})
 		}
 		c.layers = append(c.layers, next)
 		at, path = next, h.Backing

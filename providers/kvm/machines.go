@@ -5,6 +5,7 @@ package kvm
 import (
 	"context"
 	"errors"
+	"slices"
 
 	"github.com/digitalocean/go-libvirt"
 	"github.com/google/uuid"
@@ -31,16 +32,34 @@ func (p *Provider) EnsureMachine(ctx context.Context, spec providers.MachineSpec
 		return err
 	}
 	defer unlock()
-	was, err := p.look(ctx, spec.ID)
+	was, err := p.lookWhole(ctx, spec.ID)
 	switch {
 	case errors.Is(err, errForeign):
 		return providers.Errorf(providers.ErrAlreadyExists, machineObject(spec.ID), "libvirt has a machine of that UUID which is not ours: it is left alone")
 	case err != nil && !errors.Is(err, providers.ErrNotFound):
 		return err
-	case err == nil && was.power != providers.PowerOff:
-		return p.changeForwards(ctx, spec, was)
+	case err == nil:
+		return p.bring(ctx, spec, was)
 	}
-	return p.make(ctx, spec, was)
+	return p.make(ctx, spec, machine{})
+}
+
+// bring brings a machine that exists to the spec, as far as it may be.
+func (p *Provider) bring(ctx context.Context, spec providers.MachineSpec, was machine) error {
+	s := p.sight(was)
+	drifts := domain.Drift(s)
+	if err := refuse(spec.ID, drifts); err != nil {
+		return err
+	}
+	if was.power == providers.PowerOff {
+		return p.make(ctx, spec, was)
+	}
+	if slices.ContainsFunc(drifts, func(d providers.Drift) bool { return d.Remedy == providers.RemedyEnsure }) {
+		if err := p.redefine(ctx, was, s); err != nil {
+			return err
+		}
+	}
+	return p.changeForwards(ctx, spec, was)
 }
 
 // make makes a machine that is off, or does not exist, what the spec says.
@@ -96,6 +115,9 @@ func (p *Provider) make(ctx context.Context, spec providers.MachineSpec, was mac
 	if err != nil {
 		return providers.Errorf(providers.ErrInvalid, object, "%w", err)
 	}
+	if err := p.rename(ctx, spec, was); err != nil {
+		return err
+	}
 	if err := p.define(ctx, spec, text); err != nil || spec.Install != nil {
 		return err
 	}
@@ -112,14 +134,22 @@ func (p *Provider) define(ctx context.Context, spec providers.MachineSpec, text 
 	if err == nil || ctx.Err() != nil {
 		return err
 	}
-	name := identity.DomainName(spec.Namespace, spec.Name, spec.ID)
-	other, lookupErr := libvirtconn.Get(ctx, p.conn.Lifecycle(), object, libvirtconn.Quick, func(l *libvirt.Libvirt) (libvirt.Domain, error) {
-		return l.DomainLookupByName(name)
-	})
-	if lookupErr == nil && uuid.UUID(other.UUID).String() != string(spec.ID) {
-		return providers.Errorf(providers.ErrAlreadyExists, object, "libvirt has another machine named %s: it is left alone", name)
+	if taken := p.nameIsFree(ctx, spec.ID, identity.DomainName(spec.Namespace, spec.Name, spec.ID)); taken != nil {
+		return taken
 	}
 	return err
+}
+
+// nameIsFree is ErrAlreadyExists when another machine was seen to have a name.
+func (p *Provider) nameIsFree(ctx context.Context, id types.UID, name string) error {
+	object := machineObject(id)
+	other, err := libvirtconn.Get(ctx, p.conn.Lifecycle(), object, libvirtconn.Quick, func(l *libvirt.Libvirt) (libvirt.Domain, error) {
+		return l.DomainLookupByName(name)
+	})
+	if err == nil && uuid.UUID(other.UUID).String() != string(id) {
+		return providers.Errorf(providers.ErrAlreadyExists, object, "libvirt has another machine named %s: it is left alone", name)
+	}
+	return nil
 }
 
 // roundUp rounds to the sectors that a disk consists of.

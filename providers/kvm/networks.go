@@ -18,8 +18,6 @@ import (
 
 	v1 "sandboxd.dev/sandboxd/api/v1"
 	"sandboxd.dev/sandboxd/providers"
-	"sandboxd.dev/sandboxd/providers/internal/datafolder"
-	"sandboxd.dev/sandboxd/providers/internal/files"
 	"sandboxd.dev/sandboxd/providers/internal/hostnet"
 	"sandboxd.dev/sandboxd/providers/kvm/internal/firewall"
 	"sandboxd.dev/sandboxd/providers/kvm/internal/identity"
@@ -42,12 +40,8 @@ const leaseMinutes = 5
 // Networks are transient: they live until their last user is gone or the host
 // restarts, and are made again when a machine starts.
 func (p *Provider) joinNetwork(ctx context.Context, id types.UID, n identity.Network) error {
-	ref := p.data.networkRef(id)
-	if was, err := os.ReadFile(ref); err != nil || string(was) != n.UUID() {
-		p.steps.next()
-		if err := files.Write(ref, []byte(n.UUID()), datafolder.FileMode); err != nil {
-			return p.fileError(machineObject(id), err)
-		}
+	if err := p.noteNetwork(id, n); err != nil {
+		return err
 	}
 	unlock, err := p.locks.Lock(ctx, "network "+n.UUID())
 	if err != nil {
@@ -57,12 +51,12 @@ func (p *Provider) joinNetwork(ctx context.Context, id types.UID, n identity.Net
 	if err := p.raiseFirewall(ctx, n); err != nil {
 		return err
 	}
-	x, err := p.readNetwork(ctx, n)
+	s, err := p.soundNetwork(ctx, n)
 	if errors.Is(err, providers.ErrNotFound) {
 		if err := p.makeNetwork(ctx, n); err != nil {
 			return err
 		}
-		x, err = p.readNetwork(ctx, n)
+		s.xml, err = p.readNetwork(ctx, n)
 	}
 	if err != nil {
 		return err
@@ -72,7 +66,7 @@ func (p *Provider) joinNetwork(ctx context.Context, id types.UID, n identity.Net
 	}
 	g := firewall.Guest{Mode: n.Mode, Tap: identity.Tap(n.Instance, n.Mode, id), MAC: mac(id)}
 	if n.Mode != v1.NetworkIntnet {
-		if g.Address, err = p.reserveAddress(ctx, n, x, id); err != nil {
+		if g.Address, err = p.reserveAddress(ctx, n, s.xml, id); err != nil {
 			return err
 		}
 	}
@@ -119,6 +113,9 @@ func (p *Provider) makeNetwork(ctx context.Context, n identity.Network) error {
 		return err
 	}
 	defer unlock()
+	if err := p.dropBridge(n.Bridge()); err != nil { // of a network that libvirt did not finish
+		return err
+	}
 	x, err := p.planNetwork(ctx, n)
 	if err != nil {
 		return err
@@ -323,14 +320,13 @@ func (p *Provider) leaveNetwork(ctx context.Context, id types.UID, n identity.Ne
 	if err != nil && !errors.Is(err, providers.ErrNotFound) {
 		return err
 	}
-	there := err == nil
 	owners, err := p.networkOwners()
 	if err != nil {
 		return p.fileError(n.String(), err)
 	}
 	// Whoever joins from here on waits for the lock, and makes the network anew.
 	last := !slices.ContainsFunc(owners[n.UUID()], func(o types.UID) bool { return o != id })
-	if there && last {
+	if last {
 		err = p.destroyNetwork(ctx, n)
 	} else if a, ok := reservation(x, mac(id).String()); ok {
 		err = p.updateHost(ctx, n, libvirt.NetworkUpdateCommandDelete, id, a)
@@ -345,18 +341,6 @@ func (p *Provider) leaveNetwork(ctx context.Context, id types.UID, n identity.Ne
 		}
 	}
 	return p.dropFirewall(ctx)
-}
-
-// destroyNetwork removes a network that nobody uses.
-func (p *Provider) destroyNetwork(ctx context.Context, n identity.Network) error {
-	err := libvirtconn.Do(ctx, p.conn.Lifecycle(), n.String(), libvirtconn.Slow, func(l *libvirt.Libvirt) error {
-		return l.NetworkDestroy(libvirtNetwork(n))
-	})
-	if err != nil && !errors.Is(err, providers.ErrNotFound) {
-		return err
-	}
-	p.log.Info("network removed", "network", n.LibvirtName())
-	return nil
 }
 
 // dropFirewall removes the rules once no machine needs any network.

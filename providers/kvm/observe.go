@@ -7,6 +7,7 @@ import (
 	"errors"
 	"net/netip"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"github.com/digitalocean/go-libvirt"
@@ -33,6 +34,9 @@ type machine struct {
 	// managed: libvirt keeps the saved state; otherwise it is in the machine's
 	// folder.
 	managed bool
+	// defined is what the next start of a machine that is on is made from; nil
+	// when that is not ours, and where it was not asked for (see lookWhole).
+	defined *domain.Outline
 }
 
 // on tells whether the machine's process exists.
@@ -43,12 +47,21 @@ func (m machine) on() bool {
 // look asks libvirt about a machine. A domain that is not ours is errForeign,
 // which is also ErrNotFound.
 func (p *Provider) look(ctx context.Context, id types.UID) (machine, error) {
+	return p.lookAt(ctx, id, false)
+}
+
+// lookWhole looks also at what a machine that is on is defined as.
+func (p *Provider) lookWhole(ctx context.Context, id types.UID) (machine, error) {
+	return p.lookAt(ctx, id, true)
+}
+
+func (p *Provider) lookAt(ctx context.Context, id types.UID, whole bool) (machine, error) {
 	object := machineObject(id)
 	if !datafolder.IsUUID(id) {
 		return machine{}, providers.Errorf(providers.ErrNotFound, object, "the ID is not a UUID, so there is no such machine")
 	}
 	type raw struct {
-		xml           string
+		xml, defined  string
 		state, reason int32
 		saved         bool
 	}
@@ -64,6 +77,8 @@ func (p *Provider) look(ctx context.Context, id types.UID) (machine, error) {
 			var has int32
 			has, err = l.DomainHasManagedSaveImage(dom, 0)
 			r.saved = has == 1
+		} else if whole {
+			r.defined, err = l.DomainGetXMLDesc(dom, libvirt.DomainXMLInactive)
 		}
 		return r, err
 	})
@@ -78,6 +93,9 @@ func (p *Provider) look(ctx context.Context, id types.UID) (machine, error) {
 	m.power, m.off = power(libvirt.DomainState(r.state), r.reason, r.saved || p.hasMemory(id))
 	if m.power == providers.PowerOff && m.off == providers.OffUnknown && !p.everStarted(id) {
 		m.off = providers.OffNeverStarted
+	}
+	if defined, err := domain.Parse(r.defined); err == nil && defined.Record.Instance == p.opts.Instance {
+		m.defined = &defined.Outline
 	}
 	return m, nil
 }
@@ -126,14 +144,14 @@ func (p *Provider) GetMachine(ctx context.Context, id types.UID) (providers.Mach
 	if err := p.ready(ctx); err != nil {
 		return providers.Machine{}, err
 	}
-	m, err := p.look(ctx, id)
+	m, err := p.lookWhole(ctx, id)
 	if err != nil {
 		return providers.Machine{}, err
 	}
 	out := providers.Machine{
 		ID: id, Power: m.power, OffReason: m.off, Hashes: m.record.Hashes,
 		ImageRevision: m.record.Image.Revision, PortForwards: m.record.Network.PortForwards,
-		Accelerator: m.live.Accelerator, Agent: providers.AgentDisconnected,
+		Accelerator: m.live.Accelerator, Agent: providers.AgentDisconnected, Drift: domain.Drift(p.sight(m)),
 	}
 	if !p.keepForwards(ctx, m) {
 		// What the record says is not in effect: whoever compares hashes will
@@ -142,6 +160,14 @@ func (p *Provider) GetMachine(ctx context.Context, id types.UID) (providers.Mach
 	}
 	if out.Network, err = p.observeNetwork(ctx, m, false); err != nil {
 		return providers.Machine{}, err
+	}
+	if m.on() && !out.Network.Isolated && !slices.ContainsFunc(out.Drift, func(d providers.Drift) bool { return d.Remedy == providers.RemedyPowerOff }) {
+		if d, changed := p.networkDrift(ctx, m); changed {
+			out.Drift = append(out.Drift, d)
+		}
+	}
+	if d, lost := p.lostNetwork(ctx, m); lost {
+		out.Drift = append(out.Drift, d)
 	}
 	p.dropStale(ctx, m)
 	if m.power == providers.PowerRunning {

@@ -16,7 +16,6 @@ import (
 	"sandboxd.dev/sandboxd/providers"
 	"sandboxd.dev/sandboxd/providers/internal/datafolder"
 	"sandboxd.dev/sandboxd/providers/internal/files"
-	"sandboxd.dev/sandboxd/providers/kvm/internal/firewall"
 	"sandboxd.dev/sandboxd/providers/kvm/internal/identity"
 	"sandboxd.dev/sandboxd/providers/kvm/internal/libvirtconn"
 )
@@ -210,6 +209,9 @@ func (p *Provider) Reset(ctx context.Context, id types.UID) error {
 		if m.power != providers.PowerOff {
 			return providers.Errorf(providers.ErrBusy, machineObject(id), "it is %s: only the disk of a machine that is off can be replaced", m.power)
 		}
+		if err := p.unshared(ctx, m); err != nil {
+			return err
+		}
 		if err := os.RemoveAll(p.data.reverted(id)); err != nil {
 			return p.fileError(machineObject(id), err)
 		}
@@ -324,29 +326,19 @@ func (p *Provider) leaveAnyNetwork(ctx context.Context, id types.UID, m machine)
 			return err
 		}
 	}
-	ref, err := os.ReadFile(p.data.networkRef(id))
+	ref, err := readNetworkRef(p.data.networkRef(id))
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
 	if err != nil {
 		return p.fileError(machineObject(id), err)
 	}
-	n, ok, err := p.networkByUUID(ctx, string(ref))
+	n, ok, err := p.networkByUUID(ctx, ref.network)
 	if err != nil {
 		return err
 	}
 	if ok {
 		return p.leaveNetwork(ctx, id, n)
 	}
-	// No such network is there (any more), so nothing but the rules may be left.
-	for _, mode := range []v1.NetworkMode{v1.NetworkIntnet, v1.NetworkHostOnly, v1.NetworkNAT} {
-		err := p.fw.Revoke(mode, identity.Tap(p.opts.Instance, mode, id))
-		if err != nil && !errors.Is(err, firewall.ErrNotPermitted) {
-			return providers.Errorf(providers.ErrUnavailable, machineObject(id), "its firewall rules cannot be removed: %w", err)
-		}
-	}
-	if err := os.Remove(p.data.networkRef(id)); err != nil {
-		return p.fileError(machineObject(id), err)
-	}
-	return p.dropFirewall(ctx)
+	return p.leaveLost(ctx, id, ref.network)
 }

@@ -142,6 +142,7 @@ type Provider struct {
 	host  *hostFacts
 	steps steps
 	gone  departed
+	boot  string // the run of the host
 
 	life *lifetime.Lifetime // ends with Close
 }
@@ -163,6 +164,7 @@ func New(o Options) (*Provider, error) {
 		locks: keylock.New(),
 		fw:    firewall.New(o.Instance),
 		fwd:   forward.NewSet(o.used()),
+		boot:  bootID(),
 		host:  &hostFacts{choice: o.Accelerator, probe: accel.Probe},
 	}
 	p.conn = libvirtconn.New(libvirtconn.Options{URI: o.URI, Socket: o.Socket, BeforeChange: p.steps.next, Logger: o.Logger})

@@ -25,6 +25,9 @@ func (p *Provider) RevertMachine(ctx context.Context, ref providers.SnapshotRef)
 		if err != nil {
 			return err
 		}
+		if err := p.unshared(ctx, m); err != nil {
+			return err
+		}
 		to, err := p.layerChain(s.place())
 		if err != nil {
 			return err

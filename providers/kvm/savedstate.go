@@ -108,7 +108,7 @@ func (p *Provider) save(ctx context.Context, m machine, call func(*libvirt.Libvi
 func (p *Provider) restore(ctx context.Context, id types.UID, c chain) error {
 	text, err := p.savedXML(ctx, p.data.memory(id))
 	if err == nil {
-		text, err = domain.SetBelow(text, c.files[1:])
+		text, err = domain.SetDisk(text, c.files)
 	}
 	if err != nil {
 		return p.fileError(machineObject(id), err)
@@ -155,8 +155,9 @@ func (p *Provider) goOn(ctx context.Context, id types.UID) {
 	}
 }
 
-// describe brings the definition of a machine in line with what its disk lies
-// on: whoever starts it, QEMU must not leave a layer out.
+// describe brings the definition of a machine in line with its disk and what that
+// lies on: whoever starts it, QEMU must not leave a layer out. An overlay that
+// others have laid upon the disk is left alone, with all that is below.
 func (p *Provider) describe(ctx context.Context, id types.UID) error {
 	c, err := p.diskChain(id)
 	if err != nil {
@@ -167,10 +168,15 @@ func (p *Provider) describe(ctx context.Context, id types.UID) error {
 		return err
 	}
 	live, err := domain.Parse(text)
-	if err != nil || slices.Equal(live.Below, c.files[1:]) {
+	if err != nil {
 		return p.fileError(machineObject(id), err)
 	}
-	if text, err = domain.SetBelow(text, c.files[1:]); err != nil {
+	disk := p.data.disk(id)
+	source, _ := live.Outline.RootDisk()
+	if source == disk && slices.Equal(live.Below, c.files[1:]) || source != disk && !live.Record.DiscardOnStop && liesOn(source, disk) {
+		return nil
+	}
+	if text, err = domain.SetDisk(text, c.files); err != nil {
 		return p.fileError(machineObject(id), err)
 	}
 	return p.call(ctx, id, libvirtconn.Slow, func(l *libvirt.Libvirt, _ libvirt.Domain) error {

@@ -148,6 +148,9 @@ func (p *Provider) TakeSnapshot(ctx context.Context, spec providers.SnapshotSpec
 		if err := canTake(m, spec); err != nil {
 			return err
 		}
+		if err := p.unshared(ctx, m); err != nil {
+			return err
+		}
 		got, err = p.take(ctx, m, spec)
 		return err
 	})

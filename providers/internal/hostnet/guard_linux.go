@@ -1,9 +1,12 @@
 package hostnet
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"strings"
+
+	"github.com/vishvananda/netlink"
 )
 
 // setting is a setting of the kernel that keeps guests on a bridge apart from
@@ -48,4 +51,17 @@ func Flaw(bridge string) string {
 		}
 	}
 	return ""
+}
+
+// RemoveBridge removes a bridge, if there is one of that name.
+func RemoveBridge(name string) error {
+	link, err := netlink.LinkByName(name)
+	var gone netlink.LinkNotFoundError
+	if errors.As(err, &gone) || err == nil && link.Type() != "bridge" {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	return netlink.LinkDel(link)
 }

@@ -38,6 +38,8 @@ type Header struct {
 	VirtualSize int64
 	// Backing file's name; only ReadOverlay returns one.
 	Backing string
+	// Snapshots that a qcow2 file holds within itself.
+	Snapshots int
 }
 
 // Bounds of what is read of a header, in bytes.
@@ -185,7 +187,7 @@ func readQCOW2(r io.ReaderAt) (Header, error) {
 	if length < 72 || length > 1<<clusterBits {
 		return Header{}, fmt.Errorf("%w: the qcow2 header is damaged", ErrFormat)
 	}
-	h := Header{Format: v1.DiskFormatQCOW2, VirtualSize: int64(virtual)}
+	h := Header{Format: v1.DiskFormatQCOW2, VirtualSize: int64(virtual), Snapshots: int(be.Uint32(b[60:]))}
 	if err := checkExtensions(r, int64(length), 1<<clusterBits); err != nil {
 		return Header{}, err
 	}

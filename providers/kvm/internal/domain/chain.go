@@ -38,8 +38,9 @@ func below(disks []libvirtxml.DomainDisk) []string {
 	return files
 }
 
-// SetBelow changes in a domain's XML what its disk lies on, and nothing else.
-func SetBelow(text string, files []string) (string, error) {
+// SetDisk changes in a domain's XML what its disk is, the first of the files, and
+// what that lies on, and nothing else.
+func SetDisk(text string, files []string) (string, error) {
 	var d libvirtxml.Domain
 	if err := d.Unmarshal(text); err != nil {
 		return "", fmt.Errorf("domain XML: %w", err)
@@ -47,7 +48,10 @@ func SetBelow(text string, files []string) (string, error) {
 	if d.Devices != nil {
 		for i, disk := range d.Devices.Disks {
 			if disk.Target != nil && disk.Target.Dev == rootDisk {
-				d.Devices.Disks[i].BackingStore = backing(files)
+				d.Devices.Disks[i].BackingStore = backing(files[1:])
+				if diskOf(disk).Source != files[0] {
+					d.Devices.Disks[i] = overlay(Spec{Disk: files[0], Below: files[1:]})
+				}
 				return d.Marshal()
 			}
 		}

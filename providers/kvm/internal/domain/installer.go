@@ -9,9 +9,11 @@ import (
 // Installer is what a machine boots to have an operating system installed.
 type Installer struct {
 	// ISO is the installer's CD: an absolute path.
-	ISO string
+	ISO string `json:"iso"`
 	// Kernel and Initrd to start with Cmdline; empty when the CD is booted.
-	Kernel, Initrd, Cmdline string
+	Kernel  string `json:"kernel,omitempty"`
+	Initrd  string `json:"initrd,omitempty"`
+	Cmdline string `json:"cmdline,omitempty"`
 }
 
 // boot makes a machine boot its installer. From the CD, it does so only as long as

@@ -37,6 +37,9 @@ type Record struct {
 	Network v1.Network `json:"network"`
 	// DiscardOnStop makes every start begin from the image.
 	DiscardOnStop bool `json:"discardOnStop,omitempty"`
+	// Made is what the domain was defined with; nil in what an older release
+	// defined.
+	Made *Made `json:"made,omitempty"`
 }
 
 // Errors of ReadRecord.

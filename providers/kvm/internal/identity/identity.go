@@ -79,7 +79,12 @@ func (n Network) String() string {
 
 // Bridge is the name of the network's bridge.
 func (n Network) Bridge() string {
-	return BridgePrefix(n.Instance, n.Mode) + short(n.UUID(), 8)
+	return BridgeOf(n.Instance, n.Mode, n.UUID())
+}
+
+// BridgeOf is the name of the bridge of a network that has a UUID.
+func BridgeOf(i providers.Instance, mode v1.NetworkMode, network string) string {
+	return BridgePrefix(i, mode) + short(network, 8)
 }
 
 // NetworkPrefix begins the names of all libvirt networks of an instance.

@@ -17,6 +17,10 @@ const heartbeat = 30 * time.Second
 // subscription.
 const resubscribe = time.Second
 
+// takeUp is how long a daemon that was started anew may be busy with taking up its
+// machines. It sends no events of those that it finds to have ended meanwhile.
+const takeUp = 10 * time.Second
+
 // Event is a change that libvirt reported.
 type Event struct {
 	// ID is the domain's UUID.
@@ -28,7 +32,8 @@ type Event struct {
 
 // Watch delivers events until the context ends or the client is closed. It
 // keeps trying to reach the daemon. connected is called each time a
-// subscription begins, because events before it are lost. The functions are
+// subscription begins, because events before it are lost, and once more when the
+// daemon has taken up its machines. The functions are
 // called from one goroutine at a time.
 func (c *Client) Watch(ctx context.Context, connected func(), event func(Event)) {
 	for ctx.Err() == nil && !c.isClosed() {
@@ -77,8 +82,12 @@ func (c *Client) watch(ctx context.Context, s *session, connected func(), event 
 	connected()
 	var reading sync.WaitGroup
 	reading.Go(func() { c.beat(s) })
+	settled := time.NewTimer(takeUp)
+	defer settled.Stop()
 	for lifecycle != nil || agent != nil {
 		select {
+		case <-settled.C:
+			connected()
 		case e, ok := <-lifecycle:
 			if !ok {
 				lifecycle = nil
