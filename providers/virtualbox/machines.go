@@ -46,6 +46,11 @@ func (p *Provider) EnsureMachine(ctx context.Context, spec providers.MachineSpec
 			return foreign(spec.ID)
 		case err != nil:
 			return err
+		}
+		if err := p.undamaged(was); err != nil {
+			return err
+		}
+		switch {
 		case was.info == nil: // VirtualBox does not have it
 		case was.power != providers.PowerOff && was.whole():
 			return p.changeForwards(ctx, spec, was)
@@ -76,6 +81,7 @@ func (p *Provider) make(ctx context.Context, spec providers.MachineSpec, was mac
 		Engine: p.opts.Engine, DiscardOnStop: spec.DiscardOnStop,
 		DiskBytes: was.record.DiskBytes, Disk: was.record.Disk, Kept: was.record.Kept, Fresh: was.record.Fresh, Forced: was.record.Forced,
 		Snapshot: spec.Snapshot, Reverted: was.record.Reverted, Installer: was.record.Installer,
+		CPUs: was.record.CPUs, MemoryBytes: was.record.MemoryBytes,
 	}
 	if was.record.VM == "" {
 		r.VM = vmName(spec.Namespace, spec.Name, string(spec.ID)[:8])
@@ -101,7 +107,7 @@ func (p *Provider) make(ctx context.Context, spec providers.MachineSpec, was mac
 		return err
 	}
 	if was.info != nil && was.record.Hashes == spec.Hashes() && was.record.Engine == r.Engine && p.isConfigured(was) {
-		return nil
+		return p.noteSizes(was.record, spec)
 	}
 	if err := p.begin(r); err != nil {
 		return err
@@ -137,7 +143,16 @@ func (p *Provider) make(ctx context.Context, spec providers.MachineSpec, was mac
 func (p *Provider) isConfigured(m machine) bool {
 	isolated, _ := p.isolated(m)
 	_, seeded, _ := seedSlot(m.info, p.seed(m.record))
-	return isolated && seeded && p.hasInstaller(m) && len(foldersOf(m.info)) == len(m.record.SharedFolders) && len(disksOf(m.info)) > 0
+	return isolated && seeded && p.hasInstaller(m) && len(p.drifted(m)) == 0
+}
+
+// noteSizes completes the record of a machine that an earlier version made.
+func (p *Provider) noteSizes(r record, spec providers.MachineSpec) error {
+	if r.MemoryBytes != 0 || r.Hashes.Hardware != spec.Hashes().Hardware {
+		return nil
+	}
+	r.CPUs, r.MemoryBytes = spec.CPUs, spec.MemoryBytes
+	return p.writeRecord(r)
 }
 
 // originalOf returns the sealed image that a machine is cloned from; none for one
@@ -181,9 +196,11 @@ func (p *Provider) begin(r record) error {
 // prepare configures a machine that is off and notes that it is done.
 func (p *Provider) prepare(ctx context.Context, spec providers.MachineSpec, r record, now machine, image sealed) error {
 	id := string(spec.ID)
-	now, err := p.unplug(ctx, now)
-	if err != nil {
-		return err
+	for _, putRight := range []func(context.Context, machine) (machine, error){p.rename, p.unplug, p.reattach} {
+		var err error
+		if now, err = putRight(ctx, now); err != nil {
+			return err
+		}
 	}
 	disks := disksOf(now.info)
 	if len(disks) == 0 {
@@ -202,7 +219,7 @@ func (p *Provider) prepare(ctx context.Context, spec providers.MachineSpec, r re
 	if err := p.insertSeed(ctx, spec, p.seed(r), now.info); err != nil {
 		return err
 	}
-	r.Hashes = spec.Hashes()
+	r.Hashes, r.CPUs, r.MemoryBytes = spec.Hashes(), spec.CPUs, spec.MemoryBytes
 	return p.writeRecord(r)
 }
 
@@ -214,10 +231,14 @@ func (p *Provider) unplug(ctx context.Context, m machine) (machine, error) {
 	var steps [][]string
 	disks, _ := attached(m.info)
 	for _, d := range strangers(m.info, p.data.MachineDir(m.id)) {
-		if slices.Contains(disks, d) {
+		empty := emptyDrive
+		switch {
+		case slices.Contains(disks, d) && m.once():
+			empty = noDrive
+		case slices.Contains(disks, d):
 			return m, providers.Errorf(providers.ErrInvalid, machineObject(m.id), "its image's machine has the disk %s, which VirtualBox does not clone because snapshots leave it out (it is write-through, shareable or read-only): take it out of that machine, or make it a normal disk, and adopt a new snapshot", d.path)
 		}
-		steps = append(steps, []string{"storageattach", id, "--storagectl", d.controller, "--port", d.port, "--device", d.device, "--medium", emptyDrive})
+		steps = append(steps, []string{"storageattach", id, "--storagectl", d.controller, "--port", d.port, "--device", d.device, "--medium", empty})
 	}
 	h, err := readDefinition(m.info["CfgFile"])
 	if err != nil {
@@ -310,6 +331,13 @@ func (p *Provider) insertSeed(ctx context.Context, spec providers.MachineSpec, p
 // machine's process opens is its own after a crash too, and last that it is done. A
 // machine whose start was cut off is confirmed.
 func (p *Provider) changeForwards(ctx context.Context, spec providers.MachineSpec, was machine) error {
+	was, err := p.mend(ctx, was)
+	if err != nil {
+		return err
+	}
+	if err := p.noteSizes(was.record, spec); err != nil {
+		return err
+	}
 	r := was.record
 	want := spec.Network.PortForwards
 	if r.Network.Mode != v1.NetworkNAT {
@@ -389,9 +417,6 @@ func ruleChanges(have, want []string) [][]string {
 	}
 	return steps
 }
-
-// vmDir is VirtualBox's folder of a machine.
-func (p *Provider) vmDir(r record) string { return filepath.Join(p.data.MachineDir(r.ID), r.VM) }
 
 // logOf is the log of a machine's present, or last, run.
 func (p *Provider) logOf(r record) string { return filepath.Join(p.vmDir(r), "Logs", "VBox.log") }
