@@ -91,6 +91,7 @@ func (s *suite) get(t testing.TB, id types.UID) providers.Machine {
 			t.Errorf("the machine %s: %+v", wrong, m)
 		}
 	}
+	s.checkDrift(t, m)
 	return m
 }
 

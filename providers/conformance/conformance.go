@@ -6,7 +6,7 @@
 //	         │                  Guest                     one running guest, shared
 //	         │                  State                     one guest, started anew a few times
 //	         │                  Timeline                  one guest and a fork of it
-//	         │                  Networks, Forwards, Snapshots, Forks, Promotion,
+//	         │                  Networks, Drift, Forwards, Snapshots, Forks, Promotion,
 //	         │                  Disks, Install, Inventory, Ownership,
 //	         │                  Cancellation, Crashes, Parallel
 //	         └── at the end ──▶ Audit: nothing is left on the hypervisor
@@ -17,7 +17,7 @@
 //
 // Besides what a subtest looks at itself, every error of every call must have
 // exactly one kind and be one sentence, and every machine that was observed must
-// make sense.
+// make sense, and have no drift unless a subtest tampers with it.
 //
 // The guest needs a POSIX sh, cat, hostname, id, kill, ls, mkdir, mount,
 // sha256sum, sleep and sync, a serial console at /dev/console and, where it has
@@ -85,7 +85,7 @@ const (
 	// TamperName renames it.
 	TamperName Tampering = "name"
 	// TamperNIC defines its network card to be connected elsewhere, or adds one
-	// that leads to the host.
+	// that leads to the host; of a machine that is on, it is so now.
 	TamperNIC Tampering = "network card"
 	// TamperDisk defines another disk in place of its own.
 	TamperDisk Tampering = "disk"
@@ -100,8 +100,12 @@ const (
 	TamperNetwork Tampering = "network"
 )
 
-// Drifts is the feature of seeing and mending a tampering.
+// Drifts is the feature of seeing and mending a tampering with a machine that is
+// off.
 func Drifts(how Tampering) Feature { return Feature("drift of " + how) }
+
+// DriftsOn is the same of a machine that is on.
+func DriftsOn(how Tampering) Feature { return Feature("drift of " + how + " while on") }
 
 // Mode is the feature of starting a machine in a network mode.
 func Mode(m v1.NetworkMode) Feature { return Feature("network mode " + m) }
@@ -159,8 +163,10 @@ type Backend struct {
 	// disk where it is.
 	Undefine func(t testing.TB, id types.UID)
 	// Tamper changes a machine, behind our back, in one of the ways that are not
-	// skipped; the machine is off, or on if the test says so, and what others put
-	// there is gone after the test.
+	// skipped, and returns when it is changed; the machine is off, or on where
+	// DriftsOn is not skipped: with the memory, the network card, the network, the
+	// disk file and a snapshot. It may be called again once that was put back. What
+	// others put there is gone after the test.
 	Tamper func(t testing.TB, id types.UID, how Tampering)
 	// Audit lists what is on the hypervisor, in its data folders and among the
 	// host's processes, networks and ports that was not there before Run. It is
@@ -214,6 +220,7 @@ func Run(t *testing.T, b Backend) {
 	t.Run("Guest", s.testGuest)
 	t.Run("State", s.testState)
 	t.Run("Networks", s.testNetworks)
+	t.Run("Drift", s.testDrift)
 	t.Run("Forwards", s.testForwards)
 	t.Run("Snapshots", s.testSnapshots)
 	t.Run("Forks", s.testForks)

@@ -3,6 +3,8 @@ package conformance
 import (
 	"testing"
 
+	"k8s.io/apimachinery/pkg/types"
+
 	v1 "sandboxd.dev/sandboxd/api/v1"
 	"sandboxd.dev/sandboxd/providers"
 )
@@ -60,7 +62,7 @@ func (s *suite) testNotIsolated(t *testing.T) {
 	id := s.made(t, spec)
 	s.start(t, id)
 	before := s.get(t, id).Network
-	s.b.BreakNetwork(t, id)
+	s.breakNetwork(t, id)
 	eventually(t, s.b.Limits.Call, func() string {
 		if n := s.get(t, id).Network; n.Isolated || n.Detail == before.Detail {
 			return "it is still said: " + n.Detail
@@ -77,11 +79,17 @@ func (s *suite) testRefusedStart(t *testing.T) {
 	s.start(t, id)
 	s.b.Pause(t, id)
 	s.wantPower(t, id, providers.PowerPaused)
-	s.b.BreakNetwork(t, id)
+	s.breakNetwork(t, id)
 	if err := s.p.Start(s.ctx(t), id); err == nil {
 		t.Error("it was started all the same")
 	}
 	s.wantPower(t, id, providers.PowerOff)
+}
+
+func (s *suite) breakNetwork(t *testing.T, id types.UID) {
+	t.Helper()
+	s.touched.Store(id, true)
+	s.b.BreakNetwork(t, id)
 }
 
 // networks counts the networks of our own that there are.

@@ -32,6 +32,7 @@ type suite struct {
 	bare     map[types.UID]bool // machines that were cloned from no image
 	dirs     []string           // of the shared guest, not used yet
 	batches  int                // of such directories
+	touched  sync.Map           // machines that were changed behind our back, by ID
 
 	sharedSpec providers.MachineSpec
 }
@@ -85,6 +86,7 @@ func (s *suite) requireHooks(t *testing.T) {
 		"Pause":        s.b.Pause == nil && !outside,
 		"Undefine":     s.b.Undefine == nil && !outside,
 		"BreakNetwork": s.b.BreakNetwork == nil && !broken,
+		"Tamper":       s.b.Tamper == nil && s.tampers(),
 		"Bridge":       s.b.Bridge == "" && !bridged,
 		"Installer":    s.b.Installer.Path == "" && !installs,
 		"Image":        s.b.Image.Path == "" || s.b.Image.SHA256 == "",
@@ -94,6 +96,11 @@ func (s *suite) requireHooks(t *testing.T) {
 			t.Fatalf("the backend has no %s and skips no feature for it", name)
 		}
 	}
+}
+
+// tampers tells whether any tampering is not skipped.
+func (s *suite) tampers() bool {
+	return slices.ContainsFunc(allDrifted, func(d drifted) bool { return s.has(Drifts(d.how)) || s.has(DriftsOn(d.how)) })
 }
 
 // open opens the provider and records its events.
