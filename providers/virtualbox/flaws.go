@@ -115,7 +115,9 @@ func deviceFlaws(info vboxmanage.Info, console string) []flaw {
 // nothing more to say.
 func cardFlaws(info vboxmanage.Info, r record, network string) []flaw {
 	var found []flaw
-	add := func(format string, args ...any) { found = append(found, opened(v1.ReasonNetworkChanged, format, args...)) }
+	add := func(format string, args ...any) {
+		found = append(found, opened(v1.ReasonNetworkChanged, format, args...))
+	}
 	for _, key := range furtherCards(info) {
 		if kind := info[key]; kind != "none" {
 			add("it has a network card %s, of kind %s, that its spec does not name", strings.TrimPrefix(key, "nic"), shown(kind))

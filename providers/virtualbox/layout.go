@@ -118,9 +118,9 @@ type record struct {
 	Engine        string            `json:"engine,omitempty"`
 	// CPUs and MemoryBytes that it was last made with; 0 until it was made to the end,
 	// and of one that an earlier version made.
-	CPUs        int   `json:"cpus,omitempty"`
-	MemoryBytes int64 `json:"memoryBytes,omitempty"`
-	DiscardOnStop bool              `json:"discardOnStop,omitempty"`
+	CPUs          int   `json:"cpus,omitempty"`
+	MemoryBytes   int64 `json:"memoryBytes,omitempty"`
+	DiscardOnStop bool  `json:"discardOnStop,omitempty"`
 	// DiskBytes the disk was grown to.
 	DiskBytes int64 `json:"diskBytes,omitempty"`
 	// Disk is the file of the machine's disk, when it was last known.
