@@ -58,6 +58,13 @@ type SandboxStatus struct {
 	// restarts counts starts after the machine had powered off by itself.
 	// +optional
 	Restarts int32 `json:"restarts,omitempty"`
+	// repairs counts how often in a row, ten minutes apart at the most, the machine
+	// was powered off because others had changed what its isolation rests on.
+	// +optional
+	Repairs int32 `json:"repairs,omitempty"`
+	// repairedAt is when it was last powered off for that.
+	// +optional
+	RepairedAt *metav1.Time `json:"repairedAt,omitempty"`
 	// revert is the last revert that was carried out.
 	// +optional
 	Revert *RevertTo `json:"revert,omitempty"`

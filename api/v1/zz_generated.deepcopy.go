@@ -850,6 +850,10 @@ func (in *SandboxStatus) DeepCopyInto(out *SandboxStatus) {
 		in, out := &in.ExpiresAt, &out.ExpiresAt
 		*out = (*in).DeepCopy()
 	}
+	if in.RepairedAt != nil {
+		in, out := &in.RepairedAt, &out.RepairedAt
+		*out = (*in).DeepCopy()
+	}
 	if in.Revert != nil {
 		in, out := &in.Revert, &out.Revert
 		*out = new(RevertTo)

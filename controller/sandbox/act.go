@@ -50,6 +50,9 @@ func (r *Reconciler) remember(v *view) {
 func (r *Reconciler) act(ctx context.Context, p providers.Provider, v *view, spec providers.MachineSpec) error {
 	st := &v.sbx.Status
 	id := v.sbx.UID
+	if err := r.announce(ctx, v); err != nil {
+		return err
+	}
 	now := metav1.NewTime(r.o.Clock.Now())
 	switch v.last.action {
 	case actEnsure:
@@ -70,8 +73,7 @@ func (r *Reconciler) act(ctx context.Context, p providers.Provider, v *view, spe
 		st.StartedAt = &now
 		st.StoppingSince = nil
 		if v.last.action == actRestart {
-			st.Restarts++
-			r.event(v.sbx, corev1.EventTypeWarning, "Restarted", "Start", "the machine had ended by itself (%s %s)", v.machine.Power, v.machine.OffReason)
+			r.event(v.sbx, corev1.EventTypeWarning, "Restarted", "Start", "%s (%s %s)", ended(v.machine), v.machine.Power, v.machine.OffReason)
 		} else {
 			r.event(v.sbx, corev1.EventTypeNormal, "Started", "Start", "the machine runs")
 		}
@@ -84,8 +86,11 @@ func (r *Reconciler) act(ctx context.Context, p providers.Provider, v *view, spe
 		if err := p.Stop(ctx, id, providers.StopForce); err != nil {
 			return err
 		}
-		if v.last.why == whyNetwork {
+		switch v.last.why {
+		case whyNetwork:
 			r.event(v.sbx, corev1.EventTypeWarning, "NetworkChanged", "Stop", "powered off to be started on the network that the spec names")
+		case whyDrift, whyUnisolated:
+			r.event(v.sbx, corev1.EventTypeWarning, v.told.reason, "Stop", "powered off, because it must not run as others left it: %s", v.told.what)
 		}
 		st.StartedAt, st.StoppingSince = nil, nil
 	case actSuspend:
@@ -130,7 +135,8 @@ func (r *Reconciler) eventMade(v *view) {
 		r.event(v.sbx, corev1.EventTypeNormal, "Created", "Ensure", "made machine %s from image %s", v.sbx.UID, v.img.Name)
 		return
 	}
-	r.event(v.sbx, corev1.EventTypeWarning, "Recreated", "Ensure", "machine %s had disappeared: made it again from image %s", v.sbx.UID, v.img.Name)
+	r.event(v.sbx, corev1.EventTypeWarning, "Recreated", "Ensure", "the hypervisor had machine %s no more, %s: made it again from image %s",
+		v.sbx.UID, v.lost, v.img.Name)
 }
 
 // restrain does to a machine what must be done even when something in the spec
@@ -140,7 +146,11 @@ func (r *Reconciler) restrain(ctx context.Context, p providers.Provider, v *view
 	switch m := v.machine; {
 	case m == nil || m.Power == providers.PowerOff:
 	case m.Hashes.Network != v.desired.Hashes.Network:
-		r.isolate(ctx, p, v)
+		r.isolate(ctx, p, v, whyNetwork)
+	case hasRemedy(m.Drift, providers.RemedyPowerOff):
+		r.isolate(ctx, p, v, whyDrift)
+	case leaks(observedOf(v), v.now):
+		r.isolate(ctx, p, v, whyUnisolated)
 	case v.desired.Power == v1.PowerStopped:
 		r.stop(ctx, p, v)
 	}
@@ -159,15 +169,13 @@ func (r *Reconciler) stop(ctx context.Context, p providers.Provider, v *view) {
 	v.last.after = max(v.last.after, cacheLag) // to see what came of it
 }
 
-// isolate powers a machine off that is on a network which the spec does not
-// name any more.
-func (r *Reconciler) isolate(ctx context.Context, p providers.Provider, v *view) {
-	if err := p.Stop(ctx, v.sbx.UID, providers.StopForce); err != nil {
+// isolate powers a machine off that must not run on as it is connected.
+func (r *Reconciler) isolate(ctx context.Context, p providers.Provider, v *view, why string) {
+	v.last = step{action: actStopForce, why: why}
+	if err := r.act(ctx, p, v, providers.MachineSpec{}); err != nil {
 		v.err = err // not terminal, or not for long: tried again
 		return
 	}
-	v.sbx.Status.StartedAt, v.sbx.Status.StoppingSince = nil, nil
-	r.event(v.sbx, corev1.EventTypeWarning, "NetworkChanged", "Stop", "powered off: it is on a network that the spec does not name any more")
 	v.machine, v.observed = nil, false // seen again at the next look
 }
 

@@ -55,7 +55,7 @@ func (r *Reconciler) desire(v *view) (providers.MachineSpec, error) {
 	spec, specErr := machineSpec(v.sbx, v.img, revision, r.o.Defaults, r.o.HostPaths.Dir)
 	spec.Snapshot = from
 	own := r.authorize(&spec, v.img)
-	v.desired.Hashes = spec.Hashes()
+	v.desired.Hashes, v.desired.Known = spec.Hashes(), true
 	revertErr := v.desireRevert()
 	for _, e := range []error{specErr, revertErr, own} {
 		if err == nil {

@@ -40,6 +40,11 @@ const (
 	whySettled    = "settled"    // as the spec says
 	whyNoSnapshot = "nosnapshot" // off, and so nothing to suspend
 	whyNetwork    = "network"    // runs on a network that the spec does not name
+	whyDrift      = "drift"      // changed by others, and to be put right
+	whyUnisolated = "unisolated" // not seen to be isolated for too long
+	whyRepaired   = "repaired"   // powered off often to be put right, and started later
+	whyDamaged    = "damaged"    // changed by others, and only people can put it right
+	whyNoSpec     = "nospec"     // changed by others, and nobody knows how it was made
 )
 
 // step is a decision: an action, why where it matters, and when to look again
@@ -55,6 +60,8 @@ type desired struct {
 	Power   v1.PowerState
 	Restart v1.RestartPolicy
 	Hashes  providers.Hashes
+	// Known tells whether the spec of the machine is known, and not only its Hashes.
+	Known bool
 	// Revert is the requested revert, if any that can be carried out.
 	Revert *v1.RevertTo
 	// ImageReady tells whether a machine can be made.
@@ -71,6 +78,13 @@ type observed struct {
 	// StoppingSince is when the guest began to shut down, or was asked to.
 	StoppingSince time.Time
 	Restarts      int32
+	// UnisolatedSince is since when its isolation is not seen although it is on; zero
+	// when the last look saw it, or saw something else.
+	UnisolatedSince time.Time
+	// RepairedAt is when it was last powered off because of others, and Repairs how
+	// often in a row.
+	RepairedAt time.Time
+	Repairs    int32
 	// Kept: a snapshot of the machine was begun and has not ended, and may have
 	// left it standing still.
 	Kept bool
@@ -106,7 +120,15 @@ func next(d desired, o observed, now time.Time) step {
 	if m.Hashes.Network != d.Hashes.Network {
 		return step{action: actStopForce, why: whyNetwork}
 	}
-	switch m.Power {
+	if s, ok := nextDrifted(d, o, now); ok {
+		return s
+	}
+	return recheck(nextOn(d, o, now), o)
+}
+
+// nextOn is of a machine that is not off, and that nobody else has changed.
+func nextOn(d desired, o observed, now time.Time) step {
+	switch o.Machine.Power {
 	case providers.PowerRunning:
 		return nextRunning(d, o, now)
 	case providers.PowerPaused:
@@ -119,6 +141,9 @@ func next(d desired, o observed, now time.Time) step {
 }
 
 func nextOff(d desired, o observed, now time.Time) step {
+	if s, ok := nextOffDrifted(d, o.Machine); ok {
+		return s
+	}
 	if o.Machine.Hashes != d.Hashes {
 		return step{action: actEnsure}
 	}
@@ -128,7 +153,7 @@ func nextOff(d desired, o observed, now time.Time) step {
 	case d.Power == v1.PowerStopped:
 		return step{action: actWait, why: whySettled}
 	case o.StartedAt.IsZero():
-		return step{action: actStart}
+		return afterRepair(o, now)
 	case !restarts(d.Restart, o.Machine.OffReason):
 		return step{action: actWait, why: whyExited}
 	}

@@ -12,8 +12,10 @@ import (
 var (
 	t0     = time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
 	wanted = providers.Hashes{Hardware: "h", Network: "n", Forwards: "f", Seed: "s"}
-	revert = &v1.RevertTo{Snapshot: v1.SnapshotGolden, Request: "1"}
-	back   = &v1.RevertTo{Snapshot: "s", Request: "1"}
+	// isolated is what was seen of the network of most machines here.
+	isolated = providers.NetworkObservation{Isolated: true}
+	revert   = &v1.RevertTo{Snapshot: v1.SnapshotGolden, Request: "1"}
+	back     = &v1.RevertTo{Snapshot: "s", Request: "1"}
 )
 
 func with(change func(*providers.Hashes)) providers.Hashes {
@@ -24,19 +26,21 @@ func with(change func(*providers.Hashes)) providers.Hashes {
 
 // TestNext names each row of the decision table once.
 func TestNext(t *testing.T) {
-	running := desired{Power: v1.PowerRunning, Restart: v1.RestartAlways, Hashes: wanted, ImageReady: true}
-	stopped := desired{Power: v1.PowerStopped, Restart: v1.RestartAlways, Hashes: wanted, ImageReady: true}
-	suspended := desired{Power: v1.PowerSuspended, Restart: v1.RestartAlways, Hashes: wanted, ImageReady: true}
+	running := desired{Power: v1.PowerRunning, Restart: v1.RestartAlways, Hashes: wanted, Known: true, ImageReady: true}
+	stopped := desired{Power: v1.PowerStopped, Restart: v1.RestartAlways, Hashes: wanted, Known: true, ImageReady: true}
+	suspended := desired{Power: v1.PowerSuspended, Restart: v1.RestartAlways, Hashes: wanted, Known: true, ImageReady: true}
 	never, onFailure, reverting, noImage, goingBack := running, running, running, running, running
 	goingBack.Revert = back
 	never.Restart, onFailure.Restart, reverting.Revert, noImage.ImageReady = v1.RestartNever, v1.RestartOnFailure, revert, false
 
-	is := func(p providers.Power) *providers.Machine { return &providers.Machine{Power: p, Hashes: wanted} }
+	is := func(p providers.Power) *providers.Machine {
+		return &providers.Machine{Power: p, Hashes: wanted, Network: isolated}
+	}
 	off := func(r providers.OffReason) *providers.Machine {
 		return &providers.Machine{Power: providers.PowerOff, OffReason: r, Hashes: wanted}
 	}
 	differs := func(p providers.Power, change func(*providers.Hashes)) *providers.Machine {
-		return &providers.Machine{Power: p, Hashes: with(change)}
+		return &providers.Machine{Power: p, Hashes: with(change), Network: isolated}
 	}
 	network := func(h *providers.Hashes) { h.Network = "other" }
 	forwards := func(h *providers.Hashes) { h.Forwards = "other" }
@@ -144,11 +148,14 @@ func TestNextIsSafe(t *testing.T) {
 			if m == nil && !d.ImageReady {
 				fail("makes a machine without an image")
 			}
-			if m != nil && m.Power != providers.PowerOff && m.Hashes.Forwards == d.Hashes.Forwards {
+			if m != nil && m.Power != providers.PowerOff && m.Hashes.Forwards == d.Hashes.Forwards && !hasRemedy(m.Drift, providers.RemedyEnsure) {
 				fail("redefines a machine that is not off, for more than its forwards")
 			}
-			if m != nil && m.Hashes == d.Hashes {
+			if m != nil && m.Hashes == d.Hashes && len(m.Drift) == 0 {
 				fail("redefines a machine that is as asked")
+			}
+			if s.why == whyDrift && (hasRemedy(m.Drift, providers.RemedyNone) || !d.Known) {
+				fail("puts back what it cannot")
 			}
 		case actStart, actRestart:
 			switch {
@@ -156,6 +163,10 @@ func TestNextIsSafe(t *testing.T) {
 				fail("starts what is not to run")
 			case m == nil || m.Power == providers.PowerRunning || m.Power == providers.PowerStopping:
 				fail("starts what is absent or on")
+			case m.Power == providers.PowerOff && len(m.Drift) > 0, hasRemedy(m.Drift, providers.RemedyPowerOff):
+				fail("starts what others changed")
+			case m.Power == providers.PowerOff && o.StartedAt.IsZero() && !o.RepairedAt.IsZero():
+				fail("starts what was put right again and again a moment ago")
 			case m.Hashes.Network != d.Hashes.Network:
 				fail("starts on another network than the spec's")
 			case m.Power == providers.PowerOff && m.Hashes != d.Hashes:
@@ -189,11 +200,17 @@ func TestNextIsSafe(t *testing.T) {
 				fail("loses artifacts")
 			}
 		case actWait:
-			if s.after < 0 || ((s.why == whyShutdown || s.why == whyCrashLoop) && s.after == 0) {
+			if s.after < 0 || ((s.why == whyShutdown || s.why == whyCrashLoop || s.why == whyRepaired) && s.after == 0) {
 				fail("waits for a deadline without one")
 			}
 			if m != nil && m.Power != providers.PowerOff && m.Hashes.Network != d.Hashes.Network {
 				fail("leaves a machine on another network than the spec's")
+			}
+			if m != nil && m.Power == providers.PowerRunning && hasRemedy(m.Drift, providers.RemedyPowerOff) {
+				fail("leaves a machine running whose isolation others broke")
+			}
+			if m != nil && unseen(m) && (s.after == 0 || s.after > isolationRecheck || leaks(o, t0)) {
+				fail("leaves a machine running whose isolation is not seen")
 			}
 		default:
 			fail("unknown action")
@@ -237,8 +254,9 @@ func play(a action, d desired, o *observed) {
 			m.Hashes = d.Hashes
 		}
 		m.Hashes.Forwards = d.Hashes.Forwards
+		m.Drift = nil
 	case actStart, actRestart:
-		m.Power, o.StartedAt, o.StoppingSince = providers.PowerRunning, t0, time.Time{}
+		m.Power, o.StartedAt, o.StoppingSince, m.Network = providers.PowerRunning, t0, time.Time{}, isolated
 		if a == actRestart {
 			o.Restarts++
 		}
@@ -271,21 +289,29 @@ func everything(f func(desired, observed)) {
 			machines = append(machines, &providers.Machine{Power: providers.PowerOff, OffReason: r, Hashes: h})
 		}
 		for _, p := range []providers.Power{providers.PowerRunning, providers.PowerPaused, providers.PowerSaved, providers.PowerStopping} {
-			machines = append(machines, &providers.Machine{Power: p, Hashes: h})
+			machines = append(machines, &providers.Machine{Power: p, Hashes: h, Network: isolated})
 		}
 	}
+	machines = append(machines, driftedMachines()...)
 	times := []time.Time{{}, t0.Add(-time.Second), t0.Add(-time.Hour)}
 	for _, power := range []v1.PowerState{v1.PowerRunning, v1.PowerStopped, v1.PowerSuspended} {
 		for _, policy := range []v1.RestartPolicy{v1.RestartAlways, v1.RestartOnFailure, v1.RestartNever} {
 			for _, rv := range []*v1.RevertTo{nil, revert, back} {
 				for _, ready := range []bool{true, false} {
-					d := desired{Power: power, Restart: policy, Hashes: wanted, Revert: rv, ImageReady: ready}
+					d := desired{Power: power, Restart: policy, Hashes: wanted, Known: ready, Revert: rv, ImageReady: ready}
 					for _, m := range machines {
 						for _, started := range times {
 							for _, stopping := range times {
 								for _, n := range []int32{0, 5} {
 									for _, done := range []*v1.RevertTo{nil, revert, back} {
-										f(d, observed{Machine: m, StartedAt: started, StoppingSince: stopping, Restarts: n, Reverted: done, Kept: n > 0, Due: n == 0})
+										o := observed{Machine: m, StartedAt: started, StoppingSince: stopping, Restarts: n, Reverted: done, Kept: n > 0, Due: n == 0}
+										if m != nil && unseen(m) {
+											o.UnisolatedSince = stopping
+										}
+										if n > 0 && started.IsZero() {
+											o.RepairedAt, o.Repairs = t0.Add(-time.Second), n
+										}
+										f(d, o)
 									}
 								}
 							}

@@ -150,12 +150,15 @@ func (r *Reconciler) reconcile(ctx context.Context, sbx *v1.Sandbox) (reconcile.
 	v := r.advance(ctx, before, sbx)
 	v.now = r.o.Clock.Now()
 	sbx.Status.ExpiresAt, _ = expiry(sbx)
-	updateStatus(v)
-	if err := r.write(ctx, &v); err != nil {
+	if err := r.conclude(ctx, &v); err != nil {
 		return reconcile.Result{}, err
 	}
 	if v.err != nil {
-		return r.failed(ctx, sbx, before, v.err, r.stillDue(v))
+		due := r.stillDue(v)
+		if v.machine != nil && len(v.machine.Drift) > 0 { // which people put right without a word
+			due = r.requeueAfter(v)
+		}
+		return r.failed(ctx, sbx, before, v.err, due)
 	}
 	return reconcile.Result{RequeueAfter: r.requeueAfter(v)}, nil
 }
@@ -216,14 +219,27 @@ func (r *Reconciler) step(ctx context.Context, p providers.Provider, v *view) bo
 	if v.kept, v.err = r.kept(ctx, v); v.err != nil {
 		return true
 	}
+	if v.err = r.seekDisk(ctx, p, v); v.err != nil {
+		return true
+	}
 	spec, err := r.desire(v)
 	r.remember(v)
+	v.told = drifted(v)
 	if err != nil {
 		v.err = err
 		r.restrain(ctx, p, v)
 		return true
 	}
+	was := v.last
 	v.last = next(v.desired, observedOf(v), v.now)
+	switch {
+	case v.last.why == whyDamaged:
+		v.err = damaged(v)
+		return true
+	case v.last.why == whyDrift && v.last == was:
+		v.err = unmended(v)
+		return true
+	}
 	if v.last.action == actWait {
 		r.settle(ctx, p, v)
 		return true
@@ -253,13 +269,16 @@ func observe(ctx context.Context, p providers.Provider, id types.UID) (*provider
 func observedOf(v *view) observed {
 	st := &v.sbx.Status
 	return observed{
-		Machine:       v.machine,
-		StartedAt:     timeOf(st.StartedAt),
-		StoppingSince: timeOf(st.StoppingSince),
-		Restarts:      st.Restarts,
-		Kept:          v.kept,
-		Due:           len(dueArtifacts(v.sbx)) > 0,
-		Reverted:      st.Revert,
+		Machine:         v.machine,
+		StartedAt:       timeOf(st.StartedAt),
+		StoppingSince:   timeOf(st.StoppingSince),
+		Restarts:        st.Restarts,
+		UnisolatedSince: unisolatedSince(st),
+		RepairedAt:      timeOf(st.RepairedAt),
+		Repairs:         st.Repairs,
+		Kept:            v.kept,
+		Due:             len(dueArtifacts(v.sbx)) > 0,
+		Reverted:        st.Revert,
 	}
 }
 

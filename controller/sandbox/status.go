@@ -30,6 +30,10 @@ type view struct {
 	kept bool
 	// unmade and unreverted say what a fork and a revert wait for, if they do.
 	unmade, unreverted wait
+	// lost says of a machine that has disappeared what became of its disk.
+	lost string
+	// told is what others have changed.
+	told told
 	// last is the step that the reconciliation ended with.
 	last  step
 	guest guestCheck
@@ -71,7 +75,7 @@ func updateStatus(v view) {
 		set(networkCondition(v))
 		set(poweredCondition(v))
 		set(guestCondition(v))
-		setWhileTrue(st, driftedCondition(v), set)
+		setDrifted(v)
 	}
 	setWhileTrue(st, stalledCondition(v), set)
 	set(readyCondition(v, st))
@@ -196,13 +200,20 @@ func offReason(v view) (reason, message string) {
 		return v1.ReasonStopped, "the machine is off"
 	}
 	switch {
+	case v.last.why == whyDamaged:
+		return v1.ReasonStopped, "the machine is off, and cannot be started as others left it"
+	case v.last.why == whyNoSpec:
+		return v1.ReasonStopped, "the machine is off: others changed it, and it cannot be put back while what it was made of is missing"
+	case v.last.why == whyRepaired:
+		return v1.ReasonStarting, fmt.Sprintf("the machine was powered off %d times in a row because others had changed it: it is started again at %s",
+			v.sbx.Status.Repairs, v.now.Add(v.last.after).UTC().Format(time.RFC3339))
 	case v.last.why == whyExited && v.machine.OffReason == providers.OffShutdown:
 		return v1.ReasonExited, "the guest shut down and spec.restartPolicy leaves it off: set powerState to Stopped and Running again to start it"
 	case v.last.why == whyExited:
-		return v1.ReasonCrashed, fmt.Sprintf("the machine ended by itself (%s) and spec.restartPolicy leaves it off", v.machine.OffReason)
+		return v1.ReasonCrashed, fmt.Sprintf("%s (%s) and spec.restartPolicy leaves it off", ended(v.machine), v.machine.OffReason)
 	case v.last.why == whyCrashLoop:
-		return v1.ReasonCrashed, fmt.Sprintf("the machine ended by itself (%s) after %d restarts: the next one waits until %s",
-			v.machine.OffReason, v.sbx.Status.Restarts, v.now.Add(v.last.after).UTC().Format(time.RFC3339))
+		return v1.ReasonCrashed, fmt.Sprintf("%s (%s) after %d restarts: the next one waits until %s",
+			ended(v.machine), v.machine.OffReason, v.sbx.Status.Restarts, v.now.Add(v.last.after).UTC().Format(time.RFC3339))
 	default:
 		return v1.ReasonStarting, "the machine is about to be started"
 	}
@@ -219,18 +230,6 @@ func guestCondition(v view) metav1.Condition {
 		return c
 	}
 	c.Status, c.Reason, c.Message = v.guest.status, v.guest.reason, v.guest.message
-	return c
-}
-
-func driftedCondition(v view) metav1.Condition {
-	c := metav1.Condition{Type: v1.ConditionDrifted, Status: metav1.ConditionFalse}
-	if v.machine == nil || v.machine.Power == providers.PowerOff {
-		return c
-	}
-	if v.machine.Hashes.Hardware != v.desired.Hashes.Hardware {
-		c.Status, c.Reason = metav1.ConditionTrue, v1.ReasonRestartRequired
-		c.Message = "cpus, memory, disk or shared folders were changed: stop and start the sandbox for the change to take effect"
-	}
 	return c
 }
 

@@ -166,6 +166,7 @@ func (s *suite) anyOf(t *testing.T, all []drifted, feature func(Tampering) Featu
 func (s *suite) testMended(t *testing.T, all []drifted) {
 	s.anyOf(t, all, Drifts)
 	spec := s.clone(t, s.guests, "machine")
+	spec.DiskBytes = s.grownSize(t, s.guests)
 	id := s.made(t, spec)
 	s.boot(t, id)
 	s.mark(t, id)

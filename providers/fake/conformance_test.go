@@ -59,11 +59,31 @@ func TestConformance(t *testing.T) {
 		BreakNetwork: play(func(id types.UID) error {
 			return w.SetNetworkFault(id, "its interface was moved to another bridge")
 		}),
+		Tamper:    func(t testing.TB, id types.UID, how conformance.Tampering) { tamper(t, w, id, how) },
 		Audit:     func(testing.TB) []string { return w.Inventory() },
 		Interrupt: func(n int, call func()) bool { return interrupt(w, n, call) },
 		Parallel:  32,
 		Limits:    conformance.Limits{Boot: time.Minute, Call: time.Minute},
 	})
+}
+
+// tamper changes a machine by hand.
+func tamper(t testing.TB, w *fake.World, id types.UID, how conformance.Tampering) {
+	t.Helper()
+	err := map[conformance.Tampering]func() error{
+		conformance.TamperMemory:   func() error { return w.EditMemory(id, 512<<20) },
+		conformance.TamperCPUs:     func() error { return w.EditCPUs(id, 7) },
+		conformance.TamperName:     func() error { return w.Rename(id, "mine") },
+		conformance.TamperNIC:      func() error { return w.MoveCard(id, "eth0") },
+		conformance.TamperDisk:     func() error { return w.SwapDisk(id, "/tmp/mine.qcow2") },
+		conformance.TamperDevice:   func() error { return w.AddDevice(id, "usb controller") },
+		conformance.TamperDiskFile: func() error { return w.RemoveDiskFile(id) },
+		conformance.TamperSnapshot: func() error { return w.TakeSnapshotByHand(id) },
+		conformance.TamperNetwork:  func() error { return w.RemoveNetworkOf(id) },
+	}[how]()
+	if err != nil {
+		t.Fatal(err)
+	}
 }
 
 // goldenFile writes a qcow2 file with a header that tells a disk of 256 MiB.

@@ -29,13 +29,17 @@ func (p *Provider) EnsureMachine(ctx context.Context, s providers.MachineSpec) e
 			return err
 		}
 		if on {
-			return v.step("forwards", func() error { return p.changeForwards(s) })
+			return v.steps(
+				namedStep{"mend", func() error { return p.mendOn(s) }},
+				namedStep{"forwards", func() error { return p.changeForwards(s) }},
+			)
 		}
 		return v.steps(
 			namedStep{"disk", func() error { return p.makeDisk(s) }},
 			namedStep{"seed", func() error { p.folder().partsOf(s.ID).seed = true; return nil }},
 			namedStep{"network", func() error { return p.joinNetwork(s) }},
 			namedStep{"define", func() error { return p.define(s) }},
+			namedStep{"leave", func() error { p.leaveNetworks(s.ID, networkName(p.instance, s)); return nil }},
 		)
 	})
 }
@@ -54,7 +58,10 @@ func (p *Provider) claim(s providers.MachineSpec) (on bool, err error) {
 			"the host has no bridge or network interface %q", s.Network.Bridge)
 	}
 	m := p.own(s.ID)
-	return m != nil && m.power != providers.PowerOff, nil
+	if m == nil {
+		return false, nil
+	}
+	return m.power != providers.PowerOff, p.undamaged(m)
 }
 
 // makeDisk clones the image, or grows the disk that exists.
@@ -63,6 +70,7 @@ func (p *Provider) makeDisk(s providers.MachineSpec) error {
 		pt.disk.Grow(s.DiskBytes)
 		return nil
 	}
+	p.folder().partsOf(s.ID).lost = nil // of a machine that is gone as well
 	if s.Install != nil {
 		p.folder().partsOf(s.ID).disk = &disk{Disk: guest.NewDisk(s.DiskBytes)}
 		return nil
@@ -129,7 +137,7 @@ func (p *Provider) define(s providers.MachineSpec) error {
 		pt.log = newConsole()
 	}
 	hashes := s.Hashes()
-	if m.spec.ID != "" && m.hashes == hashes {
+	if changed := m.mended(); !changed && m.spec.ID != "" && m.hashes == hashes {
 		return nil
 	}
 	m.spec, m.hashes, m.forwards = s, hashes, forwards

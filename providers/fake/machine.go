@@ -29,6 +29,9 @@ type machine struct {
 	offReason providers.OffReason
 	// fault says what is wrong with its network on the host; empty if nothing.
 	fault string
+	// edits of others, and where the card of the running machine was moved to.
+	edits edits
+	moved string
 
 	// system is the guest; nil while the machine is off.
 	system *guest.System
@@ -43,7 +46,9 @@ type machine struct {
 
 // parts are what belongs to a machine in the data folder.
 type parts struct {
-	disk  *disk
+	disk *disk
+	// lost is the disk that the machine is made of and whose file is gone.
+	lost  *disk
 	seed  bool
 	saved bool
 	log   *console
@@ -89,7 +94,7 @@ func (f *folder) dropPart(id types.UID, kind providers.ResourceKind) {
 	}
 	switch kind {
 	case providers.ResourceDisk:
-		p.disk = nil
+		p.disk, p.lost = nil, nil
 	case providers.ResourceSeed:
 		p.seed = false
 	case providers.ResourceState:
@@ -129,9 +134,13 @@ func (w *World) powerOn(m *machine) {
 	if pt.log == nil {
 		pt.log = newConsole()
 	}
-	m.runningSpec, m.runningHashes = m.spec, m.hashes
+	m.runningSpec, m.runningHashes, m.moved = m.edited(), m.hashes, m.edits.card
+	booted := pt.disk.Disk
+	if m.edits.disk != "" {
+		booted = guest.NewDisk(pt.disk.Size())
+	}
 	var system *guest.System
-	system = guest.Boot(pt.disk.Disk, w.config(m, pt.log, func() *guest.System { return system }))
+	system = guest.Boot(booted, w.config(m, pt.log, func() *guest.System { return system }))
 	m.system, m.booted, m.hung = system, false, false
 	pt.log.printf("fake: starting %s/%s\n", m.spec.Namespace, m.spec.Name)
 	if m.spec.Seed.UserData != "" {
@@ -198,7 +207,7 @@ func (w *World) connect(m *machine) {
 }
 
 func (w *World) agentless(m *machine, pt *parts) bool {
-	img := w.folder(providers.Instance(m.tag)).images[pt.disk.image]
+	img := w.folder(providers.Instance(m.tag)).images[pt.made().image]
 	return img != nil && img.agentless
 }
 
@@ -232,7 +241,7 @@ func (w *World) powerOff(m *machine, reason providers.OffReason) {
 		m.system = nil
 	}
 	w.folder(providers.Instance(m.tag)).dropPart(m.id, providers.ResourceState)
-	m.offReason = reason
+	m.offReason, m.moved = reason, ""
 	w.setPower(m, providers.PowerOff)
 }
 

@@ -29,9 +29,10 @@ func (w *World) describe(m *machine, pt *parts) providers.Machine {
 	d := providers.Machine{
 		ID: m.id, Power: m.power, Hashes: m.hashes, Agent: providers.AgentDisconnected,
 		Network: w.observe(m), PortForwards: slices.Clone(m.forwards), Accelerator: accelerator,
+		Drift: w.drift(m, pt),
 	}
-	if pt != nil && pt.disk != nil {
-		d.ImageRevision = pt.disk.image.Revision
+	if made := pt.made(); made != nil {
+		d.ImageRevision = made.image.Revision
 	}
 	if m.power == providers.PowerOff {
 		d.OffReason = m.offReason
@@ -119,6 +120,9 @@ func (p *Provider) Start(ctx context.Context, id types.UID) error {
 // begin makes a machine that is off Paused. Its disk and its network may have
 // been taken away since it was made.
 func (p *Provider) begin(m *machine) error {
+	if err := p.undamaged(m); err != nil {
+		return err
+	}
 	if pt := p.folder().parts[m.id]; pt == nil || pt.disk == nil {
 		return providers.Errorf(providers.ErrNotFound, machineObject(m.id),
 			"its disk is gone: ensure the machine again")
@@ -217,15 +221,16 @@ func (p *Provider) Reset(ctx context.Context, id types.UID) error {
 		}
 		return []namedStep{{"disk", p.still(m, providers.PowerOff, func() error {
 			pt := p.folder().parts[id]
-			if pt == nil || pt.disk == nil {
+			had := pt.made()
+			if had == nil {
 				return providers.Errorf(providers.ErrNotFound, machineObject(id),
 					"its disk is gone: ensure the machine again")
 			}
 			if m.spec.Install != nil {
-				pt.disk.Disk = guest.NewDisk(pt.disk.Size())
+				pt.disk, pt.lost = &disk{Disk: guest.NewDisk(had.Size())}, nil
 				return nil
 			}
-			pt.disk = p.folder().golden(pt.disk.image, pt.disk.from, pt.disk.Size())
+			pt.disk, pt.lost = p.folder().golden(had.image, had.from, had.Size()), nil
 			return nil
 		})}}, nil
 	})

@@ -26,25 +26,24 @@ var subnets = map[v1.NetworkMode]netip.Prefix{
 }
 
 // networkName is empty for machines that need none of ours.
-func (p *Provider) networkName(s providers.MachineSpec) string {
+func networkName(instance providers.Instance, s providers.MachineSpec) string {
 	name := s.Network.Name
 	if name == "" {
 		name = "default"
 	}
 	switch s.Network.Mode {
 	case v1.NetworkNAT:
-		return fmt.Sprintf("%s/nat", p.instance)
+		return fmt.Sprintf("%s/nat", instance)
 	case v1.NetworkIntnet, v1.NetworkHostOnly:
-		return fmt.Sprintf("%s/%s/%s/%s", p.instance, s.Network.Mode, s.Namespace, name)
+		return fmt.Sprintf("%s/%s/%s/%s", instance, s.Network.Mode, s.Namespace, name)
 	}
 	return ""
 }
 
-// joinNetwork connects a machine to the network of its spec, made if need be,
-// and to no other one. It needs the lock.
+// joinNetwork connects a machine to the network of its spec, made if need be. It
+// needs the lock.
 func (p *Provider) joinNetwork(s providers.MachineSpec) error {
-	name := p.networkName(s)
-	p.leaveNetworks(s.ID, name)
+	name := networkName(p.instance, s)
 	if name == "" {
 		return nil
 	}
@@ -108,30 +107,32 @@ func (w *World) lease(m *machine) (netip.Addr, bool) {
 	if !ok {
 		return netip.Addr{}, false
 	}
-	for _, n := range w.networks {
-		number, ok := n.leases[m.id]
-		if ok && n.mode == m.runningSpec.Network.Mode {
-			b := subnet.Addr().As4()
-			b[2], b[3] = byte(number>>8), byte(number)
-			return netip.AddrFrom4(b), true
-		}
+	n := w.networks[networkName(providers.Instance(m.tag), m.runningSpec)]
+	if n == nil {
+		return netip.Addr{}, false
 	}
-	return netip.Addr{}, false
+	number, ok := n.leases[m.id]
+	if !ok {
+		return netip.Addr{}, false
+	}
+	b := subnet.Addr().As4()
+	b[2], b[3] = byte(number>>8), byte(number)
+	return netip.AddrFrom4(b), true
 }
 
 // connected tells whether a machine's network is there, if it needs one. It
 // needs the lock.
 func (w *World) connected(m *machine) bool {
-	switch m.runningSpec.Network.Mode {
-	case v1.NetworkNone, v1.NetworkBridged:
+	name := networkName(providers.Instance(m.tag), m.defined())
+	if name == "" {
 		return true
 	}
-	for _, n := range w.networks {
-		if _, ok := n.leases[m.id]; ok && n.mode == m.runningSpec.Network.Mode {
-			return true
-		}
+	n := w.networks[name]
+	if n == nil {
+		return false
 	}
-	return false
+	_, ok := n.leases[m.id]
+	return ok
 }
 
 // observe looks at a machine's connections. It needs the lock.
@@ -142,6 +143,9 @@ func (w *World) observe(m *machine) providers.NetworkObservation {
 	}
 	if m.fault != "" {
 		return providers.NetworkObservation{Detail: m.fault}
+	}
+	if m.moved != "" {
+		return providers.NetworkObservation{Detail: fmt.Sprintf("its network card is connected to %q, which is not its network", m.moved)}
 	}
 	if !w.connected(m) {
 		return providers.NetworkObservation{Detail: "the network that it is to be connected to is gone"}

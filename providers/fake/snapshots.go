@@ -91,6 +91,8 @@ func (p *Provider) canTake(m *machine, s providers.SnapshotSpec) error {
 	case !isUUID(s.ID):
 		return providers.Errorf(providers.ErrInvalid, snapshotObject(s.SnapshotRef),
 			"its ID is not a UUID in lower-case hexadecimal")
+	case p.undamaged(m) != nil:
+		return p.undamaged(m)
 	case pt == nil || pt.disk == nil:
 		return providers.Errorf(providers.ErrNotFound, machineObject(m.id),
 			"its disk is gone: ensure the machine again")
@@ -193,8 +195,9 @@ func (p *Provider) RevertMachine(ctx context.Context, r providers.SnapshotRef) e
 				return nil
 			}},
 			{"disk", p.still(m, providers.PowerOff, func() error {
-				p.folder().partsOf(m.id).disk = s.disk.clone()
-				p.folder().partsOf(m.id).disk.Grow(m.spec.DiskBytes)
+				pt := p.folder().partsOf(m.id)
+				pt.disk, pt.lost = s.disk.clone(), nil
+				pt.disk.Grow(m.spec.DiskBytes)
 				return nil
 			})},
 			{"memory", p.still(m, providers.PowerOff, func() error {

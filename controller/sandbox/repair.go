@@ -1,0 +1,122 @@
+package sandbox
+
+import (
+	"context"
+	"slices"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	v1 "sandboxd.dev/sandboxd/api/v1"
+	"sandboxd.dev/sandboxd/providers"
+)
+
+// announce writes down, before an action, what others have changed, if that was not
+// told yet, and what the action ends: cut off in it, a later run must not take our own
+// doing for somebody else's.
+func (r *Reconciler) announce(ctx context.Context, v *view) error {
+	st := &v.sbx.Status
+	news := v.told.what != "" && !v.told.same(meta.FindStatusCondition(st.Conditions, v1.ConditionDrifted))
+	ends := false
+	switch v.last.action {
+	case actStopForce:
+		ends = true
+		if v.last.why == whyDrift || v.last.why == whyUnisolated {
+			countRepair(v)
+		}
+	case actRestart:
+		ends = true
+		st.Restarts++
+	}
+	if !news && !ends {
+		return nil
+	}
+	if ends {
+		st.StartedAt, st.StoppingSince = nil, nil
+	}
+	if v.told.what != "" {
+		setDrifted(*v)
+	}
+	if ends && v.told.what != "" {
+		meta.SetStatusCondition(&st.Conditions, metav1.Condition{
+			Type: v1.ConditionReady, Status: metav1.ConditionFalse, Reason: v.told.reason,
+			Message:            v.told.what + "; " + v.told.then,
+			ObservedGeneration: v.sbx.Generation, LastTransitionTime: metav1.NewTime(v.now),
+		})
+	}
+	if err := r.write(ctx, v); err != nil {
+		return err
+	}
+	if news {
+		r.tell(v)
+	}
+	return nil
+}
+
+// countRepair counts those that follow one another.
+func countRepair(v *view) {
+	st, now := &v.sbx.Status, metav1.NewTime(v.now)
+	if st.RepairedAt == nil || v.now.Sub(st.RepairedAt.Time) > repairMemory {
+		st.Repairs = 0
+	}
+	st.Repairs++
+	st.RepairedAt = &now
+}
+
+// tell records the event of what others have changed.
+func (r *Reconciler) tell(v *view) {
+	r.event(v.sbx, corev1.EventTypeWarning, "Drifted", "Observe", "%s; %s", v.told.what, v.told.then)
+}
+
+// conclude derives the status, writes it, and tells what drifted since the last look
+// or was put right.
+func (r *Reconciler) conclude(ctx context.Context, v *view) error {
+	st := &v.sbx.Status
+	had := meta.FindStatusCondition(st.Conditions, v1.ConditionDrifted)
+	news, was := v.told.what != "" && !v.told.same(had), whatOf(had)
+	updateStatus(*v)
+	now := whatOf(meta.FindStatusCondition(st.Conditions, v1.ConditionDrifted))
+	if err := r.write(ctx, v); err != nil {
+		return err
+	}
+	if news && v.observed {
+		r.tell(v)
+	}
+	if was != "" && now == "" && v.observed {
+		r.event(v.sbx, corev1.EventTypeNormal, "Repaired", "Repair", "put right: %s", was)
+	}
+	return nil
+}
+
+// seekDisk finds out, of a machine that has disappeared, whether its disk did as well.
+func (r *Reconciler) seekDisk(ctx context.Context, p providers.Provider, v *view) error {
+	if v.machine != nil || v.sbx.Status.MachineID == "" || v.lost != "" {
+		return nil
+	}
+	all, err := p.ListResources(ctx)
+	if err != nil {
+		return err
+	}
+	v.lost = "nor its disk: what the guest had written is lost"
+	if slices.ContainsFunc(all, func(r providers.Resource) bool {
+		return r.Kind == providers.ResourceDisk && slices.Contains(r.Owners, v.sbx.UID)
+	}) {
+		v.lost = "but still its disk"
+	}
+	return nil
+}
+
+// damaged is the error of a machine that is off and that only people can mend.
+func damaged(v *view) error {
+	drift := v.machine.Drift
+	i := slices.IndexFunc(drift, func(d providers.Drift) bool { return d.Remedy == providers.RemedyNone })
+	return providers.Errorf(providers.ErrInvalid, "machine "+string(v.machine.ID), "%s: %s", providers.Details(drift), drift[i].Advice).
+		WithReason(drift[i].Reason)
+}
+
+// unmended is the error of a machine that was put right and is not.
+func unmended(v *view) error {
+	return providers.Errorf(providers.ErrBusy, "machine "+string(v.machine.ID),
+		"it was put right, and is not: %s", providers.Details(v.machine.Drift))
+}
