@@ -177,8 +177,8 @@ func (p *Provider) shelfOf(r record, states []state) (shelf, error) {
 	if (r.Image == providers.ImageRef{}) {
 		return s, nil
 	}
-	image, err := p.readSealed(r.Image)
-	if err != nil || image.Adopted || image.Machine == "" {
+	var image sealed
+	if err := p.data.ReadSeal(p.opts.Instance, r.Image, &image); err != nil || image.Adopted {
 		s.open = true // somebody's own disks, of which nothing is known here
 		return s, nil
 	}
@@ -201,7 +201,7 @@ func present(path string) bool {
 
 // diskFlaws: a machine's own disk was taken out, or a file is gone that it needs.
 func diskFlaws(m machine, dir string, s shelf) []flaw {
-	own := slices.DeleteFunc(disksOf(m.info), func(d disk) bool { return !within(dir, d.path) })
+	own := disksWithin(m, dir)
 	if len(own) == 0 {
 		if _, there := s.spare(m.record); there {
 			return []flaw{flawed(v1.ReasonDiskChanged, providers.RemedyOff, "its own disk is not attached")}
@@ -215,6 +215,24 @@ func diskFlaws(m machine, dir string, s shelf) []flaw {
 		}
 	}
 	return found
+}
+
+// disksWithin lists a machine's disks that lie in a folder.
+func disksWithin(m machine, dir string) []disk {
+	return slices.DeleteFunc(disksOf(m.info), func(d disk) bool { return !within(dir, d.path) })
+}
+
+// ownDisks lists a machine's disks that are its own.
+func (p *Provider) ownDisks(m machine) []disk { return disksWithin(m, p.data.MachineDir(m.id)) }
+
+// diskLost tells whether a machine's disk, or a file that it lies on, is gone.
+func (p *Provider) diskLost(m machine) bool {
+	states, err := p.statesOf(m.record)
+	if err != nil {
+		return false
+	}
+	s, err := p.shelfOf(m.record, states)
+	return err == nil && slices.ContainsFunc(diskFlaws(m, p.data.MachineDir(m.id), s), func(f flaw) bool { return f.Reason == v1.ReasonDiskLost })
 }
 
 // missing says which file of a disk is gone; empty when none is known to be.

@@ -18,7 +18,11 @@ import (
 // wantDrift demands that the one drift of a machine is told with a remedy.
 func (l *lab) wantDrift(t testing.TB, id types.UID, what, reason string, remedy providers.Remedy, says string) {
 	t.Helper()
-	m := l.get(t, id)
+	var m providers.Machine
+	eventually(t, what+" is told", func() bool { // a look that was just made serves once
+		m = l.get(t, id)
+		return len(m.Drift) > 0
+	})
 	if len(m.Drift) != 1 || m.Drift[0].Reason != reason || m.Drift[0].Remedy != remedy || !strings.Contains(m.Drift[0].Detail, says) {
 		t.Errorf("%s, %s: %+v", what, m.Power, m.Drift)
 	}
@@ -232,7 +236,7 @@ func TestDiskLost(t *testing.T) {
 			l.wantNone(t, "with its file again", spec, providers.PowerOff)
 		}
 		must(t, os.Remove(disk))
-		must(t, l.p.Reset(ctx, id))
+		l.converges(t, "it is reset", func() error { return l.p.Reset(ctx, id) })
 		l.wantNone(t, "reset", spec, providers.PowerOff)
 		must(t, l.run(ctx, spec))
 		l.wantNone(t, "started", spec, providers.PowerRunning)
@@ -277,10 +281,8 @@ func TestDeleteDrifted(t *testing.T) {
 		change(id)
 		t.Logf("%s: %+v", what, l.get(t, id).Drift)
 		remove(t, l.p, id)
-		ours := func(s string) bool { return slices.Contains(before, s) || strings.Contains(s, "mine") }
-		if left := slices.DeleteFunc(l.settled(t, len(before)+1), ours); len(left) > 0 {
-			t.Errorf("%s: left is %q", what, left)
-		}
+		theirs := func(s string) bool { return slices.Contains(before, s) || strings.Contains(s, "/mine") }
+		eventually(t, what+": nothing is left", func() bool { return len(slices.DeleteFunc(l.added(t), theirs)) == 0 })
 	}
 }
 

@@ -353,6 +353,9 @@ func (p *Provider) changeForwards(ctx context.Context, spec providers.MachineSpe
 			return err
 		}
 	}
+	if r.Network.Mode == v1.NetworkNAT && was.info["nic1"] != string(v1.NetworkNAT) {
+		return unplugged(spec, r) // nothing is forwarded there, until it is off
+	}
 	if err := p.setRules(ctx, was, forwards); err != nil {
 		return err
 	}
@@ -373,9 +376,21 @@ func (p *Provider) changeForwards(ctx context.Context, spec providers.MachineSpe
 	return nil
 }
 
+// unplugged refuses other port forwards of a machine whose card somebody has connected
+// elsewhere.
+func unplugged(spec providers.MachineSpec, r record) error {
+	if r.Hashes.Forwards == spec.Hashes().Forwards {
+		return nil
+	}
+	return providers.Errorf(providers.ErrBusy, machineObject(spec.ID), "its network card was connected elsewhere, so that no port can be forwarded: stop it first")
+}
+
 // setRules makes the port forwards of a machine that is not off what they ought to
 // be.
 func (p *Provider) setRules(ctx context.Context, m machine, forwards []v1.PortForward) error {
+	if m.info["nic1"] != string(v1.NetworkNAT) {
+		return nil // VirtualBox shows none of another card, and changes those of the NAT
+	}
 	for _, step := range ruleChanges(forwardsOf(m.info), rulesOf(forwards)) {
 		args := append([]string{"controlvm", string(m.id), "natpf1"}, step...)
 		if m.power == providers.PowerSaved {
