@@ -247,3 +247,50 @@ func TestRenamedFolder(t *testing.T) {
 		t.Errorf("with its own definition: %s", def)
 	}
 }
+
+// TestLostAdapter: that the adapter of a host-only network is gone is told without
+// asking VirtualBox, and joining the network makes another.
+func TestLostAdapter(t *testing.T) {
+	p := newScripted(t, "linux")
+	r := record{ID: testID, Instance: "i", Namespace: "default", Network: v1.Network{Mode: v1.NetworkHostOnly}}
+	m := machine{id: testID, record: r}
+	flaws := func(want int, when string) {
+		t.Helper()
+		found := p.linkFlaws(m)
+		if len(found) != want {
+			t.Errorf("%s: %+v", when, found)
+		}
+		for _, f := range found {
+			if f.Reason != v1.ReasonNetworkChanged || f.at(providers.PowerRunning).Remedy != providers.RemedyPowerOff || f.at(providers.PowerOff).Remedy != providers.RemedyOff {
+				t.Errorf("%s: %+v", when, f)
+			}
+		}
+	}
+	flaws(1, "before there is one")
+	join := func() {
+		t.Helper()
+		if err := p.joinNetwork(t.Context(), r); err != nil {
+			t.Fatal(err)
+		}
+	}
+	join()
+	flaws(0, "made")
+	for _, name := range p.names(t, "adapters") {
+		if err := os.Remove(filepath.Join(p.dir, "adapters", name)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	flaws(1, "removed by hand")
+	join()
+	flaws(0, "made again")
+	m.record.Network.Mode = v1.NetworkIntnet
+	flaws(0, "on a network that is a name only")
+
+	mac := newScripted(t, "darwin")
+	if err := mac.joinNetwork(t.Context(), r); err != nil {
+		t.Fatal(err)
+	}
+	if found := mac.linkFlaws(machine{id: testID, record: r}); len(found) > 0 {
+		t.Errorf("a network of macOS's is no link: %+v", found)
+	}
+}
