@@ -225,6 +225,25 @@ func disksWithin(m machine, dir string) []disk {
 // ownDisks lists a machine's disks that are its own.
 func (p *Provider) ownDisks(m machine) []disk { return disksWithin(m, p.data.MachineDir(m.id)) }
 
+// startable refuses to start a machine without its disk, which VirtualBox does.
+func (p *Provider) startable(m machine) error {
+	states, err := p.statesOf(m.record)
+	if err != nil {
+		return err
+	}
+	s, err := p.shelfOf(m.record, states)
+	if err != nil {
+		return p.fileError(machineObject(m.id), err)
+	}
+	for _, f := range diskFlaws(m, p.data.MachineDir(m.id), s) {
+		if f.Remedy == providers.RemedyNone {
+			return providers.Errorf(providers.ErrInvalid, machineObject(m.id), "it was not started: %s: %s", f.Detail, f.Advice).WithReason(f.Reason)
+		}
+		return providers.Errorf(providers.ErrUnavailable, machineObject(m.id), "it was not started: %s: ensure the machine again", f.Detail).WithReason(f.Reason)
+	}
+	return nil
+}
+
 // diskLost tells whether a machine's disk, or a file that it lies on, is gone.
 func (p *Provider) diskLost(m machine) bool {
 	states, err := p.statesOf(m.record)

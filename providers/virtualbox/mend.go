@@ -3,6 +3,7 @@ package virtualbox
 import (
 	"context"
 
+	v1 "sandboxd.dev/sandboxd/api/v1"
 	"sandboxd.dev/sandboxd/providers"
 )
 
@@ -82,4 +83,17 @@ func emptyPlace(m machine) (disk, bool) {
 		}
 	}
 	return disk{}, false
+}
+
+// showRules connects the card of a machine that is off to the NAT, if it is not. Of
+// another card VirtualBox does not show the port forwards, which it keeps all the same
+// for when it is one again.
+func (p *Provider) showRules(ctx context.Context, m machine) (machine, error) {
+	if !m.once() || m.info["nic1"] == string(v1.NetworkNAT) {
+		return m, nil
+	}
+	if _, err := p.manage(ctx, m.id, 0, "modifyvm", string(m.id), "--nic1", string(v1.NetworkNAT)); err != nil {
+		return m, err
+	}
+	return p.look(ctx, m.id)
 }

@@ -80,6 +80,8 @@ func (p *Provider) powerOn(ctx context.Context, m machine) error {
 		if err := p.refresh(ctx, &r, m); err != nil {
 			return err
 		}
+	} else if err := p.startable(m); err != nil {
+		return err
 	}
 	if err := p.joinNetwork(ctx, r); err != nil {
 		return err

@@ -38,15 +38,14 @@ func (p *Provider) Reset(ctx context.Context, id types.UID) error {
 // on the snapshot that it was forked from, of the same size. One whose disk is gone
 // gets one.
 func (p *Provider) refresh(ctx context.Context, r *record, m machine) error {
-	lost := p.diskLost(m)
-	if r.Fresh && !lost {
-		return nil
-	}
-	if lost && len(p.ownDisks(m)) == 0 {
+	if len(p.ownDisks(m)) == 0 {
 		if err := p.replant(ctx, r, m); err != nil {
 			return err
 		}
 		r.Fresh, r.Reverted = true, false
+		return nil
+	}
+	if r.Fresh && !p.diskLost(m) {
 		return nil
 	}
 	if err := p.replaceDisks(ctx, r, m, func(d disk) (string, error) { return p.goldenParent(ctx, *r, d) }); err != nil {
