@@ -90,7 +90,7 @@ func (p *Provider) complete(ctx context.Context, spec providers.MachineSpec, r *
 			return err
 		}
 	}
-	r.Hashes = spec.Hashes()
+	r.Hashes, r.CPUs, r.MemoryBytes = spec.Hashes(), spec.CPUs, spec.MemoryBytes
 	return p.writeRecord(*r)
 }
 

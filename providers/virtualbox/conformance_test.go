@@ -39,6 +39,7 @@ func TestConformance(t *testing.T) {
 		Crash:     func(t testing.TB, id types.UID) { kill(t, "VBoxHeadless", string(id)) },
 		Pause:     func(t testing.TB, id types.UID) { manage(t, "controlvm", string(id), "pause") },
 		Undefine:  func(t testing.TB, id types.UID) { manage(t, "unregistervm", string(id)) },
+		Tamper:    tamper,
 		Audit:     h.audit,
 		Interrupt: within,
 		Installer: installerISO(t),
@@ -52,7 +53,11 @@ func TestConformance(t *testing.T) {
 			conformance.Mode(v1.NetworkHostOnly): noDriver,
 			conformance.Mode(v1.NetworkBridged):  noDriver,
 			conformance.BrokenNetwork:            noDriver,
-			conformance.CPUs:                     "without its kernel driver VirtualBox lets several processors wait for each other: its firmware alone takes minutes",
+
+			conformance.Drifts(conformance.TamperNetwork):   noNetwork,
+			conformance.DriftsOn(conformance.TamperNetwork): noNetwork,
+			conformance.DriftsOn(conformance.TamperMemory):  locked,
+			conformance.CPUs: "without its kernel driver VirtualBox lets several processors wait for each other: its firmware alone takes minutes",
 		},
 	})
 }

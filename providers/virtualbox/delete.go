@@ -62,7 +62,7 @@ func (p *Provider) dispose(ctx context.Context, id types.UID) (bool, error) {
 	if !files.Exists(definition) {
 		return false, nil
 	}
-	if d, err := readDefinition(definition); err != nil || len(d.Snapshots) > 0 {
+	if d, err := readDefinition(definition); err != nil || len(d.Snapshots) > 0 || p.holdsOthers(r) {
 		return false, nil
 	}
 	_, err = p.manage(ctx, id, vboxmanage.Slow, "controlvm", definition, "poweroff")
@@ -114,11 +114,15 @@ func (p *Provider) unregister(ctx context.Context, m machine) error {
 		}
 		p.guest.forget(m.id)
 	}
-	_, err := p.manage(ctx, m.id, vboxmanage.Slow, "unregistervm", string(m.id), "--delete-all")
+	args := []string{"unregistervm", string(m.id), "--delete-all"}
+	if len(strangers(m.info, p.data.MachineDir(m.id))) > 0 || p.holdsOthers(m.record) {
+		args = args[:2] // its own files go with its folder
+	}
+	_, err := p.manage(ctx, m.id, vboxmanage.Slow, args...)
 	if ctx.Err() != nil {
 		return ctx.Err()
 	}
-	if err == nil && !files.Exists(p.definition(m.record)) {
+	if err == nil && (len(args) == 2 || !files.Exists(p.definition(m.record))) {
 		return nil
 	}
 	switch _, lookErr := p.look(ctx, m.id); {
@@ -221,5 +225,6 @@ func (p *Provider) removeFolder(ctx context.Context, id types.UID) error {
 	p.steps.next()
 	p.ports.release(id)
 	p.guest.forget(id)
+	p.drifts.note(id, nil)
 	return p.fileError(object, os.RemoveAll(dir))
 }

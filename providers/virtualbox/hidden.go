@@ -53,18 +53,19 @@ func readDefinition(path string) (hidden, error) {
 	return h, nil
 }
 
-// wrong says what of it a sandbox must not have.
-func (h hidden) wrong(want []v1.SharedFolder) string {
+// flaws says what of it a sandbox must not have.
+func (h hidden) flaws(want []v1.SharedFolder) []flaw {
+	var found []flaw
 	for _, f := range h.Folders {
 		readOnly := slices.ContainsFunc(want, func(w v1.SharedFolder) bool { return w.Name == f.Name && w.IsReadOnly() })
 		if f.Writable && readOnly {
-			return fmt.Sprintf("the guest may write to the shared folder %q, which its spec makes read-only", f.Name)
+			found = append(found, opened(v1.ReasonDefinitionChanged, "the guest may write to the shared folder %q, which its spec makes read-only", f.Name))
 		}
 	}
 	if names := h.internals(); len(names) > 0 {
-		return fmt.Sprintf("the machine has the extra data %s, which changes what VirtualBox keeps from the guest", names[0])
+		found = append(found, opened(v1.ReasonDefinitionChanged, "it has the extra data %s, which changes what VirtualBox keeps from the guest", shown(names[0])))
 	}
-	return ""
+	return found
 }
 
 // internals lists the extra data by which VirtualBox's insides are changed, such as

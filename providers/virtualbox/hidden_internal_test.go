@@ -46,7 +46,11 @@ func TestHidden(t *testing.T) {
 		if err != nil {
 			t.Fatalf("%s: %v", name, err)
 		}
-		if wrong := h.wrong(want); (wrong == "") != (tc.wrong == "") || !strings.Contains(wrong, tc.wrong) {
+		wrong := ""
+		for _, f := range h.flaws(want) {
+			wrong += f.Detail
+		}
+		if (wrong == "") != (tc.wrong == "") || !strings.Contains(wrong, tc.wrong) {
 			t.Errorf("%s: %q", name, wrong)
 		}
 	}

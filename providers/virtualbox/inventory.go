@@ -53,7 +53,7 @@ func (p *Provider) listMachines(registered map[string]bool) ([]providers.Resourc
 		r := providers.Resource{ID: "machines/" + d.Name(), Owners: []types.UID{id}, Ownership: providers.Ours, Description: dir}
 		rec, err := p.readRecord(id)
 		switch {
-		case !datafolder.IsUUID(id):
+		case !datafolder.IsUUID(id) || !d.IsDir():
 			r.Kind, r.Owners, r.Ownership = providers.ResourceFile, nil, providers.Ambiguous
 		case err != nil:
 			r.Kind = providers.ResourceFile // made and not yet described, or half removed
@@ -72,9 +72,6 @@ func (p *Provider) listMachines(registered map[string]bool) ([]providers.Resourc
 	return out, nil
 }
 
-// definition is the file in which VirtualBox keeps a machine's settings.
-func (p *Provider) definition(r record) string { return filepath.Join(p.vmDir(r), r.VM+".vbox") }
-
 // listImages lists the sealed images and, as files, what imports left.
 func (p *Provider) listImages(map[string]bool) ([]providers.Resource, error) {
 	dirs, err := os.ReadDir(p.data.Images())
@@ -84,17 +81,20 @@ func (p *Provider) listImages(map[string]bool) ([]providers.Resource, error) {
 	var out []providers.Resource
 	for _, d := range dirs {
 		owner := []types.UID{types.UID(d.Name())}
-		entries, err := os.ReadDir(filepath.Join(p.data.Images(), d.Name()))
-		if errors.Is(err, fs.ErrNotExist) {
-			continue
-		}
-		if err != nil {
-			return nil, err
+		var entries []os.DirEntry
+		if d.IsDir() {
+			entries, err = os.ReadDir(filepath.Join(p.data.Images(), d.Name()))
+			if errors.Is(err, fs.ErrNotExist) {
+				continue
+			}
+			if err != nil {
+				return nil, err
+			}
 		}
 		add := func(kind providers.ResourceKind, id string, whose providers.Ownership) {
 			out = append(out, providers.Resource{Kind: kind, ID: id, Owners: owner, Ownership: whose, Description: filepath.Join(p.data.Root, id)})
 		}
-		if !datafolder.IsName(d.Name()) {
+		if !datafolder.IsName(d.Name()) || !d.IsDir() {
 			add(providers.ResourceFile, "images/"+d.Name(), providers.Ambiguous)
 			continue
 		}

@@ -112,25 +112,8 @@ func (p *Provider) putBack(ctx context.Context, r *record, m machine) (machine, 
 		return m, nil
 	}
 	at := disks[0]
-	chain, err := p.below(*r, r.Kept)
+	chain, err := p.attachOwn(ctx, *r, at, r.Kept)
 	if err != nil {
-		return machine{}, err
-	}
-	if len(chain) > 0 {
-		known, err := p.knownDisks(ctx, r.ID)
-		if err != nil {
-			return machine{}, err
-		}
-		for _, v := range chain {
-			if known[v.id] {
-				continue
-			}
-			if err := p.attach(ctx, r.ID, at, v.path); err != nil {
-				return machine{}, err
-			}
-		}
-	}
-	if err := p.attach(ctx, r.ID, at, r.Kept); err != nil {
 		return machine{}, err
 	}
 	if !slices.ContainsFunc(chain, func(v vdi) bool { return v.path == at.path }) { // else an earlier call was cut off
@@ -140,6 +123,29 @@ func (p *Provider) putBack(ctx context.Context, r *record, m machine) (machine, 
 	}
 	r.Kept = ""
 	return p.look(ctx, r.ID)
+}
+
+// attachOwn attaches one of a machine's own disks, and before it each disk of those
+// below it that VirtualBox has forgotten. These are returned.
+func (p *Provider) attachOwn(ctx context.Context, r record, at disk, path string) (chain []vdi, err error) {
+	if chain, err = p.below(r, path); err != nil {
+		return nil, err
+	}
+	if len(chain) > 0 {
+		known, err := p.knownDisks(ctx, r.ID)
+		if err != nil {
+			return nil, err
+		}
+		for _, v := range chain {
+			if known[v.id] {
+				continue
+			}
+			if err := p.attach(ctx, r.ID, at, v.path); err != nil {
+				return nil, err
+			}
+		}
+	}
+	return chain, p.attach(ctx, r.ID, at, path)
 }
 
 // knownDisks are all disks that VirtualBox knows, by their UUIDs.

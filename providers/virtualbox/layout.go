@@ -4,12 +4,14 @@ import (
 	"cmp"
 	"crypto/sha256"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
 	"regexp"
 	"strings"
+	"syscall"
 
 	"github.com/google/uuid"
 	"k8s.io/apimachinery/pkg/types"
@@ -71,7 +73,7 @@ func (l layout) machineIDs() ([]types.UID, error) {
 	}
 	var ids []types.UID
 	for _, d := range dirs {
-		if id := types.UID(d.Name()); datafolder.IsUUID(id) {
+		if id := types.UID(d.Name()); datafolder.IsUUID(id) && d.IsDir() {
 			ids = append(ids, id)
 		}
 	}
@@ -114,7 +116,11 @@ type record struct {
 	Network       v1.Network        `json:"network"`
 	SharedFolders []v1.SharedFolder `json:"sharedFolders,omitempty"`
 	Engine        string            `json:"engine,omitempty"`
-	DiscardOnStop bool              `json:"discardOnStop,omitempty"`
+	// CPUs and MemoryBytes that it was last made with; 0 until it was made to the end,
+	// and of one that an earlier version made.
+	CPUs          int   `json:"cpus,omitempty"`
+	MemoryBytes   int64 `json:"memoryBytes,omitempty"`
+	DiscardOnStop bool  `json:"discardOnStop,omitempty"`
 	// DiskBytes the disk was grown to.
 	DiskBytes int64 `json:"diskBytes,omitempty"`
 	// Disk is the file of the machine's disk, when it was last known.
@@ -138,6 +144,9 @@ type record struct {
 // is not what we wrote.
 func (p *Provider) readRecord(id types.UID) (record, error) {
 	b, err := os.ReadFile(p.data.record(id))
+	if errors.Is(err, syscall.ENOTDIR) {
+		return record{}, fmt.Errorf("%s is no folder: %w", p.data.MachineDir(id), fs.ErrNotExist)
+	}
 	if err != nil {
 		return record{}, err
 	}

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"path/filepath"
 	"slices"
-	"strings"
 
 	"k8s.io/apimachinery/pkg/types"
 
@@ -46,6 +45,11 @@ func (p *Provider) EnsureMachine(ctx context.Context, spec providers.MachineSpec
 			return foreign(spec.ID)
 		case err != nil:
 			return err
+		}
+		if err := p.undamaged(was); err != nil {
+			return err
+		}
+		switch {
 		case was.info == nil: // VirtualBox does not have it
 		case was.power != providers.PowerOff && was.whole():
 			return p.changeForwards(ctx, spec, was)
@@ -76,6 +80,7 @@ func (p *Provider) make(ctx context.Context, spec providers.MachineSpec, was mac
 		Engine: p.opts.Engine, DiscardOnStop: spec.DiscardOnStop,
 		DiskBytes: was.record.DiskBytes, Disk: was.record.Disk, Kept: was.record.Kept, Fresh: was.record.Fresh, Forced: was.record.Forced,
 		Snapshot: spec.Snapshot, Reverted: was.record.Reverted, Installer: was.record.Installer,
+		CPUs: was.record.CPUs, MemoryBytes: was.record.MemoryBytes,
 	}
 	if was.record.VM == "" {
 		r.VM = vmName(spec.Namespace, spec.Name, string(spec.ID)[:8])
@@ -101,7 +106,7 @@ func (p *Provider) make(ctx context.Context, spec providers.MachineSpec, was mac
 		return err
 	}
 	if was.info != nil && was.record.Hashes == spec.Hashes() && was.record.Engine == r.Engine && p.isConfigured(was) {
-		return nil
+		return p.noteSizes(was.record, spec)
 	}
 	if err := p.begin(r); err != nil {
 		return err
@@ -137,7 +142,16 @@ func (p *Provider) make(ctx context.Context, spec providers.MachineSpec, was mac
 func (p *Provider) isConfigured(m machine) bool {
 	isolated, _ := p.isolated(m)
 	_, seeded, _ := seedSlot(m.info, p.seed(m.record))
-	return isolated && seeded && p.hasInstaller(m) && len(foldersOf(m.info)) == len(m.record.SharedFolders) && len(disksOf(m.info)) > 0
+	return isolated && seeded && p.hasInstaller(m) && len(p.drifted(m)) == 0
+}
+
+// noteSizes completes the record of a machine that an earlier version made.
+func (p *Provider) noteSizes(r record, spec providers.MachineSpec) error {
+	if r.MemoryBytes != 0 || r.Hashes.Hardware != spec.Hashes().Hardware {
+		return nil
+	}
+	r.CPUs, r.MemoryBytes = spec.CPUs, spec.MemoryBytes
+	return p.writeRecord(r)
 }
 
 // originalOf returns the sealed image that a machine is cloned from; none for one
@@ -181,9 +195,17 @@ func (p *Provider) begin(r record) error {
 // prepare configures a machine that is off and notes that it is done.
 func (p *Provider) prepare(ctx context.Context, spec providers.MachineSpec, r record, now machine, image sealed) error {
 	id := string(spec.ID)
-	now, err := p.unplug(ctx, now)
-	if err != nil {
-		return err
+	for _, putRight := range []func(context.Context, machine) (machine, error){p.rename, p.unplug, p.reattach} {
+		var err error
+		if now, err = putRight(ctx, now); err != nil {
+			return err
+		}
+	}
+	if now.record.Network.Mode == v1.NetworkNAT || r.Network.Mode == v1.NetworkNAT {
+		var err error
+		if now, err = p.showRules(ctx, now); err != nil {
+			return err
+		}
 	}
 	disks := disksOf(now.info)
 	if len(disks) == 0 {
@@ -202,7 +224,7 @@ func (p *Provider) prepare(ctx context.Context, spec providers.MachineSpec, r re
 	if err := p.insertSeed(ctx, spec, p.seed(r), now.info); err != nil {
 		return err
 	}
-	r.Hashes = spec.Hashes()
+	r.Hashes, r.CPUs, r.MemoryBytes = spec.Hashes(), spec.CPUs, spec.MemoryBytes
 	return p.writeRecord(r)
 }
 
@@ -214,10 +236,14 @@ func (p *Provider) unplug(ctx context.Context, m machine) (machine, error) {
 	var steps [][]string
 	disks, _ := attached(m.info)
 	for _, d := range strangers(m.info, p.data.MachineDir(m.id)) {
-		if slices.Contains(disks, d) {
+		empty := emptyDrive
+		switch {
+		case slices.Contains(disks, d) && m.once():
+			empty = noDrive
+		case slices.Contains(disks, d):
 			return m, providers.Errorf(providers.ErrInvalid, machineObject(m.id), "its image's machine has the disk %s, which VirtualBox does not clone because snapshots leave it out (it is write-through, shareable or read-only): take it out of that machine, or make it a normal disk, and adopt a new snapshot", d.path)
 		}
-		steps = append(steps, []string{"storageattach", id, "--storagectl", d.controller, "--port", d.port, "--device", d.device, "--medium", emptyDrive})
+		steps = append(steps, []string{"storageattach", id, "--storagectl", d.controller, "--port", d.port, "--device", d.device, "--medium", empty})
 	}
 	h, err := readDefinition(m.info["CfgFile"])
 	if err != nil {
@@ -304,94 +330,6 @@ func (p *Provider) insertSeed(ctx context.Context, spec providers.MachineSpec, p
 		"--port", slot.port, "--device", slot.device, "--type", "dvddrive", "--medium", path)
 	return err
 }
-
-// changeForwards changes the port forwards of a machine that is not off, and its
-// record. The record names first the ports that there will be, so that whatever the
-// machine's process opens is its own after a crash too, and last that it is done. A
-// machine whose start was cut off is confirmed.
-func (p *Provider) changeForwards(ctx context.Context, spec providers.MachineSpec, was machine) error {
-	r := was.record
-	want := spec.Network.PortForwards
-	if r.Network.Mode != v1.NetworkNAT {
-		want = nil // the machine is on another network until it is off
-	}
-	forwards, err := p.ports.reserve(spec.ID, want, slices.Concat(r.Network.PortForwards, openForwards(was.info)))
-	if err != nil {
-		return err
-	}
-	if !slices.Equal(r.Network.PortForwards, forwards) {
-		r.Network.PortForwards, r.Hashes.Forwards = forwards, ""
-		if err := p.writeRecord(r); err != nil {
-			return err
-		}
-	}
-	if err := p.setRules(ctx, was, forwards); err != nil {
-		return err
-	}
-	if was.power == providers.PowerRunning {
-		if err := awaitOpen(ctx, spec.ID, forwards); err != nil {
-			return err
-		}
-	}
-	if hash := spec.Hashes().Forwards; r.Hashes.Forwards != hash {
-		r.Hashes.Forwards = hash
-		if err := p.writeRecord(r); err != nil {
-			return err
-		}
-	}
-	if r.Starting && was.power == providers.PowerRunning {
-		return p.confirm(ctx, spec.ID)
-	}
-	return nil
-}
-
-// setRules makes the port forwards of a machine that is not off what they ought to
-// be.
-func (p *Provider) setRules(ctx context.Context, m machine, forwards []v1.PortForward) error {
-	for _, step := range ruleChanges(forwardsOf(m.info), rulesOf(forwards)) {
-		args := append([]string{"controlvm", string(m.id), "natpf1"}, step...)
-		if m.power == providers.PowerSaved {
-			args = append([]string{"modifyvm", string(m.id), "--nat-pf1"}, step...)
-		}
-		if _, err := p.manage(ctx, m.id, 0, args...); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// finishForwards brings the port forwards of a machine that is not off to what its
-// record names, if a change of them was cut off, and looks at it again.
-func (p *Provider) finishForwards(ctx context.Context, m machine) (machine, error) {
-	if m.record.Hashes.Forwards != "" || !m.whole() {
-		return m, nil
-	}
-	if err := p.setRules(ctx, m, m.record.Network.PortForwards); err != nil {
-		return m, err
-	}
-	return p.look(ctx, m.id)
-}
-
-// ruleChanges are the arguments that turn rules into others, one step after the
-// other: first what goes, then what comes.
-func ruleChanges(have, want []string) [][]string {
-	var steps [][]string
-	for _, rule := range have {
-		if !slices.Contains(want, rule) {
-			name, _, _ := strings.Cut(rule, ",")
-			steps = append(steps, []string{"delete", name})
-		}
-	}
-	for _, rule := range want {
-		if !slices.Contains(have, rule) {
-			steps = append(steps, []string{rule})
-		}
-	}
-	return steps
-}
-
-// vmDir is VirtualBox's folder of a machine.
-func (p *Provider) vmDir(r record) string { return filepath.Join(p.data.MachineDir(r.ID), r.VM) }
 
 // logOf is the log of a machine's present, or last, run.
 func (p *Provider) logOf(r record) string { return filepath.Join(p.vmDir(r), "Logs", "VBox.log") }

@@ -43,6 +43,9 @@ func (m machine) on() bool {
 	return m.power == providers.PowerRunning || m.power == providers.PowerPaused || m.power == providers.PowerStopping
 }
 
+// once tells whether the machine was made to the end, be it from another spec.
+func (m machine) once() bool { return m.whole() || m.record.MemoryBytes != 0 }
+
 // whole tells whether the machine is what its record says: not on its way from
 // one spec to the next.
 func (m machine) whole() bool { return m.record.Hashes != providers.Hashes{} }
@@ -140,10 +143,17 @@ func (p *Provider) GetMachine(ctx context.Context, id types.UID) (providers.Mach
 	if err := p.ready(ctx); err != nil {
 		return providers.Machine{}, err
 	}
+	unlock, idle := p.locks.TryShare(machineObject(id))
+	if idle {
+		defer unlock()
+	}
 	m, justSeen := p.watch.take(id)
 	if !justSeen {
 		var err error
 		if m, err = p.look(ctx, id); err != nil {
+			if errors.Is(err, providers.ErrNotFound) {
+				p.drifts.note(id, nil)
+			}
 			return providers.Machine{}, err
 		}
 	}
@@ -152,6 +162,10 @@ func (p *Provider) GetMachine(ctx context.Context, id types.UID) (providers.Mach
 		ImageRevision: m.record.Image.Revision, PortForwards: m.record.Network.PortForwards,
 		Accelerator: accelerator(m.record.Engine), Agent: providers.AgentDisconnected,
 	}
+	if idle { // else what is seen is on its way from one state to another
+		p.drifts.note(id, p.drifted(m))
+	}
+	out.Drift = p.drifts.of(id)
 	out.Network = p.observeNetwork(m)
 	if m.power == providers.PowerOff {
 		if isolated, detail := p.isolated(m); !isolated {

@@ -48,6 +48,9 @@ func (p *Provider) Start(ctx context.Context, id types.UID) error {
 		case err != nil:
 			return err
 		case m.power == providers.PowerRunning: // started by a call that was cut off, or by somebody
+			if m, err = p.mend(ctx, m); err != nil {
+				return err
+			}
 			return p.judge(ctx, m)
 		case m.power == providers.PowerPaused:
 			return p.resume(ctx, m)
@@ -77,6 +80,8 @@ func (p *Provider) powerOn(ctx context.Context, m machine) error {
 		if err := p.refresh(ctx, &r, m); err != nil {
 			return err
 		}
+	} else if err := p.startable(m); err != nil {
+		return err
 	}
 	if err := p.joinNetwork(ctx, r); err != nil {
 		return err
@@ -85,7 +90,12 @@ func (p *Provider) powerOn(ctx context.Context, m machine) error {
 	if err != nil {
 		return err
 	}
-	if isolated, detail := p.isolated(m); !isolated {
+	if m, err = p.mend(ctx, m); err != nil {
+		return err
+	}
+	// What is put right once it runs is no reason not to go on with a saved machine.
+	later := func(f flaw) bool { return m.power == providers.PowerSaved && f.live != nil }
+	if isolated, detail := p.isolatedBut(m, later); !isolated {
 		return notIsolated(m.id, "it was not started", detail)
 	}
 	if err := checkOpenable(m.id, r.Network.PortForwards); err != nil {
@@ -130,6 +140,9 @@ func (p *Provider) confirm(ctx context.Context, id types.UID) error {
 	if !m.on() {
 		return providers.Errorf(providers.ErrUnavailable, machineObject(id), "it was started and is %s again: VBoxHeadless ended; its log is %s", m.power, p.logOf(m.record))
 	}
+	if m, err = p.mend(ctx, m); err != nil {
+		return p.refuse(ctx, m, err)
+	}
 	return p.judge(ctx, m)
 }
 
@@ -163,6 +176,10 @@ func (p *Provider) refuse(ctx context.Context, m machine, why error) error {
 
 // resume lets a paused machine go on, if it is isolated.
 func (p *Provider) resume(ctx context.Context, m machine) error {
+	m, err := p.mend(ctx, m)
+	if err != nil {
+		return err
+	}
 	if seen := p.observeNetwork(m); !seen.Isolated {
 		return p.refuse(ctx, m, notIsolated(m.id, "it was powered off", seen.Detail))
 	}

@@ -124,6 +124,8 @@ type Provider struct {
 	guest *guestStates
 	steps steps
 
+	drifts driftNotes
+
 	life *lifetime.Lifetime // ends with Close
 }
 

@@ -7,6 +7,7 @@ import (
 
 	"k8s.io/apimachinery/pkg/types"
 
+	v1 "sandboxd.dev/sandboxd/api/v1"
 	"sandboxd.dev/sandboxd/providers"
 	"sandboxd.dev/sandboxd/providers/internal/datafolder"
 	"sandboxd.dev/sandboxd/providers/internal/files"
@@ -19,6 +20,12 @@ func (p *Provider) Reset(ctx context.Context, id types.UID) error {
 		if m.power != providers.PowerOff {
 			return providers.Errorf(providers.ErrBusy, machineObject(id), "it is %s: only the disk of a machine that is off can be replaced", m.power)
 		}
+		for _, putRight := range []func(context.Context, machine) (machine, error){p.unplug, p.reattach} {
+			var err error
+			if m, err = putRight(ctx, m); err != nil {
+				return err
+			}
+		}
 		r := m.record
 		if err := p.refresh(ctx, &r, m); err != nil {
 			return err
@@ -28,9 +35,17 @@ func (p *Provider) Reset(ctx context.Context, id types.UID) error {
 }
 
 // refresh replaces the disks of a machine that is off by fresh ones on its image, or
-// on the snapshot that it was forked from, of the same size.
+// on the snapshot that it was forked from, of the same size. One whose disk is gone
+// gets one.
 func (p *Provider) refresh(ctx context.Context, r *record, m machine) error {
-	if r.Fresh {
+	if len(p.ownDisks(m)) == 0 {
+		if err := p.replant(ctx, r, m); err != nil {
+			return err
+		}
+		r.Fresh, r.Reverted = true, false
+		return nil
+	}
+	if r.Fresh && !p.diskLost(m) {
 		return nil
 	}
 	if err := p.replaceDisks(ctx, r, m, func(d disk) (string, error) { return p.goldenParent(ctx, *r, d) }); err != nil {
@@ -50,7 +65,10 @@ func (p *Provider) replaceDisks(ctx context.Context, r *record, m machine, paren
 	if err := p.closeStrays(ctx, *r, m); err != nil {
 		return err
 	}
-	disks := disksOf(m.info)
+	disks := p.ownDisks(m) // what somebody has attached is left alone
+	if len(disks) == 0 {
+		return providers.Errorf(providers.ErrInvalid, machineObject(r.ID), "somebody took its disk out: ensure the machine first").WithReason(v1.ReasonDiskChanged)
+	}
 	for n, d := range disks {
 		parent, err := parentOf(d)
 		if err != nil {
@@ -103,11 +121,54 @@ func lyingUnder(all map[string]vdi, some map[string]bool) map[string]vdi {
 	return found
 }
 
-// goldenParent is the disk, by its UUID, that a machine's disk begins from: the
-// nearest below it which is not the machine's own. Between them are those of its
-// snapshots.
+// replant gives a machine that has no disk any more a fresh one.
+func (p *Provider) replant(ctx context.Context, r *record, m machine) error {
+	if err := p.closeStrays(ctx, *r, m); err != nil {
+		return err
+	}
+	at, room := emptyPlace(m)
+	parent, err := p.firstParent(*r)
+	if err == nil && (parent == "" || !room) {
+		err = providers.Errorf(providers.ErrInvalid, machineObject(r.ID), "somebody took its disk out, and it is not known where it was: delete the sandbox and apply it again")
+	}
+	if err != nil {
+		return err
+	}
+	next := freeDisk(p.vmDir(*r), 0)
+	if err := p.layDisk(ctx, *r, next, parent, true); err != nil {
+		return err
+	}
+	r.Disk = next
+	return p.attach(ctx, r.ID, at, next)
+}
+
+// firstParent is the disk, by its UUID, that a machine's first disk begins from; empty
+// where it is somebody else's, or there is none.
+func (p *Provider) firstParent(r record) (string, error) {
+	object := machineObject(r.ID)
+	switch {
+	case r.Snapshot != nil:
+		_, s, err := p.snapshotNamed(*r.Snapshot)
+		return firstOf(s.disks), err
+	case r.Image == providers.ImageRef{}:
+		return "", nil
+	}
+	image, err := p.readSealed(r.Image)
+	if err != nil || image.Adopted {
+		return "", err
+	}
+	v, err := readVDI(p.data.goldenDisk(r.Image))
+	return v.id, p.fileError(object, err)
+}
+
+// goldenParent is the disk, by its UUID, that a machine's disk begins from. On
+// somebody else's image that is the nearest below it which is not the machine's own:
+// between them are those of its snapshots.
 func (p *Provider) goldenParent(ctx context.Context, r record, d disk) (string, error) {
 	object := machineObject(r.ID)
+	if first, err := p.firstParent(r); err != nil || first != "" {
+		return first, err
+	}
 	out, err := p.vbox.Run(ctx, vboxmanage.Call{Object: object, VM: string(r.ID), Args: []string{"showmediuminfo", "disk", d.medium}})
 	if err != nil {
 		return "", err

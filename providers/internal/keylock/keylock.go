@@ -55,6 +55,26 @@ func (l *Set) TryLock(name string) (unlock func(), ok bool) {
 	}, true
 }
 
+// TryShare takes a name for use together with others, if nobody has it for exclusive
+// use or waits for that.
+func (l *Set) TryShare(name string) (unlock func(), ok bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	k := l.held[name]
+	if k == nil {
+		k = &lock{sem: semaphore.NewWeighted(exclusive)}
+	}
+	if !k.sem.TryAcquire(1) {
+		return nil, false
+	}
+	l.held[name] = k
+	k.users++
+	return func() {
+		k.sem.Release(1)
+		l.leave(name, k)
+	}, true
+}
+
 func (l *Set) acquire(ctx context.Context, name string, weight int64) (func(), error) {
 	l.mu.Lock()
 	k := l.held[name]
