@@ -86,6 +86,14 @@ test-virtualbox: ## All tests on a real VirtualBox, which is fetched, not instal
 test-unit: ## Run the tests that need no hypervisor
 	$(GO) test -race ./...
 
+.PHONY: fuzz-short
+fuzz-short: ## Run every fuzz target for two seconds: some minutes in all
+	hack/fuzz 2s
+
+.PHONY: fuzz
+fuzz: ## Run every fuzz target for FUZZTIME (default 5m), which takes hours
+	hack/fuzz $(or $(FUZZTIME),5m)
+
 .PHONY: vet
 vet: ## Run go vet
 	$(GO) vet ./...
