@@ -11,7 +11,7 @@ import (
 // FuzzSides: what cp is given names one place, and one in a sandbox by an absolute
 // path.
 func FuzzSides(f *testing.F) {
-	for _, s := range []string{"web:/etc", "ns/web:/a/../b/", "./a:b", "-", "a/b/c:/d", "C:\\x", "web:rel"} {
+	for _, s := range []string{"web:/etc", "ns/web:/a/../b/", "./a:b", "-", "a/b/c:/d", "C:\\x", "web:rel", ":/x", "..:/x", "/x:/y", "ns/..:/x"} {
 		f.Add(s)
 	}
 	f.Fuzz(func(t *testing.T, text string) {
@@ -19,7 +19,7 @@ func FuzzSides(f *testing.F) {
 		if err != nil {
 			return
 		}
-		if side.guest && (!path.IsAbs(side.path) || path.Clean(side.path) != side.path || side.key.Name == "") || !side.guest && side.path != text {
+		if side.guest && (!path.IsAbs(side.path) || path.Clean(side.path) != side.path || strings.Trim(side.key.Name, ".") == "" || strings.ContainsAny(side.key.Name, "/%")) || !side.guest && side.path != text {
 			t.Fatalf("%q is %+v", text, side)
 		}
 	})
