@@ -159,4 +159,3 @@ func programFiles(t *testing.T) []source {
 	}
 	return all
 }
-
