@@ -86,7 +86,7 @@ func unquoted(text string) []string {
 		case c == '\'':
 			quoted = !quoted
 		case quoted:
-			word += string(c)
+			word += text[i : i+1]
 		case c == '\\':
 			i++
 			word += text[i : i+1]
