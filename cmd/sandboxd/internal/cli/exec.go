@@ -7,7 +7,7 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
-	"k8s.io/apimachinery/pkg/api/validation/path"
+	"k8s.io/apimachinery/pkg/api/validate/content"
 	"k8s.io/apimachinery/pkg/types"
 
 	"sandboxd.dev/sandboxd/client"
@@ -115,7 +115,7 @@ func (a *app) sandboxKey(name string) (types.NamespacedName, error) {
 
 // isName tells whether a word can be the name of an object, and not the way to
 // something else.
-func isName(word string) bool { return len(path.IsValidPathSegmentName(word)) == 0 && word != "" }
+func isName(word string) bool { return len(content.IsPathSegmentName(word)) == 0 && word != "" }
 
 // execOutcome tells on standard error what the exit code cannot.
 func (a *app) execOutcome(command []string, timeout time.Duration, r client.ExecResult) error {
