@@ -14,6 +14,37 @@ import (
 	"github.com/rogpeppe/go-internal/testscript"
 )
 
+// reachableCmd lists the TCP addresses on which the daemon listens, as the kernel
+// knows them: for anybody who reaches them, whoever that is.
+func reachableCmd(ts *testscript.TestScript, neg bool, args []string) {
+	d := ts.Value(daemonKey{}).(*daemonProcess)
+	if neg || len(args) != 0 || d.cmd == nil {
+		ts.Fatalf("usage: reachable, with a daemon")
+	}
+	root := fmt.Sprintf("/proc/%d", d.cmd.Process.Pid)
+	own := map[string]bool{}
+	fds, err := filepath.Glob(root + "/fd/*")
+	ts.Check(err)
+	for _, fd := range fds {
+		if to, err := os.Readlink(fd); err == nil {
+			own[to] = true
+		}
+	}
+	found := "nothing\n"
+	for _, table := range []string{"/net/tcp", "/net/tcp6", "/net/udp", "/net/udp6"} {
+		b, err := os.ReadFile(root + table)
+		ts.Check(err)
+		for line := range strings.Lines(string(b)) {
+			const listening, unconnected = "0A", "07"
+			if f := strings.Fields(line); len(f) > 9 && (f[3] == listening || f[3] == unconnected) && own["socket:["+f[9]+"]"] {
+				found = strings.TrimPrefix(found, "nothing\n") + table[len("/net/"):] + " " + f[1] + "\n"
+			}
+		}
+	}
+	_, err = fmt.Fprint(ts.Stdout(), found)
+	ts.Check(err)
+}
+
 // canaryCmd looks for secrets where none may be:
 //
 //	canary watch WORD…   from now on, in the arguments of the daemon and its children
