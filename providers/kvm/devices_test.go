@@ -72,6 +72,9 @@ func qemuLine(t *testing.T, id string) string {
 func TestFilesOfMachines(t *testing.T) {
 	l := newLab(t)
 	l.boot(t, "machine", v1.Network{Mode: v1.NetworkNone})
+	if info, err := os.Stat(l.dataDir(l.instance)); err != nil || info.Mode().Perm() != 0o710 {
+		t.Errorf("the data folder: %v, %v", info.Mode(), err)
+	}
 	files := 0
 	must(t, filepath.WalkDir(l.dataDir(l.instance), func(path string, entry fs.DirEntry, err error) error {
 		if err != nil || !entry.Type().IsRegular() {
@@ -90,12 +93,19 @@ func TestFilesOfMachines(t *testing.T) {
 	if files < 3 {
 		t.Errorf("there are %d files only", files)
 	}
+	// A process that follows does not open it again, not even until it has asked
+	// libvirt.
+	must(t, l.p.Close())
+	l.p = l.open(t, l.instance)
+	if info, err := os.Stat(l.dataDir(l.instance)); err != nil || info.Mode().Perm() != 0o710 {
+		t.Errorf("the data folder after a restart: %v, %v", info.Mode(), err)
+	}
 }
 
 // closed tells whether others are kept out by a folder on the way to a file.
 func closed(t *testing.T, path, below string) bool {
 	t.Helper()
-	for dir := filepath.Dir(path); strings.HasPrefix(dir, below); dir = filepath.Dir(dir) {
+	for dir := filepath.Dir(path); dir == below || strings.HasPrefix(dir, below+"/"); dir = filepath.Dir(dir) {
 		info, err := os.Stat(dir)
 		must(t, err)
 		if info.Mode().Perm()&0o001 == 0 {
