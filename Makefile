@@ -93,6 +93,14 @@ soak: build tiny ## Work a daemon hard on a real libvirt (DURATION=5m), and look
 	hack/install-deps
 	hack/soak $(TINY) --duration $(DURATION) $(if $(SEED),--seed $(SEED))
 
+.PHONY: fuzz-short
+fuzz-short: ## Run every fuzz target for two seconds: some minutes in all
+	hack/fuzz 2s
+
+.PHONY: fuzz
+fuzz: ## Run every fuzz target for FUZZTIME (default 5m), which takes hours
+	hack/fuzz $(or $(FUZZTIME),5m)
+
 .PHONY: vet
 vet: ## Run go vet
 	$(GO) vet ./...

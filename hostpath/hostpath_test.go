@@ -22,7 +22,7 @@ import (
 //	base/realistic/                  a neighbour whose name begins like a root
 //	base/secret/                     not allowed
 //	base/images/disk.qcow2           the image directory
-func tree(t *testing.T) (string, *hostpath.Policy) {
+func tree(t testing.TB) (string, *hostpath.Policy) {
 	t.Helper()
 	base, err := filepath.EvalSymlinks(t.TempDir())
 	if err != nil {
@@ -50,7 +50,7 @@ func tree(t *testing.T) (string, *hostpath.Policy) {
 	return base, p
 }
 
-func must(t *testing.T, err error) {
+func must(t testing.TB, err error) {
 	t.Helper()
 	if err != nil {
 		t.Fatal(err)

@@ -52,8 +52,8 @@ type Error struct {
 }
 
 // Error is one sentence on one line, the object first. Names and causes may come
-// from manifests and guests, so control characters are escaped: an error can
-// neither forge a second line of a log nor steer a terminal.
+// from manifests and guests, so what steers a terminal is escaped: an error can
+// neither forge a second line of a log nor be read as another text.
 func (e *Error) Error() string {
 	if e.Err == nil {
 		return printable(fmt.Sprintf("%s: %v", e.Object, e.Kind))
@@ -62,18 +62,24 @@ func (e *Error) Error() string {
 }
 
 func printable(s string) string {
-	if !strings.ContainsFunc(s, unicode.IsControl) {
+	if !strings.ContainsFunc(s, steers) {
 		return s
 	}
 	var b strings.Builder
 	for _, r := range s {
-		if unicode.IsControl(r) {
+		if steers(r) {
 			b.WriteString(strings.Trim(strconv.QuoteRune(r), "'"))
 		} else {
 			b.WriteRune(r)
 		}
 	}
 	return b.String()
+}
+
+// steers tells whether a terminal does something else with a character than show it:
+// controls, line ends of Unicode, and what turns the direction of writing.
+func steers(r rune) bool {
+	return unicode.IsControl(r) || unicode.In(r, unicode.Bidi_Control, unicode.Zl, unicode.Zp)
 }
 
 // Unwrap makes errors.Is and errors.As see the kind and the cause.

@@ -43,6 +43,10 @@ func TestErrors(t *testing.T) {
 			providers.Errorf(providers.ErrNotFound, "machine a\nb", "bell \a, escape \x1b[31m, ä and \u0085"),
 			`machine a\nb: bell \a, escape \x1b[31m, ä and \u0085`, providers.ErrNotFound, v1.ReasonNotFound, false,
 		},
+		{
+			providers.Errorf(providers.ErrNotFound, "machine m", "turned \u202e round, line\u2028end"),
+			`machine m: turned \u202e round, line\u2028end`, providers.ErrNotFound, v1.ReasonNotFound, false,
+		},
 		{context.Canceled, "context canceled", nil, v1.ReasonError, false},
 	} {
 		if got := tc.err.Error(); got != tc.text {

@@ -38,15 +38,17 @@ func TestScripts(t *testing.T) {
 		ContinueOnError:     true,
 		UpdateScripts:       os.Getenv("UPDATE_SCRIPTS") != "",
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
-			"daemon":   daemonCmd,
-			"refused":  refusedCmd,
-			"qcow2":    qcow2Cmd,
-			"bytes":    bytesCmd,
-			"seal":     sealCmd,
-			"http":     httpCmd,
-			"web":      webCmd,
-			"artifact": artifactCmd,
-			"ova":      ovaCmd,
+			"daemon":    daemonCmd,
+			"refused":   refusedCmd,
+			"qcow2":     qcow2Cmd,
+			"bytes":     bytesCmd,
+			"seal":      sealCmd,
+			"http":      httpCmd,
+			"web":       webCmd,
+			"artifact":  artifactCmd,
+			"canary":    canaryCmd,
+			"reachable": reachableCmd,
+			"ova":       ovaCmd,
 		},
 	})
 }
@@ -284,16 +286,21 @@ func httpCmd(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) != 2 {
 		ts.Fatalf("usage: http METHOD PATH")
 	}
+	_, err := fmt.Fprint(ts.Stdout(), httpGet(ts, args[0], args[1]))
+	ts.Check(err)
+}
+
+// httpGet asks the daemon by its socket and returns the answer's code and body.
+func httpGet(ts *testscript.TestScript, method, path string) string {
 	transport := &http.Transport{DisableKeepAlives: true, DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 		return (&net.Dialer{}).DialContext(ctx, "unix", ts.Getenv("SANDBOXD_SOCKET"))
 	}}
-	request, err := http.NewRequest(args[0], "http://sandboxd"+args[1], nil)
+	request, err := http.NewRequest(method, "http://sandboxd"+path, nil)
 	ts.Check(err)
 	response, err := (&http.Client{Transport: transport, Timeout: patience}).Do(request)
 	ts.Check(err)
 	defer func() { _ = response.Body.Close() }()
 	body, err := io.ReadAll(response.Body)
 	ts.Check(err)
-	_, err = fmt.Fprintf(ts.Stdout(), "%d\n%s", response.StatusCode, body)
-	ts.Check(err)
+	return fmt.Sprintf("%d\n%s", response.StatusCode, body)
 }

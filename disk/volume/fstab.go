@@ -26,11 +26,14 @@ func (d *Disk) mounts(root *Volume) {
 		return
 	}
 	raw, err := io.ReadAll(io.NewSectionReader(f, 0, min(f.Size(), maxFstab)))
-	if err != nil {
-		return
+	if err == nil {
+		d.readMounts(raw)
 	}
+}
+
+func (d *Disk) readMounts(table []byte) {
 	taken := map[string]bool{"/": true}
-	for line := range strings.Lines(string(raw)) {
+	for line := range strings.Lines(string(table)) {
 		fields := strings.Fields(line)
 		if len(fields) < 2 || strings.HasPrefix(fields[0], "#") {
 			continue

@@ -173,6 +173,9 @@ func (u *unpacker) entry(h *tar.Header, body io.Reader) error {
 		return err
 	}
 	mode := fs.FileMode(h.Mode) & fs.ModePerm //nolint:gosec // masked
+	if isSparse(h) {
+		return refuse(h.Name, "it is kept sparsely: a few bytes of an archive would fill a disk")
+	}
 	switch h.Typeflag {
 	case tar.TypeDir:
 		u.modes[name] = mode
@@ -188,6 +191,17 @@ func (u *unpacker) entry(h *tar.Header, body io.Reader) error {
 	default:
 		return refuse(h.Name, "it is neither a file nor a directory nor a link")
 	}
+}
+
+// isSparse tells whether an entry has holes, which are not in the archive and would
+// be written. Nothing makes such entries without being asked to.
+func isSparse(h *tar.Header) bool {
+	for key := range h.PAXRecords {
+		if strings.HasPrefix(key, "GNU.sparse.") {
+			return true
+		}
+	}
+	return h.Typeflag == tar.TypeGNUSparse
 }
 
 // cleanName checks the name of an entry.

@@ -24,15 +24,12 @@ func (a Answers) preseed() string {
 	say("netcfg/get_hostname", "string", name)
 	say("netcfg/get_domain", "string", domain)
 	say("netcfg/hostname", "string", name)
+	// With a network nothing is said of mirrors: an installer of this priority
+	// takes the one that it was built with, for the country of the locale.
 	if !a.Online {
 		say("netcfg/enable", "boolean", "false")
 		say("apt-setup/use_mirror", "boolean", "false")
 		say("apt-setup/services-select", "multiselect", "")
-	} else {
-		say("mirror/country", "string", "manual")
-		say("mirror/http/hostname", "string", "deb.debian.org")
-		say("mirror/http/directory", "string", "/debian")
-		say("mirror/http/proxy", "string", "")
 	}
 	a.preseedUser(say)
 	for _, q := range [][3]string{

@@ -6,6 +6,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -89,10 +90,13 @@ func TestPreseed(t *testing.T) {
 		"d-i pkgsel/include string curl g++", "d-i partman-auto/disk string /dev/vda", "d-i debian-installer/exit/poweroff boolean true",
 		"d-i netcfg/enable boolean false", "tasksel tasksel/first multiselect standard, ssh-server")
 	a = answers(func(a *Answers) { a.User, a.Online = "root", true })
-	has(a, "d-i passwd/root-login boolean true", "d-i passwd/root-password-crypted password "+a.PasswordHash, "d-i passwd/make-user boolean false",
-		"d-i mirror/country string manual")
+	has(a, "d-i passwd/root-login boolean true", "d-i passwd/root-password-crypted password "+a.PasswordHash, "d-i passwd/make-user boolean false")
 	if strings.Contains(a.preseed(), "netcfg/enable") {
 		t.Error("an installer with a network is told to have none")
+	}
+	// Which mirror to use is the installer's to know.
+	if regexp.MustCompile(`(?m)^d-i (mirror/|apt-setup/local)|://|[a-z]\.(org|com|net)$`).MatchString(strings.ReplaceAll(a.preseed(), "example.org", "")) {
+		t.Errorf("an installer is told a mirror:\n%s", a.preseed())
 	}
 }
 

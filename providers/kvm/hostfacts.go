@@ -61,6 +61,9 @@ func (p *Provider) facts(ctx context.Context) (facts, error) {
 	}
 	f := facts{}
 	f.uid, f.gid = qemuUser(caps)
+	if err := p.closeFolder(f); err != nil {
+		p.log.Error(err, "The data folder cannot be closed to the other users of the host: images and layers of disks may be read by them", "folder", p.data.Root)
+	}
 	f.accelerator, f.notes = chooseAccelerator(h.choice, offersKVM(caps), h.probe)
 	efi, err := libvirtconn.Get(ctx, p.conn.Lifecycle(), "libvirt", libvirtconn.Slow, efiCapabilities)
 	if err != nil {

@@ -36,10 +36,11 @@ import (
 //	              network                  UUID of the network it needs, if any
 //
 // QEMU runs as a user of its own and reaches its files by their full path, so
-// the directories may be passed through by anybody but listed by root only.
+// the directories may be passed through by anybody but listed by root only, and the
+// uppermost lets QEMU's group through alone once that is known (closeFolder).
 type layout struct{ datafolder.Folder }
 
-func newLayout(root string) layout { return layout{datafolder.Folder{Root: root, Mode: dirMode}} }
+func newLayout(root string) layout { return layout{datafolder.Folder{Root: root, Mode: dirMode, Closed: closedMode}} }
 
 const dirMode = 0o711
 

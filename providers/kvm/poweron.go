@@ -16,6 +16,9 @@ import (
 
 // powerOn makes a machine that is off or saved a paused one.
 func (p *Provider) powerOn(ctx context.Context, m machine) error {
+	if err := checkFolders(machineObject(m.id), m.live.Folders); err != nil {
+		return err
+	}
 	if m.power == providers.PowerOff {
 		if err := p.readyDisk(ctx, m); err != nil {
 			return err

@@ -77,6 +77,9 @@ func checkFolder(object string, s v1.SharedFolder, f facts) error {
 	if err != nil || !info.IsDir() {
 		return invalid("%s is not a directory of the host", s.HostPath)
 	}
+	if err := checkFolders(object, []string{s.HostPath}); err != nil {
+		return err
+	}
 	if f.uid <= 0 {
 		return nil
 	}

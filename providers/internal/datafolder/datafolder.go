@@ -36,6 +36,9 @@ type Folder struct {
 	Root string
 	// Mode of its folders.
 	Mode os.FileMode
+	// Closed is the mode that a provider gives the root later on; 0 for none. A root
+	// that has it keeps it.
+	Closed os.FileMode
 }
 
 // Images is where all images are.
@@ -66,6 +69,9 @@ func (f Folder) Claim(instance providers.Instance, own ...string) error {
 	for _, dir := range append([]string{f.Root, f.Images(), f.Machines()}, own...) {
 		if err := os.MkdirAll(dir, f.Mode); err != nil {
 			return err
+		}
+		if info, err := os.Stat(dir); err == nil && dir == f.Root && f.Closed != 0 && info.Mode().Perm() == f.Closed {
+			continue
 		}
 		if err := os.Chmod(dir, f.Mode); err != nil { // whatever the umask
 			return err

@@ -27,6 +27,16 @@ func TestClaim(t *testing.T) {
 			t.Errorf("%s: %v, %v", dir, info, err)
 		}
 	}
+	f.Closed = 0o710
+	if err := os.Chmod(root, f.Closed); err != nil {
+		t.Fatal(err)
+	}
+	if err := f.Claim("one", own); err != nil {
+		t.Fatal(err)
+	}
+	if info, err := os.Stat(root); err != nil || info.Mode().Perm() != f.Closed {
+		t.Errorf("a folder that was closed: %v, %v", info.Mode(), err)
+	}
 	if err := f.Claim("two"); err == nil || !strings.Contains(err.Error(), "one") {
 		t.Errorf("another instance's folder: %v", err)
 	}

@@ -8,7 +8,11 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/netip"
 	"net/url"
+	"slices"
+	"strings"
+	"syscall"
 	"time"
 
 	"sandboxd.dev/sandboxd/providers"
@@ -22,13 +26,36 @@ const (
 
 var errRedirect = errors.New("redirected")
 
+// errLinkLocal: an address is not one that images are fetched from.
+var errLinkLocal = errors.New("its address is one of the link itself (169.254.0.0/16, fe80::/10 and their like), where clouds tell machines their secrets")
+
+// metadata are addresses that clouds use in the same way.
+var metadata = []netip.Addr{netip.MustParseAddr("fd00:ec2::254"), netip.MustParseAddr("100.100.100.200")}
+
+// outward refuses connections to where the host is told its own secrets. Whoever
+// writes a manifest, answers with a redirect, or names the place where a registry
+// gives out tokens, would have the daemon read them. What is dialled is looked at,
+// so it does not matter by which name it came.
+func outward(_, address string, _ syscall.RawConn) error {
+	at, err := netip.ParseAddrPort(address)
+	if err != nil {
+		return err
+	}
+	ip := at.Addr().Unmap().WithZone("")
+	if ip.IsLinkLocalUnicast() || ip.IsMulticast() || slices.Contains(metadata, ip) {
+		return errLinkLocal
+	}
+	return nil
+}
+
 // NewClient makes a client that follows a few redirects, none from https to
-// http, and uses the proxy of the environment, as Go programs do.
+// http nor from elsewhere to the host itself, connects to no address of the link,
+// and uses the proxy of the environment, as Go programs do.
 func NewClient() *http.Client {
 	return &http.Client{
 		Transport: &http.Transport{
 			Proxy:                  http.ProxyFromEnvironment,
-			DialContext:            (&net.Dialer{Timeout: dialTimeout}).DialContext,
+			DialContext:            (&net.Dialer{Timeout: dialTimeout, Control: outward}).DialContext,
 			TLSHandshakeTimeout:    dialTimeout,
 			MaxResponseHeaderBytes: 64 << 10,
 			DisableCompression:     true,
@@ -43,10 +70,21 @@ func NewClient() *http.Client {
 				return redirectError("to something that is neither http nor https")
 			case via[len(via)-1].URL.Scheme == "https" && req.URL.Scheme != "https":
 				return redirectError("from https to http")
+			case isLoopback(req.URL.Hostname()) && !isLoopback(via[0].URL.Hostname()):
+				return redirectError("to this host itself")
 			}
 			return nil
 		},
 	}
+}
+
+// isLoopback tells whether a host's name is one of this host's own.
+func isLoopback(host string) bool {
+	if host = strings.ToLower(strings.TrimSuffix(host, ".")); host == "localhost" || strings.HasSuffix(host, ".localhost") {
+		return true
+	}
+	ip, err := netip.ParseAddr(host)
+	return err == nil && (ip.Unmap().IsLoopback() || ip.Unmap().IsUnspecified())
 }
 
 type redirectError string
@@ -65,6 +103,8 @@ func TransportError(object, what string, err error) error {
 	var certificate *tls.CertificateVerificationError
 	var authority x509.UnknownAuthorityError
 	switch {
+	case errors.Is(err, errLinkLocal):
+		return providers.Errorf(providers.ErrInvalid, object, "%s is not read: %w", what, errLinkLocal)
 	case errors.Is(err, errRedirect):
 		return providers.Errorf(providers.ErrInvalid, object, "%s cannot be read: %w", what, err)
 	case errors.As(err, &certificate), errors.As(err, &authority):

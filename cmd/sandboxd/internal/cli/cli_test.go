@@ -154,7 +154,7 @@ func TestCopyArguments(t *testing.T) {
 
 // TestTamed: nothing that steers a terminal gets through.
 func TestTamed(t *testing.T) {
-	const text = "ok\tüber\u00a9\r\n\x1b[2J\x07\x9b\u009b31m\x7fend\n"
+	const text = "ok\tüber\u00a9\r\n\u202e\u2028\x1b[2J\x07\x9b\u009b31m\x7fend\n"
 	for size := 1; size < 9; size++ { // also cut inside of characters
 		var b bytes.Buffer
 		w := &tamed{w: &b}
@@ -167,7 +167,7 @@ func TestTamed(t *testing.T) {
 			t.Errorf("in pieces of %d: got %q, want %q", size, b.String(), want)
 		}
 	}
-	if got := printable("a\x1b[31mb\u009bc\n"); strings.ContainsAny(got, "\x1b\u009b\n") {
+	if got := printable("a\x1b[31mb\u009bc\u202ed\n"); strings.ContainsAny(got, "\x1b\u009b\u202e\n") {
 		t.Errorf("got %q", got)
 	}
 }

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	"k8s.io/apimachinery/pkg/api/validate/content"
 	"k8s.io/apimachinery/pkg/types"
 
 	"sandboxd.dev/sandboxd/client"
@@ -93,6 +94,9 @@ func (a *app) sandboxKey(name string) (types.NamespacedName, error) {
 	key := types.NamespacedName{Namespace: a.namespaceOr(), Name: name}
 	prefix, rest, ok := strings.Cut(name, "/")
 	if !ok {
+		if !isName(name) {
+			return key, fmt.Errorf("%q is not the name of a sandbox: use NAME or NAMESPACE/NAME", name)
+		}
 		return key, nil
 	}
 	switch strings.ToLower(prefix) {
@@ -103,11 +107,15 @@ func (a *app) sandboxKey(name string) (types.NamespacedName, error) {
 		}
 		key.Namespace = prefix
 	}
-	if key.Name = rest; rest == "" || strings.Contains(rest, "/") {
+	if key.Name = rest; !isName(rest) || !isName(prefix) {
 		return key, fmt.Errorf("%q is not the name of a sandbox: use NAME or NAMESPACE/NAME", name)
 	}
 	return key, nil
 }
+
+// isName tells whether a word can be the name of an object, and not the way to
+// something else.
+func isName(word string) bool { return len(content.IsPathSegmentName(word)) == 0 && word != "" }
 
 // execOutcome tells on standard error what the exit code cannot.
 func (a *app) execOutcome(command []string, timeout time.Duration, r client.ExecResult) error {

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"strings"
-	"unicode"
 	"unicode/utf8"
 
 	"github.com/spf13/cobra"
@@ -83,8 +82,8 @@ func splitImage(arg string) (name string, ok bool) {
 	}
 }
 
-// tamed passes text on without the control characters that steer a terminal,
-// those of 7 bits and of 8.
+// tamed passes text on without the characters that steer a terminal: controls of 7
+// bits and of 8, and those that turn the direction of writing.
 type tamed struct {
 	w       io.Writer
 	partial []byte // of a character that has not come whole
@@ -97,7 +96,7 @@ func (t *tamed) Write(p []byte) (int, error) {
 	for len(text) > 0 && utf8.FullRune(text) {
 		c, size := utf8.DecodeRune(text)
 		text = text[size:]
-		if c == '\n' || c == '\t' || c == '\r' || !unicode.IsControl(c) {
+		if c == '\n' || c == '\t' || c == '\r' || !steers(c) {
 			clean = utf8.AppendRune(clean, c) // what is no UTF-8 becomes U+FFFD
 		}
 	}

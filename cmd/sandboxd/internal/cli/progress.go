@@ -8,6 +8,7 @@ import (
 	"strings"
 	"sync"
 	"time"
+	"unicode"
 
 	"golang.org/x/term"
 )
@@ -184,9 +185,15 @@ func shorten(line string, most int) string {
 // printable takes what could steer a terminal out of a text.
 func printable(text string) string {
 	return strings.Map(func(c rune) rune {
-		if c < ' ' || c >= 0x7f && c < 0xa0 {
+		if steers(c) {
 			return ' '
 		}
 		return c
 	}, text)
+}
+
+// steers tells whether a terminal does something else with a character than show
+// it. Those that turn the direction of writing make a text look like another one.
+func steers(c rune) bool {
+	return unicode.IsControl(c) || unicode.In(c, unicode.Bidi_Control, unicode.Zl, unicode.Zp)
 }

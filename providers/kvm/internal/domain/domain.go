@@ -269,6 +269,8 @@ type Live struct {
 	AgentConnected bool
 	// Shares are the shared folders by their tag; true means read-only.
 	Shares map[string]bool
+	// Folders of the host that the shared folders are.
+	Folders []string
 	// Below are the files that the machine's disk lies on, each on the next one.
 	Below []string
 	// Outline of it, to be compared.
@@ -330,6 +332,9 @@ func (l *Live) readDevices(v *libvirtxml.DomainDeviceList) {
 	for _, f := range v.Filesystems {
 		if f.Target != nil {
 			l.Shares[f.Target.Dir] = f.ReadOnly != nil
+		}
+		if f.Source != nil && f.Source.Mount != nil {
+			l.Folders = append(l.Folders, f.Source.Mount.Dir)
 		}
 	}
 	for _, e := range []struct {

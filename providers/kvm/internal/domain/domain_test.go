@@ -88,6 +88,7 @@ func TestParseReadsWhatBuildWrites(t *testing.T) {
 	want := Live{
 		Record: s.Record, Accelerator: TCG, Outline: got.Outline, // tested with what is compared by it
 		Shares:     map[string]bool{"in": true, "out": false},
+		Folders:    []string{"/srv/in", "/srv/out"},
 		Below:      s.Below,
 		Interfaces: []Interface{{Kind: "network", MAC: providers.MACAddress(s.ID, 0), Network: "sandboxd-instance-nat", Tap: "stn8j69nme7o46t"}},
 	}
