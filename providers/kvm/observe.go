@@ -33,6 +33,8 @@ type machine struct {
 	// managed: libvirt keeps the saved state; otherwise it is in the machine's
 	// folder.
 	managed bool
+	// paused says why a paused machine is, where that is known.
+	paused providers.PauseReason
 }
 
 // on tells whether the machine's process exists.
@@ -50,7 +52,7 @@ func (p *Provider) look(ctx context.Context, id types.UID) (machine, error) {
 	type raw struct {
 		xml           string
 		state, reason int32
-		saved         bool
+		saved, full   bool
 	}
 	r, err := libvirtconn.Get(ctx, p.conn.Lifecycle(), object, libvirtconn.Quick, func(l *libvirt.Libvirt) (r raw, err error) {
 		dom := libvirtDomain(id)
@@ -65,6 +67,9 @@ func (p *Provider) look(ctx context.Context, id types.UID) (machine, error) {
 			has, err = l.DomainHasManagedSaveImage(dom, 0)
 			r.saved = has == 1
 		}
+		if err == nil && libvirt.DomainPausedReason(r.reason) == libvirt.DomainPausedIoerror && libvirt.DomainState(r.state) == libvirt.DomainPaused {
+			r.full = outOfSpace(l, dom)
+		}
 		return r, err
 	})
 	if err != nil {
@@ -76,6 +81,9 @@ func (p *Provider) look(ctx context.Context, id types.UID) (machine, error) {
 	}
 	m := machine{id: id, record: live.Record, live: live, managed: r.saved}
 	m.power, m.off = power(libvirt.DomainState(r.state), r.reason, r.saved || p.hasMemory(id))
+	if r.full {
+		m.paused = providers.PausedNoSpace
+	}
 	if m.power == providers.PowerOff && m.off == providers.OffUnknown && !p.everStarted(id) {
 		m.off = providers.OffNeverStarted
 	}
@@ -131,7 +139,7 @@ func (p *Provider) GetMachine(ctx context.Context, id types.UID) (providers.Mach
 		return providers.Machine{}, err
 	}
 	out := providers.Machine{
-		ID: id, Power: m.power, OffReason: m.off, Hashes: m.record.Hashes,
+		ID: id, Power: m.power, OffReason: m.off, Paused: m.paused, Hashes: m.record.Hashes,
 		ImageRevision: m.record.Image.Revision, PortForwards: m.record.Network.PortForwards,
 		Accelerator: m.live.Accelerator, Agent: providers.AgentDisconnected,
 	}
