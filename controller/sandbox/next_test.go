@@ -42,6 +42,8 @@ func TestNext(t *testing.T) {
 	forwards := func(h *providers.Hashes) { h.Forwards = "other" }
 	hardware := func(h *providers.Hashes) { h.Hardware = "other" }
 	seed := func(h *providers.Hashes) { h.Seed = "other" }
+	starved := is(providers.PowerPaused)
+	starved.Paused = providers.PausedNoSpace
 	ago := func(d time.Duration) time.Time { return t0.Add(-d) }
 
 	tests := []struct {
@@ -95,6 +97,9 @@ func TestNext(t *testing.T) {
 		{"start was interrupted", running, observed{Machine: is(providers.PowerPaused)}, step{action: actStart}},
 		{"paused by hand", running, observed{Machine: is(providers.PowerPaused), StartedAt: ago(time.Hour)}, step{action: actRestart}},
 		{"paused again and again", running, observed{Machine: is(providers.PowerPaused), StartedAt: t0, Restarts: 2}, step{actWait, whyCrashLoop, 20 * time.Second}},
+		{"no space, first time", running, observed{Machine: starved, StartedAt: ago(time.Hour), Restarts: 3}, step{action: actStart, why: whyNoSpace}},
+		{"no space still", running, observed{Machine: starved, StartedAt: ago(10 * time.Second)}, step{actWait, whyNoSpace, 20 * time.Second}},
+		{"no space, to be stopped", stopped, observed{Machine: starved, StartedAt: ago(time.Second)}, step{action: actStopForce}},
 		{"paused, to be stopped", stopped, observed{Machine: is(providers.PowerPaused)}, step{action: actStopForce}},
 		{"paused, to be suspended", suspended, observed{Machine: is(providers.PowerPaused)}, step{action: actSuspend}},
 		{"paused on another network", running, observed{Machine: differs(providers.PowerPaused, network)}, step{action: actStopForce, why: whyNetwork}},

@@ -183,6 +183,10 @@ func poweredCondition(v view) metav1.Condition {
 		c.Status, c.Reason, c.Message = metav1.ConditionTrue, v1.ReasonStopping, "the guest is shutting down"
 	case providers.PowerPaused:
 		c.Reason, c.Message = v1.ReasonPaused, "the machine's CPUs are halted"
+		if v.machine.Paused == providers.PausedNoSpace {
+			c.Reason = v1.ReasonCapacity
+			c.Message = "the machine is halted because the host has no space left for its disk: make room in sandboxd's data folder; the guest then goes on by itself, where it stopped"
+		}
 	case providers.PowerSaved:
 		c.Reason, c.Message = v1.ReasonSuspended, "memory and devices are saved on disk"
 	default:

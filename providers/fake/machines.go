@@ -33,6 +33,9 @@ func (w *World) describe(m *machine, pt *parts) providers.Machine {
 	if pt != nil && pt.disk != nil {
 		d.ImageRevision = pt.disk.image.Revision
 	}
+	if m.power == providers.PowerPaused {
+		d.Paused = m.paused
+	}
 	if m.power == providers.PowerOff {
 		d.OffReason = m.offReason
 	} else {
