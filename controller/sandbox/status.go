@@ -65,7 +65,9 @@ func updateStatus(v view) {
 		meta.SetStatusCondition(&st.Conditions, c)
 	}
 	set(imageCondition(v))
-	// What could not be looked at keeps the conditions of the last look.
+	// What could not be looked at keeps the conditions of the last look, but for
+	// those that others rely on.
+	unseen(v, set)
 	if v.observed {
 		set(provisionedCondition(v))
 		set(networkCondition(v))
@@ -216,10 +218,16 @@ func guestCondition(v view) metav1.Condition {
 	c := metav1.Condition{Type: v1.ConditionGuestReady, Status: metav1.ConditionFalse}
 	if v.machine == nil || v.machine.Power != providers.PowerRunning {
 		c.Reason, c.Message = v1.ReasonPoweredOff, "the machine is not running"
+		if v.machine != nil && v.machine.Power == providers.PowerStopping {
+			c.Message = "the guest is shutting down"
+		}
 		return c
 	}
 	if v.guest.status == "" { // an error came before the look inside
 		c.Status, c.Reason, c.Message = metav1.ConditionUnknown, v1.ReasonNotObserved, "the guest was not looked at"
+		if v.err != nil {
+			c.Message += ": " + v.err.Error()
+		}
 		return c
 	}
 	c.Status, c.Reason, c.Message = v.guest.status, v.guest.reason, v.guest.message

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"testing"
 
+	"golang.org/x/sys/unix"
 	"k8s.io/apimachinery/pkg/types"
 
 	v1 "sandboxd.dev/sandboxd/api/v1"
@@ -111,6 +112,21 @@ func TestFullDisk(t *testing.T) {
 	l.disk.Empty()
 	_, err = l.p.TakeSnapshot(ctx, snapshot)
 	must(t, err)
+	l.goesOn(t, id, boot)
+
+	// Suspending, into libvirt's folder.
+	const saved = "/var/lib/libvirt/qemu/save"
+	must(t, os.MkdirAll(saved, 0o755))
+	small := smalldisk.Mount(t, saved, "4m")
+	err = l.p.Suspend(ctx, id)
+	if !errors.Is(err, providers.ErrCapacity) || !strings.Contains(err.Error(), saved) || len(small.Names()) > 0 {
+		t.Errorf("suspend on a full disk: %v, left %q", err, small.Names())
+	}
+	t.Logf("suspend: %v", err)
+	l.goesOn(t, id, boot)
+	must(t, unix.Unmount(saved, 0))
+	must(t, l.p.Suspend(ctx, id))
+	must(t, l.p.Start(ctx, id))
 	l.goesOn(t, id, boot)
 
 	// A revert, a copy of the disk, and an image of it.
