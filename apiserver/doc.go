@@ -36,5 +36,6 @@
 //
 // core/v1 and events.k8s.io/v1 Events are one set of objects, stored in their
 // core/v1 form; the other form is a view (see view). Events are swept when their
-// last write is older than Options.EventTTL.
+// last write is older than Options.EventTTL, and the oldest ones when there are too
+// many about one object, or in all.
 package apiserver

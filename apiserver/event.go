@@ -1,9 +1,6 @@
 package apiserver
 
 import (
-	"context"
-	"encoding/json"
-	"errors"
 	"fmt"
 	"strings"
 	"time"
@@ -11,8 +8,6 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/util/validation/field"
-
-	"sandboxd.dev/sandboxd/store"
 )
 
 // eventNames pairs the names of the same field in core/v1 and events.k8s.io/v1.
@@ -110,99 +105,4 @@ func eventColumns(about, message, first, last, count string) []column {
 		name,
 		text("Message", "What happened.", 0, message),
 	}
-}
-
-// sweeper removes events some time after their last write. Without events it
-// sleeps until one is written.
-type sweeper struct {
-	s       *Server
-	ttl     time.Duration
-	written chan struct{} // one slot
-}
-
-func newSweeper(s *Server, ttl time.Duration) *sweeper {
-	return &sweeper{s: s, ttl: ttl, written: make(chan struct{}, 1)}
-}
-
-// wrote wakes the sweeper if it has nothing to wait for.
-func (w *sweeper) wrote() {
-	select {
-	case w.written <- struct{}{}:
-	default:
-	}
-}
-
-func (w *sweeper) run(ctx context.Context) {
-	for {
-		next, err := w.sweep(ctx)
-		if err != nil && ctx.Err() == nil {
-			w.s.log.Error(err, "Events could not be swept")
-		}
-		if next == 0 {
-			select {
-			case <-w.written:
-				continue
-			case <-ctx.Done():
-				return
-			}
-		}
-		timer := w.s.clock.NewTimer(next)
-		select {
-		case <-timer.C():
-		case <-ctx.Done():
-			timer.Stop()
-			return
-		}
-	}
-}
-
-// sweep removes the events whose time is up, and tells when the next ones'
-// will be: 0 when there are none. Sweeps are at least a tenth of the lifetime
-// apart, so that events are removed in batches.
-func (w *sweeper) sweep(ctx context.Context) (time.Duration, error) {
-	snapshot, err := w.s.store.List(ctx, eventsKey, "")
-	if err != nil {
-		return w.ttl / 10, err
-	}
-	now := w.s.clock.Now()
-	var next time.Duration
-	for _, entry := range snapshot.Entries {
-		left := lastWritten(entry.Value).Add(w.ttl).Sub(now)
-		if left <= 0 {
-			// One that was written meanwhile stays.
-			if _, err := w.s.remove(ctx, entry); err != nil && !errors.Is(err, store.ErrConflict) && !errors.Is(err, store.ErrNotFound) {
-				return w.ttl / 10, err
-			}
-			continue
-		}
-		if next == 0 || left < next {
-			next = left
-		}
-	}
-	if next == 0 {
-		return 0, nil
-	}
-	return max(next, w.ttl/10), nil
-}
-
-// lastWritten is when an event was last written, by the server's own clock: an
-// event's timestamps are its reporter's claim. A value that cannot be read
-// counts as written long ago.
-func lastWritten(value []byte) time.Time {
-	var event struct {
-		Metadata struct {
-			CreationTimestamp metav1.Time
-			ManagedFields     []struct{ Time metav1.Time }
-		}
-	}
-	if err := json.Unmarshal(value, &event); err != nil {
-		return time.Time{}
-	}
-	last := event.Metadata.CreationTimestamp.Time
-	for _, f := range event.Metadata.ManagedFields {
-		if f.Time.After(last) {
-			last = f.Time.Time
-		}
-	}
-	return last
 }

@@ -107,3 +107,18 @@ func TestEventsExpire(t *testing.T) {
 	eventually(t, "the young event is gone", func() bool { return len(a.get(events).names()) == 0 })
 	eventually(t, "the sweeper sleeps", func() bool { return !clock.HasWaiters() })
 }
+
+// TestEventsAreBounded: an object that is told of in ever new words pushes out its own
+// oldest events, while nobody waits for their time.
+func TestEventsAreBounded(t *testing.T) {
+	a := newAPI(t)
+	a.do("POST", events, coreEvent("quiet", "b")).want(201)
+	const written, most = 600, 64 + 128
+	for i := range written {
+		a.do("POST", events, coreEvent(fmt.Sprintf("e%d", i), "a")).want(201)
+	}
+	eventually(t, "there are few events", func() bool { return len(a.get(events).want(200).names()) <= most })
+	a.get(events + "/quiet").want(200)
+	a.get(fmt.Sprintf("%s/e%d", events, written-1)).want(200)
+	a.get(events+"/e0").refused(404, "NotFound")
+}

@@ -62,7 +62,7 @@ func TestFailures(t *testing.T) {
 		{"a panic", func() error { panic("secret cause") }, 500, "InternalError"},
 		{"an unknown error", func() error { return errors.New("the disk is on fire") }, 500, "InternalError"},
 		{"a closed store", func() error { return store.ErrClosed }, 503, "ServiceUnavailable"},
-		{"a full disk", func() error { return fmt.Errorf("store: %w", store.ErrNoSpace) }, 503, "ServiceUnavailable"},
+		{"a full disk", func() error { return fmt.Errorf("store: %w", store.ErrNoSpace) }, 507, "InsufficientCapacity"},
 		{"a large value", func() error { return store.ErrTooLarge }, 413, "RequestEntityTooLarge"},
 		{"a cancelled request", func() error { return context.Canceled }, 504, "Timeout"},
 		{"a bad key", func() error { return store.ErrInvalidKey }, 404, "NotFound"},

@@ -6,6 +6,7 @@ import (
 	"reflect"
 	"slices"
 	"testing"
+	"time"
 )
 
 // names are the names of a list's items.
@@ -163,14 +164,14 @@ func TestTable(t *testing.T) {
 	a.do("POST", sandboxes, with(sandbox("one"), "nat", "spec", "network", "mode")).want(201)
 	a.patch(mergePatch, sandboxes+"/one/status", `{"status":{"phase":"Running","restarts":2,"addresses":[{"ip":"10.0.0.9"}],
 		"conditions":[{"type":"PoweredOn","status":"True","reason":"R","message":"on","lastTransitionTime":"2026-01-01T00:00:00Z"},
-		{"type":"Ready","status":"False","reason":"R","message":"waiting","lastTransitionTime":"2026-01-01T00:00:00Z"}]}}`).want(200)
+		{"type":"Ready","status":"False","reason":"R","message":"waiting","lastTransitionTime":"`+time.Now().Add(-3*time.Hour).UTC().Format(time.RFC3339)+`"}]}}`).want(200)
 	got := a.do("GET", sandboxes, nil, "Accept", asTable).want(200).table()
-	want := []string{"Name", "Image", "Phase", "Ready", "Network", "Address", "Isolated", "Restarts", "Provider", "Message", "Age"}
+	want := []string{"Name", "Image", "Phase", "Ready", "Network", "Address", "Isolated", "Restarts", "Provider", "Since", "Message", "Age"}
 	if !reflect.DeepEqual(got.columns(), want) {
 		t.Errorf("the columns are %v", got.columns())
 	}
 	for _, c := range got.ColumnDefinitions {
-		if wide := slices.Contains([]string{"Isolated", "Restarts", "Provider", "Message"}, c.Name); wide != (c.Priority > 0) {
+		if wide := slices.Contains([]string{"Isolated", "Restarts", "Provider", "Since", "Message"}, c.Name); wide != (c.Priority > 0) {
 			t.Errorf("column %s has priority %d", c.Name, c.Priority)
 		}
 	}
@@ -178,7 +179,7 @@ func TestTable(t *testing.T) {
 		t.Fatalf("the table is %+v", got)
 	}
 	cells := got.Rows[0].Cells
-	if !reflect.DeepEqual(cells[:10], []any{"one", "tiny", "Running", "False", "nat", "10.0.0.9", nil, float64(2), nil, "waiting"}) {
+	if !reflect.DeepEqual(cells[:11], []any{"one", "tiny", "Running", "False", "nat", "10.0.0.9", nil, float64(2), nil, "3h", "waiting"}) {
 		t.Errorf("the cells are %v", cells)
 	}
 	if meta := got.Rows[0].Object; meta["kind"] != "PartialObjectMetadata" || meta["spec"] != nil {

@@ -14,6 +14,10 @@ import (
 	"sandboxd.dev/sandboxd/store"
 )
 
+// reasonCapacity is that of a Status that Kubernetes has no word for: there is no
+// space for what was to be written.
+const reasonCapacity metav1.StatusReason = "InsufficientCapacity"
+
 // statusOf turns an error into the Status that tells a client of it. Errors
 // that are Statuses already pass through.
 func statusOf(err error) metav1.Status {
@@ -38,7 +42,10 @@ func statusOf(err error) metav1.Status {
 	case errors.Is(err, store.ErrTooLarge):
 		return statusOf(apierrors.NewRequestEntityTooLargeError(err.Error()))
 	case errors.Is(err, store.ErrNoSpace):
-		return statusOf(apierrors.NewServiceUnavailable(err.Error()))
+		return metav1.Status{
+			TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: "Status"}, Status: metav1.StatusFailure,
+			Code: http.StatusInsufficientStorage, Reason: reasonCapacity, Message: err.Error(),
+		}
 	case errors.Is(err, store.ErrClosed):
 		return statusOf(apierrors.NewServiceUnavailable("the server is shutting down"))
 	}

@@ -237,7 +237,7 @@ func TestWatchTable(t *testing.T) {
 		return len(e.Object["columnDefinitions"].([]any)), e.Object["rows"].([]any)[0].(map[string]any)["cells"].([]any)
 	}
 	first := w.next()
-	if columns, cells := row(first); first.Type != "ADDED" || columns != 11 || cells[0] != "a" {
+	if columns, cells := row(first); first.Type != "ADDED" || columns != 12 || cells[0] != "a" {
 		t.Errorf("the first event is %v", first)
 	}
 	mark := w.next()

@@ -254,11 +254,35 @@ func TestExecOutcomeUnknown(t *testing.T) {
 	}
 }
 
+// TestExecLost: what the provider lost sight of is unknown too, and run once; what was
+// never begun is not.
+func TestExecLost(t *testing.T) {
+	c, p := start(t)
+	runs := 0
+	var lost error = providers.Errorf(providers.ErrUnavailable, "machine", "the agent has gone")
+	p.exec = func(context.Context, providers.ExecRequest) (providers.ExecResult, error) {
+		runs++
+		return providers.ExecResult{}, lost
+	}
+	_, err := c.Exec(context.Background(), key, client.ExecOptions{Command: []string{"x"}})
+	var status apierrors.APIStatus
+	if !errors.Is(err, client.ErrOutcomeUnknown) || !errors.As(err, &status) || status.Status().Code != http.StatusServiceUnavailable ||
+		!strings.Contains(err.Error(), "unknown, and it was not run again") {
+		t.Errorf("lost: %v", err)
+	}
+	if runs != 1 {
+		t.Errorf("it was run %d times", runs)
+	}
+	lost = providers.NotReached(lost)
+	if _, err := c.Exec(context.Background(), key, client.ExecOptions{Command: []string{"x"}}); err == nil || errors.Is(err, client.ErrOutcomeUnknown) {
+		t.Errorf("never begun: %v", err)
+	}
+}
+
 func TestExecErrorKinds(t *testing.T) {
 	c, p := start(t)
 	for kind, code := range map[error]int32{
 		providers.ErrBusy:        http.StatusConflict,
-		providers.ErrUnavailable: http.StatusServiceUnavailable,
 		providers.ErrUnsupported: http.StatusNotImplemented,
 		providers.ErrCapacity:    http.StatusInsufficientStorage,
 	} {

@@ -56,8 +56,9 @@ type ExecResult struct {
 	Message string
 }
 
-// ErrOutcomeUnknown: the connection broke while a command was running.
-var ErrOutcomeUnknown = errors.New("the connection to the daemon broke before it told how the command ended: its outcome is unknown")
+// ErrOutcomeUnknown: a command may have run, and nobody saw how it ended. It was
+// not run again, and whoever does so must know that it may run twice.
+var ErrOutcomeUnknown = errors.New("the command's outcome is unknown")
 
 // maxStdinChunk is the most input in one message, in bytes.
 const maxStdinChunk = 32 << 10
@@ -160,7 +161,7 @@ func receive(ctx context.Context, conn *websocket.Conn, o ExecOptions) (ExecResu
 			if ctx.Err() != nil {
 				return ExecResult{}, ctx.Err()
 			}
-			return ExecResult{}, fmt.Errorf("%w (%v)", ErrOutcomeUnknown, err)
+			return ExecResult{}, fmt.Errorf("the connection to the daemon broke before it told how the command ended: %w (%v)", ErrOutcomeUnknown, err)
 		}
 		if len(message) == 0 {
 			continue
@@ -189,6 +190,9 @@ func resultOf(raw []byte) (ExecResult, error) {
 	if err != nil {
 		return ExecResult{}, err
 	}
+	if !ended && status.Reason == wire.ReasonOutcomeUnknown {
+		return ExecResult{}, unknownOutcome{&apierrors.StatusError{ErrStatus: status}}
+	}
 	if !ended {
 		return ExecResult{}, &apierrors.StatusError{ErrStatus: status}
 	}
@@ -196,3 +200,10 @@ func resultOf(raw []byte) (ExecResult, error) {
 		ExitCode: end.ExitCode, NotStarted: end.NotStarted, TimedOut: end.TimedOut, Truncated: end.Truncated, Message: end.Message,
 	}, nil
 }
+
+// unknownOutcome is what the daemon says of a command that was lost.
+type unknownOutcome struct{ *apierrors.StatusError }
+
+func (u unknownOutcome) Unwrap() error { return u.StatusError }
+
+func (unknownOutcome) Is(target error) bool { return target == ErrOutcomeUnknown }

@@ -2,6 +2,7 @@ package providers
 
 import (
 	"context"
+	"errors"
 	"io"
 	"time"
 
@@ -102,6 +103,22 @@ type Logins interface {
 	LoginOf(ctx context.Context, namespace, name string, id types.UID) (Login, error)
 }
 
+// ReasonNotReached, of an error of Exec, says that nothing was begun in the guest.
+const ReasonNotReached = "GuestNotReached"
+
+// NotReached says so of an error that ended a call before it came to the guest.
+func NotReached(err error) error {
+	if KindOf(err) != ErrUnavailable {
+		return err
+	}
+	var e *Error
+	if !errors.As(err, &e) {
+		return Errorf(ErrUnavailable, "guest", "%w", err).WithReason(ReasonNotReached)
+	}
+	marked := *e
+	return marked.WithReason(ReasonNotReached)
+}
+
 // Guests reaches inside running machines. What a guest answers is hostile
 // input: bounded, parsed strictly, and never taken for a path or an argument.
 // A request that is wrong in itself is ErrInvalid. Without a connected agent the
@@ -112,7 +129,8 @@ type Guests interface {
 	// ErrNotFound (no such program) or ErrInvalid (not executable, no such
 	// directory or user). When its time is up or the context ends, the command
 	// and what it has started are killed in the guest, as far as the guest
-	// still answers.
+	// still answers. It is never run a second time: ErrUnavailable without
+	// ReasonNotReached means that it may have run, and how it ended is not known.
 	Exec(ctx context.Context, id types.UID, req ExecRequest) (ExecResult, error)
 
 	// WriteFile writes what r delivers to an absolute path of the guest, in

@@ -158,6 +158,14 @@ const (
 	OffUnknown OffReason = "Unknown"
 )
 
+// PauseReason says why the CPUs of a machine are halted that is paused.
+type PauseReason string
+
+// PausedNoSpace: the guest wrote more to its disk than the host has space for.
+// Nothing is lost: the guest waits for that write, which is done again when the
+// machine is started. As long as there is no space it is paused again.
+const PausedNoSpace PauseReason = "NoSpace"
+
 // AgentState is what is known of the guest's agent.
 type AgentState string
 
@@ -192,6 +200,9 @@ type Machine struct {
 	Power Power
 	// OffReason is set while Power is PowerOff.
 	OffReason OffReason
+	// Paused, while paused, says why, where the hypervisor knows: empty means by
+	// hand, by a start that was interrupted, or by another I/O error.
+	Paused PauseReason
 	// Hashes of the spec in effect: the running machine's while it runs (or is
 	// paused or saved), the defined one's while it is off.
 	Hashes Hashes

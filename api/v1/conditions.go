@@ -195,12 +195,24 @@ const (
 	ReasonHostPathNotFound = "HostPathNotFound"
 
 	// The kinds of provider errors, as reasons.
-	ReasonInvalid       = "Invalid"
-	ReasonUnsupported   = "Unsupported"
-	ReasonUnavailable   = "ProviderUnavailable"
-	ReasonBusy          = "Busy"
-	ReasonCapacity      = "InsufficientCapacity"
-	ReasonNotFound      = "NotFound"
+
+	// ReasonInvalid: what the spec asks for is wrong, and stays wrong.
+	ReasonInvalid = "Invalid"
+	// ReasonUnsupported: this hypervisor, host or image cannot do it.
+	ReasonUnsupported = "Unsupported"
+	// ReasonUnavailable: the hypervisor, a server or the guest does not answer; it
+	// is tried again.
+	ReasonUnavailable = "ProviderUnavailable"
+	// ReasonBusy: it cannot be done in the present state, or while others use it; it
+	// is tried again.
+	ReasonBusy = "Busy"
+	// ReasonCapacity: the host has too little memory, disk space, ports or
+	// addresses; it is tried again.
+	ReasonCapacity = "InsufficientCapacity"
+	// ReasonNotFound: something that is needed does not exist; it is tried again.
+	ReasonNotFound = "NotFound"
+	// ReasonAlreadyExists: something of somebody else's has the name or the identity.
 	ReasonAlreadyExists = "AlreadyExists"
-	ReasonError         = "Error"
+	// ReasonError: anything else, such as an error of the API server; it is tried again.
+	ReasonError = "Error"
 )

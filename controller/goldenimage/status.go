@@ -87,6 +87,8 @@ func verifiedCondition(s *state) metav1.Condition {
 	case s.sealed != nil || s.base != nil:
 		c.Status = metav1.ConditionTrue
 		c.Reason, c.Message = verifiedBy(s.img.Spec.Source)
+	case errors.Is(s.err, providers.ErrUnavailable) && s.img.Status.Revision != "":
+		c.Reason, c.Message = v1.ReasonUnavailable, "it was read before, and what was made of it cannot be looked at: "+s.err.Error()
 	case s.err != nil && providers.ReasonOf(s.err) == providers.ReasonDigestMismatch:
 		c.Status, c.Reason, c.Message = metav1.ConditionFalse, providers.ReasonDigestMismatch, s.err.Error()
 	}
@@ -138,6 +140,8 @@ func provisionedCondition(s *state) metav1.Condition {
 	switch {
 	case s.sealed != nil:
 		c.Status, c.Reason, c.Message = metav1.ConditionTrue, v1.ReasonProvisioned, "all steps were run before the image was sealed"
+	case errors.Is(s.err, providers.ErrUnavailable):
+		c.Status, c.Reason, c.Message = metav1.ConditionUnknown, v1.ReasonUnavailable, s.err.Error()
 	case s.err != nil:
 		c.Reason, c.Message = providers.ReasonOf(s.err), s.err.Error()
 	case s.building != "":

@@ -7,6 +7,7 @@ import (
 	"io"
 	"slices"
 	"strings"
+	"syscall"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -228,7 +229,11 @@ func (r *Reconciler) collect(ctx context.Context, p providers.Provider, v *view,
 		case artifactRetry:
 			st.Message = artifactWords(a, err)
 			if first == nil {
-				first = providers.Errorf(providers.ErrUnavailable, "sandbox "+v.sbx.Namespace+"/"+v.sbx.Name,
+				kind := providers.ErrUnavailable
+				if noSpace(err) {
+					kind = providers.ErrCapacity
+				}
+				first = providers.Errorf(kind, "sandbox "+v.sbx.Namespace+"/"+v.sbx.Name,
 					"artifact %s waits to be copied out: %s", a.Name, st.Message)
 			}
 		}
@@ -247,6 +252,9 @@ func artifactWords(a v1.Artifact, err error) string {
 	if errors.Is(err, artifact.ErrTooLarge) {
 		return fmt.Sprintf("%s is larger than %d bytes: raise maxSize", a.Path, artifactSize(a))
 	}
+	if noSpace(err) {
+		return fmt.Sprintf("no space is left in %s: make room there", a.HostPath)
+	}
 	var e *providers.Error
 	if errors.As(err, &e) && e.Err != nil {
 		err = e.Err
@@ -254,6 +262,10 @@ func artifactWords(a v1.Artifact, err error) string {
 	const most = 500
 	text := strings.Join(strings.Fields(err.Error()), " ")
 	return strings.ToValidUTF8(text[:min(len(text), most)], "")
+}
+
+func noSpace(err error) bool {
+	return errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT)
 }
 
 func artifactSize(a v1.Artifact) int64 {

@@ -59,19 +59,19 @@ func hasRemedy(all []providers.Drift, r providers.Remedy) bool {
 	return slices.ContainsFunc(all, func(d providers.Drift) bool { return d.Remedy == r })
 }
 
-// unseen tells whether a guest may run whose isolation is not seen.
-func unseen(m *providers.Machine) bool {
+// exposed tells whether a guest may run whose isolation is not seen.
+func exposed(m *providers.Machine) bool {
 	return (m.Power == providers.PowerRunning || m.Power == providers.PowerStopping) && !m.Network.Isolated
 }
 
 // leaks tells whether that is so for too long.
 func leaks(o observed, now time.Time) bool {
-	return unseen(o.Machine) && !o.UnisolatedSince.IsZero() && !now.Before(o.UnisolatedSince.Add(isolationPatience))
+	return exposed(o.Machine) && !o.UnisolatedSince.IsZero() && !now.Before(o.UnisolatedSince.Add(isolationPatience))
 }
 
 // recheck has a machine looked at again soon whose isolation is not seen.
 func recheck(s step, o observed) step {
-	if s.action == actWait && unseen(o.Machine) {
+	if s.action == actWait && exposed(o.Machine) {
 		s.after = sooner(s.after, isolationRecheck)
 	}
 	return s

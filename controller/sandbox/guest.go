@@ -80,7 +80,7 @@ func checkAgent(sbx *v1.Sandbox, img *v1.GoldenImage, m *providers.Machine) gues
 // answeredBefore tells whether the guest was found ready in its current run.
 func answeredBefore(sbx *v1.Sandbox) bool {
 	c := meta.FindStatusCondition(sbx.Status.Conditions, v1.ConditionGuestReady)
-	if c == nil || (c.Status != metav1.ConditionTrue && c.Reason != v1.ReasonAgentUnknown) {
+	if c == nil || (c.Status != metav1.ConditionTrue && c.Reason != v1.ReasonAgentUnknown && c.Reason != v1.ReasonUnavailable) {
 		return false
 	}
 	started := sbx.Status.StartedAt

@@ -45,6 +45,7 @@ const (
 	whyRepaired   = "repaired"   // powered off often to be put right, and started later
 	whyDamaged    = "damaged"    // changed by others, and only people can put it right
 	whyNoSpec     = "nospec"     // changed by others, and nobody knows how it was made
+	whyNoSpace    = "nospace"    // halted, because the host has no space for its disk
 )
 
 // step is a decision: an action, why where it matters, and when to look again
@@ -189,6 +190,8 @@ func nextPaused(d desired, o observed, now time.Time) step {
 		return step{action: actSuspend}
 	case o.StartedAt.IsZero():
 		return step{action: actStart} // a start that was interrupted
+	case o.Machine.Paused == providers.PausedNoSpace:
+		return untilSpace(o, now)
 	case o.Kept:
 		s := spaced(o, now, whyCrashLoop)
 		if s.action == actRestart {
@@ -231,6 +234,19 @@ func spaced(o observed, now time.Time, why string) step {
 		return step{action: actWait, why: why, after: left}
 	}
 	return step{action: actRestart}
+}
+
+// spaceInterval is how often a machine that found no space on the host is let run,
+// to see whether there is some.
+const spaceInterval = 30 * time.Second
+
+// untilSpace lets a machine try again that found no space. It has not ended by
+// itself: none of it counts as a restart.
+func untilSpace(o observed, now time.Time) step {
+	if left := o.StartedAt.Add(spaceInterval).Sub(now); left > 0 {
+		return step{action: actWait, why: whyNoSpace, after: left}
+	}
+	return step{action: actStart, why: whyNoSpace}
 }
 
 // The delays between restarts are those of the kubelet: none before the first,

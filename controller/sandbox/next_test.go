@@ -46,6 +46,8 @@ func TestNext(t *testing.T) {
 	forwards := func(h *providers.Hashes) { h.Forwards = "other" }
 	hardware := func(h *providers.Hashes) { h.Hardware = "other" }
 	seed := func(h *providers.Hashes) { h.Seed = "other" }
+	starved := is(providers.PowerPaused)
+	starved.Paused = providers.PausedNoSpace
 	ago := func(d time.Duration) time.Time { return t0.Add(-d) }
 
 	tests := []struct {
@@ -99,6 +101,9 @@ func TestNext(t *testing.T) {
 		{"start was interrupted", running, observed{Machine: is(providers.PowerPaused)}, step{action: actStart}},
 		{"paused by hand", running, observed{Machine: is(providers.PowerPaused), StartedAt: ago(time.Hour)}, step{action: actRestart}},
 		{"paused again and again", running, observed{Machine: is(providers.PowerPaused), StartedAt: t0, Restarts: 2}, step{actWait, whyCrashLoop, 20 * time.Second}},
+		{"no space, first time", running, observed{Machine: starved, StartedAt: ago(time.Hour), Restarts: 3}, step{action: actStart, why: whyNoSpace}},
+		{"no space still", running, observed{Machine: starved, StartedAt: ago(10 * time.Second)}, step{actWait, whyNoSpace, 20 * time.Second}},
+		{"no space, to be stopped", stopped, observed{Machine: starved, StartedAt: ago(time.Second)}, step{action: actStopForce}},
 		{"paused, to be stopped", stopped, observed{Machine: is(providers.PowerPaused)}, step{action: actStopForce}},
 		{"paused, to be suspended", suspended, observed{Machine: is(providers.PowerPaused)}, step{action: actSuspend}},
 		{"paused on another network", running, observed{Machine: differs(providers.PowerPaused, network)}, step{action: actStopForce, why: whyNetwork}},
@@ -209,7 +214,7 @@ func TestNextIsSafe(t *testing.T) {
 			if m != nil && m.Power == providers.PowerRunning && hasRemedy(m.Drift, providers.RemedyPowerOff) {
 				fail("leaves a machine running whose isolation others broke")
 			}
-			if m != nil && unseen(m) && (s.after == 0 || s.after > isolationRecheck || leaks(o, t0)) {
+			if m != nil && exposed(m) && (s.after == 0 || s.after > isolationRecheck || leaks(o, t0)) {
 				fail("leaves a machine running whose isolation is not seen")
 			}
 		default:
@@ -305,7 +310,7 @@ func everything(f func(desired, observed)) {
 								for _, n := range []int32{0, 5} {
 									for _, done := range []*v1.RevertTo{nil, revert, back} {
 										o := observed{Machine: m, StartedAt: started, StoppingSince: stopping, Restarts: n, Reverted: done, Kept: n > 0, Due: n == 0}
-										if m != nil && unseen(m) {
+										if m != nil && exposed(m) {
 											o.UnisolatedSince = stopping
 										}
 										if n > 0 && started.IsZero() {

@@ -69,7 +69,9 @@ func updateStatus(v view) {
 		meta.SetStatusCondition(&st.Conditions, c)
 	}
 	set(imageCondition(v))
-	// What could not be looked at keeps the conditions of the last look.
+	// What could not be looked at keeps the conditions of the last look, but for
+	// those that others rely on.
+	unseen(v, set)
 	if v.observed {
 		set(provisionedCondition(v))
 		set(networkCondition(v))
@@ -187,6 +189,10 @@ func poweredCondition(v view) metav1.Condition {
 		c.Status, c.Reason, c.Message = metav1.ConditionTrue, v1.ReasonStopping, "the guest is shutting down"
 	case providers.PowerPaused:
 		c.Reason, c.Message = v1.ReasonPaused, "the machine's CPUs are halted"
+		if v.machine.Paused == providers.PausedNoSpace {
+			c.Reason = v1.ReasonCapacity
+			c.Message = "the machine is halted because the host has no space left for its disk: make room in sandboxd's data folder; the guest then goes on by itself, where it stopped"
+		}
 	case providers.PowerSaved:
 		c.Reason, c.Message = v1.ReasonSuspended, "memory and devices are saved on disk"
 	default:
@@ -223,10 +229,16 @@ func guestCondition(v view) metav1.Condition {
 	c := metav1.Condition{Type: v1.ConditionGuestReady, Status: metav1.ConditionFalse}
 	if v.machine == nil || v.machine.Power != providers.PowerRunning {
 		c.Reason, c.Message = v1.ReasonPoweredOff, "the machine is not running"
+		if v.machine != nil && v.machine.Power == providers.PowerStopping {
+			c.Message = "the guest is shutting down"
+		}
 		return c
 	}
 	if v.guest.status == "" { // an error came before the look inside
 		c.Status, c.Reason, c.Message = metav1.ConditionUnknown, v1.ReasonNotObserved, "the guest was not looked at"
+		if v.err != nil {
+			c.Message += ": " + v.err.Error()
+		}
 		return c
 	}
 	c.Status, c.Reason, c.Message = v.guest.status, v.guest.reason, v.guest.message

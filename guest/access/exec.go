@@ -161,7 +161,7 @@ func (h *Handlers) run(ctx context.Context, conn *websocket.Conn, m machine, req
 		err = providers.Errorf(providers.ErrInvalid, m.object,
 			"%w: it has more than %d KiB: copy it into the guest as a file first", errStdinTooLarge, h.o.MaxStdin>>10)
 	case err != nil && ctx.Err() != nil:
-		err = providers.Errorf(providers.ErrUnavailable, m.object, "the command was killed because the daemon is stopping")
+		err = providers.Errorf(providers.ErrUnavailable, m.object, "the command was told to end, because the daemon is stopping")
 	}
 	if raw, err := json.Marshal(outcome(last, m, result, err)); err == nil {
 		_ = s.write(last, wire.Result, raw)
@@ -186,6 +186,10 @@ func outcome(ctx context.Context, m machine, result providers.ExecResult, err er
 	}
 	code := 0
 	switch providers.KindOf(err) {
+	case providers.ErrUnavailable:
+		if providers.ReasonOf(err) != providers.ReasonNotReached {
+			return unknown(m, err)
+		}
 	case providers.ErrInvalid:
 		code = wire.ExitCannotStart
 	case providers.ErrNotFound: // of the program, or of the machine
@@ -197,6 +201,14 @@ func outcome(ctx context.Context, m machine, result providers.ExecResult, err er
 		return statusOf(m.object, err)
 	}
 	return wire.End{ExitCode: code, NotStarted: true, Message: message(m.object, err)}.Status()
+}
+
+// unknown is the Status of a command that may have run, and whose end nobody saw.
+func unknown(m machine, err error) metav1.Status {
+	s := statusOf(m.object, err)
+	s.Reason = wire.ReasonOutcomeUnknown
+	s.Message += ": whether and how the command ended is unknown, and it was not run again"
+	return s
 }
 
 // errStdinTooLarge: the client sent more input than a command may get.

@@ -108,6 +108,8 @@ const (
 // Reason and causes of the Status that ends a command.
 const (
 	ReasonNonZeroExitCode metav1.StatusReason = "NonZeroExitCode"
+	// ReasonOutcomeUnknown: the command may have run, and nobody saw how it ended.
+	ReasonOutcomeUnknown metav1.StatusReason = "OutcomeUnknown"
 	CauseExitCode         metav1.CauseType    = "ExitCode"
 	CauseTimedOut         metav1.CauseType    = "TimedOut"
 	CauseTruncated        metav1.CauseType    = "OutputTruncated"

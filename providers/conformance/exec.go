@@ -30,6 +30,7 @@ func (s *suite) testExec(t *testing.T) {
 	t.Run("Exec returns when the command has ended, whatever it has left in the background", s.testBackground)
 	t.Run("Exec returns the error of the caller's own reader or writer", s.testOwnErrors)
 	t.Run("Exec may be called by many at once", s.testParallelExec)
+	t.Run("Exec does not say how a command ended that was lost", s.testLostExec)
 }
 
 func (s *suite) testArguments(t *testing.T) {

@@ -24,7 +24,7 @@ func (p *Provider) Exec(ctx context.Context, id types.UID, req providers.ExecReq
 	var result providers.ExecResult
 	c, err := p.reach(ctx, id)
 	if err != nil {
-		return result, err
+		return result, providers.NotReached(err)
 	}
 	if err := validateExec(id, req); err != nil {
 		return result, err

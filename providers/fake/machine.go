@@ -39,6 +39,10 @@ type machine struct {
 	booted bool        // the agent has connected
 	hung   bool        // the agent does not answer
 	deaf   bool        // the guest ignores requests to shut down
+	// starved: the host has no space for what the guest writes.
+	starved bool
+	// paused says why it is, where the hypervisor would know.
+	paused providers.PauseReason
 	// link is closed when calls into the guest lose it; nil while nothing can
 	// be reached.
 	link chan struct{}
@@ -180,7 +184,12 @@ func (w *World) config(m *machine, log *console, system func() *guest.System) gu
 func (w *World) resume(m *machine) {
 	w.folder(providers.Instance(m.tag)).dropPart(m.id, providers.ResourceState)
 	m.system.Thaw()
+	m.paused = ""
 	w.setPower(m, providers.PowerRunning)
+	if m.starved { // it writes again what did not fit
+		w.starve(m)
+		return
+	}
 	if m.runningSpec.Install != nil {
 		w.install(m)
 		return
@@ -227,6 +236,12 @@ func (w *World) freeze(m *machine, p providers.Power) {
 	w.stopTimer(m)
 	m.system.Freeze()
 	w.setPower(m, p)
+}
+
+// starve halts a guest that finds no space.
+func (w *World) starve(m *machine) {
+	m.paused = providers.PausedNoSpace
+	w.freeze(m, providers.PowerPaused)
 }
 
 // powerOff ends the guest.

@@ -34,6 +34,9 @@ func (w *World) describe(m *machine, pt *parts) providers.Machine {
 	if made := pt.made(); made != nil {
 		d.ImageRevision = made.image.Revision
 	}
+	if m.power == providers.PowerPaused {
+		d.Paused = m.paused
+	}
 	if m.power == providers.PowerOff {
 		d.OffReason = m.offReason
 	} else {

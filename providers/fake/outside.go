@@ -100,6 +100,23 @@ func (w *World) Pause(id types.UID) error {
 	return w.powered(id, func(m *machine) { w.freeze(m, providers.PowerPaused) }, providers.PowerRunning)
 }
 
+// Starve takes away the space for what a running guest writes: it is halted, as
+// often as it is started, until Feed.
+func (w *World) Starve(id types.UID) error {
+	return w.powered(id, func(m *machine) {
+		m.starved = true
+		w.starve(m)
+	}, providers.PowerRunning)
+}
+
+// Feed ends Starve. The machine stays halted until it is started.
+func (w *World) Feed(id types.UID) error {
+	return w.on(id, func(m *machine) error {
+		m.starved = false
+		return nil
+	})
+}
+
 // Undefine removes a machine from the hypervisor, whatever it does, and leaves
 // its disk and its other files.
 func (w *World) Undefine(id types.UID) error {

@@ -90,10 +90,15 @@ func (p *Provider) inGuest(ctx context.Context, id types.UID, do func(*agent.Cli
 // Exec implements providers.Guests.
 func (p *Provider) Exec(ctx context.Context, id types.UID, req providers.ExecRequest) (providers.ExecResult, error) {
 	var result providers.ExecResult
+	reached := false
 	err := p.inGuest(ctx, id, func(a *agent.Client, _ machine) (err error) {
+		reached = true
 		result, err = a.Exec(ctx, req)
 		return err
 	})
+	if !reached {
+		err = providers.NotReached(err)
+	}
 	return result, err
 }
 

@@ -40,7 +40,9 @@ import (
 // uppermost lets QEMU's group through alone once that is known (closeFolder).
 type layout struct{ datafolder.Folder }
 
-func newLayout(root string) layout { return layout{datafolder.Folder{Root: root, Mode: dirMode, Closed: closedMode}} }
+func newLayout(root string) layout {
+	return layout{datafolder.Folder{Root: root, Mode: dirMode, Closed: closedMode}}
+}
 
 const dirMode = 0o711
 

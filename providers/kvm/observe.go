@@ -37,6 +37,8 @@ type machine struct {
 	// defined is what the next start of a machine that is on is made from; nil
 	// when that is not ours, and where it was not asked for (see lookWhole).
 	defined *domain.Outline
+	// paused says why a paused machine is, where that is known.
+	paused providers.PauseReason
 }
 
 // on tells whether the machine's process exists.
@@ -63,7 +65,7 @@ func (p *Provider) lookAt(ctx context.Context, id types.UID, whole bool) (machin
 	type raw struct {
 		xml, defined  string
 		state, reason int32
-		saved         bool
+		saved, full   bool
 	}
 	r, err := libvirtconn.Get(ctx, p.conn.Lifecycle(), object, libvirtconn.Quick, func(l *libvirt.Libvirt) (r raw, err error) {
 		dom := libvirtDomain(id)
@@ -80,6 +82,9 @@ func (p *Provider) lookAt(ctx context.Context, id types.UID, whole bool) (machin
 		} else if whole {
 			r.defined, err = l.DomainGetXMLDesc(dom, libvirt.DomainXMLInactive)
 		}
+		if err == nil && libvirt.DomainPausedReason(r.reason) == libvirt.DomainPausedIoerror && libvirt.DomainState(r.state) == libvirt.DomainPaused {
+			r.full = outOfSpace(l, dom)
+		}
 		return r, err
 	})
 	if err != nil {
@@ -91,6 +96,9 @@ func (p *Provider) lookAt(ctx context.Context, id types.UID, whole bool) (machin
 	}
 	m := machine{id: id, record: live.Record, live: live, managed: r.saved}
 	m.power, m.off = power(libvirt.DomainState(r.state), r.reason, r.saved || p.hasMemory(id))
+	if r.full {
+		m.paused = providers.PausedNoSpace
+	}
 	if m.power == providers.PowerOff && m.off == providers.OffUnknown && !p.everStarted(id) {
 		m.off = providers.OffNeverStarted
 	}
@@ -149,7 +157,7 @@ func (p *Provider) GetMachine(ctx context.Context, id types.UID) (providers.Mach
 		return providers.Machine{}, err
 	}
 	out := providers.Machine{
-		ID: id, Power: m.power, OffReason: m.off, Hashes: m.record.Hashes,
+		ID: id, Power: m.power, OffReason: m.off, Paused: m.paused, Hashes: m.record.Hashes,
 		ImageRevision: m.record.Image.Revision, PortForwards: m.record.Network.PortForwards,
 		Accelerator: m.live.Accelerator, Agent: providers.AgentDisconnected, Drift: domain.Drift(p.sight(m)),
 	}

@@ -187,7 +187,7 @@ func (p *Provider) Suspend(ctx context.Context, id types.UID) error {
 		if err := p.forgetMemory(id); err != nil { // of a start that was interrupted
 			return err
 		}
-		return p.save(ctx, m, func(l *libvirt.Libvirt, d libvirt.Domain) error {
+		return p.save(ctx, m, managedDir, func(l *libvirt.Libvirt, d libvirt.Domain) error {
 			return l.DomainManagedSave(d, uint32(libvirt.DomainSavePaused))
 		})
 	})

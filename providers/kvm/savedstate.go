@@ -80,18 +80,23 @@ func (p *Provider) saveMemory(ctx context.Context, m machine) error {
 	if err := os.RemoveAll(p.data.memory(m.id)); err != nil {
 		return p.fileError(machineObject(m.id), err)
 	}
-	return p.save(ctx, m, func(l *libvirt.Libvirt, d libvirt.Domain) error {
+	return p.save(ctx, m, p.data.MachineDir(m.id), func(l *libvirt.Libvirt, d libvirt.Domain) error {
 		return l.DomainSaveFlags(d, p.data.memory(m.id), nil, uint32(libvirt.DomainSavePaused))
 	})
 }
 
-// save saves a machine that is on, by one of libvirt's calls. It is saved as
-// paused: whoever restores it, its CPUs do not run unseen.
-func (p *Provider) save(ctx context.Context, m machine, call func(*libvirt.Libvirt, libvirt.Domain) error) error {
+// save saves a machine that is on into a folder, by one of libvirt's calls. It is
+// saved as paused: whoever restores it, its CPUs do not run unseen.
+func (p *Provider) save(ctx context.Context, m machine, dir string, call func(*libvirt.Libvirt, libvirt.Domain) error) error {
 	abort := context.AfterFunc(ctx, func() { p.abortJob(m.id) })
 	defer abort()
 	err := p.call(ctx, m.id, libvirtconn.Save, call)
-	if err == nil || ctx.Err() != nil || len(m.live.Shares) == 0 || libvirtconn.Code(err) == libvirt.ErrOk {
+	if err == nil || ctx.Err() != nil || libvirtconn.Code(err) == libvirt.ErrOk {
+		return err
+	}
+	err = p.unsaved(ctx, m.id, dir, err)
+	p.goOnUnsaved(ctx, m)
+	if len(m.live.Shares) == 0 || errors.Is(err, providers.ErrCapacity) {
 		return err
 	}
 	if now, lookErr := p.look(ctx, m.id); lookErr != nil || now.power != m.power {
@@ -101,6 +106,21 @@ func (p *Provider) save(ctx context.Context, m machine, call func(*libvirt.Libvi
 	errors.As(err, &said)
 	return providers.Errorf(providers.ErrUnsupported, machineObject(m.id),
 		"it has shared folders mounted, whose state cannot be saved: unmount them in the guest, or stop the machine (libvirt: %w)", said)
+}
+
+// goOnUnsaved lets a machine run again that ran and that libvirt has halted to save
+// it, in vain: with the wish that it be saved as paused libvirt leaves it so.
+func (p *Provider) goOnUnsaved(ctx context.Context, was machine) {
+	if was.power != providers.PowerRunning {
+		return
+	}
+	now, err := p.look(ctx, was.id)
+	if err == nil && now.power == providers.PowerPaused {
+		err = p.release(ctx, was)
+	}
+	if err != nil {
+		p.log.Info("a machine that could not be saved is not known to run again", "machine", was.id, "error", err.Error())
+	}
 }
 
 // restore makes a machine that was saved in its folder a paused one, on the disk

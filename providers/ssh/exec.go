@@ -20,7 +20,9 @@ func (c *Client) Exec(ctx context.Context, req providers.ExecRequest) (providers
 		return providers.ExecResult{}, c.kind(ctx, err)
 	}
 	var result providers.ExecResult
+	reached := false
 	err := c.inGuest(ctx, func(conn *connection) (err error) {
+		reached = true
 		release, err := conn.reserve(ctx)
 		if err != nil {
 			return err
@@ -29,6 +31,9 @@ func (c *Client) Exec(ctx context.Context, req providers.ExecRequest) (providers
 		result, err = conn.exec(ctx, req)
 		return err
 	})
+	if !reached {
+		err = providers.NotReached(err)
+	}
 	return result, err
 }
 

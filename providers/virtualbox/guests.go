@@ -227,10 +227,15 @@ func guestError(ctx context.Context, object string, err error) error {
 // Exec implements providers.Guests.
 func (p *Provider) Exec(ctx context.Context, id types.UID, req providers.ExecRequest) (providers.ExecResult, error) {
 	var result providers.ExecResult
+	reached := false
 	err := p.inGuest(ctx, id, func(ctx context.Context, c *guestcontrol.Client, _ machine) (err error) {
+		reached = true
 		result, err = c.Exec(ctx, req)
 		return err
 	})
+	if !reached {
+		err = providers.NotReached(err)
+	}
 	return result, err
 }
 

@@ -25,10 +25,13 @@ func (s *Store) Backup(ctx context.Context, w io.Writer) error {
 	}
 	defer func() { _ = tx.Rollback() }()
 	// A writer of our own takes the copy in pieces and looks up between them.
-	p := pieces{ctx, s, w}
+	p := &pieces{ctx: ctx, store: s, w: w}
 	if _, err := tx.WriteTo(p); err != nil {
 		if ended := p.ended(); ended != nil {
 			return ended
+		}
+		if p.err != nil { // bbolt repeats but the words of some
+			err = p.err
 		}
 		return fmt.Errorf("store %s: the backup is incomplete: %w", s.path, err)
 	}
@@ -40,16 +43,19 @@ type pieces struct {
 	ctx   context.Context
 	store *Store
 	w     io.Writer
+	// err is what w failed with.
+	err error
 }
 
-func (p pieces) Write(b []byte) (int, error) {
+func (p *pieces) Write(b []byte) (n int, err error) {
 	if err := p.ended(); err != nil {
 		return 0, err
 	}
-	return p.w.Write(b)
+	n, p.err = p.w.Write(b)
+	return n, p.err
 }
 
-func (p pieces) ended() error {
+func (p *pieces) ended() error {
 	select {
 	case <-p.store.closing:
 		return p.store.errClosed()

@@ -189,10 +189,18 @@ func (s *Store) afterFailure(cause error) (err, fatal error) {
 		fatal = fmt.Errorf("store %s: a write failed half-way and may or may not be on disk, so no more are taken: "+
 			"check the disk, then restart the daemon: %w", s.path, cause)
 		return fatal, fatal
-	case errors.Is(cause, syscall.ENOSPC) || errors.Is(cause, syscall.EDQUOT):
+	case isFull(cause):
 		return fmt.Errorf("store %s: %w: nothing was written: make room and try again: %w",
 			s.path, store.ErrNoSpace, cause), nil
 	default:
 		return fmt.Errorf("store %s: could not be written, nothing was changed: %w", s.path, cause), nil
 	}
+}
+
+// isFull tells whether something failed because the disk is full.
+func isFull(err error) bool { return errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) }
+
+// noSpace says so, and what to do.
+func noSpace(cause error) error {
+	return fmt.Errorf("%w: make room and try again: %w", store.ErrNoSpace, cause)
 }

@@ -5,45 +5,18 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"runtime"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
-	"golang.org/x/sys/unix"
-
 	"sandboxd.dev/sandboxd/store"
+	"sandboxd.dev/sandboxd/test/smalldisk"
 )
 
-// onSmallDisk runs a test with a directory on a file system of its own of that
-// size. Its mount is seen by this goroutine's thread alone and goes with it.
 func onSmallDisk(t *testing.T, size string, test func(t *testing.T, dir string)) {
-	if os.Geteuid() != 0 {
-		t.Skip("mounting a small file system needs root")
-	}
-	dir := t.TempDir()
-	done := make(chan error)
-	go func() {
-		runtime.LockOSThread() // for good: the thread ends with the goroutine
-		err := unix.Unshare(unix.CLONE_NEWNS)
-		defer func() { done <- err }()
-		if err != nil {
-			return
-		}
-		if err := unix.Mount("", "/", "", unix.MS_PRIVATE|unix.MS_REC, ""); err != nil {
-			t.Errorf("private mounts: %v", err)
-			return
-		}
-		if err := unix.Mount("tmpfs", dir, "tmpfs", 0, "size="+size); err != nil {
-			t.Errorf("mount: %v", err)
-			return
-		}
-		test(t, dir)
-	}()
-	if err := <-done; err != nil {
-		t.Skipf("mounts of its own are denied to this root: %v", err)
-	}
+	smalldisk.Run(t, size, func(t *testing.T, d smalldisk.Disk) { test(t, d.Dir) })
 }
 
 // TestDiskFull: on a full disk writes fail by ErrNoSpace and leave no trace,
@@ -153,7 +126,7 @@ func TestCreateOnFullDisk(t *testing.T) {
 		}
 		path := filepath.Join(dir, "store.db")
 		_, err := Open(path, Options{})
-		if !errors.Is(err, syscall.ENOSPC) || !strings.HasPrefix(err.Error(), "store "+path+": cannot be created: ") {
+		if !errors.Is(err, syscall.ENOSPC) || !strings.HasPrefix(err.Error(), "store "+path+": cannot be created: no space left on the disk: make room and try again: ") {
 			t.Errorf("got %v", err)
 		}
 		if entries, err := os.ReadDir(dir); err != nil || len(entries) != 1 {
@@ -170,5 +143,59 @@ func TestCreateOnFullDisk(t *testing.T) {
 		if err := s.Close(); err != nil {
 			t.Error(err)
 		}
+	})
+}
+
+// TestOpenOnFullDisk: a store that exists is served from a full disk, and can be
+// backed up elsewhere; a backup or a restore that finds no space leaves all as it was.
+func TestOpenOnFullDisk(t *testing.T) {
+	smalldisk.Run(t, "8m", func(t *testing.T, d smalldisk.Disk) {
+		path, elsewhere := filepath.Join(d.Dir, "store.db"), filepath.Join(t.TempDir(), "backup")
+		s := mustOpen(t, path, Options{})
+		for i := range 20 {
+			mustPut(t, s, fmt.Sprint(i), strings.Repeat("x", 50<<10), 0)
+		}
+		if err := s.Close(); err != nil {
+			t.Fatal(err)
+		}
+		d.Fill(0)
+		before := d.Names()
+		s = mustOpen(t, path, Options{})
+		list, err := s.List(t.Context(), testKey("").Resource, "")
+		if err != nil || len(list.Entries) != 20 || list.Revision != 20 {
+			t.Errorf("on a full disk it has %d entries at %d, %v", len(list.Entries), list.Revision, err)
+		}
+		backup := func(to string) error {
+			f, err := os.Create(to)
+			if err != nil {
+				return err
+			}
+			return errors.Join(s.Backup(t.Context(), f), f.Close())
+		}
+		if err := backup(filepath.Join(d.Dir, "backup")); !errors.Is(err, syscall.ENOSPC) {
+			t.Errorf("a backup onto the full disk: %v", err)
+		}
+		if err := os.Remove(filepath.Join(d.Dir, "backup")); err != nil {
+			t.Error(err)
+		}
+		if err := backup(elsewhere); err != nil {
+			t.Errorf("a backup elsewhere: %v", err)
+		}
+		if err := s.Close(); err != nil {
+			t.Fatal(err)
+		}
+		_, err = Restore(elsewhere, path)
+		if !errors.Is(err, store.ErrNoSpace) || !strings.Contains(err.Error(), d.Dir) {
+			t.Errorf("a restore on the full disk: %v", err)
+		}
+		if after := d.Names(); !slices.Equal(before, after) {
+			t.Errorf("left are %q, there were %q", after, before)
+		}
+		d.Empty()
+		if aside, err := Restore(elsewhere, path); err != nil || aside == "" {
+			t.Errorf("with room again: %q, %v", aside, err)
+		}
+		s = mustOpen(t, path, Options{})
+		mustPut(t, s, "later", "x", 0)
 	})
 }

@@ -44,6 +44,9 @@ func Open(path string, opts Options) (*Store, error) {
 func open(path string, opts Options, migrations []migration) (*Store, error) {
 	if _, err := os.Stat(path); errors.Is(err, fs.ErrNotExist) {
 		if err := create(path, newest(migrations)); err != nil {
+			if isFull(err) {
+				return nil, fmt.Errorf("store %s: cannot be created: %w", path, noSpace(err))
+			}
 			return nil, fmt.Errorf("store %s: cannot be created: %w: choose a path where the daemon may make files", path, err)
 		}
 	}

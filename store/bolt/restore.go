@@ -82,11 +82,17 @@ func stage(backup, path string) (_ string, err error) {
 	defer func() { _ = from.Close() }()
 	to, err := os.CreateTemp(filepath.Dir(path), filepath.Base(path)+unfinished+"*") // mode 0600
 	if err != nil {
+		if isFull(err) {
+			err = noSpace(err)
+		}
 		return "", fmt.Errorf("store %s: %w", path, err)
 	}
 	_, err = io.Copy(to, from)
 	if err = errors.Join(err, to.Sync(), to.Close()); err != nil {
 		_ = os.Remove(to.Name())
+		if isFull(err) {
+			return "", fmt.Errorf("store %s: backup %s cannot be copied to it: %w", path, backup, noSpace(err))
+		}
 		return "", fmt.Errorf("backup %s: cannot be copied: %w", backup, err)
 	}
 	return to.Name(), nil

@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"syscall"
 	"unicode"
 
 	"k8s.io/apimachinery/pkg/types"
@@ -54,11 +55,11 @@ func (l *Logs) Create(id types.UID) (io.WriteCloser, error) {
 		return nil, err
 	}
 	if err := os.MkdirAll(l.dir, 0o700); err != nil {
-		return nil, err
+		return nil, l.failed(err)
 	}
 	f, err := os.OpenFile(path, os.O_CREATE|os.O_TRUNC|os.O_RDWR, 0o600)
 	if err != nil {
-		return nil, err
+		return nil, l.failed(err)
 	}
 	log := &logFile{f: f, changed: make(chan struct{})}
 	log.closed = func() {
@@ -72,6 +73,14 @@ func (l *Logs) Create(id types.UID) (io.WriteCloser, error) {
 	defer l.mu.Unlock()
 	l.written[id] = log
 	return log, nil
+}
+
+// failed gives an error of the folder a kind.
+func (l *Logs) failed(err error) error {
+	if errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) {
+		return providers.Errorf(providers.ErrCapacity, "build log", "no space is left in %s: make room there: %w", l.dir, err)
+	}
+	return providers.Errorf(providers.ErrUnavailable, "build log", "%w", err)
 }
 
 // Open reads the log of an image's last build; with follow it goes on while that
@@ -121,25 +130,40 @@ type logFile struct {
 	// changed is closed at the next change.
 	changed chan struct{}
 	done    bool
-	err     error
+	// lost is how much could not be written since something was.
+	lost int64
 }
 
 // Write implements io.Writer. A log that cannot be written is no reason to fail:
-// what was printed is lost.
+// what was printed is lost, which the log says where it goes on.
 func (l *logFile) Write(p []byte) (int, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	for part := range slices.Chunk(p, MaxLog) {
-		if l.err == nil && l.size+int64(len(part)) > 2*MaxLog {
-			l.err = l.shorten()
-		}
-		if l.err == nil {
-			_, l.err = l.f.WriteAt(part, l.size)
-			l.size += int64(len(part))
+		if err := l.append(part); err != nil {
+			l.lost += int64(len(part))
 		}
 	}
 	l.tell()
 	return len(p), nil
+}
+
+// append writes all of a part, or nothing of it.
+func (l *logFile) append(part []byte) error {
+	whole := part
+	if l.lost > 0 {
+		whole = append(fmt.Appendf(nil, "\n[%d bytes are missing here: they could not be written]\n", l.lost), part...)
+	}
+	if l.size+int64(len(whole)) > 2*MaxLog {
+		if err := l.shorten(); err != nil {
+			return err
+		}
+	}
+	if _, err := l.f.WriteAt(whole, l.size); err != nil {
+		return errors.Join(err, l.f.Truncate(l.size))
+	}
+	l.size, l.lost = l.size+int64(len(whole)), 0
+	return nil
 }
 
 func (l *logFile) tell() {

@@ -10,7 +10,10 @@
 //
 // What was received stays only where the next Get can go on from it: when the
 // server named the version of the file (ETag, Last-Modified) or the address does
-// (a digest). Dir/state says which. Anything else that goes wrong removes Dir.
+// (a digest). Dir/state says which, and how much of it is known to be on disk:
+// that is written only after the file was synced, and what lies beyond, which a
+// power failure may have left as zeros, is received again. Anything else that goes
+// wrong removes Dir.
 //
 // A server may lie in all that it says. The size is bounded whether it names one
 // or not, a stream that stops is given up, and what comes is never looked at
@@ -42,7 +45,8 @@ const (
 	Margin = 64 << 20
 	// tries is how often in a row a download that brings something is begun.
 	tries = 8
-	// spaceEvery is after how many bytes the space is looked at.
+	// spaceEvery is after how many bytes the space is looked at, and what was
+	// received is brought to disk.
 	spaceEvery = 64 << 20
 	block      = 256 << 10
 )
@@ -149,8 +153,12 @@ func (d *download) run(ctx context.Context) (File, error) {
 		}
 	}
 	// Holes at the end, and the blocks of the next one's beginning.
-	if cut := d.out.Truncate(d.have); cut != nil && err == nil {
-		err = cut
+	cut := d.out.Truncate(d.have)
+	if cut == nil && (err == nil || d.worthKeeping(err)) {
+		cut = d.sync()
+	}
+	if cut != nil && err == nil {
+		err = files.Error(d.Object, filepath.Dir(d.Dir), cut)
 	}
 	if err != nil {
 		return File{}, err
@@ -172,12 +180,39 @@ func (d *download) open(ctx context.Context) error {
 	if d.state.URL != d.URL || !d.resumable() {
 		return d.restart()
 	}
-	if d.have, err = d.rehash(ctx); err != nil {
+	if err = d.cutUnsynced(); err == nil {
+		d.have, err = d.rehash(ctx)
+	}
+	if err != nil {
 		_ = d.out.Close()
 		return err
 	}
 	d.resumed = d.have > 0
 	return nil
+}
+
+// cutUnsynced drops what is not known to be on disk.
+func (d *download) cutUnsynced() error {
+	info, err := d.out.Stat()
+	if err != nil || info.Size() <= d.state.Synced {
+		return err
+	}
+	d.Step()
+	return d.out.Truncate(d.state.Synced)
+}
+
+// sync brings what was received to disk, and only then says so.
+func (d *download) sync() error {
+	if d.state.URL == "" || !d.resumable() || d.state.Synced == d.have {
+		return d.out.Sync()
+	}
+	// A file that ends with a hole is as long as what was received.
+	if err := errors.Join(d.out.Truncate(d.have), d.out.Sync()); err != nil {
+		return err
+	}
+	d.state.Synced = d.have
+	d.Step()
+	return d.state.write(d.Dir)
 }
 
 // rehash hashes what is there already.
@@ -273,6 +308,9 @@ func (d *download) receive(ctx context.Context, body io.Reader, alive func()) er
 			checked = d.have
 			if free := files.Free(d.Dir); free < Margin {
 				return d.noRoom(d.state.Size-d.have, free)
+			}
+			if err := d.sync(); err != nil {
+				return files.Error(d.Object, filepath.Dir(d.Dir), err)
 			}
 		}
 	}

@@ -204,6 +204,13 @@ func TestGet(t *testing.T) {
 	}
 }
 
+// received puts what was received in the place of a download that was kept.
+func received(dir string, b []byte) error {
+	s := readState(dir)
+	s.Synced = int64(len(b))
+	return errors.Join(os.WriteFile(filepath.Join(dir, "file"), b, 0o600), s.write(dir))
+}
+
 // TestGetLater: what one process received, another goes on from, unless it is of
 // another address or version, or was damaged.
 func TestGetLater(t *testing.T) {
@@ -220,9 +227,9 @@ func TestGetLater(t *testing.T) {
 		"of another address":   {first: cut(make([]byte, len(file)), half, "ETag", `"a"`), second: good(file, "ETag", `"a"`), path: "/other"},
 		"the state is damaged": {first: cut(make([]byte, len(file)), half, "ETag", `"a"`), second: good(file, "ETag", `"a"`), between: func(dir string) error { return os.WriteFile(filepath.Join(dir, "state"), []byte(`{"url`), 0o600) }},
 		"the file is gone":     {first: cut(file, half, "ETag", `"a"`), second: good(file, "ETag", `"a"`), between: func(dir string) error { return os.Remove(filepath.Join(dir, "file")) }},
-		"it was complete":      {first: cut(file, half, "ETag", `"a"`), second: good(file, "ETag", `"a"`), between: func(dir string) error { return os.WriteFile(filepath.Join(dir, "file"), file, 0o600) }, resumed: true},
+		"it was complete":      {first: cut(file, half, "ETag", `"a"`), second: good(file, "ETag", `"a"`), between: func(dir string) error { return received(dir, file) }, resumed: true},
 		"it was more": {first: cut(file, half, "ETag", `"a"`), second: good(file, "ETag", `"a"`), between: func(dir string) error {
-			return os.WriteFile(filepath.Join(dir, "file"), append(bytes.Clone(file), 1), 0o600)
+			return received(dir, append(bytes.Clone(file), 1))
 		}},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -317,4 +324,31 @@ func FuzzContentRange(f *testing.F) {
 			t.Fatalf("%q: %d of %d", s, from, total)
 		}
 	})
+}
+
+// TestUnsyncedIsReceivedAgain: what is not known to be on disk is not gone on from,
+// because a power failure leaves zeros in its place, which no digest may tell.
+func TestUnsyncedIsReceivedAgain(t *testing.T) {
+	b := content()
+	s := serve(t, cut(b, 3*block, "ETag", `"1"`), answer(http.StatusServiceUnavailable), good(b, "ETag", `"1"`))
+	dir := filepath.Join(t.TempDir(), "download")
+	r := Request{Object: "it", URL: s.URL, Dir: dir, MaxBytes: 1 << 30}
+	if _, err := Get(t.Context(), r); !errors.Is(err, providers.ErrUnavailable) {
+		t.Fatal(err)
+	}
+	synced := readState(dir).Synced
+	if synced != 3*block {
+		t.Fatalf("%d bytes are known to be on disk, and %d were received", synced, 3*block)
+	}
+	// As after a power failure: the file is longer than what was synced.
+	if err := os.Truncate(filepath.Join(dir, "file"), 4*block); err != nil {
+		t.Fatal(err)
+	}
+	got, err := Get(t.Context(), r)
+	if err != nil || got.Digest != digestOf(b) || !got.Resumed {
+		t.Errorf("got %+v, %v", got, err)
+	}
+	if from := s.asked[len(s.asked)-1].Get("Range"); from != fmt.Sprintf("bytes=%d-", synced) {
+		t.Errorf("it went on with %q", from)
+	}
 }

@@ -17,6 +17,9 @@ type state struct {
 	LastModified string `json:"lastModified,omitempty"`
 	// Size of the whole file; 0 when the server does not say.
 	Size int64 `json:"size,omitempty"`
+	// Synced is how many bytes are known to be on disk. A file may be longer after a
+	// power failure, and what lies beyond may be zeros that nobody sent.
+	Synced int64 `json:"synced,omitempty"`
 }
 
 // validator is what a server can be asked with whether a part is of the version

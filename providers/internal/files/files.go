@@ -93,7 +93,7 @@ func Error(object, root string, err error) error {
 	case err == nil || providers.KindOf(err) != nil || errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded):
 		return err
 	case errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT):
-		return providers.Errorf(providers.ErrCapacity, object, "no space is left in %s: %w", root, err)
+		return providers.Errorf(providers.ErrCapacity, object, "no space is left in %s: make room there: %w", root, err)
 	case errors.Is(err, fs.ErrPermission):
 		return providers.Errorf(providers.ErrUnavailable, object, "sandboxd may not use its data folder: %w; run it as root", err)
 	default:

@@ -5,7 +5,6 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -235,7 +234,7 @@ func failure(verb string, err error, stderr string) error {
 	text = strings.TrimPrefix(text, "qemu-img: ")
 	switch { // qemu-img has no exit codes of its own for these
 	case strings.Contains(stderr, "No space left on device"):
-		err = errors.Join(err, syscall.ENOSPC)
+		return fmt.Errorf("qemu-img %s: %w", verb, syscall.ENOSPC)
 	case strings.Contains(stderr, "File too large"):
 		return fmt.Errorf("qemu-img %s: the result would be larger than the space that it may take: %w", verb, syscall.ENOSPC)
 	}

@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"syscall"
 
 	"github.com/spf13/cobra"
 
@@ -57,6 +58,9 @@ func backupTo(ctx context.Context, c *client.Client, path string) (size int64, e
 	defer func() { _ = os.Remove(f.Name()) }()
 	if err := errors.Join(c.Backup(ctx, f), f.Sync()); err != nil {
 		_ = f.Close()
+		if errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) {
+			err = fmt.Errorf("backup %s: no space is left in %s: make room there, or name another folder", path, filepath.Dir(path))
+		}
 		return 0, err
 	}
 	if size, err = f.Seek(0, io.SeekEnd); err == nil {

@@ -41,6 +41,7 @@ type Streams struct {
 const (
 	exitFailure     = 1
 	exitTimedOut    = 124 // as timeout(1)
+	exitUnknown     = 125 // a command was lost
 	exitInterrupted = 130 // 128 + SIGINT, as shells have it
 )
 

@@ -24,9 +24,10 @@ func (a *app) exec() *cobra.Command {
 unless the command is one. Standard input is read to its end before the command
 starts.
 
-Exit codes: the command's own; 124 when its time was up and it was killed; 126
-when it could not be started and 127 when the guest has no such program; 1 when
-the sandbox could not be reached.`,
+Exit codes: the command's own; 124 when its time was up and it was killed; 125
+when it may have run and nobody saw how it ended; 126 when it could not be started
+and 127 when the guest has no such program; 1 when the sandbox could not be
+reached, and nothing was run. A command is never run a second time.`,
 		Example: examples(`
 sandboxd exec web -- uname -a
 sandboxd exec web --timeout 30s -- sh -c 'make test'
@@ -56,6 +57,9 @@ echo 'print(6 * 7)' | sandboxd exec web -i -- python3 -`),
 				return err
 			}
 			result, err := c.Exec(cmd.Context(), key, o)
+			if errors.Is(err, client.ErrOutcomeUnknown) {
+				return &exitError{exitUnknown, err}
+			}
 			if err != nil {
 				return err
 			}

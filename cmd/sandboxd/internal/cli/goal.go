@@ -5,10 +5,12 @@ import (
 	"reflect"
 	"slices"
 	"strings"
+	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/util/duration"
 	"k8s.io/client-go/util/jsonpath"
 
 	v1 "sandboxd.dev/sandboxd/api/v1"
@@ -21,6 +23,16 @@ type state struct {
 	why string
 	// stuck: it will not be met until somebody changes something.
 	stuck bool
+	// since when that is so; zero when it is not known.
+	since time.Time
+}
+
+// words say why it is not met, and for how long that has been so.
+func (s state) words(now time.Time) string {
+	if s.why == "" || s.since.IsZero() || now.Sub(s.since) < time.Second {
+		return s.why
+	}
+	return s.why + " (for " + duration.HumanDuration(now.Sub(s.since)) + ")"
 }
 
 // goal judges an object; nil means that there is none.
@@ -56,12 +68,16 @@ func stalled(u *unstructured.Unstructured) (string, bool) {
 	return c.Message, ok && c.Status == metav1.ConditionTrue && c.ObservedGeneration == u.GetGeneration()
 }
 
-// readyWords say what keeps an object from being ready.
-func readyWords(u *unstructured.Unstructured) string {
+// unready is what keeps an object from being ready, as its condition says it.
+func unready(u *unstructured.Unstructured) state {
 	if c, ok := findCondition(u, v1.ConditionReady); ok && c.Status != metav1.ConditionTrue {
-		return c.Message
+		return because(c)
 	}
-	return ""
+	return state{}
+}
+
+func because(c metav1.Condition) state {
+	return state{why: c.Message, since: c.LastTransitionTime.Time}
 }
 
 // goalApplied: the object is as its manifest says. Kinds that have no
@@ -89,7 +105,7 @@ func goalApplied(u *unstructured.Unstructured) state {
 			return state{met: true}
 		}
 	}
-	return state{why: readyWords(u)}
+	return unready(u)
 }
 
 // reasonWhenOff is the reason that tells that a sandbox that is to be off is
@@ -121,10 +137,10 @@ func goalCondition(name string, status metav1.ConditionStatus) goal {
 			return state{why: message, stuck: true}
 		}
 		if found && c.Message != "" && !strings.EqualFold(string(c.Status), string(status)) {
-			return state{why: c.Message}
+			return because(c)
 		}
-		if why := readyWords(u); why != "" || found {
-			return state{why: why}
+		if s := unready(u); s.why != "" || found {
+			return s
 		}
 		return state{why: "it has no condition " + name + " yet"}
 	}
@@ -137,14 +153,16 @@ func goalGone(uid string) goal {
 		if u == nil || uid != "" && string(u.GetUID()) != uid {
 			return state{met: true}
 		}
-		switch why := readyWords(u); {
-		case u.GetDeletionTimestamp() == nil:
+		deleting := u.GetDeletionTimestamp()
+		if deleting == nil {
 			return state{why: "it exists and is not being deleted"}
-		case why == "":
-			return state{why: "it is being deleted"}
-		default:
-			return state{why: why}
 		}
+		s := unready(u)
+		if s.why == "" {
+			s.why = "it is being deleted"
+		}
+		s.since = deleting.Time
+		return s
 	}
 }
 

@@ -3,6 +3,7 @@ package cli
 import (
 	"strings"
 	"testing"
+	"time"
 
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"sigs.k8s.io/yaml"
@@ -97,13 +98,33 @@ func TestGoals(t *testing.T) {
 					t.Fatal(err)
 				}
 			}
-			if got, want := judge(object(t, c.object)), (state{c.met, c.why, c.stuck}); got != want {
+			got := judge(object(t, c.object))
+			got.since = time.Time{}
+			if want := (state{met: c.met, why: c.why, stuck: c.stuck}); got != want {
 				t.Errorf("got %+v, want %+v", got, want)
 			}
 		})
 	}
 	if s := goalGone("another")(object(t, sbx("", ""))); !s.met {
 		t.Errorf("an object of the same name that came later: got %+v", s)
+	}
+}
+
+// TestSince: what is waited for says for how long it has been so.
+func TestSince(t *testing.T) {
+	at := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
+	const notReady = `{type: Ready, status: "False", observedGeneration: 2, message: the guest boots, lastTransitionTime: "2026-01-02T03:04:05Z"}`
+	for name, s := range map[string]state{
+		"applied":   goalApplied(object(t, sbx("", notReady))),
+		"condition": goalCondition("Ready", "True")(object(t, sbx("", notReady))),
+		"gone":      goalGone("")(object(t, deleting(notReady))),
+	} {
+		if got := s.words(at.Add(3 * time.Minute)); got != "the guest boots (for 3m)" {
+			t.Errorf("%s: %q", name, got)
+		}
+		if got := s.words(at); got != "the guest boots" {
+			t.Errorf("%s, just now: %q", name, got)
+		}
 	}
 }
 

@@ -92,7 +92,7 @@ func (w *waiter) group(asking, limited context.Context, all []awaited) error {
 	for _, o := range all {
 		pending[o.name] = o
 	}
-	whys := map[string]string{}
+	whys := map[string]state{}
 	objects := w.api.Objects(all[0].Resource, all[0].namespace)
 	options := metav1.ListOptions{}
 	if len(all) == 1 {
@@ -135,7 +135,7 @@ var errWatchEnded = errors.New("the watch ended")
 type watchFunc func(context.Context, metav1.ListOptions) (watch.Interface, error)
 
 // watch judges changes until nothing is pending or the watch ends.
-func (w *waiter) watch(ctx context.Context, open watchFunc, o metav1.ListOptions, after string, pending map[string]awaited, whys map[string]string) error {
+func (w *waiter) watch(ctx context.Context, open watchFunc, o metav1.ListOptions, after string, pending map[string]awaited, whys map[string]state) error {
 	o.ResourceVersion = after
 	events, err := open(ctx, o)
 	if err != nil {
@@ -169,7 +169,7 @@ func (w *waiter) watch(ctx context.Context, open watchFunc, o metav1.ListOptions
 }
 
 // judge judges one object.
-func (w *waiter) judge(pending map[string]awaited, whys map[string]string, name string, u *unstructured.Unstructured) error {
+func (w *waiter) judge(pending map[string]awaited, whys map[string]state, name string, u *unstructured.Unstructured) error {
 	o, ok := pending[name]
 	if !ok {
 		return nil
@@ -183,14 +183,14 @@ func (w *waiter) judge(pending map[string]awaited, whys map[string]string, name 
 	case s.stuck:
 		return fmt.Errorf("%s: %s", o.ref(), s.why)
 	default:
-		whys[name] = s.why
+		whys[name] = s
 		w.progress.set(o.ref(), s.why)
 	}
 	return nil
 }
 
 // timedOut says what the first of the pending objects waits for.
-func (w *waiter) timedOut(ctx context.Context, all []awaited, pending map[string]awaited, whys map[string]string) error {
+func (w *waiter) timedOut(ctx context.Context, all []awaited, pending map[string]awaited, whys map[string]state) error {
 	if cause := context.Cause(ctx); !errors.Is(cause, errTimeUp) {
 		return cause
 	}
@@ -199,8 +199,8 @@ func (w *waiter) timedOut(ctx context.Context, all []awaited, pending map[string
 			continue
 		}
 		why := ""
-		if whys[o.name] != "" {
-			why = ": " + whys[o.name]
+		if words := whys[o.name].words(time.Now()); words != "" {
+			why = ": " + words
 		}
 		return fmt.Errorf("timed out waiting for %s%s%s", o.ref(), more(len(pending)-1, "object", "objects"), why)
 	}

@@ -71,7 +71,16 @@ func (c *Client) Exec(ctx context.Context, req providers.ExecRequest) (providers
 	if err != nil && ctx.Err() != nil {
 		return r.abandon(ctx)
 	}
-	return providers.ExecResult{ExitCode: code, Truncated: r.truncated()}, err
+	return providers.ExecResult{ExitCode: code, Truncated: r.truncated()}, lost(err)
+}
+
+// lost words the error of a transport that ended a command under way. That the
+// machine is off or gone by then would otherwise say that it was never begun.
+func lost(err error) error {
+	if kind := providers.KindOf(err); kind == providers.ErrBusy || kind == providers.ErrNotFound {
+		return fmt.Errorf("the machine went off while the command ran: %v", err) //nolint:errorlint // its kind is that of another call
+	}
+	return err
 }
 
 // encode makes arguments fit for JSON, which carries text only: if one is not

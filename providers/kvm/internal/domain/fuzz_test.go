@@ -28,7 +28,7 @@ func FuzzParse(f *testing.F) {
 			t.Fatalf("the record %+v", l.Record)
 		}
 		_, _ = ReadBare(text)
-		_, _ = SetBelow(text, []string{"/a", "/b"})
+		_, _ = SetDisk(text, []string{"/a", "/b"})
 	})
 }
 
