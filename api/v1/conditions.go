@@ -34,6 +34,11 @@ const AnnotationRebuild = GroupName + "/rebuild"
 const (
 	// ConditionImageReady: the named GoldenImage is ready to be cloned.
 	ConditionImageReady = "ImageReady"
+	// ConditionAdmitted: the host has room for the machine and keeps it: memory,
+	// cpus and disk are reserved. False while that is waited for, with the figures,
+	// or with the one that is before it in line. Present from when it is first asked
+	// for.
+	ConditionAdmitted = "Admitted"
 	// ConditionProvisioned: the machine, its disk, seed and network exist as
 	// the spec says.
 	ConditionProvisioned = "Provisioned"
@@ -194,7 +199,14 @@ const (
 	// ReasonHostPathNotFound: a path of the host does not exist.
 	ReasonHostPathNotFound = "HostPathNotFound"
 
-	// The kinds of provider errors, as reasons.
+	// ReasonReserved: memory, cpus and disk are reserved, as the message says.
+	ReasonReserved = "Reserved"
+	// ReasonWaitingInLine: there is no room yet, and others that came before are
+	// served first.
+	ReasonWaitingInLine = "WaitingInLine"
+
+	// The kinds of provider errors, as reasons. ReasonCapacity is also that of what
+	// the host has no room for by its budget.
 	ReasonInvalid       = "Invalid"
 	ReasonUnsupported   = "Unsupported"
 	ReasonUnavailable   = "ProviderUnavailable"
