@@ -40,7 +40,7 @@ var rooms = map[string][]string{
 	"guest/access":                 {"api/v1", "providers", "guest/wire", "disk", "disk/change"},
 	"guest/archive":                {},
 	"guest/wire":                   {},
-	"controller/metrics":           {"api/v1", "providers", "providers/intercept", "controller/gc"},
+	"controller/metrics":           {"api/v1", "providers", "providers/intercept", "controller/capacity", "controller/gc"},
 	"controller/job":               {},
 	"controller/patch":             {"api/v1"},
 	"controller/gc":                {"api/v1", "providers"},
