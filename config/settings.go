@@ -87,7 +87,7 @@ func Settings(c *Config) []Setting {
 		parsed("defaults.memory", &c.Defaults.Memory, resource.ParseQuantity, "Memory of a sandbox when neither it nor its image says"),
 		parsed("capacity.memory", &c.Capacity.Memory, resource.ParseQuantity, "Memory for machines that run; 0: the host's, less 10 % and 1Gi at least"),
 		parsed("capacity.cpus", &c.Capacity.CPUs, parseInt[int], "Virtual CPUs for machines that run; 0: as many as the host has logical ones"),
-		parsed("capacity.disk", &c.Capacity.Disk, resource.ParseQuantity, "Disk for machines, as their guests see it; 0: what is free for them on dataDir's file system, less 5 % of it"),
+		parsed("capacity.disk", &c.Capacity.Disk, resource.ParseQuantity, "Disk for machines, as their guests see it; 0: what is free for them on the file system that they are made on, less 5 % of it"),
 		parsed("capacity.sandboxes", &c.Capacity.Sandboxes, parseInt[int], "How many machines there may be; 0: no limit"),
 		parsed("capacity.overcommit.memory", &c.Capacity.Overcommit.Memory, parseFactor, "Factor by which more memory is given away than there is; 0: no limit"),
 		parsed("capacity.overcommit.cpus", &c.Capacity.Overcommit.CPUs, parseFactor, "Factor by which more CPUs are given away than there are; 0: no limit"),

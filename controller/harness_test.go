@@ -35,7 +35,7 @@ import (
 )
 
 // patience stops a test that hangs; nothing is expected to take so long.
-const patience = 3 * time.Minute
+const patience = 15 * time.Second
 
 // daemon is the control plane of one daemon, on a real store and a real API
 // server, over a simulated host that outlives it.
@@ -51,6 +51,10 @@ type daemon struct {
 	limits   build.Limits
 	// usage tells when sandboxes were last used.
 	usage *usage.Tracker
+	// capacity is what machines share; the zero value has no limit.
+	capacity controller.Capacity
+	// resync is how often settled objects are looked at without being woken.
+	resync time.Duration
 	// sweep is the interval of the garbage collection.
 	sweep time.Duration
 	// log gets what the controllers log; the zero Logger means the test's.
@@ -74,7 +78,7 @@ func host(t testing.TB, o fake.Options) *daemon {
 		must(t, os.WriteFile(filepath.Join(dir, f), []byte("image"), 0o644))
 	}
 	must(t, os.Mkdir(filepath.Join(dir, "share"), 0o755))
-	return &daemon{t: t, world: fake.NewWorld(o), dir: dir, usage: usage.New(nil), sweep: 200 * time.Millisecond}
+	return &daemon{t: t, world: fake.NewWorld(o), dir: dir, usage: usage.New(nil), resync: 2 * time.Second, sweep: 200 * time.Millisecond}
 }
 
 // start runs the daemon until stop or the end of the test.
@@ -102,7 +106,8 @@ func (d *daemon) start() {
 		Defaults: sandbox.Defaults{CPUs: 1, Memory: resource.MustParse("256Mi")},
 		Usage:    d.usage,
 		SSH:      d.ssh, BuildSSH: d.buildSSH, BuildLogs: build.NewLogs(filepath.Join(d.dir, "builds")), BuildLimits: d.limits,
-		Logger: log, Resync: 2 * time.Second, GCInterval: d.sweep, GCGrace: 300 * time.Millisecond,
+		Capacity: d.capacity,
+		Logger: log, Resync: d.resync, GCInterval: d.sweep, GCGrace: 300 * time.Millisecond,
 	})
 	must(t, err)
 	ended := make(chan error, 1)

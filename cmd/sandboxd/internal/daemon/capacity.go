@@ -3,10 +3,12 @@ package daemon
 import (
 	"math"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"k8s.io/apimachinery/pkg/types"
 
+	v1 "sandboxd.dev/sandboxd/api/v1"
 	"sandboxd.dev/sandboxd/config"
 	"sandboxd.dev/sandboxd/controller"
 	"sandboxd.dev/sandboxd/controller/capacity"
@@ -58,9 +60,14 @@ func measured(c config.Config, s capacity.Settings, reserved func(types.UID) cap
 	return s.Budget(facts, reserved), nil
 }
 
-// machineFolders are those in which each machine has a folder of its own.
+// machineFolders are those in which each machine has a folder of its own, that of the
+// default hypervisor first.
 func machineFolders(c config.Config) []string {
-	return []string{filepath.Join(c.DataDir, "kvm", "machines"), filepath.Join(c.VirtualBox.MachineFolder, "machines")}
+	folders := []string{filepath.Join(c.DataDir, "kvm", "machines"), filepath.Join(c.VirtualBox.MachineFolder, "machines")}
+	if c.Hypervisor == v1.ProviderVirtualBox {
+		slices.Reverse(folders)
+	}
+	return folders
 }
 
 // HostCapacity is what this host has for machines by the configuration, as a daemon
