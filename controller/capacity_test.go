@@ -196,7 +196,7 @@ func TestAskingForLess(t *testing.T) {
 	d.create(second)
 	d.says(second, v1.ReasonCapacity, "needs 768Mi memory, 256Mi of 1Gi free")
 	d.create(third)
-	d.says(third, v1.ReasonWaitingInLine, "needs 256Mi memory, 1 cpu, 1Gi disk and a place, and waits behind default/b, which needs 768Mi memory")
+	d.says(third, v1.ReasonWaitingInLine, "needs 256Mi memory, and waits behind default/b, which needs 768Mi memory")
 	d.update(second, func(s *v1.Sandbox) { s.Spec.Memory = resource.NewQuantity(unit/2, resource.BinarySI) })
 	until(d, second, "ready", ready)
 	d.says(third, v1.ReasonCapacity, "needs 256Mi memory, 128Mi of 1Gi free") // told what is so now
@@ -376,7 +376,7 @@ func TestCapacityWhenKilled(t *testing.T) {
 	takeTurns := func(t *testing.T, death *fault.Death) {
 		d, _ := crowded(t, 2)
 		whole := d.wrap
-		d.wrap = func(p providers.Provider) providers.Provider { return whole(fault.Wrap(p, death.Hook)) }
+		d.wrap = func(p providers.Provider) providers.Provider { return fault.Wrap(whole(p), death.Hook) }
 		d.start()
 		list := several(5)
 		d.create(goldenImage("golden"))

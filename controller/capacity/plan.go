@@ -148,10 +148,20 @@ func (s State) explain(i int, needs, free, left Amount, verdicts []Verdict, figu
 	case behind == nil:
 		return Verdict{Reason: v1.ReasonCapacity, Message: "needs " + short}
 	case figures && short != "":
-		return Verdict{Reason: v1.ReasonCapacity, Message: fmt.Sprintf("needs %s, and waits behind %s, which needs %s", short, behind.Who, behind.needs())}
+		return Verdict{Reason: v1.ReasonCapacity, Message: fmt.Sprintf("needs %s, and waits behind %s, which needs %s", short, behind.Who, s.counted(behind.needs()))}
 	default:
-		return Verdict{Reason: v1.ReasonWaitingInLine, Message: fmt.Sprintf("needs %s, and waits behind %s, which needs %s", needs, behind.Who, behind.needs())}
+		return Verdict{Reason: v1.ReasonWaitingInLine, Message: fmt.Sprintf("needs %s, and waits behind %s, which needs %s", s.counted(needs), behind.Who, s.counted(behind.needs()))}
 	}
+}
+
+// counted leaves out what there is no limit to.
+func (s State) counted(a Amount) Amount {
+	for r := range a {
+		if s.Budget[r] == Unlimited {
+			a[r] = 0
+		}
+	}
+	return a
 }
 
 // short words what there is too little of; empty when there is enough of all.
