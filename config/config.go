@@ -37,6 +37,8 @@ type Config struct {
 	// directories of the host.
 	AllowedHostPaths []string
 	Defaults         Defaults
+	// Capacity is what machines share.
+	Capacity Capacity
 	// Workers is how many sandboxes are worked on at a time.
 	Workers int
 	// Resync is how often settled objects are looked at without being woken.
@@ -99,6 +101,22 @@ type Defaults struct {
 	Memory resource.Quantity
 }
 
+// Capacity is what the host has for machines. What is 0 is worked out from the host;
+// Sandboxes, the number of machines, has no limit then.
+type Capacity struct {
+	Memory     resource.Quantity
+	CPUs       int
+	Disk       resource.Quantity
+	Sandboxes  int
+	Overcommit Overcommit
+}
+
+// Overcommit are the factors by which more is given away than there is; 0 takes the
+// limit away.
+type Overcommit struct {
+	Memory, CPUs, Disk float64
+}
+
 // GC paces the garbage collection.
 type GC struct {
 	Interval time.Duration
@@ -154,6 +172,7 @@ func Default(h Host) Config {
 			Manage: "VBoxManage", ExecutionEngine: EngineDefault, SubnetPool: netip.MustParsePrefix("192.168.56.0/21"),
 		},
 		Defaults: Defaults{CPUs: 1, Memory: resource.MustParse("512Mi")},
+		Capacity: Capacity{Overcommit: Overcommit{Memory: 1, CPUs: 1, Disk: 1}},
 		Workers:  16,
 		Resync:   time.Minute,
 		GC:       GC{Interval: time.Minute, Grace: 2 * time.Minute},
@@ -214,6 +233,9 @@ func (c *Config) checkNumbers() error {
 		return fmt.Errorf("defaults.cpus %d is not between 1 and 256", c.Defaults.CPUs)
 	case c.Defaults.Memory.Cmp(minMemory) < 0:
 		return fmt.Errorf("defaults.memory %s is less than %s", c.Defaults.Memory.String(), minMemory.String())
+	case c.Capacity.Memory.Sign() < 0 || c.Capacity.Disk.Sign() < 0 || c.Capacity.CPUs < 0 || c.Capacity.Sandboxes < 0:
+		return fmt.Errorf("capacity: none of memory %s, cpus %d, disk %s and sandboxes %d may be less than 0",
+			c.Capacity.Memory.String(), c.Capacity.CPUs, c.Capacity.Disk.String(), c.Capacity.Sandboxes)
 	case c.Workers < 1 || c.Workers > maxWorkers:
 		return fmt.Errorf("workers %d is not between 1 and %d", c.Workers, maxWorkers)
 	case c.Resync < time.Second:

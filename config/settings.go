@@ -85,6 +85,13 @@ func Settings(c *Config) []Setting {
 		},
 		parsed("defaults.cpus", &c.Defaults.CPUs, parseInt[int32], "Virtual CPUs of a sandbox when neither it nor its image says"),
 		parsed("defaults.memory", &c.Defaults.Memory, resource.ParseQuantity, "Memory of a sandbox when neither it nor its image says"),
+		parsed("capacity.memory", &c.Capacity.Memory, resource.ParseQuantity, "Memory for machines that run; 0: the host's, less 10 % and 1Gi at least"),
+		parsed("capacity.cpus", &c.Capacity.CPUs, parseInt[int], "Virtual CPUs for machines that run; 0: as many as the host has logical ones"),
+		parsed("capacity.disk", &c.Capacity.Disk, resource.ParseQuantity, "Disk for machines, as their guests see it; 0: what is free for them on the file system that they are made on, less 5 % of it"),
+		parsed("capacity.sandboxes", &c.Capacity.Sandboxes, parseInt[int], "How many machines there may be; 0: no limit"),
+		parsed("capacity.overcommit.memory", &c.Capacity.Overcommit.Memory, parseFactor, "Factor by which more memory is given away than there is; 0: no limit"),
+		parsed("capacity.overcommit.cpus", &c.Capacity.Overcommit.CPUs, parseFactor, "Factor by which more CPUs are given away than there are; 0: no limit"),
+		parsed("capacity.overcommit.disk", &c.Capacity.Overcommit.Disk, parseFactor, "Factor by which more disk is given away than there is; 0: no limit"),
 		parsed("workers", &c.Workers, parseInt[int], "How many sandboxes are worked on at a time"),
 		parsed("resync", &c.Resync, time.ParseDuration, "How often settled objects are looked at without being woken"),
 		parsed("gc.interval", &c.GC.Interval, time.ParseDuration, "How often left-over things are looked for"),
@@ -164,6 +171,15 @@ func parseInt[T int | int32](s string) (T, error) {
 		return 0, fmt.Errorf("%q is not a whole number", s)
 	}
 	return T(n), nil
+}
+
+// parseFactor takes a number from 0 to 1000.
+func parseFactor(s string) (float64, error) {
+	f, err := strconv.ParseFloat(s, 64)
+	if err != nil || !(f >= 0 && f <= 1000) {
+		return 0, fmt.Errorf("%q is not a number from 0 to 1000", s)
+	}
+	return f, nil
 }
 
 func oneOf[T ~string](values ...T) func(string) (T, error) {

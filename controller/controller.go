@@ -25,6 +25,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 
 	v1 "sandboxd.dev/sandboxd/api/v1"
+	"sandboxd.dev/sandboxd/controller/capacity"
 	"sandboxd.dev/sandboxd/controller/gc"
 	"sandboxd.dev/sandboxd/controller/goldenimage"
 	"sandboxd.dev/sandboxd/controller/goldenimage/build"
@@ -64,6 +65,8 @@ type Options struct {
 	Snapshots int
 	// Resync is how often settled objects are looked at without being woken.
 	Resync time.Duration
+	// Capacity of the host, which machines share; the zero value has no limit.
+	Capacity Capacity
 	// GCInterval and GCGrace pace the garbage collection.
 	GCInterval, GCGrace time.Duration
 }
@@ -106,6 +109,7 @@ type Controllers struct {
 	snapshots *snapshot.Work
 	garbage   *gc.Collector
 	builds    *goldenimage.Builds
+	capacity  *capacity.Ledger
 	// cancel ends the imports, the builds and the work on snapshots.
 	cancel context.CancelFunc
 }
@@ -154,6 +158,9 @@ func (c *Controllers) Cache() cache.Cache { return c.manager.GetCache() }
 // Garbage is the garbage collector.
 func (c *Controllers) Garbage() *gc.Collector { return c.garbage }
 
+// Capacity is what machines share.
+func (c *Controllers) Capacity() *capacity.Ledger { return c.capacity }
+
 // Start runs the controllers until the context ends and everything they
 // started has returned.
 func (c *Controllers) Start(ctx context.Context) error {
@@ -179,6 +186,10 @@ func (c *Controllers) add(ctx context.Context, o Options) error {
 		w.snapshots.add(ctx, snapshot.RequestFor(k))
 		w.sandboxes.add(ctx, snapshot.SandboxRequestFor(k)) // which may have waited for its turn
 	})
+	admissions, err := c.admissions(ctx, o, w)
+	if err != nil {
+		return err
+	}
 	turns := turn.New()
 	c.builds = job.NewRunner[goldenimage.Key, build.Progress, struct{}](ctx, builds,
 		func(k goldenimage.Key) { w.images.add(ctx, goldenimage.RequestFor(k)) })
@@ -195,7 +206,7 @@ func (c *Controllers) add(ctx context.Context, o Options) error {
 		Reader: c.manager.GetAPIReader(), Providers: o.Providers,
 		Interval: o.GCInterval, Grace: o.GCGrace, Logger: o.Logger.WithName("gc"),
 	})
-	for _, r := range []manager.Runnable{w, c.garbage} {
+	for _, r := range []manager.Runnable{w, admissions, c.garbage} {
 		if err := c.manager.Add(r); err != nil {
 			return fmt.Errorf("add %T: %w", r, err)
 		}
@@ -230,6 +241,9 @@ func (c *Controllers) addIndexes(ctx context.Context) error {
 }
 
 func (c *Controllers) addImages(o Options, wake queue) error {
+	builds := buildDefaults(o)
+	builds.Secrets, builds.Jobs = c.manager.GetAPIReader(), c.builds
+	builds.Logs, builds.SSH, builds.Limits = o.BuildLogs, o.BuildSSH, o.BuildLimits
 	return builder.ControllerManagedBy(c.manager).
 		Named("goldenimage").
 		For(&v1.GoldenImage{}, builder.WithPredicates(predicate.Or(specOrDeletionChanged(), pruneChanged(), rebuildAsked()))).
@@ -241,12 +255,13 @@ func (c *Controllers) addImages(o Options, wake queue) error {
 		Complete(untilTheEnd(goldenimage.New(goldenimage.Options{
 			Client: c.manager.GetClient(), Recorder: c.manager.GetEventRecorder("sandboxd"),
 			Providers: o.Providers, HostPaths: o.HostPaths, Imports: c.imports, Resync: o.Resync,
-			Build: goldenimage.BuildOptions{
-				Secrets: c.manager.GetAPIReader(),
-				Jobs:    c.builds, Logs: o.BuildLogs, SSH: o.BuildSSH, Limits: o.BuildLimits,
-				CPUs: o.Defaults.CPUs, Memory: o.Defaults.Memory.Value(),
-			},
+			Build: builds, Capacity: c.capacity,
 		})))
+}
+
+// buildDefaults are what the machines of builds have when their images do not say.
+func buildDefaults(o Options) goldenimage.BuildOptions {
+	return goldenimage.BuildOptions{CPUs: o.Defaults.CPUs, Memory: o.Defaults.Memory.Value()}
 }
 
 func (c *Controllers) addSandboxes(o Options, wake queue, turns *turn.Turns) error {
@@ -272,7 +287,7 @@ func (c *Controllers) addSandboxes(o Options, wake queue, turns *turn.Turns) err
 		Complete(untilTheEnd(sandbox.New(sandbox.Options{
 			Client: c.manager.GetClient(), Recorder: c.manager.GetEventRecorder("sandboxd"),
 			Providers: o.Providers, HostPaths: o.HostPaths, Defaults: o.Defaults, Resync: o.Resync, SSH: o.SSH,
-			Disks: o.Disks, Turns: turns, Usage: o.Usage,
+			Disks: o.Disks, Turns: turns, Usage: o.Usage, Capacity: c.capacity,
 		})))
 }
 

@@ -35,7 +35,7 @@ import (
 )
 
 // patience stops a test that hangs; nothing is expected to take so long.
-const patience = 3 * time.Minute
+const patience = 15 * time.Second
 
 // daemon is the control plane of one daemon, on a real store and a real API
 // server, over a simulated host that outlives it.
@@ -51,10 +51,12 @@ type daemon struct {
 	limits   build.Limits
 	// usage tells when sandboxes were last used.
 	usage *usage.Tracker
+	// capacity is what machines share; the zero value has no limit.
+	capacity controller.Capacity
+	// resync is how often settled objects are looked at without being woken.
+	resync time.Duration
 	// sweep is the interval of the garbage collection.
 	sweep time.Duration
-	// resync is how often what is settled is looked at.
-	resync time.Duration
 	// log gets what the controllers log; the zero Logger means the test's.
 	log logr.Logger
 
@@ -104,7 +106,8 @@ func (d *daemon) start() {
 		Defaults: sandbox.Defaults{CPUs: 1, Memory: resource.MustParse("256Mi")},
 		Usage:    d.usage,
 		SSH:      d.ssh, BuildSSH: d.buildSSH, BuildLogs: build.NewLogs(filepath.Join(d.dir, "builds")), BuildLimits: d.limits,
-		Logger: log, Resync: d.resync, GCInterval: d.sweep, GCGrace: 300 * time.Millisecond,
+		Capacity: d.capacity,
+		Logger:   log, Resync: d.resync, GCInterval: d.sweep, GCGrace: 300 * time.Millisecond,
 	})
 	must(t, err)
 	ended := make(chan error, 1)

@@ -34,6 +34,11 @@ const AnnotationRebuild = GroupName + "/rebuild"
 const (
 	// ConditionImageReady: the named GoldenImage is ready to be cloned.
 	ConditionImageReady = "ImageReady"
+	// ConditionAdmitted: the host has room for the machine and keeps it: memory,
+	// cpus and disk are reserved. False while that is waited for, with the figures,
+	// or with the one that is before it in line. Present from when it is first asked
+	// for.
+	ConditionAdmitted = "Admitted"
 	// ConditionProvisioned: the machine, its disk, seed and network exist as
 	// the spec says.
 	ConditionProvisioned = "Provisioned"
@@ -194,6 +199,12 @@ const (
 	// ReasonHostPathNotFound: a path of the host does not exist.
 	ReasonHostPathNotFound = "HostPathNotFound"
 
+	// ReasonReserved: memory, cpus and disk are reserved, as the message says.
+	ReasonReserved = "Reserved"
+	// ReasonWaitingInLine: there is no room yet, and others that came before are
+	// served first.
+	ReasonWaitingInLine = "WaitingInLine"
+
 	// The kinds of provider errors, as reasons.
 
 	// ReasonInvalid: what the spec asks for is wrong, and stays wrong.
@@ -207,7 +218,7 @@ const (
 	// is tried again.
 	ReasonBusy = "Busy"
 	// ReasonCapacity: the host has too little memory, disk space, ports or
-	// addresses; it is tried again.
+	// addresses, or no room by its budget; it is tried again.
 	ReasonCapacity = "InsufficientCapacity"
 	// ReasonNotFound: something that is needed does not exist; it is tried again.
 	ReasonNotFound = "NotFound"

@@ -100,6 +100,9 @@ type ImageBuild struct {
 	// machineID is the machine's ID on the hypervisor, while there may be one.
 	// +optional
 	MachineID string `json:"machineID,omitempty"`
+	// reserved is what of the host's capacity is kept for the machine.
+	// +optional
+	Reserved *Reservation `json:"reserved,omitempty"`
 	// attempt counts the machines whose guest was lost in the middle, from 1.
 	// +optional
 	Attempt int32 `json:"attempt,omitempty"`

@@ -1,6 +1,9 @@
 package v1
 
-import metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+import (
+	"k8s.io/apimachinery/pkg/api/resource"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+)
 
 // SandboxStatus is what was observed of a sandbox.
 type SandboxStatus struct {
@@ -10,7 +13,7 @@ type SandboxStatus struct {
 	// observedGeneration is the generation this status speaks of.
 	// +optional
 	ObservedGeneration int64 `json:"observedGeneration,omitempty"`
-	// conditions: ImageReady, Provisioned, NetworkIsolated, PoweredOn,
+	// conditions: ImageReady, Admitted, Provisioned, NetworkIsolated, PoweredOn,
 	// GuestReady, Ready; and Drifted and Stalled while they are true.
 	// +optional
 	// +listType=map
@@ -19,6 +22,9 @@ type SandboxStatus struct {
 	// provider that runs the machine.
 	// +optional
 	Provider ProviderName `json:"provider,omitempty"`
+	// reserved is what of the host's capacity is kept for the machine.
+	// +optional
+	Reserved *Reservation `json:"reserved,omitempty"`
 	// machineID is the hypervisor's UUID of the machine: the object's own UID.
 	// +optional
 	MachineID string `json:"machineID,omitempty"`
@@ -79,6 +85,19 @@ type SandboxStatus struct {
 	// +listMapKey=name
 	// +kubebuilder:validation:MaxItems=32
 	Artifacts []ArtifactStatus `json:"artifacts,omitempty"`
+}
+
+// Reservation is what of the host's capacity is kept for a machine.
+type Reservation struct {
+	// memory while the machine runs or is to run.
+	// +optional
+	Memory *resource.Quantity `json:"memory,omitempty"`
+	// cpus while the machine runs or is to run.
+	// +optional
+	CPUs int32 `json:"cpus,omitempty"`
+	// disk as the guest sees it, and room for the memory of a suspended machine.
+	// +optional
+	Disk *resource.Quantity `json:"disk,omitempty"`
 }
 
 // ArtifactStatus is what became of an artifact.

@@ -149,6 +149,7 @@ func (r *Reconciler) carryOut(ctx context.Context, s *state, step build.Step) er
 				return r.failIfTerminal(ctx, s, err)
 			}
 		}
+		r.poweredOff(s)
 		s.enter(v1.BuildSealing)
 		return nil
 	case build.Import:
@@ -199,6 +200,9 @@ func (r *Reconciler) begin(s *state) error {
 func (r *Reconciler) makeMachine(ctx context.Context, s *state) error {
 	spec, err := r.machineSpec(s)
 	if err != nil {
+		return err
+	}
+	if ok, err := r.admit(ctx, s); !ok {
 		return err
 	}
 	if s.plan.Install {
@@ -369,7 +373,8 @@ func (r *Reconciler) discard(ctx context.Context, s *state) (gone bool, err erro
 	for range tries {
 		err := s.provider.DeleteMachine(ctx, s.img.UID)
 		if errors.Is(err, providers.ErrNotFound) {
-			b.MachineID = ""
+			r.o.Capacity.Release(s.img.UID)
+			b.MachineID, b.Reserved = "", nil
 			return true, nil
 		}
 		if err != nil {

@@ -20,6 +20,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 
 	v1 "sandboxd.dev/sandboxd/api/v1"
+	"sandboxd.dev/sandboxd/controller/capacity"
 	"sandboxd.dev/sandboxd/controller/goldenimage/build"
 	"sandboxd.dev/sandboxd/controller/job"
 	"sandboxd.dev/sandboxd/controller/patch"
@@ -56,6 +57,8 @@ type Options struct {
 	Imports   *Imports
 	// Build is what images are built with.
 	Build BuildOptions
+	// Capacity is what the machines of builds are admitted by; nil means without limit.
+	Capacity *capacity.Ledger
 	// Resync is how often a settled image is looked at without being woken.
 	Resync time.Duration
 	// Clock tells the time; nil means the real one.
@@ -76,6 +79,9 @@ func New(o Options) *Reconciler {
 	}
 	if o.Build.Limits == (build.Limits{}) {
 		o.Build.Limits = build.DefaultLimits()
+	}
+	if o.Capacity == nil {
+		o.Capacity = capacity.New(capacity.NoLimit(), nil)
 	}
 	return &Reconciler{o: o, writer: patch.NewWriter(o.Client)}
 }
@@ -105,6 +111,10 @@ type state struct {
 	progress *providers.Progress
 	// building is set while a build is under way.
 	building string
+	// unadmitted says what room the machine of a build waits for, if it does; asked
+	// that it asked for some.
+	unadmitted capacity.Verdict
+	asked      bool
 	// again is when to look again; 0: only when woken or at the resync.
 	again time.Duration
 	err   error
@@ -121,13 +131,19 @@ func (s *state) key(revision string) Key { return Key{Name: s.img.Name, Ref: s.r
 
 // Reconcile brings one GoldenImage nearer to its spec.
 func (r *Reconciler) Reconcile(ctx context.Context, req reconcile.Request) (reconcile.Result, error) {
+	who := capacity.Who{Name: req.Name}
+	looked := r.o.Capacity.Look(who)
 	img := &v1.GoldenImage{}
 	if err := r.o.Client.Get(ctx, req.NamespacedName, img); err != nil {
+		if apierrors.IsNotFound(err) {
+			r.o.Capacity.Gone(who)
+		}
 		return reconcile.Result{}, client.IgnoreNotFound(err)
 	}
 	if r.writer.Stale(img) {
 		return reconcile.Result{RequeueAfter: cacheLag}, nil
 	}
+	defer looked()
 	result, err := r.reconcile(ctx, img)
 	if apierrors.IsConflict(err) { // somebody else wrote meanwhile
 		return reconcile.Result{RequeueAfter: cacheLag}, nil
@@ -156,6 +172,12 @@ func (r *Reconciler) reconcile(ctx context.Context, img *v1.GoldenImage) (reconc
 			return reconcile.Result{}, r.writer.Object(ctx, s.before, img)
 		}
 		s.err = err
+	}
+	if b := img.Status.Build; providers.IsTerminal(s.err) && b != nil && b.Phase == v1.BuildPreparing {
+		r.poweredOff(s) // it is not going to be started
+	}
+	if !s.asked {
+		r.o.Capacity.Withdraw(img.UID)
 	}
 	before = s.before
 	updateStatus(s)

@@ -126,6 +126,8 @@ func importedCondition(s *state) metav1.Condition {
 		c.Status, c.Reason, c.Message = metav1.ConditionUnknown, v1.ReasonUnavailable, s.err.Error()
 	case s.err != nil:
 		c.Reason, c.Message = providers.ReasonOf(s.err), s.err.Error()
+	case s.unadmitted.Reason != "":
+		c.Reason, c.Message = s.unadmitted.Reason, s.unadmitted.Message
 	case s.building != "":
 		c.Reason, c.Message = v1.ReasonProvisioning, s.building
 	default:
@@ -144,6 +146,8 @@ func provisionedCondition(s *state) metav1.Condition {
 		c.Status, c.Reason, c.Message = metav1.ConditionUnknown, v1.ReasonUnavailable, s.err.Error()
 	case s.err != nil:
 		c.Reason, c.Message = providers.ReasonOf(s.err), s.err.Error()
+	case s.unadmitted.Reason != "":
+		c.Reason, c.Message = s.unadmitted.Reason, s.unadmitted.Message
 	case s.building != "":
 		c.Reason, c.Message = v1.ReasonProvisioning, s.building
 	default:
@@ -206,6 +210,8 @@ func phaseOf(s *state) v1.ImagePhase {
 		return v1.ImageFailed
 	case meta.IsStatusConditionTrue(conditions, v1.ConditionReady):
 		return v1.ImageReady
+	case s.unadmitted.Reason != "":
+		return v1.ImagePending
 	case s.building != "":
 		return v1.ImageBuilding
 	case s.progress != nil:

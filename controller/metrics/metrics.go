@@ -4,6 +4,8 @@
 //	sandboxd_provider_errors_total{provider,verb,kind}       counter: those that failed
 //	sandboxd_objects{kind,phase}                             gauge: objects there are
 //	sandboxd_time_to_ready_seconds{provider}                 histogram: from a Sandbox's creation
+//	sandboxd_capacity{resource,kind}                         gauge: what machines share: total,
+//	                                                         reserved and waiting
 //	sandboxd_inventory{provider,kind,verdict}                gauge: what the last sweep of the
 //	                                                         garbage collector found; Suspect and
 //	                                                         Remove are left-over things

@@ -17,6 +17,7 @@ func (r *Reconciler) delete(ctx context.Context, before, sbx *v1.Sandbox) (recon
 	if !controllerutil.ContainsFinalizer(sbx, v1.FinalizerMachine) {
 		return reconcile.Result{}, nil
 	}
+	r.o.Capacity.Withdraw(sbx.UID)
 	done, after, err := r.artifactsBeforeDelete(ctx, before, sbx)
 	if err == nil && !done {
 		return reconcile.Result{RequeueAfter: after}, nil
@@ -41,6 +42,7 @@ func (r *Reconciler) delete(ctx context.Context, before, sbx *v1.Sandbox) (recon
 		}
 		return r.failed(ctx, sbx, before, err, 0)
 	}
+	r.o.Capacity.Release(sbx.UID)
 	if r.o.Usage != nil {
 		r.o.Usage.Forget(sbx.UID)
 	}

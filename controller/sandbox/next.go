@@ -39,6 +39,7 @@ const (
 	whyShutdown   = "shutdown"   // the guest is shutting down
 	whySettled    = "settled"    // as the spec says
 	whyNoSnapshot = "nosnapshot" // off, and so nothing to suspend
+	whyCapacity   = "capacity"   // the host has no room for what is next
 	whyNetwork    = "network"    // runs on a network that the spec does not name
 	whyDrift      = "drift"      // changed by others, and to be put right
 	whyUnisolated = "unisolated" // not seen to be isolated for too long

@@ -21,6 +21,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 
 	v1 "sandboxd.dev/sandboxd/api/v1"
+	"sandboxd.dev/sandboxd/controller/capacity"
 	"sandboxd.dev/sandboxd/controller/patch"
 	"sandboxd.dev/sandboxd/controller/turn"
 	"sandboxd.dev/sandboxd/hostpath"
@@ -52,6 +53,8 @@ type Options struct {
 	SSH SSH
 	// Disks copies artifacts out of disks.
 	Disks DiskReader
+	// Capacity is what machines are admitted by; nil means without limit.
+	Capacity *capacity.Ledger
 	// Turns are shared with who else acts on machines; nil means nobody does.
 	Turns *turn.Turns
 }
@@ -82,6 +85,9 @@ func New(o Options) *Reconciler {
 	if o.Turns == nil {
 		o.Turns = turn.New()
 	}
+	if o.Capacity == nil {
+		o.Capacity = capacity.New(capacity.NoLimit(), nil)
+	}
 	return &Reconciler{o: o, writer: patch.NewWriter(o.Client)}
 }
 
@@ -94,13 +100,19 @@ const maxSteps = 8
 
 // Reconcile brings one Sandbox a few steps nearer to its spec.
 func (r *Reconciler) Reconcile(ctx context.Context, req reconcile.Request) (reconcile.Result, error) {
+	who := capacity.Who{Namespace: req.Namespace, Name: req.Name}
+	looked := r.o.Capacity.Look(who)
 	sbx := &v1.Sandbox{}
 	if err := r.o.Client.Get(ctx, req.NamespacedName, sbx); err != nil {
+		if apierrors.IsNotFound(err) {
+			r.o.Capacity.Gone(who)
+		}
 		return reconcile.Result{}, client.IgnoreNotFound(err)
 	}
 	if r.writer.Stale(sbx) {
 		return reconcile.Result{RequeueAfter: cacheLag}, nil
 	}
+	defer looked()
 	result, err := r.inTurn(ctx, sbx)
 	if apierrors.IsConflict(err) { // somebody else wrote meanwhile
 		return reconcile.Result{RequeueAfter: cacheLag}, nil
@@ -149,6 +161,12 @@ func (r *Reconciler) reconcile(ctx context.Context, sbx *v1.Sandbox) (reconcile.
 
 	v := r.advance(ctx, before, sbx)
 	v.now = r.o.Clock.Now()
+	if v.observed && providers.IsTerminal(v.err) {
+		r.account(&v)
+	}
+	if !v.asked {
+		r.o.Capacity.Withdraw(sbx.UID)
+	}
 	sbx.Status.ExpiresAt, _ = expiry(sbx)
 	if err := r.conclude(ctx, &v); err != nil {
 		return reconcile.Result{}, err
@@ -180,6 +198,9 @@ func (r *Reconciler) advance(ctx context.Context, before, sbx *v1.Sandbox) view 
 		return v
 	}
 	if v.err = r.findSnapshots(ctx, &v); v.err != nil {
+		return v
+	}
+	if v.err = r.findParent(ctx, &v); v.err != nil {
 		return v
 	}
 	name := sbx.Status.Provider
@@ -240,7 +261,7 @@ func (r *Reconciler) step(ctx context.Context, p providers.Provider, v *view) bo
 		v.err = unmended(v)
 		return true
 	}
-	if v.last.action == actWait {
+	if !r.admit(ctx, v) || v.last.action == actWait {
 		r.settle(ctx, p, v)
 		return true
 	}

@@ -200,6 +200,7 @@ func (r *Reconciler) holdForForks(ctx context.Context, before, sbx *v1.Sandbox, 
 		if err != nil && !errors.Is(err, providers.ErrNotFound) {
 			return reconcile.Result{}, err
 		}
+		r.o.Capacity.PoweredOff(sbx.UID)
 		sbx.Status.StartedAt, sbx.Status.StoppingSince = nil, nil
 		for _, c := range []metav1.Condition{
 			{Type: v1.ConditionPoweredOn, Reason: v1.ReasonStopped, Message: "the machine is off"},

@@ -34,6 +34,12 @@ type view struct {
 	lost string
 	// told is what others have changed.
 	told told
+	// unadmitted says what of the host's capacity is waited for, if it is; asked
+	// that it was asked for any, or has some.
+	unadmitted wait
+	asked      bool
+	// parentDisk is the size of the disk that a fork's is a clone of, if it is known.
+	parentDisk int64
 	// last is the step that the reconciliation ended with.
 	last  step
 	guest guestCheck
@@ -69,6 +75,7 @@ func updateStatus(v view) {
 		meta.SetStatusCondition(&st.Conditions, c)
 	}
 	set(imageCondition(v))
+	notAdmitted(v, set)
 	// What could not be looked at keeps the conditions of the last look, but for
 	// those that others rely on.
 	unseen(v, set)
@@ -146,6 +153,8 @@ func provisionedCondition(v view) metav1.Condition {
 		c.Reason, c.Message = providers.ReasonOf(v.err), v.err.Error()
 	case v.unmade.reason != "":
 		c.Reason, c.Message = v.unmade.reason, v.unmade.message
+	case v.unadmitted.reason != "":
+		c.Reason, c.Message = v.unadmitted.reason, v.unadmitted.message
 	default:
 		c.Reason, c.Message = v1.ReasonCreating, "there is no machine yet"
 	}
@@ -217,6 +226,8 @@ func offReason(v view) (reason, message string) {
 		return v1.ReasonExited, "the guest shut down and spec.restartPolicy leaves it off: set powerState to Stopped and Running again to start it"
 	case v.last.why == whyExited:
 		return v1.ReasonCrashed, fmt.Sprintf("%s (%s) and spec.restartPolicy leaves it off", ended(v.machine), v.machine.OffReason)
+	case v.unadmitted.reason != "":
+		return v.unadmitted.reason, v.unadmitted.message
 	case v.last.why == whyCrashLoop:
 		return v1.ReasonCrashed, fmt.Sprintf("%s (%s) after %d restarts: the next one waits until %s",
 			ended(v.machine), v.machine.OffReason, v.sbx.Status.Restarts, v.now.Add(v.last.after).UTC().Format(time.RFC3339))
@@ -269,6 +280,8 @@ func readyCondition(v view, st *v1.SandboxStatus) metav1.Condition {
 	case v.err != nil:
 		c.Reason, c.Message = providers.ReasonOf(v.err), v.err.Error()
 	case v.unmade.reason == "" && v.machine == nil && because(v1.ConditionImageReady):
+	case v.unadmitted.reason != "":
+		c.Reason, c.Message = v.unadmitted.reason, v.unadmitted.message
 	case v.unreverted.reason != "":
 		c.Reason, c.Message = v.unreverted.reason, v.unreverted.message
 	case because(v1.ConditionProvisioned), because(v1.ConditionPoweredOn),
@@ -302,6 +315,8 @@ func phaseOf(sbx *v1.Sandbox) v1.SandboxPhase {
 		return v1.SandboxFailed
 	case reason == v1.ReasonStopping:
 		return v1.SandboxStopping
+	case !is(v1.ConditionPoweredOn) && meta.IsStatusConditionFalse(sbx.Status.Conditions, v1.ConditionAdmitted):
+		return v1.SandboxPending
 	case reason == v1.ReasonSuspended:
 		return v1.SandboxSuspended
 	case reason == v1.ReasonStopped, reason == v1.ReasonExited, reason == v1.ReasonCrashed:

@@ -152,6 +152,7 @@ func serve(ctx context.Context, o Options, r running) error {
 		Disks:      r.disks,
 		GCInterval: o.Config.GC.Interval, GCGrace: o.Config.GC.Grace,
 		BuildLogs: r.logs, Usage: r.uses,
+		Capacity: hostCapacity(o.Config, o.Simulate),
 	}
 	if r.inside != nil {
 		options.SSH, options.BuildSSH = r.inside, builders{r.inside}
@@ -163,6 +164,7 @@ func serve(ctx context.Context, o Options, r running) error {
 	if err := r.own.metrics.ObserveObjects(ctx, controllers.Cache()); err != nil {
 		return err
 	}
+	r.own.metrics.ObserveCapacity(controllers.Capacity())
 	r.own.metrics.ObserveGarbage(controllers.Garbage())
 	r.own.garbage.Store(controllers.Garbage())
 	group.Go(func() error { return r.server.Serve(ctx, r.listener) })

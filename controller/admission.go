@@ -1,0 +1,235 @@
+package controller
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"time"
+
+	"k8s.io/apimachinery/pkg/types"
+	toolscache "k8s.io/client-go/tools/cache"
+	"sigs.k8s.io/controller-runtime/pkg/cache"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/reconcile"
+
+	v1 "sandboxd.dev/sandboxd/api/v1"
+	"sandboxd.dev/sandboxd/controller/capacity"
+	"sandboxd.dev/sandboxd/controller/goldenimage"
+	"sandboxd.dev/sandboxd/controller/sandbox"
+)
+
+// Capacity of the host.
+type Capacity struct {
+	// Budget works out what there is for machines, given what is reserved for each of
+	// them; nil means no limit.
+	Budget func(reserved func(types.UID) capacity.Amount) (capacity.Amount, error)
+	// Measure is how often that is worked out again; 0: only at the start.
+	Measure time.Duration
+}
+
+// objects are those that may ask for capacity, as the controllers' cache has them.
+type objects struct {
+	sandboxes, images, snapshots toolscache.Store
+	defaults                     sandbox.Defaults
+	builds                       goldenimage.BuildOptions
+}
+
+func newObjects(ctx context.Context, c cache.Cache, o Options) (*objects, error) {
+	stores := &objects{defaults: o.Defaults, builds: buildDefaults(o)}
+	for _, s := range []struct {
+		of    client.Object
+		store *toolscache.Store
+	}{{&v1.Sandbox{}, &stores.sandboxes}, {&v1.GoldenImage{}, &stores.images}, {&v1.SandboxSnapshot{}, &stores.snapshots}} {
+		informer, err := c.GetInformer(ctx, s.of, cache.BlockUntilSynced(false))
+		if err != nil {
+			return nil, fmt.Errorf("watch %T for admission: %w", s.of, err)
+		}
+		shared, ok := informer.(toolscache.SharedInformer)
+		if !ok {
+			return nil, fmt.Errorf("watch %T for admission: %T has no store", s.of, informer)
+		}
+		*s.store = shared.GetStore()
+	}
+	return stores, nil
+}
+
+// find returns an object of a store; nil when it has none of that name. It must not
+// be changed.
+func find[T any](store toolscache.Store, namespace, name string) *T {
+	key := name
+	if namespace != "" {
+		key = namespace + "/" + name
+	}
+	found, _, _ := store.GetByKey(key)
+	o, _ := found.(*T)
+	return o
+}
+
+// Key implements capacity.Objects.
+func (o *objects) Key(who capacity.Who) capacity.Key {
+	if who.Namespace == "" {
+		if img := find[v1.GoldenImage](o.images, "", who.Name); img != nil {
+			return imageKey(img)
+		}
+		return capacity.Key{}
+	}
+	if sbx := find[v1.Sandbox](o.sandboxes, who.Namespace, who.Name); sbx != nil {
+		return o.sandboxKey(sbx, find[v1.GoldenImage](o.images, "", sbx.Spec.Image))
+	}
+	return capacity.Key{}
+}
+
+// sandboxKey changes with everything that has a sandbox looked at and that it may ask
+// because of.
+func (o *objects) sandboxKey(sbx *v1.Sandbox, img *v1.GoldenImage) capacity.Key {
+	key := capacity.Key{Generation: sbx.Generation, Of: sandbox.ImageKey(img)}
+	if from := sbx.Spec.FromSnapshot; from != "" {
+		if snap := find[v1.SandboxSnapshot](o.snapshots, sbx.Namespace, from); snap != nil {
+			key.Of = said(snap)
+		}
+	}
+	return key
+}
+
+func imageKey(img *v1.GoldenImage) capacity.Key {
+	return capacity.Key{Generation: img.Generation, Of: img.Annotations[v1.AnnotationRebuild]}
+}
+
+// Standing implements capacity.Objects.
+func (o *objects) Standing() []capacity.Standing {
+	var list []capacity.Standing
+	for _, item := range o.sandboxes.List() {
+		sbx, ok := item.(*v1.Sandbox)
+		if !ok || !sbx.DeletionTimestamp.IsZero() {
+			continue
+		}
+		img := find[v1.GoldenImage](o.images, "", sbx.Spec.Image)
+		list = append(list, capacity.Standing{
+			Place: placeOf(sbx), Key: o.sandboxKey(sbx, img), Want: sandbox.ComingNeed(sbx, img, o.defaults),
+		})
+	}
+	for _, item := range o.images.List() {
+		if img, ok := item.(*v1.GoldenImage); ok && img.DeletionTimestamp.IsZero() && goldenimage.IsBuilt(img) {
+			list = append(list, capacity.Standing{
+				Place: placeOf(img), Key: imageKey(img), Want: goldenimage.ComingNeed(img, o.builds),
+			})
+		}
+	}
+	return list
+}
+
+func placeOf(o client.Object) capacity.Place {
+	return capacity.Place{Who: whoIs(o), ID: o.GetUID(), Created: o.GetCreationTimestamp().Time}
+}
+
+func whoIs(o client.Object) capacity.Who {
+	return capacity.Who{Namespace: o.GetNamespace(), Name: o.GetName()}
+}
+
+// restore has the ledger know what statuses say is reserved, before anything is asked
+// for. It reads past the cache, which is not filled yet.
+func restore(ctx context.Context, reader client.Reader, ledger *capacity.Ledger) error {
+	var sandboxes v1.SandboxList
+	var images v1.GoldenImageList
+	for _, list := range []client.ObjectList{&sandboxes, &images} {
+		if err := reader.List(ctx, list); err != nil {
+			return fmt.Errorf("list what is reserved since an earlier run: %w", err)
+		}
+	}
+	for i := range sandboxes.Items {
+		sbx := &sandboxes.Items[i]
+		ledger.Restore(whoIs(sbx), sbx.UID, capacity.Reserved(sbx.Status.Reserved))
+	}
+	for i := range images.Items {
+		if img := &images.Items[i]; img.Status.Build != nil {
+			ledger.Restore(whoIs(img), img.UID, capacity.Reserved(img.Status.Build.Reserved))
+		}
+	}
+	return nil
+}
+
+// restateDelay gathers what is to be said to those in line: while many machines end and
+// start, they are told how it stands a few times a second only.
+const restateDelay = 250 * time.Millisecond
+
+// admissions makes the ledger, as it was before a restart, and what wakes those who
+// wait.
+func (c *Controllers) admissions(ctx context.Context, o Options, w *wakeups) (*admissions, error) {
+	objects, err := newObjects(ctx, c.manager.GetCache(), o)
+	if err != nil {
+		return nil, err
+	}
+	c.capacity = capacity.New(capacity.NoLimit(), objects)
+	if err := restore(ctx, c.manager.GetAPIReader(), c.capacity); err != nil {
+		return nil, err
+	}
+	log := o.Logger.WithName("capacity")
+	a := &admissions{
+		ledger: c.capacity, capacity: o.Capacity, sandboxes: w.sandboxes, images: w.images,
+		failed: func(err error) { log.Error(err, "The host cannot be measured: the budget stays as it is") },
+	}
+	if err := a.measure(); err != nil {
+		return nil, fmt.Errorf("work out the capacity of the host: %w", err)
+	}
+	return a, nil
+}
+
+// admissions wake those who wait for capacity, and work out how much there is.
+type admissions struct {
+	ledger            *capacity.Ledger
+	capacity          Capacity
+	sandboxes, images queue
+	failed            func(error)
+}
+
+// Start implements manager.Runnable.
+func (a *admissions) Start(ctx context.Context) error {
+	var restate, measure <-chan time.Time
+	if a.capacity.Budget != nil && a.capacity.Measure > 0 {
+		ticker := time.NewTicker(a.capacity.Measure)
+		defer ticker.Stop()
+		measure = ticker.C
+	}
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-a.ledger.Changed():
+			a.wake(ctx, a.ledger.Woken())
+			if restate == nil {
+				restate = time.After(restateDelay)
+			}
+		case <-restate:
+			restate = nil
+			a.wake(ctx, a.ledger.Restated())
+		case <-measure:
+			if err := a.measure(); err != nil {
+				a.failed(err)
+			}
+		}
+	}
+}
+
+// measure has the ledger know what there is.
+func (a *admissions) measure() error {
+	if a.capacity.Budget == nil {
+		return nil
+	}
+	budget, err := a.capacity.Budget(a.ledger.Held)
+	if err == nil {
+		a.ledger.SetBudget(budget)
+	}
+	return err
+}
+
+func (a *admissions) wake(ctx context.Context, list []capacity.Who) {
+	slices.SortFunc(list, capacity.Who.Compare)
+	for _, who := range list {
+		request := reconcile.Request{NamespacedName: types.NamespacedName{Namespace: who.Namespace, Name: who.Name}}
+		if who.Namespace == "" {
+			a.images.add(ctx, request)
+		} else {
+			a.sandboxes.add(ctx, request)
+		}
+	}
+}
