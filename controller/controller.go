@@ -13,6 +13,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/util/workqueue"
+	"k8s.io/utils/clock"
 	"sigs.k8s.io/controller-runtime/pkg/builder"
 	"sigs.k8s.io/controller-runtime/pkg/cache"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -66,6 +67,13 @@ type Options struct {
 	Resync time.Duration
 	// GCInterval and GCGrace pace the garbage collection.
 	GCInterval, GCGrace time.Duration
+	// Clock is the wall clock that the reconcilers go by; nil means the real one.
+	// Intervals are measured on the monotonic clock of the process, which no jump of
+	// the wall clock moves.
+	Clock clock.PassiveClock
+	// RateLimiter makes what spaces the tries of a controller's failing objects; nil
+	// means exponential backoff with jitter, per object.
+	RateLimiter func() workqueue.TypedRateLimiter[reconcile.Request]
 }
 
 // builds is how many images have their steps run at a time. The work is their
@@ -89,6 +97,12 @@ func (o *Options) setDefaults() {
 	setDefault(&o.Resync, DefaultResync)
 	setDefault(&o.GCInterval, DefaultGCInterval)
 	setDefault(&o.GCGrace, DefaultGCGrace)
+	if o.Clock == nil {
+		o.Clock = clock.RealClock{}
+	}
+	if o.RateLimiter == nil {
+		o.RateLimiter = func() workqueue.TypedRateLimiter[reconcile.Request] { return newRateLimiter() }
+	}
 }
 
 func setDefault[T comparable](v *T, d T) {
@@ -141,7 +155,7 @@ func New(ctx context.Context, o Options) (*Controllers, error) {
 		c.cancel()
 		return nil, err
 	}
-	if err := sandbox.Unobserve(ctx, m.GetAPIReader(), m.GetClient(), time.Now()); err != nil {
+	if err := sandbox.Unobserve(ctx, m.GetAPIReader(), m.GetClient(), o.Clock.Now()); err != nil {
 		c.cancel()
 		return nil, err
 	}
@@ -237,10 +251,10 @@ func (c *Controllers) addImages(o Options, wake queue) error {
 		Watches(&v1.Sandbox{}, c.imagesMadeOf(o, sandboxKey), builder.WithPredicates(originChanged())).
 		Watches(&v1.SandboxSnapshot{}, c.imagesMadeOf(o, snapshotKey), builder.WithPredicates(originChanged())).
 		WatchesRawSource(wake.source()).
-		WithOptions(options(o.Logger.WithName("goldenimage"), o.Imports+1)).
+		WithOptions(o.of("goldenimage", o.Imports+1)).
 		Complete(untilTheEnd(goldenimage.New(goldenimage.Options{
 			Client: c.manager.GetClient(), Recorder: c.manager.GetEventRecorder("sandboxd"),
-			Providers: o.Providers, HostPaths: o.HostPaths, Imports: c.imports, Resync: o.Resync,
+			Providers: o.Providers, HostPaths: o.HostPaths, Imports: c.imports, Resync: o.Resync, Clock: o.Clock,
 			Build: goldenimage.BuildOptions{
 				Secrets: c.manager.GetAPIReader(),
 				Jobs:    c.builds, Logs: o.BuildLogs, SSH: o.BuildSSH, Limits: o.BuildLimits,
@@ -268,10 +282,10 @@ func (c *Controllers) addSandboxes(o Options, wake queue, turns *turn.Turns) err
 		Watches(&v1.GoldenImage{}, handler.EnqueueRequestsFromMapFunc(ofImage), builder.WithPredicates(imageChanged())).
 		Watches(&v1.SandboxSnapshot{}, handler.EnqueueRequestsFromMapFunc(c.usersOf(o.Logger)), builder.WithPredicates(snapshotChanged())).
 		WatchesRawSource(wake.source()).
-		WithOptions(options(o.Logger.WithName("sandbox"), o.Workers)).
+		WithOptions(o.of("sandbox", o.Workers)).
 		Complete(untilTheEnd(sandbox.New(sandbox.Options{
 			Client: c.manager.GetClient(), Recorder: c.manager.GetEventRecorder("sandboxd"),
-			Providers: o.Providers, HostPaths: o.HostPaths, Defaults: o.Defaults, Resync: o.Resync, SSH: o.SSH,
+			Providers: o.Providers, HostPaths: o.HostPaths, Defaults: o.Defaults, Resync: o.Resync, SSH: o.SSH, Clock: o.Clock,
 			Disks: o.Disks, Turns: turns, Usage: o.Usage,
 		})))
 }
@@ -288,9 +302,11 @@ func untilTheEnd(r reconcile.Reconciler) reconcile.Reconciler {
 	})
 }
 
-func options(log logr.Logger, workers int) crcontroller.Options {
+// of makes the options of one controller.
+func (o *Options) of(name string, workers int) crcontroller.Options {
+	log := o.Logger.WithName(name)
 	return crcontroller.Options{
-		MaxConcurrentReconciles: workers, RateLimiter: newRateLimiter(),
+		MaxConcurrentReconciles: workers, RateLimiter: o.RateLimiter(),
 		LogConstructor: func(r *reconcile.Request) logr.Logger {
 			if r == nil {
 				return log.V(1) // the library's own words

@@ -28,10 +28,10 @@ func (c *Controllers) addSnapshots(o Options, wake queue, turns *turn.Turns) err
 		For(&v1.SandboxSnapshot{}, builder.WithPredicates(specOrDeletionChanged())).
 		Watches(&v1.Sandbox{}, handler.EnqueueRequestsFromMapFunc(c.snapshotsOf(o.Logger)), builder.WithPredicates(ownerChanged())).
 		WatchesRawSource(wake.source()).
-		WithOptions(options(o.Logger.WithName("snapshot"), o.Snapshots)).
+		WithOptions(o.of("snapshot", o.Snapshots)).
 		Complete(untilTheEnd(snapshot.New(snapshot.Options{
 			Client: c.manager.GetClient(), Recorder: c.manager.GetEventRecorder("sandboxd"),
-			Providers: o.Providers, Work: c.snapshots, Turns: turns, Resync: o.Resync,
+			Providers: o.Providers, Work: c.snapshots, Turns: turns, Resync: o.Resync, Clock: o.Clock,
 		})))
 }
 
