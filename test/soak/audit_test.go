@@ -43,7 +43,9 @@ type audit struct {
 	wrong     []string
 }
 
-func (a *audit) fault(format string, args ...any) { a.wrong = append(a.wrong, fmt.Sprintf(format, args...)) }
+func (a *audit) fault(format string, args ...any) {
+	a.wrong = append(a.wrong, fmt.Sprintf(format, args...))
+}
 
 // auditOf returns what is not as it should be.
 func auditOf(u *users) []string {

@@ -157,7 +157,9 @@ func (u *users) operate() {
 		{1, u.touchImage},
 		{5, func() { u.change("change network", func(s *v1.Sandbox) { s.Spec.Network = u.network() }) }},
 		{4, func() { u.change("change cpus", func(s *v1.Sandbox) { s.Spec.CPUs = int32(1 + u.random.IntN(4)) }) }},
-		{2, func() { u.change("change restart policy", func(s *v1.Sandbox) { s.Spec.RestartPolicy = pick(u.random, v1.RestartAlways, v1.RestartNever) }) }},
+		{2, func() {
+			u.change("change restart policy", func(s *v1.Sandbox) { s.Spec.RestartPolicy = pick(u.random, v1.RestartAlways, v1.RestartNever) })
+		}},
 		{2, u.ask},
 		{4, u.use},
 	})
@@ -246,7 +248,9 @@ func (u *users) image(name string, source v1.ImageSource) {
 
 func disk(path string) v1.ImageSource { return v1.ImageSource{Disk: &v1.DiskSource{Path: path}} }
 
-func (u *users) addImage() { u.image(u.name("image"), disk(pick(u.random, "golden.qcow2", "other-golden.qcow2"))) }
+func (u *users) addImage() {
+	u.image(u.name("image"), disk(pick(u.random, "golden.qcow2", "other-golden.qcow2")))
+}
 
 func (u *users) promote() {
 	if len(u.sandboxes) == 0 {

@@ -42,9 +42,9 @@ type weather struct {
 	// true: they stall until somebody changes their spec.
 	refused map[types.UID]bool
 	// failing counts, by what is called on and by the minute, the calls that failed.
-	failing map[failing]int
-	worst   int
-	worstOf failing
+	failing  map[failing]int
+	worst    int
+	worstOf  failing
 	worstErr error
 }
 
