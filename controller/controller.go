@@ -188,14 +188,14 @@ func (c *Controllers) add(ctx context.Context, o Options) error {
 		sandboxes: newQueue(), images: newQueue(), snapshots: newQueue(),
 	}
 	c.imports = job.NewRunner[goldenimage.Key, providers.Progress, providers.Image](ctx, o.Imports,
-		func(k goldenimage.Key) { w.images.add(ctx, goldenimage.RequestFor(k)) })
+		func(k goldenimage.Key) { w.images.add(ctx, ended, goldenimage.RequestFor(k)) })
 	c.snapshots = job.NewRunner[snapshot.Key, struct{}, providers.Snapshot](ctx, o.Snapshots, func(k snapshot.Key) {
-		w.snapshots.add(ctx, snapshot.RequestFor(k))
-		w.sandboxes.add(ctx, snapshot.SandboxRequestFor(k)) // which may have waited for its turn
+		w.snapshots.add(ctx, ended, snapshot.RequestFor(k))
+		w.sandboxes.add(ctx, ended, snapshot.SandboxRequestFor(k)) // which may have waited for its turn
 	})
 	turns := turn.New()
 	c.builds = job.NewRunner[goldenimage.Key, build.Progress, struct{}](ctx, builds,
-		func(k goldenimage.Key) { w.images.add(ctx, goldenimage.RequestFor(k)) })
+		func(k goldenimage.Key) { w.images.add(ctx, ended, goldenimage.RequestFor(k)) })
 	if err := c.addImages(o, w.images); err != nil {
 		return fmt.Errorf("add golden image controller: %w", err)
 	}
@@ -244,14 +244,18 @@ func (c *Controllers) addIndexes(ctx context.Context) error {
 }
 
 func (c *Controllers) addImages(o Options, wake queue) error {
+	limiter := patient{o.RateLimiter(), func(r reconcile.Request) bool {
+		of := func(k goldenimage.Key) bool { return goldenimage.RequestFor(k) == r }
+		return c.imports.Pending(of) || c.builds.Pending(of)
+	}}
 	return builder.ControllerManagedBy(c.manager).
 		Named("goldenimage").
-		For(&v1.GoldenImage{}, builder.WithPredicates(predicate.Or(specOrDeletionChanged(), pruneChanged(), rebuildAsked()))).
+		Watches(&v1.GoldenImage{}, &ownChanges{limiter: limiter}, builder.WithPredicates(predicate.Or(specOrDeletionChanged(), pruneChanged(), rebuildAsked()))).
 		Watches(&v1.Sandbox{}, wakeImageOf{}, builder.WithPredicates(cloneChanged())).
 		Watches(&v1.Sandbox{}, c.imagesMadeOf(o, sandboxKey), builder.WithPredicates(originChanged())).
 		Watches(&v1.SandboxSnapshot{}, c.imagesMadeOf(o, snapshotKey), builder.WithPredicates(originChanged())).
-		WatchesRawSource(wake.source()).
-		WithOptions(o.of("goldenimage", o.Imports+1)).
+		WatchesRawSource(wake.source(limiter)).
+		WithOptions(o.of("goldenimage", o.Imports+1, limiter)).
 		Complete(untilTheEnd(goldenimage.New(goldenimage.Options{
 			Client: c.manager.GetClient(), Recorder: c.manager.GetEventRecorder("sandboxd"),
 			Providers: o.Providers, HostPaths: o.HostPaths, Imports: c.imports, Resync: o.Resync, Clock: o.Clock,
@@ -276,13 +280,14 @@ func (c *Controllers) addSandboxes(o Options, wake queue, turns *turn.Turns) err
 		}
 		return requests
 	}
+	limiter := patient{TypedRateLimiter: o.RateLimiter()}
 	return builder.ControllerManagedBy(c.manager).
 		Named("sandbox").
-		For(&v1.Sandbox{}, builder.WithPredicates(specOrDeletionChanged())).
+		Watches(&v1.Sandbox{}, &ownChanges{limiter: limiter}, builder.WithPredicates(specOrDeletionChanged())).
 		Watches(&v1.GoldenImage{}, handler.EnqueueRequestsFromMapFunc(ofImage), builder.WithPredicates(imageChanged())).
 		Watches(&v1.SandboxSnapshot{}, handler.EnqueueRequestsFromMapFunc(c.usersOf(o.Logger)), builder.WithPredicates(snapshotChanged())).
-		WatchesRawSource(wake.source()).
-		WithOptions(o.of("sandbox", o.Workers)).
+		WatchesRawSource(wake.source(limiter)).
+		WithOptions(o.of("sandbox", o.Workers, limiter)).
 		Complete(untilTheEnd(sandbox.New(sandbox.Options{
 			Client: c.manager.GetClient(), Recorder: c.manager.GetEventRecorder("sandboxd"),
 			Providers: o.Providers, HostPaths: o.HostPaths, Defaults: o.Defaults, Resync: o.Resync, SSH: o.SSH, Clock: o.Clock,
@@ -303,10 +308,10 @@ func untilTheEnd(r reconcile.Reconciler) reconcile.Reconciler {
 }
 
 // of makes the options of one controller.
-func (o *Options) of(name string, workers int) crcontroller.Options {
+func (o *Options) of(name string, workers int, limiter patient) crcontroller.Options {
 	log := o.Logger.WithName(name)
 	return crcontroller.Options{
-		MaxConcurrentReconciles: workers, RateLimiter: o.RateLimiter(),
+		MaxConcurrentReconciles: workers, RateLimiter: limiter,
 		LogConstructor: func(r *reconcile.Request) logr.Logger {
 			if r == nil {
 				return log.V(1) // the library's own words
