@@ -29,8 +29,8 @@ const bound = 2 * (90*time.Second + 5*time.Minute + resync + gcGrace + 2*gcInter
 // first, with the shortest delays that its jitter gives); of each, the reconciler's
 // own call may fail and one of a job or of another reconciler for the same thing; and
 // a success in between, a change of the spec and an event of the host begin anew. So it
-// is a few dozens, where a try at each turn of a loop would be thousands.
-const worstMinute = 60
+// is two dozens or three, where a try at each turn of a loop would be thousands.
+const worstMinute = 40
 
 // audit is a look at everything, after the weather was fine for bound.
 type audit struct {
