@@ -57,25 +57,20 @@ func simulated(t *testing.T, hooks ...fault.Hook) *daemon {
 func backsOff(t *testing.T, pauses []time.Duration, least int) {
 	t.Helper()
 	// What is heard of in the beginning, such as the making of the machine, makes for
-	// another try at once, or two. They count.
-	heard := 3
-	want := 500 * time.Millisecond
+	// another try at once, or two or three. They count.
+	const heard = 3
+	want := func(n int) time.Duration {
+		return min(500*time.Millisecond<<max(0, min(n, 20)), time.Minute)
+	}
 	for i, got := range pauses {
-		if heard > 0 && got < want/2 {
-			heard--
-			want = min(2*want, time.Minute)
-			continue
+		least, most := want(i-heard)/2, want(i+heard)*3/2+2*time.Second // what a try takes comes on top
+		if i < heard {
+			least = 0
 		}
-		// What a try itself takes comes on top.
-		for heard > 0 && got > want*3/2+2*time.Second {
-			heard--
-			want = min(2*want, time.Minute)
-		}
-		if got < want/2 || got > want*3/2+2*time.Second {
-			t.Errorf("pause %d is %v, want %v and half of that more or less; all: %v", i, got, want, pauses)
+		if got < least || got > most {
+			t.Errorf("pause %d is %v, want %v to %v; all: %v", i, got, least, most, pauses)
 			break
 		}
-		want = min(2*want, time.Minute)
 	}
 	if len(pauses) < least {
 		t.Errorf("%d pauses, want %d at least: %v", len(pauses), least, pauses)
