@@ -120,6 +120,7 @@ type Controllers struct {
 	snapshots *snapshot.Work
 	garbage   *gc.Collector
 	builds    *goldenimage.Builds
+	outages   *outages
 	// cancel ends the imports, the builds and the work on snapshots.
 	cancel context.CancelFunc
 }
@@ -176,6 +177,7 @@ func (c *Controllers) Start(ctx context.Context) error {
 	c.imports.Wait()
 	c.snapshots.Wait()
 	c.builds.Wait()
+	c.outages.probes.Wait()
 	return err
 }
 
@@ -183,7 +185,13 @@ func (c *Controllers) add(ctx context.Context, o Options) error {
 	if err := c.addIndexes(ctx); err != nil {
 		return err
 	}
-	w := &wakeups{
+	w := &wakeups{}
+	c.outages = &outages{
+		ctx: ctx, clock: o.Clock, log: o.Logger.WithName("outages"), wake: w.all, resync: o.Resync,
+		gates: map[v1.ProviderName]*gate{},
+	}
+	o.Providers = c.outages.guard(o.Providers)
+	*w = wakeups{
 		reader: c.manager.GetClient(), providers: o.Providers, log: o.Logger.WithName("wakeups"),
 		sandboxes: newQueue(), images: newQueue(), snapshots: newQueue(),
 	}
@@ -256,7 +264,7 @@ func (c *Controllers) addImages(o Options, wake queue) error {
 		Watches(&v1.SandboxSnapshot{}, c.imagesMadeOf(o, snapshotKey), builder.WithPredicates(originChanged())).
 		WatchesRawSource(wake.source(limiter)).
 		WithOptions(o.of("goldenimage", o.Imports+1, limiter)).
-		Complete(untilTheEnd(goldenimage.New(goldenimage.Options{
+		Complete(c.ending(goldenimage.New(goldenimage.Options{
 			Client: c.manager.GetClient(), Recorder: c.manager.GetEventRecorder("sandboxd"),
 			Providers: o.Providers, HostPaths: o.HostPaths, Imports: c.imports, Resync: o.Resync, Clock: o.Clock,
 			Build: goldenimage.BuildOptions{
@@ -288,11 +296,16 @@ func (c *Controllers) addSandboxes(o Options, wake queue, turns *turn.Turns) err
 		Watches(&v1.SandboxSnapshot{}, handler.EnqueueRequestsFromMapFunc(c.usersOf(o.Logger)), builder.WithPredicates(snapshotChanged())).
 		WatchesRawSource(wake.source(limiter)).
 		WithOptions(o.of("sandbox", o.Workers, limiter)).
-		Complete(untilTheEnd(sandbox.New(sandbox.Options{
+		Complete(c.ending(sandbox.New(sandbox.Options{
 			Client: c.manager.GetClient(), Recorder: c.manager.GetEventRecorder("sandboxd"),
 			Providers: o.Providers, HostPaths: o.HostPaths, Defaults: o.Defaults, Resync: o.Resync, SSH: o.SSH, Clock: o.Clock,
 			Disks: o.Disks, Turns: turns, Usage: o.Usage,
 		})))
+}
+
+// ending says how reconciliations end that are cut off.
+func (c *Controllers) ending(r reconcile.Reconciler) reconcile.Reconciler {
+	return untilTheEnd(c.outages.waiting(r))
 }
 
 // untilTheEnd makes nothing of it that a reconciliation was cut off because the

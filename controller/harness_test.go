@@ -16,6 +16,7 @@ import (
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/client-go/rest"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	corev1 "k8s.io/api/core/v1"
@@ -55,6 +56,8 @@ type daemon struct {
 	sweep time.Duration
 	// resync is how often settled objects are looked at.
 	resync time.Duration
+	// api changes how the controllers reach the API.
+	api func(*rest.Config)
 	// log gets what the controllers log; the zero Logger means the test's.
 	log logr.Logger
 
@@ -99,8 +102,12 @@ func (d *daemon) start() {
 	if log.IsZero() && testing.Verbose() {
 		log = testr.NewWithInterface(t, testr.Options{Verbosity: 1})
 	}
+	config := api.LoopbackConfig()
+	if d.api != nil {
+		d.api(config)
+	}
 	c, err := controller.New(ctx, controller.Options{
-		Config: api.LoopbackConfig(), Providers: providers.NewSet(v1.ProviderKVM, p), HostPaths: paths,
+		Config: config, Providers: providers.NewSet(v1.ProviderKVM, p), HostPaths: paths,
 		Defaults: sandbox.Defaults{CPUs: 1, Memory: resource.MustParse("256Mi")},
 		Usage:    d.usage,
 		SSH:      d.ssh, BuildSSH: d.buildSSH, BuildLogs: build.NewLogs(filepath.Join(d.dir, "builds")), BuildLimits: d.limits,

@@ -2,6 +2,7 @@ package controller_test
 
 import (
 	"context"
+	"os"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -47,6 +48,9 @@ func (r *refusing) pauses() (list []time.Duration) {
 
 // simulated is a daemon in simulated time, at its usual pace.
 func simulated(t *testing.T, hooks ...fault.Hook) *daemon {
+	if info, err := os.Stat("/dev/shm"); err == nil && info.IsDir() {
+		t.Setenv("TMPDIR", "/dev/shm") // where a sync takes no time
+	}
 	d := host(t, fake.Options{Latency: fake.Latency{Step: 10 * time.Millisecond, Boot: time.Second}})
 	d.sweep, d.resync = time.Hour, time.Hour
 	d.wrap = func(p providers.Provider) providers.Provider { return fault.Wrap(p, fault.Chain(hooks...)) }

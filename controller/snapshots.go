@@ -32,7 +32,7 @@ func (c *Controllers) addSnapshots(o Options, wake queue, turns *turn.Turns) err
 		Watches(&v1.Sandbox{}, handler.EnqueueRequestsFromMapFunc(c.snapshotsOf(o.Logger)), builder.WithPredicates(ownerChanged())).
 		WatchesRawSource(wake.source(limiter)).
 		WithOptions(o.of("snapshot", o.Snapshots, limiter)).
-		Complete(untilTheEnd(snapshot.New(snapshot.Options{
+		Complete(c.ending(snapshot.New(snapshot.Options{
 			Client: c.manager.GetClient(), Recorder: c.manager.GetEventRecorder("sandboxd"),
 			Providers: o.Providers, Work: c.snapshots, Turns: turns, Resync: o.Resync, Clock: o.Clock,
 		})))

@@ -276,7 +276,8 @@ func (r *Reconciler) image(ctx context.Context, name string) (*v1.GoldenImage, e
 // errors wait for a change, or for what is due whatever is wrong; the others
 // are tried again with backoff.
 func (r *Reconciler) failed(ctx context.Context, sbx, before *v1.Sandbox, err error, due time.Duration) (reconcile.Result, error) {
-	if patch.ReadyChanged(before.Status.Conditions, sbx.Status.Conditions) {
+	// An outage of the provider is no event of each of its sandboxes.
+	if !errors.Is(err, providers.ErrDown) && patch.ReadyChanged(before.Status.Conditions, sbx.Status.Conditions) {
 		r.event(sbx, corev1.EventTypeWarning, providers.ReasonOf(err), "Reconcile", "%s", err.Error())
 	}
 	if providers.IsTerminal(err) {

@@ -1,6 +1,7 @@
 package sandbox
 
 import (
+	"errors"
 	"fmt"
 	"time"
 
@@ -64,8 +65,17 @@ func updateStatus(v view) {
 		c.LastTransitionTime = metav1.NewTime(v.now)
 		meta.SetStatusCondition(&st.Conditions, c)
 	}
-	set(imageCondition(v))
+	down := errors.Is(v.err, providers.ErrDown)
+	if !down {
+		set(imageCondition(v))
+	}
 	// What could not be looked at keeps the conditions of the last look.
+	if down && meta.IsStatusConditionTrue(st.Conditions, v1.ConditionNetworkIsolated) {
+		set(metav1.Condition{
+			Type: v1.ConditionNetworkIsolated, Status: metav1.ConditionUnknown,
+			Reason: v1.ReasonUnavailable, Message: v.err.Error(),
+		})
+	}
 	if v.observed {
 		set(provisionedCondition(v))
 		set(networkCondition(v))
@@ -255,6 +265,8 @@ func readyCondition(v view, st *v1.SandboxStatus) metav1.Condition {
 		return true
 	}
 	switch {
+	case errors.Is(v.err, providers.ErrDown): // and nobody knows
+		c.Status, c.Reason, c.Message = metav1.ConditionUnknown, v1.ReasonUnavailable, v.err.Error()
 	case v.err != nil:
 		c.Reason, c.Message = providers.ReasonOf(v.err), v.err.Error()
 	case v.unmade.reason == "" && v.machine == nil && because(v1.ConditionImageReady):
