@@ -41,7 +41,7 @@ func (c *chaos) strike() {
 		{6, c.hang},
 		{4, c.deafen},
 		{4, c.unplug},
-		{16, func() { c.storm = c.minutes(8); c.weather.count("storm") }},
+		{16, func() { c.storm = c.minutes(6); c.weather.count("storm") }},
 		{4, func() { c.full = c.minutes(10); c.weather.count("host fills up") }},
 		{4, c.loseHypervisor},
 		{2, c.occupy},

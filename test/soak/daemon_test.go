@@ -17,6 +17,7 @@ import (
 	eventsv1 "k8s.io/api/events/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/client-go/util/workqueue"
 	"k8s.io/utils/clock"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -121,7 +122,14 @@ func (h *host) start() {
 	st, err := bolt.Open(h.store(), bolt.Options{})
 	must(t, err)
 	d := &daemon{instance: providers.Instance(st.InstanceID()), dead: &atomic.Bool{}}
-	api, err := apiserver.New(ctx, apiserver.Options{Store: st, CRDs: v1.CRDs, Clock: h.wall})
+	api, err := apiserver.New(ctx, apiserver.Options{
+		Store: st, CRDs: v1.CRDs, Clock: h.wall,
+		Finalizers: map[schema.GroupResource]string{
+			v1.Resource("goldenimages"):     v1.FinalizerImage,
+			v1.Resource("sandboxes"):        v1.FinalizerMachine,
+			v1.Resource("sandboxsnapshots"): v1.FinalizerSnapshot,
+		},
+	})
 	must(t, err)
 	paths, err := hostpath.New(hostpath.Options{Roots: []string{h.dir}, ImageDir: h.dir})
 	must(t, err)

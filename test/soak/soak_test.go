@@ -7,6 +7,7 @@ import (
 	"maps"
 	"math/rand/v2"
 	"os"
+	"runtime/debug"
 	"slices"
 	"strconv"
 	"strings"
@@ -37,17 +38,21 @@ type plan struct {
 // long as that. SOAK_SEED repeats a plan.
 func TestSoak(t *testing.T) {
 	p := plan{
-		seed: seed(t), simulated: 6 * time.Hour, crowd: 40, birth: 40 * time.Second,
-		operate: 30 * time.Second, strike: 2 * time.Minute, audits: 1, sandboxes: 300, faults: 100,
+		seed: seed(t), simulated: 6 * time.Hour, crowd: 40, birth: time.Minute,
+		operate: 2 * time.Minute, strike: 5 * time.Minute, audits: 1, sandboxes: 250, faults: 100,
+	}
+	if raced {
+		p.simulated, p.sandboxes, p.faults = time.Hour, 30, 5
 	}
 	if s := os.Getenv("SOAK_SIMULATED"); s != "" {
 		d, err := time.ParseDuration(s)
 		must(t, err)
 		days := max(1, int(d/(24*time.Hour)))
 		p = plan{
-			seed: p.seed, simulated: d, crowd: 60, birth: 50 * time.Second,
-			operate: 45 * time.Second, strike: 4 * time.Minute, audits: 2 * days, sandboxes: 1430 * days, faults: 150 * days,
+			seed: p.seed, simulated: d, crowd: 60, birth: 52 * time.Second,
+			operate: 3 * time.Minute, strike: 12 * time.Minute, audits: days, sandboxes: 1430 * days, faults: 150 * days,
 		}
+		debug.SetGCPercent(400) // there is memory, and little time
 	}
 	began := wallTime()
 	synctest.Test(t, func(t *testing.T) { soak(t, p, began) })
