@@ -17,6 +17,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/client-go/rest"
+	"k8s.io/utils/clock"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	corev1 "k8s.io/api/core/v1"
@@ -56,6 +57,8 @@ type daemon struct {
 	sweep time.Duration
 	// resync is how often settled objects are looked at.
 	resync time.Duration
+	// clock is the wall clock; nil means the real one.
+	clock clock.Clock
 	// api changes how the controllers reach the API.
 	api func(*rest.Config)
 	// log gets what the controllers log; the zero Logger means the test's.
@@ -90,7 +93,7 @@ func (d *daemon) start() {
 	st, err := bolt.Open(filepath.Join(d.dir, "store", "sandboxd.db"), bolt.Options{})
 	must(t, err)
 	d.instance = providers.Instance(st.InstanceID())
-	api, err := apiserver.New(ctx, apiserver.Options{Store: st, CRDs: v1.CRDs, Logger: logr.Discard()})
+	api, err := apiserver.New(ctx, apiserver.Options{Store: st, CRDs: v1.CRDs, Logger: logr.Discard(), Clock: d.clock})
 	must(t, err)
 	paths, err := hostpath.New(hostpath.Options{Roots: []string{d.dir}, ImageDir: d.dir})
 	must(t, err)
@@ -111,7 +114,7 @@ func (d *daemon) start() {
 		Defaults: sandbox.Defaults{CPUs: 1, Memory: resource.MustParse("256Mi")},
 		Usage:    d.usage,
 		SSH:      d.ssh, BuildSSH: d.buildSSH, BuildLogs: build.NewLogs(filepath.Join(d.dir, "builds")), BuildLimits: d.limits,
-		Logger: log, Resync: d.resync, GCInterval: d.sweep, GCGrace: 300 * time.Millisecond,
+		Clock: d.clock, Logger: log, Resync: d.resync, GCInterval: d.sweep, GCGrace: 300 * time.Millisecond,
 	})
 	must(t, err)
 	ended := make(chan error, 1)

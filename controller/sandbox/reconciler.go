@@ -130,6 +130,7 @@ func (r *Reconciler) inTurn(ctx context.Context, sbx *v1.Sandbox) (reconcile.Res
 
 func (r *Reconciler) reconcile(ctx context.Context, sbx *v1.Sandbox) (reconcile.Result, error) {
 	before := sbx.DeepCopy()
+	setBack(&sbx.Status, r.o.Clock.Now())
 	if !sbx.DeletionTimestamp.IsZero() {
 		return r.delete(ctx, before, sbx)
 	}
