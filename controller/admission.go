@@ -227,9 +227,9 @@ func (a *admissions) wake(ctx context.Context, list []capacity.Who) {
 	for _, who := range list {
 		request := reconcile.Request{NamespacedName: types.NamespacedName{Namespace: who.Namespace, Name: who.Name}}
 		if who.Namespace == "" {
-			a.images.add(ctx, request)
+			a.images.add(ctx, ended, request)
 		} else {
-			a.sandboxes.add(ctx, request)
+			a.sandboxes.add(ctx, ended, request)
 		}
 	}
 }

@@ -1,11 +1,15 @@
 package controller
 
 import (
+	"context"
 	"sync"
 	"time"
 
 	"github.com/cenkalti/backoff/v4"
 	"k8s.io/client-go/util/workqueue"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/event"
+	"sigs.k8s.io/controller-runtime/pkg/handler"
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 )
 
@@ -32,6 +36,18 @@ var _ workqueue.TypedRateLimiter[reconcile.Request] = (*rateLimiter)(nil)
 
 func newRateLimiter() *rateLimiter {
 	return &rateLimiter{failures: make(map[reconcile.Request]*failure)}
+}
+
+// longest is the most that the n-th failure in a row makes a request wait.
+func longest(n int) time.Duration {
+	delay := initialInterval
+	for range n - 1 {
+		if delay *= 2; delay >= maxInterval {
+			delay = maxInterval
+			break
+		}
+	}
+	return delay + delay/2
 }
 
 // When is how long to wait before the next try; each call counts a failure.
@@ -67,4 +83,36 @@ func (l *rateLimiter) NumRequeues(r reconcile.Request) int {
 		return f.count
 	}
 	return 0
+}
+
+// patient is a rate limiter of requests whose work goes on between two of their tries,
+// in jobs: that one was begun is no success, and resets nothing.
+type patient struct {
+	workqueue.TypedRateLimiter[reconcile.Request]
+	// working tells whether a job of a request runs, or has ended in a way that was
+	// not looked at yet; nil for requests without jobs.
+	working func(reconcile.Request) bool
+}
+
+// Forget resets a request after a success.
+func (p patient) Forget(r reconcile.Request) {
+	if p.working == nil || !p.working(r) {
+		p.anew(r)
+	}
+}
+
+// anew resets a request of which everything is different now.
+func (p patient) anew(r reconcile.Request) { p.TypedRateLimiter.Forget(r) }
+
+// ownChanges wakes the reconciler of an object when it was made, changed or deleted.
+// What was changed is tried at once, and when it fails, its backoff begins anew.
+type ownChanges struct {
+	handler.EnqueueRequestForObject
+	limiter patient
+}
+
+// Update implements handler.EventHandler.
+func (h *ownChanges) Update(ctx context.Context, e event.UpdateEvent, q workqueue.TypedRateLimitingInterface[reconcile.Request]) {
+	h.limiter.anew(reconcile.Request{NamespacedName: client.ObjectKeyFromObject(e.ObjectNew)})
+	h.EnqueueRequestForObject.Update(ctx, e, q)
 }

@@ -13,6 +13,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/util/workqueue"
+	"k8s.io/utils/clock"
 	"sigs.k8s.io/controller-runtime/pkg/builder"
 	"sigs.k8s.io/controller-runtime/pkg/cache"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -69,6 +70,13 @@ type Options struct {
 	Capacity Capacity
 	// GCInterval and GCGrace pace the garbage collection.
 	GCInterval, GCGrace time.Duration
+	// Clock is the wall clock that the reconcilers go by; nil means the real one.
+	// Intervals are measured on the monotonic clock of the process, which no jump of
+	// the wall clock moves.
+	Clock clock.PassiveClock
+	// RateLimiter makes what spaces the tries of a controller's failing objects; nil
+	// means exponential backoff with jitter, per object.
+	RateLimiter func() workqueue.TypedRateLimiter[reconcile.Request]
 }
 
 // builds is how many images have their steps run at a time. The work is their
@@ -92,6 +100,12 @@ func (o *Options) setDefaults() {
 	setDefault(&o.Resync, DefaultResync)
 	setDefault(&o.GCInterval, DefaultGCInterval)
 	setDefault(&o.GCGrace, DefaultGCGrace)
+	if o.Clock == nil {
+		o.Clock = clock.RealClock{}
+	}
+	if o.RateLimiter == nil {
+		o.RateLimiter = func() workqueue.TypedRateLimiter[reconcile.Request] { return newRateLimiter() }
+	}
 }
 
 func setDefault[T comparable](v *T, d T) {
@@ -110,6 +124,7 @@ type Controllers struct {
 	garbage   *gc.Collector
 	builds    *goldenimage.Builds
 	capacity  *capacity.Ledger
+	outages   *outages
 	// cancel ends the imports, the builds and the work on snapshots.
 	cancel context.CancelFunc
 }
@@ -145,7 +160,7 @@ func New(ctx context.Context, o Options) (*Controllers, error) {
 		c.cancel()
 		return nil, err
 	}
-	if err := sandbox.Unobserve(ctx, m.GetAPIReader(), m.GetClient(), time.Now()); err != nil {
+	if err := sandbox.Unobserve(ctx, m.GetAPIReader(), m.GetClient(), o.Clock.Now()); err != nil {
 		c.cancel()
 		return nil, err
 	}
@@ -169,6 +184,7 @@ func (c *Controllers) Start(ctx context.Context) error {
 	c.imports.Wait()
 	c.snapshots.Wait()
 	c.builds.Wait()
+	c.outages.probes.Wait()
 	return err
 }
 
@@ -176,15 +192,21 @@ func (c *Controllers) add(ctx context.Context, o Options) error {
 	if err := c.addIndexes(ctx); err != nil {
 		return err
 	}
-	w := &wakeups{
+	w := &wakeups{}
+	c.outages = &outages{
+		ctx: ctx, clock: o.Clock, log: o.Logger.WithName("outages"), wake: w.all, resync: o.Resync,
+		gates: map[v1.ProviderName]*gate{},
+	}
+	o.Providers = c.outages.guard(o.Providers)
+	*w = wakeups{
 		reader: c.manager.GetClient(), providers: o.Providers, log: o.Logger.WithName("wakeups"),
 		sandboxes: newQueue(), images: newQueue(), snapshots: newQueue(),
 	}
 	c.imports = job.NewRunner[goldenimage.Key, providers.Progress, providers.Image](ctx, o.Imports,
-		func(k goldenimage.Key) { w.images.add(ctx, goldenimage.RequestFor(k)) })
+		func(k goldenimage.Key) { w.images.add(ctx, ended, goldenimage.RequestFor(k)) })
 	c.snapshots = job.NewRunner[snapshot.Key, struct{}, providers.Snapshot](ctx, o.Snapshots, func(k snapshot.Key) {
-		w.snapshots.add(ctx, snapshot.RequestFor(k))
-		w.sandboxes.add(ctx, snapshot.SandboxRequestFor(k)) // which may have waited for its turn
+		w.snapshots.add(ctx, ended, snapshot.RequestFor(k))
+		w.sandboxes.add(ctx, ended, snapshot.SandboxRequestFor(k)) // which may have waited for its turn
 	})
 	admissions, err := c.admissions(ctx, o, w)
 	if err != nil {
@@ -192,7 +214,7 @@ func (c *Controllers) add(ctx context.Context, o Options) error {
 	}
 	turns := turn.New()
 	c.builds = job.NewRunner[goldenimage.Key, build.Progress, struct{}](ctx, builds,
-		func(k goldenimage.Key) { w.images.add(ctx, goldenimage.RequestFor(k)) })
+		func(k goldenimage.Key) { w.images.add(ctx, ended, goldenimage.RequestFor(k)) })
 	if err := c.addImages(o, w.images); err != nil {
 		return fmt.Errorf("add golden image controller: %w", err)
 	}
@@ -244,17 +266,21 @@ func (c *Controllers) addImages(o Options, wake queue) error {
 	builds := buildDefaults(o)
 	builds.Secrets, builds.Jobs = c.manager.GetAPIReader(), c.builds
 	builds.Logs, builds.SSH, builds.Limits = o.BuildLogs, o.BuildSSH, o.BuildLimits
+	limiter := patient{o.RateLimiter(), func(r reconcile.Request) bool {
+		of := func(k goldenimage.Key) bool { return goldenimage.RequestFor(k) == r }
+		return c.imports.Pending(of) || c.builds.Pending(of)
+	}}
 	return builder.ControllerManagedBy(c.manager).
 		Named("goldenimage").
-		For(&v1.GoldenImage{}, builder.WithPredicates(predicate.Or(specOrDeletionChanged(), pruneChanged(), rebuildAsked()))).
+		Watches(&v1.GoldenImage{}, &ownChanges{limiter: limiter}, builder.WithPredicates(predicate.Or(specOrDeletionChanged(), pruneChanged(), rebuildAsked()))).
 		Watches(&v1.Sandbox{}, wakeImageOf{}, builder.WithPredicates(cloneChanged())).
 		Watches(&v1.Sandbox{}, c.imagesMadeOf(o, sandboxKey), builder.WithPredicates(originChanged())).
 		Watches(&v1.SandboxSnapshot{}, c.imagesMadeOf(o, snapshotKey), builder.WithPredicates(originChanged())).
-		WatchesRawSource(wake.source()).
-		WithOptions(options(o.Logger.WithName("goldenimage"), o.Imports+1)).
-		Complete(untilTheEnd(goldenimage.New(goldenimage.Options{
+		WatchesRawSource(wake.source(limiter)).
+		WithOptions(o.of("goldenimage", o.Imports+1, limiter)).
+		Complete(c.ending(goldenimage.New(goldenimage.Options{
 			Client: c.manager.GetClient(), Recorder: c.manager.GetEventRecorder("sandboxd"),
-			Providers: o.Providers, HostPaths: o.HostPaths, Imports: c.imports, Resync: o.Resync,
+			Providers: o.Providers, HostPaths: o.HostPaths, Imports: c.imports, Resync: o.Resync, Clock: o.Clock,
 			Build: builds, Capacity: c.capacity,
 		})))
 }
@@ -277,18 +303,24 @@ func (c *Controllers) addSandboxes(o Options, wake queue, turns *turn.Turns) err
 		}
 		return requests
 	}
+	limiter := patient{TypedRateLimiter: o.RateLimiter()}
 	return builder.ControllerManagedBy(c.manager).
 		Named("sandbox").
-		For(&v1.Sandbox{}, builder.WithPredicates(specOrDeletionChanged())).
+		Watches(&v1.Sandbox{}, &ownChanges{limiter: limiter}, builder.WithPredicates(specOrDeletionChanged())).
 		Watches(&v1.GoldenImage{}, handler.EnqueueRequestsFromMapFunc(ofImage), builder.WithPredicates(imageChanged())).
 		Watches(&v1.SandboxSnapshot{}, handler.EnqueueRequestsFromMapFunc(c.usersOf(o.Logger)), builder.WithPredicates(snapshotChanged())).
-		WatchesRawSource(wake.source()).
-		WithOptions(options(o.Logger.WithName("sandbox"), o.Workers)).
-		Complete(untilTheEnd(sandbox.New(sandbox.Options{
+		WatchesRawSource(wake.source(limiter)).
+		WithOptions(o.of("sandbox", o.Workers, limiter)).
+		Complete(c.ending(sandbox.New(sandbox.Options{
 			Client: c.manager.GetClient(), Recorder: c.manager.GetEventRecorder("sandboxd"),
-			Providers: o.Providers, HostPaths: o.HostPaths, Defaults: o.Defaults, Resync: o.Resync, SSH: o.SSH,
+			Providers: o.Providers, HostPaths: o.HostPaths, Defaults: o.Defaults, Resync: o.Resync, SSH: o.SSH, Clock: o.Clock,
 			Disks: o.Disks, Turns: turns, Usage: o.Usage, Capacity: c.capacity,
 		})))
+}
+
+// ending says how reconciliations end that are cut off.
+func (c *Controllers) ending(r reconcile.Reconciler) reconcile.Reconciler {
+	return untilTheEnd(c.outages.waiting(r))
 }
 
 // untilTheEnd makes nothing of it that a reconciliation was cut off because the
@@ -303,9 +335,11 @@ func untilTheEnd(r reconcile.Reconciler) reconcile.Reconciler {
 	})
 }
 
-func options(log logr.Logger, workers int) crcontroller.Options {
+// of makes the options of one controller.
+func (o *Options) of(name string, workers int, limiter patient) crcontroller.Options {
+	log := o.Logger.WithName(name)
 	return crcontroller.Options{
-		MaxConcurrentReconciles: workers, RateLimiter: newRateLimiter(),
+		MaxConcurrentReconciles: workers, RateLimiter: limiter,
 		LogConstructor: func(r *reconcile.Request) logr.Logger {
 			if r == nil {
 				return log.V(1) // the library's own words

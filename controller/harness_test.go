@@ -16,6 +16,8 @@ import (
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/client-go/rest"
+	"k8s.io/utils/clock"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	corev1 "k8s.io/api/core/v1"
@@ -57,6 +59,10 @@ type daemon struct {
 	resync time.Duration
 	// sweep is the interval of the garbage collection.
 	sweep time.Duration
+	// clock is the wall clock; nil means the real one.
+	clock clock.Clock
+	// api changes how the controllers reach the API.
+	api func(*rest.Config)
 	// log gets what the controllers log; the zero Logger means the test's.
 	log logr.Logger
 
@@ -89,7 +95,7 @@ func (d *daemon) start() {
 	st, err := bolt.Open(filepath.Join(d.dir, "store", "sandboxd.db"), bolt.Options{})
 	must(t, err)
 	d.instance = providers.Instance(st.InstanceID())
-	api, err := apiserver.New(ctx, apiserver.Options{Store: st, CRDs: v1.CRDs, Logger: logr.Discard()})
+	api, err := apiserver.New(ctx, apiserver.Options{Store: st, CRDs: v1.CRDs, Logger: logr.Discard(), Clock: d.clock})
 	must(t, err)
 	paths, err := hostpath.New(hostpath.Options{Roots: []string{d.dir}, ImageDir: d.dir})
 	must(t, err)
@@ -101,13 +107,17 @@ func (d *daemon) start() {
 	if log.IsZero() && testing.Verbose() {
 		log = testr.NewWithInterface(t, testr.Options{Verbosity: 1})
 	}
+	config := api.LoopbackConfig()
+	if d.api != nil {
+		d.api(config)
+	}
 	c, err := controller.New(ctx, controller.Options{
-		Config: api.LoopbackConfig(), Providers: providers.NewSet(v1.ProviderKVM, p), HostPaths: paths,
+		Config: config, Providers: providers.NewSet(v1.ProviderKVM, p), HostPaths: paths,
 		Defaults: sandbox.Defaults{CPUs: 1, Memory: resource.MustParse("256Mi")},
 		Usage:    d.usage,
 		SSH:      d.ssh, BuildSSH: d.buildSSH, BuildLogs: build.NewLogs(filepath.Join(d.dir, "builds")), BuildLimits: d.limits,
-		Capacity: d.capacity,
-		Logger:   log, Resync: d.resync, GCInterval: d.sweep, GCGrace: 300 * time.Millisecond,
+		Capacity: d.capacity, Clock: d.clock,
+		Logger: log, Resync: d.resync, GCInterval: d.sweep, GCGrace: 300 * time.Millisecond,
 	})
 	must(t, err)
 	ended := make(chan error, 1)

@@ -23,15 +23,18 @@ import (
 const indexRevertTo = "spec.revertTo.snapshot"
 
 func (c *Controllers) addSnapshots(o Options, wake queue, turns *turn.Turns) error {
+	limiter := patient{o.RateLimiter(), func(r reconcile.Request) bool {
+		return c.snapshots.Pending(func(k snapshot.Key) bool { return snapshot.RequestFor(k) == r })
+	}}
 	return builder.ControllerManagedBy(c.manager).
 		Named("snapshot").
-		For(&v1.SandboxSnapshot{}, builder.WithPredicates(specOrDeletionChanged())).
+		Watches(&v1.SandboxSnapshot{}, &ownChanges{limiter: limiter}, builder.WithPredicates(specOrDeletionChanged())).
 		Watches(&v1.Sandbox{}, handler.EnqueueRequestsFromMapFunc(c.snapshotsOf(o.Logger)), builder.WithPredicates(ownerChanged())).
-		WatchesRawSource(wake.source()).
-		WithOptions(options(o.Logger.WithName("snapshot"), o.Snapshots)).
-		Complete(untilTheEnd(snapshot.New(snapshot.Options{
+		WatchesRawSource(wake.source(limiter)).
+		WithOptions(o.of("snapshot", o.Snapshots, limiter)).
+		Complete(c.ending(snapshot.New(snapshot.Options{
 			Client: c.manager.GetClient(), Recorder: c.manager.GetEventRecorder("sandboxd"),
-			Providers: o.Providers, Work: c.snapshots, Turns: turns, Resync: o.Resync,
+			Providers: o.Providers, Work: c.snapshots, Turns: turns, Resync: o.Resync, Clock: o.Clock,
 		})))
 }
 

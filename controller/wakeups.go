@@ -7,6 +7,7 @@ import (
 	"github.com/go-logr/logr"
 	"k8s.io/apimachinery/pkg/api/meta"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/client-go/util/workqueue"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/event"
 	"sigs.k8s.io/controller-runtime/pkg/handler"
@@ -24,23 +25,57 @@ const indexUID = "metadata.uid"
 // the channels only add to a queue, so it rarely fills.
 const wakeupBuffer = 256
 
-// queue carries requests into a controller's work queue.
-type queue chan event.TypedGenericEvent[reconcile.Request]
+// wake asks a reconciler to look at an object.
+type wake struct {
+	reconcile.Request
+	why why
+}
+
+// why says how urgent a wake is for an object that fails, and waits for its next try.
+type why int
+
+const (
+	// happened: something happened to its machine. That may well be the doing of its
+	// last try, so it goes on waiting: otherwise failures would wake themselves.
+	happened why = iota
+	// ended: work that it waited for has ended.
+	ended
+	// anew: everything may be different. Its backoff begins anew.
+	anew
+)
+
+// queue carries wakes into a controller's work queue.
+type queue chan event.TypedGenericEvent[wake]
 
 func newQueue() queue { return make(queue, wakeupBuffer) }
 
 // add wakes the reconciler for a request, unless the context ends first.
-func (q queue) add(ctx context.Context, r reconcile.Request) {
+func (q queue) add(ctx context.Context, why why, r reconcile.Request) {
 	select {
-	case q <- event.TypedGenericEvent[reconcile.Request]{Object: r}:
+	case q <- event.TypedGenericEvent[wake]{Object: wake{r, why}}:
 	case <-ctx.Done():
 	}
 }
 
-// source makes the queue a source of a controller.
-func (q queue) source() source.TypedSource[reconcile.Request] {
-	same := func(_ context.Context, r reconcile.Request) []reconcile.Request { return []reconcile.Request{r} }
-	return source.TypedChannel(q, handler.TypedEnqueueRequestsFromMapFunc(same))
+// source makes the queue a source of a controller with that limiter.
+func (q queue) source(limiter patient) source.TypedSource[reconcile.Request] {
+	type requests = workqueue.TypedRateLimitingInterface[reconcile.Request]
+	return source.TypedChannel(q, handler.TypedFuncs[wake, reconcile.Request]{
+		GenericFunc: func(_ context.Context, e event.TypedGenericEvent[wake], to requests) {
+			w := e.Object
+			if w.why == anew {
+				limiter.anew(w.Request)
+			}
+			failures := limiter.NumRequeues(w.Request)
+			if w.why == happened && failures > 0 {
+				// No sooner than the next try, which may have been under way when it
+				// happened, and been the last one.
+				to.AddAfter(w.Request, longest(failures))
+				return
+			}
+			to.Add(w.Request)
+		},
+	})
 }
 
 // wakeups turn what providers report into requests for the reconcilers.
@@ -70,24 +105,29 @@ func (w *wakeups) Start(ctx context.Context) error {
 // forward wakes the sandbox of a machine, or the image that is built in it, or
 // everything of the provider.
 func (w *wakeups) forward(ctx context.Context, provider v1.ProviderName, e providers.Event) {
-	if e.Type != providers.EventResync {
-		w.wake(ctx, &v1.SandboxList{}, w.sandboxes, client.MatchingFields{indexUID: string(e.ID)})
-		w.wake(ctx, &v1.GoldenImageList{}, w.images, client.MatchingFields{indexUID: string(e.ID)})
+	if e.Type == providers.EventResync {
+		w.log.Info("looking at everything again", "provider", provider)
+		w.all(ctx, anew)
 		return
 	}
-	w.log.Info("looking at everything again", "provider", provider)
-	w.wake(ctx, &v1.GoldenImageList{}, w.images)
-	w.wake(ctx, &v1.SandboxList{}, w.sandboxes)
-	w.wake(ctx, &v1.SandboxSnapshotList{}, w.snapshots)
+	w.wake(ctx, happened, &v1.SandboxList{}, w.sandboxes, client.MatchingFields{indexUID: string(e.ID)})
+	w.wake(ctx, happened, &v1.GoldenImageList{}, w.images, client.MatchingFields{indexUID: string(e.ID)})
+}
+
+// all wakes everything.
+func (w *wakeups) all(ctx context.Context, why why) {
+	w.wake(ctx, why, &v1.GoldenImageList{}, w.images)
+	w.wake(ctx, why, &v1.SandboxList{}, w.sandboxes)
+	w.wake(ctx, why, &v1.SandboxSnapshotList{}, w.snapshots)
 }
 
 // wake adds every object of a list to a queue. What it misses, because the
 // cache does not have it yet, is reconciled when the cache gets it.
-func (w *wakeups) wake(ctx context.Context, list client.ObjectList, q queue, opts ...client.ListOption) {
+func (w *wakeups) wake(ctx context.Context, why why, list client.ObjectList, q queue, opts ...client.ListOption) {
 	err := w.reader.List(ctx, list, append(opts, client.UnsafeDisableDeepCopy)...)
 	if err == nil {
 		err = meta.EachListItem(list, func(o runtime.Object) error {
-			q.add(ctx, reconcile.Request{NamespacedName: client.ObjectKeyFromObject(o.(client.Object))})
+			q.add(ctx, why, reconcile.Request{NamespacedName: client.ObjectKeyFromObject(o.(client.Object))})
 			return ctx.Err()
 		})
 	}

@@ -24,6 +24,10 @@ var (
 	// ErrUnavailable: the hypervisor or the guest does not answer; try again
 	// later. Nothing is known about the outcome.
 	ErrUnavailable = errors.New("unavailable")
+	// ErrDown: the hypervisor as a whole does not answer, so nothing can be known of
+	// anything on it. It is an ErrUnavailable. A provider that has said so sends
+	// EventResync once the hypervisor answers again, if it is listened to.
+	ErrDown = fmt.Errorf("the hypervisor does not answer: %w", ErrUnavailable)
 	// ErrInvalid: what was asked for is wrong and stays wrong. Terminal.
 	ErrInvalid = errors.New("invalid")
 	// ErrUnsupported: this provider or host cannot do it. Terminal.

@@ -62,6 +62,9 @@ func (r *Reconciler) build(ctx context.Context, s *state, needed bool) error {
 	if s.provider == nil || (!needed && s.img.Status.Build == nil) {
 		return nil
 	}
+	if b := s.img.Status.Build; b != nil {
+		setBack(b, s.now)
+	}
 	o := build.Observed{
 		Plan: s.plan, Limits: r.o.Build.Limits, Needed: needed, Generation: s.img.Generation,
 		Request: s.img.Annotations[v1.AnnotationRebuild], Record: s.img.Status.Build,

@@ -180,6 +180,9 @@ func (r *Reconciler) reconcile(ctx context.Context, img *v1.GoldenImage) (reconc
 		r.o.Capacity.Withdraw(img.UID)
 	}
 	before = s.before
+	if errors.Is(s.err, providers.ErrDown) && !deleting && meta.IsStatusConditionTrue(img.Status.Conditions, v1.ConditionReady) {
+		return reconcile.Result{}, s.err // a sealed image stays what it is; what is made of it says what is wrong
+	}
 	updateStatus(s)
 	if err := r.writer.Status(ctx, before, img); err != nil {
 		return reconcile.Result{}, err
@@ -367,7 +370,7 @@ func (r *Reconciler) cancelImports(s *state, keep string) {
 // result says when to look again.
 func (r *Reconciler) result(ctx context.Context, s *state, before *v1.GoldenImage) (reconcile.Result, error) {
 	if s.err != nil {
-		if patch.ReadyChanged(before.Status.Conditions, s.img.Status.Conditions) {
+		if !errors.Is(s.err, providers.ErrDown) && patch.ReadyChanged(before.Status.Conditions, s.img.Status.Conditions) {
 			r.event(s.img, corev1.EventTypeWarning, providers.ReasonOf(s.err), "Reconcile", "%s", s.err.Error())
 		}
 		if providers.IsTerminal(s.err) {

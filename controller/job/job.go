@@ -157,6 +157,19 @@ func (r *Runner[K, P, R]) Active(match func(K) bool) bool {
 	return false
 }
 
+// Pending tells whether a job whose key matches has not returned yet, or has a result
+// that was not forgotten.
+func (r *Runner[K, P, R]) Pending(match func(K) bool) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for key := range r.jobs {
+		if match(key) {
+			return true
+		}
+	}
+	return false
+}
+
 // Wait returns when all work has returned. Call it after the Runner's context
 // has ended.
 func (r *Runner[K, P, R]) Wait() { r.wg.Wait() }

@@ -18,7 +18,11 @@ func (r *Reconciler) noteUse(sbx *v1.Sandbox) {
 	}
 	last := timeOf(sbx.Status.LastUsedAt)
 	if r.o.Usage != nil {
-		last = later(last, r.o.Usage.Last(sbx.UID))
+		// A use in a time that has not come was before the clock was set back, and is
+		// in the status.
+		if used := r.o.Usage.Last(sbx.UID); !used.After(r.o.Clock.Now()) {
+			last = later(last, used)
+		}
 	}
 	if sbx.Status.ObservedGeneration != sbx.Generation {
 		last = r.o.Clock.Now()

@@ -142,6 +142,7 @@ func (r *Reconciler) inTurn(ctx context.Context, sbx *v1.Sandbox) (reconcile.Res
 
 func (r *Reconciler) reconcile(ctx context.Context, sbx *v1.Sandbox) (reconcile.Result, error) {
 	before := sbx.DeepCopy()
+	setBack(&sbx.Status, r.o.Clock.Now())
 	if !sbx.DeletionTimestamp.IsZero() {
 		return r.delete(ctx, before, sbx)
 	}
@@ -316,7 +317,8 @@ func (r *Reconciler) image(ctx context.Context, name string) (*v1.GoldenImage, e
 // errors wait for a change, or for what is due whatever is wrong; the others
 // are tried again with backoff.
 func (r *Reconciler) failed(ctx context.Context, sbx, before *v1.Sandbox, err error, due time.Duration) (reconcile.Result, error) {
-	if patch.ReadyChanged(before.Status.Conditions, sbx.Status.Conditions) {
+	// An outage of the provider is no event of each of its sandboxes.
+	if !errors.Is(err, providers.ErrDown) && patch.ReadyChanged(before.Status.Conditions, sbx.Status.Conditions) {
 		r.event(sbx, corev1.EventTypeWarning, providers.ReasonOf(err), "Reconcile", "%s", err.Error())
 	}
 	if providers.IsTerminal(err) {

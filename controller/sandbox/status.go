@@ -1,6 +1,7 @@
 package sandbox
 
 import (
+	"errors"
 	"fmt"
 	"time"
 
@@ -74,7 +75,9 @@ func updateStatus(v view) {
 		c.LastTransitionTime = metav1.NewTime(v.now)
 		meta.SetStatusCondition(&st.Conditions, c)
 	}
-	set(imageCondition(v))
+	if !errors.Is(v.err, providers.ErrDown) {
+		set(imageCondition(v))
+	}
 	notAdmitted(v, set)
 	// What could not be looked at keeps the conditions of the last look, but for
 	// those that others rely on.
@@ -277,6 +280,8 @@ func readyCondition(v view, st *v1.SandboxStatus) metav1.Condition {
 		return true
 	}
 	switch {
+	case errors.Is(v.err, providers.ErrDown): // and nobody knows
+		c.Status, c.Reason, c.Message = metav1.ConditionUnknown, v1.ReasonUnavailable, v.err.Error()
 	case v.err != nil:
 		c.Reason, c.Message = providers.ReasonOf(v.err), v.err.Error()
 	case v.unmade.reason == "" && v.machine == nil && because(v1.ConditionImageReady):

@@ -309,7 +309,7 @@ func (r *Reconciler) writeObject(ctx context.Context, s *state) error {
 // result says when to look again.
 func (r *Reconciler) result(ctx context.Context, s *state) (reconcile.Result, error) {
 	if s.err != nil {
-		if s.told() {
+		if s.told() && !errors.Is(s.err, providers.ErrDown) {
 			r.event(s.snap, corev1.EventTypeWarning, providers.ReasonOf(s.err), "Reconcile", "%s", s.err.Error())
 		}
 		if !providers.IsTerminal(s.err) {

@@ -66,7 +66,7 @@ func (p *Provider) alive(ctx context.Context) error {
 	default:
 	}
 	if p.w.down {
-		return providers.Errorf(providers.ErrUnavailable, "provider "+string(p.name),
+		return providers.Errorf(providers.ErrDown, "provider "+string(p.name),
 			"the simulated hypervisor does not answer: it is down until the test brings it back")
 	}
 	return nil

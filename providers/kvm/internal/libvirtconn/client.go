@@ -13,7 +13,7 @@
 // and can never hold up a lifecycle call.
 //
 // All links share one view of an outage: after a failed connect, calls fail at
-// once with providers.ErrUnavailable until the next attempt is due
+// once with providers.ErrDown until the next attempt is due
 // (exponential, with jitter). The first success on any link ends it for all.
 package libvirtconn
 
@@ -152,7 +152,7 @@ func (c *Client) unreachable(err error) error {
 	default:
 		hint = "is libvirtd running?"
 	}
-	return providers.Errorf(providers.ErrUnavailable, c.object(), "it cannot be reached: %w; %s", cause(err), hint)
+	return providers.Errorf(providers.ErrDown, c.object(), "it cannot be reached: %w; %s", cause(err), hint)
 }
 
 // cause strips the dial's own words from an error of the system.

@@ -1,0 +1,31 @@
+package sandbox
+
+import (
+	"time"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	v1 "sandboxd.dev/sandboxd/api/v1"
+)
+
+// setBack moves what a status remembers of a time that has not come to now: the wall
+// clock was set back since. Pauses and patience are counted from there, so that nothing
+// waits for the clock to get where it was.
+func setBack(st *v1.SandboxStatus, now time.Time) {
+	for _, t := range []*metav1.Time{st.StartedAt, st.StoppingSince, st.LastUsedAt} {
+		notAfter(t, now)
+	}
+	for i := range st.Artifacts {
+		notAfter(st.Artifacts[i].WaitingSince, now)
+	}
+	for i := range st.Conditions {
+		notAfter(&st.Conditions[i].LastTransitionTime, now)
+	}
+}
+
+// notAfter moves a time that has not come to now, in the precision of the API.
+func notAfter(t *metav1.Time, now time.Time) {
+	if t != nil && t.After(now) {
+		*t = metav1.NewTime(now.Truncate(time.Second))
+	}
+}
