@@ -1,0 +1,266 @@
+package crash_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	v1 "sandboxd.dev/sandboxd/api/v1"
+	"sandboxd.dev/sandboxd/store/bolt"
+)
+
+// outcome of one life of an operation.
+type outcome struct {
+	points    [columns]int
+	killed    bool
+	where     string
+	converged bool
+	findings  findings
+	lost      []string
+	err       error
+}
+
+// life of one operation on a simulated host.
+type life struct {
+	op      operation
+	host    *simulated
+	journal *journal
+	death   *death
+	plane   *plane
+	out     outcome
+}
+
+// live lives an operation in a directory, and dies at a point, or nowhere.
+func live(op operation, at point, dir string) outcome {
+	journal := newJournal()
+	h, err := simulate(dir, journal)
+	if err != nil {
+		return outcome{err: err}
+	}
+	l := &life{op: op, host: h, journal: journal}
+	ctx, cancel := context.WithTimeout(context.Background(), 2*patience)
+	defer cancel()
+	if err := l.run(ctx, at); err != nil {
+		l.out.err = err
+	}
+	if l.plane != nil {
+		if err := l.plane.end(); err != nil && l.out.err == nil {
+			l.out.err = fmt.Errorf("the control plane does not end: %w", err)
+		}
+	}
+	return l.out
+}
+
+func (l *life) run(ctx context.Context, at point) (err error) {
+	l.death = newDeath(at)
+	if l.plane, err = l.host.begin(l.death, l.journal); err != nil {
+		return err
+	}
+	for _, d := range l.op.before {
+		if err := l.do(ctx, d); err != nil {
+			return fmt.Errorf("before: %w", err)
+		}
+	}
+	l.death.arm()
+	if l.op.restart {
+		if err := l.restart(ctx, at); err != nil {
+			return err
+		}
+	}
+	for _, d := range l.op.deeds {
+		if err := l.do(ctx, d); err != nil {
+			return err
+		}
+	}
+	if at.n > 0 && !l.out.killed {
+		select {
+		case <-l.death.died:
+			if err := l.revive(ctx); err != nil {
+				return err
+			}
+		case <-time.After(2 * sweep): // it had fewer points this time
+		}
+	}
+	l.out.points = l.death.points()
+	for _, d := range l.op.deeds {
+		if err := l.eventually(ctx, d.until); err != nil {
+			return fmt.Errorf("it did not last: %w", err)
+		}
+	}
+	if err := l.atRest(ctx); err != nil {
+		return err
+	}
+	l.out.converged = true
+	return l.tearDown(ctx)
+}
+
+// restart starts another control plane, which may die while it does.
+func (l *life) restart(ctx context.Context, at point) (err error) {
+	if err = l.plane.end(); err != nil {
+		return err
+	}
+	l.death = newDeath(at)
+	l.death.arm()
+	if l.plane, err = l.host.begin(l.death, l.journal); err == nil {
+		return nil
+	}
+	select {
+	case <-l.death.died:
+		l.plane = nil
+		return l.revive(ctx)
+	default:
+		return err
+	}
+}
+
+// do does a deed, again by the next control plane if this one dies before it is
+// acknowledged.
+func (l *life) do(ctx context.Context, d deed) error {
+	err := l.eventually(ctx, func(s stage) error {
+		s, cancel := l.untilDeath(s)
+		defer cancel()
+		return d.write(s)
+	})
+	if err != nil {
+		return fmt.Errorf("a write is refused: %w", err)
+	}
+	return l.eventually(ctx, d.until)
+}
+
+func (l *life) untilDeath(s stage) (stage, func()) {
+	ctx, cancel := context.WithCancel(s.ctx)
+	death := l.death
+	go func() {
+		select {
+		case <-death.died:
+			cancel()
+		case <-ctx.Done():
+		}
+	}()
+	s.ctx = ctx
+	return s, cancel
+}
+
+// eventually waits for something to be so, and revives a control plane that dies
+// meanwhile.
+func (l *life) eventually(ctx context.Context, f func(stage) error) error {
+	for deadline := time.Now().Add(patience); ; time.Sleep(2 * time.Millisecond) {
+		err := f(stage{ctx, l.plane.client, l.host})
+		select {
+		case <-l.death.died:
+			if l.out.killed {
+				break
+			}
+			if reviving := l.revive(ctx); reviving != nil {
+				return reviving
+			}
+			if err != nil {
+				continue
+			}
+		default:
+		}
+		if err == nil || time.Now().After(deadline) {
+			return err
+		}
+	}
+}
+
+// revive buries the dead, looks at what it has left, and starts the next.
+func (l *life) revive(ctx context.Context) error {
+	l.out.killed, l.out.where = true, l.death.epitaph()
+	if l.plane != nil {
+		if err := l.plane.end(); err != nil {
+			return fmt.Errorf("the dead does not end: %w", err)
+		}
+	}
+	l.out.points = l.death.points()
+	file, err := bolt.Open(l.host.land.path("store.db"), bolt.Options{})
+	if err != nil {
+		return fmt.Errorf("the store does not open after the death: %w", err)
+	}
+	l.out.lost = l.journal.lost(ctx, file)
+	if err := file.Close(); err != nil {
+		return err
+	}
+	var left scene
+	if left.things, err = l.host.things(ctx); err != nil {
+		return err
+	}
+	if left.others, err = l.host.others(ctx); err != nil {
+		return err
+	}
+	l.out.findings.duplicates = left.duplicates()
+	l.out.findings.foreign = differences(l.host.before, left.others)
+	l.death = newDeath(point{})
+	l.plane, err = l.host.begin(l.death, l.journal)
+	return err
+}
+
+// atRest waits until the audit has nothing to say.
+func (l *life) atRest(ctx context.Context) error {
+	if l.op.check != nil {
+		if err := l.eventually(ctx, l.op.check); err != nil {
+			return err
+		}
+	}
+	return l.audited(ctx)
+}
+
+func (l *life) audited(ctx context.Context) error {
+	err := l.eventually(ctx, func(s stage) error {
+		now, err := l.host.look(ctx, s.client)
+		if err != nil {
+			return err
+		}
+		if f := audit(now, l.host.before); !f.none() {
+			return f
+		}
+		return nil
+	})
+	var f findings
+	if errors.As(err, &f) {
+		l.out.findings.orphans = append(l.out.findings.orphans, f.orphans...)
+		l.out.findings.duplicates = append(l.out.findings.duplicates, f.duplicates...)
+		l.out.findings.foreign = append(l.out.findings.foreign, f.foreign...)
+	}
+	return err
+}
+
+// tearDown deletes everything, after which nothing may be left.
+func (l *life) tearDown(ctx context.Context) error {
+	for _, kind := range []client.Object{&v1.SandboxSnapshot{}, &v1.Sandbox{}} {
+		if err := l.plane.client.DeleteAllOf(ctx, kind, client.InNamespace("default")); err != nil {
+			return fmt.Errorf("tear down: %w", err)
+		}
+	}
+	err := l.eventually(ctx, func(s stage) error {
+		var sandboxes v1.SandboxList
+		if err := s.client.List(ctx, &sandboxes); err != nil || len(sandboxes.Items) > 0 {
+			return fmt.Errorf("%d sandboxes are still there: %w", len(sandboxes.Items), errors.Join(err))
+		}
+		return nil
+	})
+	if err != nil {
+		return fmt.Errorf("tear down: %w", err)
+	}
+	err = l.eventually(ctx, func(s stage) error {
+		if err := s.client.DeleteAllOf(ctx, &v1.GoldenImage{}); err != nil {
+			return err
+		}
+		now, err := l.host.look(ctx, s.client)
+		if err != nil {
+			return err
+		}
+		if n := len(now.images) + len(now.snapshots); n > 0 {
+			return fmt.Errorf("%d objects are still there", n)
+		}
+		return nil
+	})
+	if err != nil {
+		return fmt.Errorf("tear down: %w", err)
+	}
+	return l.audited(ctx)
+}
