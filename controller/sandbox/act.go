@@ -64,6 +64,11 @@ func (r *Reconciler) act(ctx context.Context, p providers.Provider, v *view, spe
 		if err := r.beforeStart(ctx, v); err != nil {
 			return err
 		}
+		if v.last.action == actStart {
+			if err := r.onPurpose(ctx, v); err != nil {
+				return err
+			}
+		}
 		if err := p.Start(ctx, id); err != nil {
 			return err
 		}
@@ -81,6 +86,11 @@ func (r *Reconciler) act(ctx context.Context, p providers.Provider, v *view, spe
 		}
 		st.StoppingSince = &now
 	case actStopForce:
+		if v.last.why == whyNetwork {
+			if err := r.onPurpose(ctx, v); err != nil {
+				return err
+			}
+		}
 		if err := p.Stop(ctx, id, providers.StopForce); err != nil {
 			return err
 		}
@@ -125,6 +135,17 @@ func (r *Reconciler) reverted(ctx context.Context, v *view) error {
 	return r.write(ctx, v)
 }
 
+// onPurpose writes down that the machine will be found off or paused because it is
+// powered off to be started again, or resumed: whoever finds it so after a crash in
+// the middle would count a restart that was none.
+func (r *Reconciler) onPurpose(ctx context.Context, v *view) error {
+	v.sbx.Status.StartedAt = nil
+	if v.before.Status.StartedAt == nil {
+		return nil
+	}
+	return r.write(ctx, v)
+}
+
 func (r *Reconciler) eventMade(v *view) {
 	if v.sbx.Status.MachineID == "" {
 		r.event(v.sbx, corev1.EventTypeNormal, "Created", "Ensure", "made machine %s from image %s", v.sbx.UID, v.img.Name)
@@ -162,6 +183,9 @@ func (r *Reconciler) stop(ctx context.Context, p providers.Provider, v *view) {
 // isolate powers a machine off that is on a network which the spec does not
 // name any more.
 func (r *Reconciler) isolate(ctx context.Context, p providers.Provider, v *view) {
+	if v.err = r.onPurpose(ctx, v); v.err != nil {
+		return
+	}
 	if err := p.Stop(ctx, v.sbx.UID, providers.StopForce); err != nil {
 		v.err = err // not terminal, or not for long: tried again
 		return

@@ -61,6 +61,13 @@ func (d *death) arm() {
 	d.armed = true
 }
 
+// disarm lets it live on, unless it has died.
+func (d *death) disarm() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.armed = false
+}
+
 // points are those that were passed since it was armed.
 func (d *death) points() [columns]int {
 	d.mu.Lock()

@@ -39,9 +39,7 @@ func (m *mortal) write(key store.Key, verb string, value []byte, do func() (int6
 	}
 	value = bytes.Clone(value)
 	revision, err := do()
-	if err == nil {
-		m.journal.note(key, value, revision)
-	}
+	m.journal.note(key, value, revision, err)
 	if !m.death.pass(storeAfter, what) {
 		<-m.death.buried
 		return 0, errDead
@@ -54,6 +52,9 @@ func (m *mortal) write(key store.Key, verb string, value []byte, do func() (int6
 type journal struct {
 	mu   sync.Mutex
 	last map[store.Key]written
+	// unknown are the keys of writes that were given up while they were made: they
+	// may have been made.
+	unknown map[store.Key]bool
 }
 
 // written is the last write to a key; value is nil for a deletion.
@@ -62,12 +63,17 @@ type written struct {
 	revision int64
 }
 
-func newJournal() *journal { return &journal{last: make(map[store.Key]written)} }
+func newJournal() *journal {
+	return &journal{last: make(map[store.Key]written), unknown: make(map[store.Key]bool)}
+}
 
-func (j *journal) note(key store.Key, value []byte, revision int64) {
+func (j *journal) note(key store.Key, value []byte, revision int64, err error) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	if j.last[key].revision < revision {
+	switch {
+	case errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):
+		j.unknown[key] = true
+	case err == nil && j.last[key].revision < revision:
 		j.last[key] = written{value, revision}
 	}
 }
@@ -80,7 +86,7 @@ func (j *journal) lost(ctx context.Context, s store.Store) (lost []string) {
 		got, err := s.Get(ctx, key)
 		switch {
 		case want.value == nil && errors.Is(err, store.ErrNotFound):
-		case want.value == nil && err == nil && got.Revision > want.revision:
+		case j.unknown[key] && (errors.Is(err, store.ErrNotFound) || err == nil && got.Revision > want.revision):
 		case err != nil:
 			lost = append(lost, fmt.Sprintf("%s at revision %d: %v", key, want.revision, err))
 		case got.Revision != want.revision || !bytes.Equal(got.Value, want.value):

@@ -84,11 +84,12 @@ func (l *life) run(ctx context.Context, at point) (err error) {
 		case <-time.After(2 * sweep): // it had fewer points this time
 		}
 	}
-	l.out.points = l.death.points()
-	for _, d := range l.op.deeds {
-		if err := l.eventually(ctx, d.until); err != nil {
-			return fmt.Errorf("it did not last: %w", err)
-		}
+	if !l.out.killed {
+		l.death.disarm()
+		l.out.points = l.death.points()
+	}
+	if err := l.eventually(ctx, l.op.deeds[len(l.op.deeds)-1].until); err != nil {
+		return fmt.Errorf("it did not last: %w", err)
 	}
 	if err := l.atRest(ctx); err != nil {
 		return err

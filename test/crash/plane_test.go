@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"path/filepath"
+	"sync"
 	"time"
 
 	"github.com/go-logr/logr"
@@ -37,7 +39,6 @@ const (
 // plane is a control plane: store, API server and controllers, put together as the
 // daemon does, on a provider.
 type plane struct {
-	config *rest.Config
 	client client.WithWatch
 	server *apiserver.Server
 	end    func() error
@@ -91,6 +92,7 @@ func (l land) start(death *death) (*plane, error) {
 			errs = append(errs, <-ended)
 		}
 		errs = append(errs, p.Close())
+		running.lines.cut() // one that was never used would be waited for
 		if running.server != nil {
 			errs = append(errs, running.server.Close())
 		}
@@ -99,7 +101,7 @@ func (l land) start(death *death) (*plane, error) {
 	if err != nil {
 		return nil, errors.Join(err, end())
 	}
-	return &plane{config: running.server.LoopbackConfig(), client: running.client, server: running.server, end: end}, nil
+	return &plane{client: running.client, server: running.server, end: end}, nil
 }
 
 // parts of a control plane, as far as it was put together.
@@ -107,9 +109,39 @@ type parts struct {
 	server      *apiserver.Server
 	controllers *controller.Controllers
 	client      client.WithWatch
+	config      *rest.Config
+	lines       *lines
+}
+
+// lines are the connections inside a control plane.
+type lines struct {
+	mu   sync.Mutex
+	open []net.Conn
+}
+
+func (l *lines) dial(by func(context.Context, string, string) (net.Conn, error)) func(context.Context, string, string) (net.Conn, error) {
+	return func(ctx context.Context, network, address string) (net.Conn, error) {
+		c, err := by(ctx, network, address)
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		if err == nil {
+			l.open = append(l.open, c)
+		}
+		return c, err
+	}
+}
+
+func (l *lines) cut() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, c := range l.open {
+		_ = c.Close()
+	}
+	l.open = nil
 }
 
 func (l land) run(ctx context.Context, s store.Store, p providers.Provider) (got parts, err error) {
+	got.lines = &lines{}
 	paths, err := hostpath.New(hostpath.Options{Roots: []string{l.dir}, ImageDir: l.dir})
 	if err != nil {
 		return got, err
@@ -127,12 +159,13 @@ func (l land) run(ctx context.Context, s store.Store, p providers.Provider) (got
 	if err != nil {
 		return got, err
 	}
-	config := got.server.LoopbackConfig()
-	if got.client, err = connect(config); err != nil {
+	got.config = got.server.LoopbackConfig()
+	got.config.Dial = got.lines.dial(got.config.Dial)
+	if got.client, err = connect(got.config); err != nil {
 		return got, err
 	}
 	got.controllers, err = controller.New(ctx, controller.Options{
-		Config: config, Providers: set, HostPaths: paths,
+		Config: got.config, Providers: set, HostPaths: paths,
 		Defaults:  defaults.Defaults{CPUs: 1, Memory: resource.MustParse("64Mi")},
 		BuildLogs: build.NewLogs(l.path("builds")),
 		Logger:    l.log, Resync: 2 * time.Second, GCInterval: sweep, GCGrace: grace,
