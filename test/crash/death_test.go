@@ -40,8 +40,14 @@ type death struct {
 	mu    sync.Mutex
 	armed bool
 	at    point
-	// kill, when set, ends the process instead.
-	kill    func()
+	// strike, when set, is what happens at the point instead: it ends the process,
+	// or something else of the host's.
+	strike func(where string)
+	struck bool
+	// remote is where it happens when it is in another process.
+	remote interface {
+		ask(word string) ([columns]int, error)
+	}
 	counted [columns]int
 	// where it died, in words.
 	where  string
@@ -59,6 +65,9 @@ func (d *death) arm() {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.armed = true
+	if d.remote != nil {
+		_, _ = d.remote.ask("arm") // one that has died is seen to have
+	}
 }
 
 // disarm lets it live on, unless it has died.
@@ -66,12 +75,18 @@ func (d *death) disarm() {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.armed = false
+	if d.remote != nil {
+		_, _ = d.remote.ask("disarm")
+	}
 }
 
 // points are those that were passed since it was armed.
 func (d *death) points() [columns]int {
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	if d.remote != nil {
+		d.counted, _ = d.remote.ask("points")
+	}
 	return d.counted
 }
 
@@ -95,12 +110,33 @@ func (d *death) pass(c column, what func() string) bool {
 	if c != d.at.column || d.counted[c] != d.at.n {
 		return true
 	}
-	if d.kill != nil {
-		d.kill()
+	where := fmt.Sprintf("%s (%s)", d.at, what())
+	if d.strike != nil {
+		d.strike(where)
+		return true
 	}
-	d.where = fmt.Sprintf("%s (%s)", d.at, what())
-	close(d.died)
+	d.die(where)
 	return false
+}
+
+// die needs the lock.
+func (d *death) die(where string) {
+	d.where = where
+	close(d.died)
+}
+
+// strikes notes what happened at the point to something else.
+func (d *death) strikes(where string) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.struck, d.counted[d.at.column] = true, d.at.n
+	_ = where
+}
+
+func (d *death) wasStruck() bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.struck
 }
 
 // call is a fault.Hook.

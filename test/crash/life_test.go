@@ -9,6 +9,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	v1 "sandboxd.dev/sandboxd/api/v1"
+	"sandboxd.dev/sandboxd/providers"
 	"sandboxd.dev/sandboxd/store/bolt"
 )
 
@@ -23,25 +24,34 @@ type outcome struct {
 	err       error
 }
 
-// life of one operation on a simulated host.
+// ground is a host that control planes are started on, one after the other.
+type ground interface {
+	host
+	// begin starts one that dies as told, and writes down what it stores.
+	begin(d *death, j *journal) (*plane, error)
+	// store is the path of its store.
+	store() string
+	// things lists what there is of ours, others what there is of others in all
+	// detail, and was what that was at first.
+	things(ctx context.Context) ([]providers.Resource, error)
+	others(ctx context.Context) ([]string, error)
+	was() []string
+}
+
+// life of one operation.
 type life struct {
 	op      operation
-	host    *simulated
+	host    ground
 	journal *journal
 	death   *death
 	plane   *plane
 	out     outcome
 }
 
-// live lives an operation in a directory, and dies at a point, or nowhere.
-func live(op operation, at point, dir string) outcome {
-	journal := newJournal()
-	h, err := simulate(dir, journal)
-	if err != nil {
-		return outcome{err: err}
-	}
-	l := &life{op: op, host: h, journal: journal}
-	ctx, cancel := context.WithTimeout(context.Background(), 2*patience)
+// live lives an operation on a host, and dies at a point, or nowhere.
+func live(op operation, at point, on ground) outcome {
+	l := &life{op: op, host: on, journal: newJournal()}
+	ctx, cancel := context.WithTimeout(context.Background(), 3*patience)
 	defer cancel()
 	if err := l.run(ctx, at); err != nil {
 		l.out.err = err
@@ -75,7 +85,7 @@ func (l *life) run(ctx context.Context, at point) (err error) {
 			return err
 		}
 	}
-	if at.n > 0 && !l.out.killed {
+	if at.n > 0 && !l.out.killed && !l.death.wasStruck() {
 		select {
 		case <-l.death.died:
 			if err := l.revive(ctx); err != nil {
@@ -87,6 +97,7 @@ func (l *life) run(ctx context.Context, at point) (err error) {
 	if !l.out.killed {
 		l.death.disarm()
 		l.out.points = l.death.points()
+		l.out.killed = l.death.wasStruck()
 	}
 	if err := l.eventually(ctx, l.op.deeds[len(l.op.deeds)-1].until); err != nil {
 		return fmt.Errorf("it did not last: %w", err)
@@ -178,7 +189,7 @@ func (l *life) revive(ctx context.Context) error {
 		}
 	}
 	l.out.points = l.death.points()
-	file, err := bolt.Open(l.host.land.path("store.db"), bolt.Options{})
+	file, err := bolt.Open(l.host.store(), bolt.Options{})
 	if err != nil {
 		return fmt.Errorf("the store does not open after the death: %w", err)
 	}
@@ -194,7 +205,7 @@ func (l *life) revive(ctx context.Context) error {
 		return err
 	}
 	l.out.findings.duplicates = left.duplicates()
-	l.out.findings.foreign = differences(l.host.before, left.others)
+	l.out.findings.foreign = differences(l.host.was(), left.others)
 	l.death = newDeath(point{})
 	l.plane, err = l.host.begin(l.death, l.journal)
 	return err
@@ -210,13 +221,30 @@ func (l *life) atRest(ctx context.Context) error {
 	return l.audited(ctx)
 }
 
+// look sees everything, while nobody else is at work.
+func (l *life) look(ctx context.Context, c client.Reader) (s scene, err error) {
+	if s.things, err = l.host.things(ctx); err != nil {
+		return s, err
+	}
+	if s.others, err = l.host.others(ctx); err != nil {
+		return s, err
+	}
+	if err := s.objects(ctx, c); err != nil || !l.op.restarts {
+		return s, err
+	}
+	for i := range s.sandboxes {
+		s.sandboxes[i].Status.Restarts = 0 // its machine may have ended
+	}
+	return s, nil
+}
+
 func (l *life) audited(ctx context.Context) error {
 	err := l.eventually(ctx, func(s stage) error {
-		now, err := l.host.look(ctx, s.client)
+		now, err := l.look(ctx, s.client)
 		if err != nil {
 			return err
 		}
-		if f := audit(now, l.host.before); !f.none() {
+		if f := audit(now, l.host.was()); !f.none() {
 			return f
 		}
 		return nil
@@ -251,7 +279,7 @@ func (l *life) tearDown(ctx context.Context) error {
 		if err := s.client.DeleteAllOf(ctx, &v1.GoldenImage{}); err != nil {
 			return err
 		}
-		now, err := l.host.look(ctx, s.client)
+		now, err := l.look(ctx, s.client)
 		if err != nil {
 			return err
 		}

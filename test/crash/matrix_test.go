@@ -9,9 +9,6 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
-
-	"github.com/go-logr/logr"
-	"sigs.k8s.io/controller-runtime/pkg/log"
 )
 
 // row of the table: one operation, or a sum of them.
@@ -96,15 +93,18 @@ func TestMatrix(t *testing.T) {
 // sampled counts the points of all operations: few are left out in a row.
 var sampled atomic.Int64
 
-// TestMain keeps libraries quiet.
-func TestMain(m *testing.M) {
-	log.SetLogger(logr.Discard())
-	os.Exit(m.Run())
+// lived lives an operation on a new simulated host.
+func lived(op operation, at point, dir string) outcome {
+	h, err := simulate(dir)
+	if err != nil {
+		return outcome{err: err}
+	}
+	return live(op, at, h)
 }
 
 // liveAll lives an operation once for every so many-th of its points.
 func liveAll(t *testing.T, op operation, every int) row {
-	first := live(op, point{}, t.TempDir())
+	first := lived(op, point{}, t.TempDir())
 	if first.err != nil {
 		t.Fatalf("without a death: %v", first.err)
 	}
@@ -127,7 +127,7 @@ func liveAll(t *testing.T, op operation, every int) row {
 		running.Go(func() {
 			defer func() { <-slots }()
 			began := time.Now()
-			o := live(op, at, dir)
+			o := lived(op, at, dir)
 			mu.Lock()
 			defer mu.Unlock()
 			r.add(o)

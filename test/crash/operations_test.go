@@ -48,6 +48,8 @@ type operation struct {
 	// restart makes another control plane start between before and deeds, which
 	// may die in that.
 	restart bool
+	// restarts: the machine may end and be restarted.
+	restarts bool
 }
 
 // operations are those that there are.
@@ -490,4 +492,4 @@ func apart(one, two string) func(stage) error {
 }
 
 // patience ends what hangs; nothing is expected to take so long.
-const patience = 20 * time.Second
+const patience = 2 * time.Minute

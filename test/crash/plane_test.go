@@ -166,7 +166,7 @@ func (l land) run(ctx context.Context, s store.Store, p providers.Provider) (got
 	}
 	got.controllers, err = controller.New(ctx, controller.Options{
 		Config: got.config, Providers: set, HostPaths: paths,
-		Defaults:  defaults.Defaults{CPUs: 1, Memory: resource.MustParse("64Mi")},
+		Defaults:  defaults.Defaults{CPUs: 1, Memory: resource.MustParse("96Mi")},
 		BuildLogs: build.NewLogs(l.path("builds")),
 		Logger:    l.log, Resync: 2 * time.Second, GCInterval: sweep, GCGrace: grace,
 	})

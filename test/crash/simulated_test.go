@@ -13,7 +13,6 @@ import (
 
 	"github.com/go-logr/logr"
 	"k8s.io/apimachinery/pkg/types"
-	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	v1 "sandboxd.dev/sandboxd/api/v1"
 	"sandboxd.dev/sandboxd/providers"
@@ -38,7 +37,7 @@ const (
 	otherOne  = providers.Instance("bbbbbbbb-0000-4000-8000-000000000001")
 )
 
-func simulate(dir string, journal *journal) (*simulated, error) {
+func simulate(dir string) (*simulated, error) {
 	w := fake.NewWorld(fake.Options{
 		Source: func(path string) (fake.Source, bool) {
 			digit := "a"
@@ -141,16 +140,9 @@ func (h *simulated) others(ctx context.Context) ([]string, error) {
 	return lines, nil
 }
 
-// look sees the host as it is. Nobody else is at work.
-func (h *simulated) look(ctx context.Context, c client.Reader) (s scene, err error) {
-	if s.things, err = h.things(ctx); err != nil {
-		return s, err
-	}
-	if s.others, err = h.others(ctx); err != nil {
-		return s, err
-	}
-	return s, s.objects(ctx, c)
-}
+func (h *simulated) store() string { return h.land.path("store.db") }
+
+func (h *simulated) was() []string { return h.before }
 
 // things lists what there is of ours: what the provider says, and what it keeps
 // silent about.
