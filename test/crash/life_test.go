@@ -46,11 +46,15 @@ type life struct {
 	death   *death
 	plane   *plane
 	out     outcome
+	lag     time.Duration // between two looks
 }
 
 // live lives an operation on a host, and dies at a point, or nowhere.
 func live(op operation, at point, on ground) outcome {
-	l := &life{op: op, host: on, journal: newJournal()}
+	l := &life{op: op, host: on, journal: newJournal(), lag: 2 * time.Millisecond}
+	if _, simulated := on.(*simulated); !simulated {
+		l.lag = 100 * time.Millisecond
+	}
 	ctx, cancel := context.WithTimeout(context.Background(), 3*patience)
 	defer cancel()
 	if err := l.run(ctx, at); err != nil {
@@ -91,7 +95,7 @@ func (l *life) run(ctx context.Context, at point) (err error) {
 			if err := l.revive(ctx); err != nil {
 				return err
 			}
-		case <-time.After(2 * sweep): // it had fewer points this time
+		case <-time.After(2 * pace): // it had fewer points this time
 		}
 	}
 	if !l.out.killed {
@@ -159,7 +163,7 @@ func (l *life) untilDeath(s stage) (stage, func()) {
 // eventually waits for something to be so, and revives a control plane that dies
 // meanwhile.
 func (l *life) eventually(ctx context.Context, f func(stage) error) error {
-	for deadline := time.Now().Add(patience); ; time.Sleep(2 * time.Millisecond) {
+	for deadline := time.Now().Add(patience); ; time.Sleep(l.lag) {
 		err := f(stage{ctx, l.plane.client, l.host})
 		select {
 		case <-l.death.died:

@@ -30,10 +30,11 @@ import (
 	"sandboxd.dev/sandboxd/store/bolt"
 )
 
-// The garbage collection of a control plane, as quick as a test wants it.
+// pace is how often a control plane looks for garbage; it is removed after two of
+// these at least.
 const (
-	sweep = 100 * time.Millisecond
-	grace = 200 * time.Millisecond
+	pace     = 100 * time.Millisecond
+	realPace = time.Second
 )
 
 // plane is a control plane: store, API server and controllers, put together as the
@@ -52,6 +53,7 @@ type land struct {
 	// shared wraps the store.
 	shared func(store.Store) store.Store
 	log    logr.Logger
+	pace   time.Duration
 }
 
 func (l land) path(name string) string { return filepath.Join(l.dir, name) }
@@ -168,7 +170,7 @@ func (l land) run(ctx context.Context, s store.Store, p providers.Provider) (got
 		Config: got.config, Providers: set, HostPaths: paths,
 		Defaults:  defaults.Defaults{CPUs: 1, Memory: resource.MustParse("96Mi")},
 		BuildLogs: build.NewLogs(l.path("builds")),
-		Logger:    l.log, Resync: 2 * time.Second, GCInterval: sweep, GCGrace: grace,
+		Logger:    l.log, Resync: 2 * time.Second, GCInterval: l.pace, GCGrace: 2 * l.pace,
 	})
 	if err != nil {
 		return got, fmt.Errorf("controllers: %w", err)

@@ -146,6 +146,9 @@ func (r *remote) end() error {
 // serve is the daemon.
 func serve(on string) error {
 	dir := os.Getenv(envDir)
+	if on == onlyAPI {
+		return serveAPI(dir)
+	}
 	var at point
 	if _, err := fmt.Sscan(os.Getenv(envPoint), &at.column, &at.n); err != nil {
 		return err
@@ -164,7 +167,7 @@ func serve(on string) error {
 	}
 	log := funcr.New(func(prefix, args string) { fmt.Fprintln(os.Stderr, time.Now().Format("15:04:05.000"), prefix, args) }, funcr.Options{Verbosity: 1})
 	l := land{
-		dir: dir, log: log,
+		dir: dir, log: log, pace: realPace,
 		open:   func(i providers.Instance) (providers.Provider, error) { return openReal(on, dir, i, log) },
 		shared: func(s store.Store) store.Store { return &mortal{s, d, newJournal()} },
 	}

@@ -50,7 +50,7 @@ func simulate(dir string) (*simulated, error) {
 	})
 	h := &simulated{world: w}
 	h.land = land{
-		dir: dir, log: logr.Discard(),
+		dir: dir, log: logr.Discard(), pace: pace,
 		open: func(i providers.Instance) (providers.Provider, error) {
 			h.instance = i
 			return fake.New(w, v1.ProviderKVM, i), nil
