@@ -53,7 +53,7 @@ func simulate(dir string) (*simulated, error) {
 		dir: dir, log: logr.Discard(), pace: pace,
 		open: func(i providers.Instance) (providers.Provider, error) {
 			h.instance = i
-			return fake.New(w, v1.ProviderKVM, i), nil
+			return fake.New(h.world, v1.ProviderKVM, i), nil
 		},
 	}
 	for _, f := range []string{"golden.qcow2", "other.qcow2"} {
