@@ -86,6 +86,10 @@ test-virtualbox: ## All tests on a real VirtualBox, which is fetched, not instal
 test-unit: ## Run the tests that need no hypervisor
 	$(GO) test -race ./...
 
+.PHONY: crash-matrix
+crash-matrix: build tiny ## Kill the daemon at every point of every operation and print the table; ON="simulated libvirt virtualbox"
+	hack/crash-matrix $(TINY) $(ON)
+
 .PHONY: vet
 vet: ## Run go vet
 	$(GO) vet ./...

@@ -76,9 +76,12 @@ func whole() bool { return os.Getenv("SANDBOXD_CRASH_MATRIX") == "all" }
 
 // TestMatrix kills the control plane on a simulated host.
 func TestMatrix(t *testing.T) {
-	every := 1
-	if !whole() {
-		every = 23
+	every := 29
+	switch {
+	case whole():
+		every = 1
+	case raced || testing.Short():
+		every = 67
 	}
 	var rows []row
 	for _, op := range operations() {
