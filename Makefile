@@ -101,6 +101,10 @@ fuzz-short: ## Run every fuzz target for two seconds: some minutes in all
 fuzz: ## Run every fuzz target for FUZZTIME (default 5m), which takes hours
 	hack/fuzz $(or $(FUZZTIME),5m)
 
+.PHONY: crash-matrix
+crash-matrix: build tiny ## Kill the daemon at every point of every operation and print the table; ON="simulated libvirt virtualbox"
+	hack/crash-matrix $(TINY) $(ON)
+
 .PHONY: vet
 vet: ## Run go vet
 	$(GO) vet ./...

@@ -5,6 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -418,5 +421,26 @@ func TestGuestOfBuildIsLost(t *testing.T) {
 	})
 	if n := d.machines(); n != 0 {
 		t.Errorf("%d machines", n)
+	}
+}
+
+// TestForgottenBuildLog: the log of an image that is gone, as a daemon leaves it that
+// is killed while it deletes one, is collected; that of one that exists is not.
+func TestForgottenBuildLog(t *testing.T) {
+	d := host(t, fake.Options{})
+	d.start()
+	img := builtImage("golden", script("one", "echo one"))
+	d.create(img)
+	until(d, img, "settled", settled)
+	forgotten := filepath.Join(d.dir, "builds", "0f1e2d3c-0000-4000-8000-000000000009.log")
+	must(t, os.WriteFile(forgotten, []byte("of nobody"), 0o600))
+	d.eventually("log of nobody collected", func() error {
+		if _, err := os.Stat(forgotten); !errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("it is there: %w", errors.Join(err))
+		}
+		return nil
+	})
+	if log := d.buildLog(img); !strings.Contains(log, "one\n") {
+		t.Errorf("the log of the image that exists is %q", log)
 	}
 }

@@ -224,8 +224,12 @@ func (c *Controllers) add(ctx context.Context, o Options) error {
 	if err := c.addSnapshots(o, w.snapshots, turns); err != nil {
 		return fmt.Errorf("add snapshot controller: %w", err)
 	}
+	var places []gc.Place
+	if o.BuildLogs != nil {
+		places = append(places, o.BuildLogs)
+	}
 	c.garbage = gc.New(gc.Options{
-		Reader: c.manager.GetAPIReader(), Providers: o.Providers,
+		Reader: c.manager.GetAPIReader(), Providers: o.Providers, Places: places,
 		Interval: o.GCInterval, Grace: o.GCGrace, Logger: o.Logger.WithName("gc"),
 	})
 	for _, r := range []manager.Runnable{w, admissions, c.garbage} {

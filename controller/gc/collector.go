@@ -25,6 +25,8 @@ type Options struct {
 	// object that a stale cache does not have yet would lose its machine.
 	Reader    client.Reader
 	Providers *providers.Set
+	// Places are swept besides the providers.
+	Places []Place
 	// Interval between sweeps.
 	Interval time.Duration
 	// Grace is how long a thing must have been without an object.
@@ -32,6 +34,13 @@ type Options struct {
 	Logger logr.Logger
 	// Clock tells the time and ticks; nil means the real one.
 	Clock clock.WithTicker
+}
+
+// Place is where things of objects lie. Every provider is one.
+type Place interface {
+	// Name of it, unlike those of all others.
+	Name() v1.ProviderName
+	providers.Inventory
 }
 
 // Collector sweeps regularly. Its methods may be called concurrently; sweeps wait
@@ -140,13 +149,31 @@ func (c *Collector) plan(ctx context.Context) ([]Decision, Sightings, []error) {
 	return decisions, seen, errs
 }
 
-// inventory lists what all providers have, and names those that did not answer.
-func (c *Collector) inventory(ctx context.Context) (items []Item, unlisted []v1.ProviderName, errs []error) {
+// places are the providers and what there is besides.
+func (c *Collector) places() (all []Place) {
 	for _, p := range c.o.Providers.All() {
+		all = append(all, p)
+	}
+	return append(all, c.o.Places...)
+}
+
+// place finds the one that has listed something.
+func (c *Collector) place(name v1.ProviderName) (Place, error) {
+	for _, p := range c.o.Places {
+		if p.Name() == name {
+			return p, nil
+		}
+	}
+	return c.o.Providers.Get(name)
+}
+
+// inventory lists what all places have, and names those that did not answer.
+func (c *Collector) inventory(ctx context.Context) (items []Item, unlisted []v1.ProviderName, errs []error) {
+	for _, p := range c.places() {
 		resources, err := p.ListResources(ctx)
 		if err != nil {
 			unlisted = append(unlisted, p.Name())
-			errs = append(errs, fmt.Errorf("provider %s: list resources: %w", p.Name(), err))
+			errs = append(errs, fmt.Errorf("inventory of %s: %w", p.Name(), err))
 			continue
 		}
 		for _, r := range resources {
@@ -185,7 +212,7 @@ func (c *Collector) carryOut(ctx context.Context, d Decision) error {
 		}
 		return nil
 	case Remove:
-		p, err := c.o.Providers.Get(subject.Provider)
+		p, err := c.place(subject.Provider)
 		if err != nil {
 			return err
 		}

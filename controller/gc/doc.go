@@ -11,6 +11,9 @@
 //	                                    │
 //	                                    └── its object appears, or it goes: forgotten
 //
+// What the daemon keeps for objects besides the hypervisors, such as the logs of
+// builds, is swept as a provider's things are: each is a Place.
+//
 // Only things that bear the full ID of the instance are ever removed. What
 // merely looks like it is reported. The provider looks once more before it
 // removes anything.

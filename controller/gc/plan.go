@@ -10,14 +10,14 @@ import (
 	"sandboxd.dev/sandboxd/providers"
 )
 
-// Subject is a resource of one provider.
+// Subject is a resource of one provider, or of another place.
 type Subject struct {
 	Provider v1.ProviderName
 	Kind     providers.ResourceKind
 	ID       string
 }
 
-// Item is a resource together with the provider that listed it.
+// Item is a resource together with the provider, or other place, that listed it.
 type Item struct {
 	Provider v1.ProviderName
 	Resource providers.Resource

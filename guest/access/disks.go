@@ -22,7 +22,8 @@ import (
 )
 
 // diskStall is how long a client may take nothing of what is read of a disk:
-// meanwhile the machine can be neither started nor deleted.
+// meanwhile the machine can be neither started nor deleted, and what was written to
+// export an image takes its room.
 const diskStall = 5 * time.Minute
 
 // maxCopy bounds the files that are copied out of a disk together, in bytes.

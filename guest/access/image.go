@@ -1,6 +1,7 @@
 package access
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -9,6 +10,7 @@ import (
 	"net/http"
 	"os"
 	"strconv"
+	"time"
 
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -30,6 +32,9 @@ type Images struct {
 	Exporter  Exporter
 	// Native is the format that a provider keeps its images in.
 	Native func(v1.ProviderName) v1.DiskFormat
+	// Stall is how long a client may take nothing of a disk, whose file stays until
+	// it is read or given up; default 5 minutes.
+	Stall time.Duration
 }
 
 // Endpoints lists the subresources to serve.
@@ -54,6 +59,7 @@ func (i *Images) Disk(w http.ResponseWriter, r *http.Request, parent *unstructur
 	w.Header().Set(wire.HeaderFormat, string(format))
 	w.Header().Set(wire.HeaderSize, strconv.FormatInt(info.Size(), 10))
 	out := newStream(w, r, "application/octet-stream", wire.TrailerDigest)
+	out.stall = cmp.Or(i.Stall, diskStall)
 	sum := sha256.New()
 	out.begin()
 	if _, err := io.Copy(io.MultiWriter(out, sum), until{r.Context(), f}); err != nil {

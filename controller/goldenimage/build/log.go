@@ -26,8 +26,10 @@ const MaxLog = 1 << 20
 //
 //	DIR/UID.log
 //
-// A file may grow to twice MaxLog before its beginning is dropped. Logs may be
-// used concurrently.
+// A file may grow to twice MaxLog before its beginning is dropped. Whoever deletes
+// an image removes its log; one that a daemon which was killed has left behind is
+// collected as garbage, for which Logs are an inventory. Logs may be used
+// concurrently.
 type Logs struct {
 	dir string
 
