@@ -375,7 +375,7 @@ var driftCases = map[string]driftCase{
 		mend: func(x tampered) {
 			usable(x, v1.ReasonDiskLost)
 			x.power(v1.PowerStopped)
-			stalled(x, v1.ReasonDiskLost, "the file of its disk is gone", "put the file back", "--to golden")
+			stalled(x, v1.ReasonDiskLost, "the file of its disk is gone", "put the file back", "sandboxd revert", " golden -n default")
 			must(x.t, x.world.RestoreDiskFile(x.sbx.UID))
 			x.until("off and sound", func(s *v1.Sandbox) bool { return isOff(s) && condition(s, v1.ConditionStalled).Type == "" })
 			x.power(v1.PowerRunning)
@@ -390,7 +390,7 @@ var driftCases = map[string]driftCase{
 	"disk file removed and reverted": {
 		begin:  stopFirst,
 		play:   func(x tampered) error { return x.world.RemoveDiskFile(x.sbx.UID) },
-		reason: v1.ReasonDiskLost, words: []string{"the file of its disk is gone", "--to golden"},
+		reason: v1.ReasonDiskLost, words: []string{"the file of its disk is gone", "sandboxd revert", " golden -n default"},
 		mend: func(x tampered) {
 			x.power(v1.PowerRunning)
 			stalled(x, v1.ReasonDiskLost)
