@@ -54,11 +54,7 @@ const (
 // Drift tells what others have changed of a machine.
 func Drift(s Sight) []providers.Drift {
 	list := s.files()
-	want, err := definition(s.Want)
-	if err != nil {
-		return list
-	}
-	wanted := outline(want)
+	wanted := outline(definition(s.Want))
 	var live, defined []difference
 	if s.Live != nil {
 		live = s.compare(wanted, *s.Live, true)
