@@ -27,6 +27,13 @@
 // somebody flushed are put back; until they were seen again, nothing is
 // reported as isolated.
 //
+// # What others change
+//
+// A domain's record says what it was defined with. Each GetMachine compares that
+// with what libvirt has, the disk's files and the host's links (drift.go,
+// networkrepair.go, internal/domain); EnsureMachine puts right what destroys
+// nothing of others.
+//
 // Needs: root, or at least CAP_NET_ADMIN for the modes intnet, hostonly and nat
 // and the right to chown in the data folder; the daemon and libvirtd must see
 // the same files and the same network namespace. Elsewhere than on Linux this

@@ -128,8 +128,14 @@ func (p *Provider) makeNetwork(ctx context.Context, n identity.Network) error {
 		_, err := l.NetworkCreateXML(text)
 		return err
 	})
-	if err == nil {
+	switch {
+	case err == nil:
 		p.log.Info("network made", "network", n.LibvirtName(), "bridge", n.Bridge())
+	case libvirtconn.Code(err) == libvirt.ErrInternalError:
+		var said libvirt.Error
+		errors.As(err, &said)
+		return providers.Errorf(providers.ErrUnavailable, n.String(),
+			"libvirt cannot make it: %s; if somebody flushed the firewall, restart libvirtd, which puts its own rules back only then", strings.TrimSpace(said.Message))
 	}
 	return err
 }

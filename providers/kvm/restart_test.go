@@ -93,6 +93,7 @@ func TestLibvirtdThatHangsOrDies(t *testing.T) {
 	}
 	l.startLibvirtd(t)
 	waitEvent(t, events, "a resync", isResync)
+	waitEvent(t, events, "another, once libvirt has taken up its machines", isResync)
 	eventually(t, "the machine is observed as before", func() bool {
 		m, err := l.p.GetMachine(ctx, id)
 		return err == nil && m.Power == providers.PowerRunning && m.Network.Isolated

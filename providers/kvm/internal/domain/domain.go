@@ -60,25 +60,23 @@ func (s Spec) domainName() string { return identity.DomainName(s.Namespace, s.Na
 // Build renders the domain. Its record says what it was made with.
 func Build(s Spec) (string, error) {
 	s.Record.Made = madeOf(s)
-	d, err := definition(s)
+	record, err := s.Record.Element(false)
 	if err != nil {
 		return "", err
 	}
+	d := definition(s)
+	d.Metadata = &libvirtxml.DomainMetadata{XML: record}
 	return d.Marshal()
 }
 
-func definition(s Spec) (libvirtxml.Domain, error) {
-	record, err := s.Record.Element(false)
-	if err != nil {
-		return libvirtxml.Domain{}, err
-	}
+// definition is the domain without its record.
+func definition(s Spec) libvirtxml.Domain {
 	d := libvirtxml.Domain{
 		Type:          "kvm",
 		Name:          s.domainName(),
 		UUID:          string(s.ID),
 		Title:         s.Namespace + "/" + s.Name,
 		Description:   "Made by sandboxd. Change the Sandbox, not this machine.",
-		Metadata:      &libvirtxml.DomainMetadata{XML: record},
 		Memory:        &libvirtxml.DomainMemory{Value: uint(s.MemoryBytes >> 10), Unit: "KiB"},
 		VCPU:          &libvirtxml.DomainVCPU{Value: uint(s.CPUs)},
 		OS:            firmware(s),
@@ -103,7 +101,7 @@ func definition(s Spec) (libvirtxml.Domain, error) {
 		d.CPU = emulatedCPU()
 		d.Features.TCG = &libvirtxml.DomainFeatureTCG{TBCache: &libvirtxml.DomainFeatureTCGTBCache{Unit: "MiB", Size: tcgCacheMiB}}
 	}
-	return d, nil
+	return d
 }
 
 // emulated are the features that an emulated CPU has beyond QEMU's smallest

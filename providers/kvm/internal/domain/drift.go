@@ -54,11 +54,7 @@ const (
 // Drift tells what others have changed of a machine.
 func Drift(s Sight) []providers.Drift {
 	list := s.files()
-	want, err := definition(s.Want)
-	if err != nil {
-		return list
-	}
-	wanted := outline(want)
+	wanted := outline(definition(s.Want))
 	var live, defined []difference
 	if s.Live != nil {
 		live = s.compare(wanted, *s.Live, true)
@@ -82,8 +78,7 @@ func Drift(s Sight) []providers.Drift {
 		if s.Live != nil || s.Saved {
 			d.detail = "for its next start, " + d.detail
 		}
-		d.out = false // nothing runs with it
-		list = append(list, d.drift(remedy))
+		list = append(list, providers.Drift{Reason: d.reason, Detail: d.detail, Remedy: remedy}) // nothing runs with it
 	}
 	return list[:min(len(list), maxDrifts)]
 }
@@ -111,13 +106,13 @@ func (s Sight) files() []providers.Drift {
 		list = append(list, providers.Drift{
 			Reason: v1.ReasonDiskLost, Remedy: providers.RemedyNone,
 			Detail: "the file " + shown(f.Lost) + " is gone, which its disk needs",
-			Advice: "put the file back, revert the sandbox to a snapshot, or delete it",
+			Advice: "put the file back, revert the sandbox (to a snapshot, or golden), or delete it",
 		})
 	case f.Damaged != "":
 		list = append(list, providers.Drift{
 			Reason: v1.ReasonDiskChanged, Remedy: providers.RemedyNone,
 			Detail: clip(f.Damaged, maxCause),
-			Advice: "put the disk back, revert the sandbox to a snapshot, or delete it",
+			Advice: "put the disk back, revert the sandbox (to a snapshot, or golden), or delete it",
 		})
 	}
 	if discards {

@@ -25,8 +25,8 @@ const takeUp = 10 * time.Second
 type Event struct {
 	// ID is the domain's UUID.
 	ID string
-	// Agent: its agent connected or disconnected; otherwise its own state or
-	// existence changed.
+	// Agent: its agent connected or disconnected; otherwise its own state,
+	// definition, devices or existence changed.
 	Agent bool
 }
 
@@ -65,46 +65,77 @@ func (c *Client) watch(ctx context.Context, s *session, connected func(), event 
 	stop := context.AfterFunc(ctx, s.kill)
 	defer stop()
 
-	hang := time.AfterFunc(Quick, s.kill)
-	lifecycle, err := s.lib.SubscribeEvents(context.Background(), libvirt.DomainEventIDLifecycle, libvirt.OptDomain{})
-	if err != nil {
-		hang.Stop()
+	events, ok := subscribe(s)
+	if !ok {
 		return false
 	}
-	agent, err := s.lib.SubscribeEvents(context.Background(), libvirt.DomainEventIDAgentLifecycle, libvirt.OptDomain{})
-	if err != nil {
-		hang.Stop()
-		s.kill()
-		drain(lifecycle)
-		return false
-	}
-	hang.Stop()
 	connected()
 	var reading sync.WaitGroup
 	reading.Go(func() { c.beat(s) })
 	settled := time.NewTimer(takeUp)
 	defer settled.Stop()
-	for lifecycle != nil || agent != nil {
+	for events != nil {
 		select {
 		case <-settled.C:
 			connected()
-		case e, ok := <-lifecycle:
+		case e, ok := <-events:
 			if !ok {
-				lifecycle = nil
-			} else if m, ok := e.(*libvirt.DomainEventCallbackLifecycleMsg); ok {
-				event(Event{ID: uuid.UUID(m.Msg.Dom.UUID).String()})
-			}
-		case e, ok := <-agent:
-			if !ok {
-				agent = nil
-			} else if m, ok := e.(*libvirt.DomainEventCallbackAgentLifecycleMsg); ok {
-				event(Event{ID: uuid.UUID(m.Dom.UUID).String(), Agent: true})
+				events = nil
+			} else if known, ok := eventOf(e); ok {
+				event(known)
 			}
 		}
 	}
 	s.kill()
 	reading.Wait()
 	return true
+}
+
+// subscriptions are the events that change what is known of a machine: of its state
+// and definition, its agent, and devices that others plug in.
+var subscriptions = []libvirt.DomainEventID{
+	libvirt.DomainEventIDLifecycle, libvirt.DomainEventIDAgentLifecycle, libvirt.DomainEventIDDeviceAdded,
+}
+
+// subscribe returns a channel of all events, which ends with the connection.
+func subscribe(s *session) (<-chan interface{}, bool) {
+	hang := time.AfterFunc(Quick, s.kill)
+	defer hang.Stop()
+	all := make(chan interface{})
+	var reading sync.WaitGroup
+	for _, id := range subscriptions {
+		some, err := s.lib.SubscribeEvents(context.Background(), id, libvirt.OptDomain{})
+		if err != nil {
+			s.kill()
+			go drain(all)
+			reading.Wait()
+			close(all)
+			return nil, false
+		}
+		reading.Go(func() {
+			for e := range some {
+				all <- e
+			}
+		})
+	}
+	go func() {
+		reading.Wait()
+		close(all)
+	}()
+	return all, true
+}
+
+// eventOf translates an event.
+func eventOf(e interface{}) (Event, bool) {
+	switch m := e.(type) {
+	case *libvirt.DomainEventCallbackLifecycleMsg:
+		return Event{ID: uuid.UUID(m.Msg.Dom.UUID).String()}, true
+	case *libvirt.DomainEventCallbackDeviceAddedMsg:
+		return Event{ID: uuid.UUID(m.Dom.UUID).String()}, true
+	case *libvirt.DomainEventCallbackAgentLifecycleMsg:
+		return Event{ID: uuid.UUID(m.Dom.UUID).String(), Agent: true}, true
+	}
+	return Event{}, false
 }
 
 // beat asks for a sign of life until the connection is over, and ends it when
