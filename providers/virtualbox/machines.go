@@ -336,4 +336,6 @@ func (p *Provider) logOf(r record) string { return filepath.Join(p.vmDir(r), "Lo
 
 // seed is a machine's cloud-init seed. It is in VirtualBox's folder, so that
 // VirtualBox forgets it together with the machine.
-func (p *Provider) seed(r record) string { return filepath.Join(p.vmDir(r), "seed.iso") }
+func (p *Provider) seed(r record) string { return filepath.Join(p.vmDir(r), seedName) }
+
+const seedName = "seed.iso"
