@@ -87,6 +87,9 @@ func (p *Provider) make(ctx context.Context, spec providers.MachineSpec, was mac
 	} else if was.record.Disk != "" {
 		r.Image, r.Snapshot = was.record.Image, was.record.Snapshot // the disk stays on what it was cloned from
 	}
+	if was.info != nil && was.whole() && r.MemoryBytes == 0 { // as an earlier version noted it
+		r.CPUs, r.MemoryBytes = spec.CPUs, spec.MemoryBytes
+	}
 	if spec.Install != nil && r.Installer == "" {
 		r.Installer = answersOurs // there is something to remove from here on
 	}
