@@ -53,6 +53,8 @@ type daemon struct {
 	usage *usage.Tracker
 	// sweep is the interval of the garbage collection.
 	sweep time.Duration
+	// resync is how often what is settled is looked at.
+	resync time.Duration
 	// log gets what the controllers log; the zero Logger means the test's.
 	log logr.Logger
 
@@ -74,7 +76,7 @@ func host(t testing.TB, o fake.Options) *daemon {
 		must(t, os.WriteFile(filepath.Join(dir, f), []byte("image"), 0o644))
 	}
 	must(t, os.Mkdir(filepath.Join(dir, "share"), 0o755))
-	return &daemon{t: t, world: fake.NewWorld(o), dir: dir, usage: usage.New(nil), sweep: 200 * time.Millisecond}
+	return &daemon{t: t, world: fake.NewWorld(o), dir: dir, usage: usage.New(nil), sweep: 200 * time.Millisecond, resync: 2 * time.Second}
 }
 
 // start runs the daemon until stop or the end of the test.
@@ -102,7 +104,7 @@ func (d *daemon) start() {
 		Defaults: sandbox.Defaults{CPUs: 1, Memory: resource.MustParse("256Mi")},
 		Usage:    d.usage,
 		SSH:      d.ssh, BuildSSH: d.buildSSH, BuildLogs: build.NewLogs(filepath.Join(d.dir, "builds")), BuildLimits: d.limits,
-		Logger: log, Resync: 2 * time.Second, GCInterval: d.sweep, GCGrace: 300 * time.Millisecond,
+		Logger: log, Resync: d.resync, GCInterval: d.sweep, GCGrace: 300 * time.Millisecond,
 	})
 	must(t, err)
 	ended := make(chan error, 1)

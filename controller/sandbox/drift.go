@@ -191,6 +191,22 @@ func (t told) same(c *metav1.Condition) bool {
 	return c != nil && c.Reason == t.reason && strings.HasPrefix(c.Message, t.what+seenAt)
 }
 
+// since is what was told before of a change that looks another way now that the machine
+// was powered off because of it.
+func (t told) since(v *view) told {
+	c := meta.FindStatusCondition(v.sbx.Status.Conditions, v1.ConditionDrifted)
+	off := v.machine != nil && v.machine.Power == providers.PowerOff
+	if off && t.what != "" && c != nil && c.Reason == t.reason && counted(&v.sbx.Status, c) {
+		t.what = whatOf(c)
+	}
+	return t
+}
+
+// counted tells whether the machine was powered off because of what a condition tells.
+func counted(st *v1.SandboxStatus, c *metav1.Condition) bool {
+	return st.RepairedAt != nil && !st.RepairedAt.Before(&c.LastTransitionTime)
+}
+
 // whatOf is what a condition told; empty when it told of nobody else's change.
 func whatOf(c *metav1.Condition) string {
 	if c == nil || c.Reason == v1.ReasonRestartRequired {

@@ -224,7 +224,7 @@ func (r *Reconciler) step(ctx context.Context, p providers.Provider, v *view) bo
 	}
 	spec, err := r.desire(v)
 	r.remember(v)
-	v.told = drifted(v)
+	v.told = drifted(v).since(v)
 	if err != nil {
 		v.err = err
 		r.restrain(ctx, p, v)

@@ -54,9 +54,12 @@ func (r *Reconciler) announce(ctx context.Context, v *view) error {
 	return nil
 }
 
-// countRepair counts those that follow one another.
+// countRepair counts those that follow one another, each once, also when it was cut off.
 func countRepair(v *view) {
 	st, now := &v.sbx.Status, metav1.NewTime(v.now)
+	if had := meta.FindStatusCondition(st.Conditions, v1.ConditionDrifted); v.told.same(had) && counted(st, had) {
+		return
+	}
 	if st.RepairedAt == nil || v.now.Sub(st.RepairedAt.Time) > repairMemory {
 		st.Repairs = 0
 	}

@@ -66,7 +66,7 @@ func (w *World) damage(m *machine, pt *parts) (all []providers.Drift) {
 	if pt != nil && pt.lost != nil {
 		d := providers.Drift{
 			Reason: v1.ReasonDiskLost, Remedy: providers.RemedyNone, Detail: "the file of its disk is gone",
-			Advice: fmt.Sprintf("put the file back, or have a fresh disk made with sandboxd revert %s -n %s --to golden, or delete the sandbox", m.spec.Name, m.spec.Namespace),
+			Advice: fmt.Sprintf("put the file back, or have a fresh disk made with sandboxd revert %s golden -n %s, or delete the sandbox", m.spec.Name, m.spec.Namespace),
 		}
 		if m.on() {
 			d.Detail += "; what the guest has written is lost once it is off"

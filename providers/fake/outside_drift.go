@@ -130,3 +130,14 @@ func (w *World) RestoreDiskFile(id types.UID) error {
 		return nil
 	})
 }
+
+// StartByHand lets a machine run that is off, paused or saved. Its network is as it
+// is.
+func (w *World) StartByHand(id types.UID) error {
+	return w.powered(id, func(m *machine) {
+		if m.power == providers.PowerOff {
+			w.powerOn(m)
+		}
+		w.resume(m)
+	}, providers.PowerOff, providers.PowerPaused, providers.PowerSaved)
+}
