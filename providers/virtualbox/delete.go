@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io/fs"
 	"os"
+	"path/filepath"
 
 	"k8s.io/apimachinery/pkg/types"
 
@@ -200,14 +201,15 @@ func (p *Provider) removeFolder(ctx context.Context, id types.UID) error {
 	if err := p.closeMedia(ctx, id, dir); err != nil {
 		return err
 	}
-	if seed := p.seed(r); r.VM != "" && files.Exists(seed) {
+	seeds, _ := filepath.Glob(filepath.Join(dir, "*", seedName)) // in whatever somebody has called the folder
+	for _, seed := range seeds {
 		// VirtualBox would remember the seed as long as it runs.
 		if _, err := p.manage(ctx, id, 0, "closemedium", "dvd", seed); ctx.Err() != nil {
 			return err
 		}
 	}
 	if r.Installer != "" && r.VM != "" {
-		if err := p.closeDVDs(ctx, id, p.vmDir(r)); err != nil {
+		if err := p.closeDVDs(ctx, id, dir); err != nil {
 			return err
 		}
 	}

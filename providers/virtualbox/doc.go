@@ -30,4 +30,14 @@
 // except the host's loopback addresses. A hostonly machine has a network of its
 // own with the host, whose addresses all answer. Such machines run, and are not
 // reported as isolated (see beyond).
+//
+// # Drift
+//
+// What the isolation rests on, and what else the machine was made as, is compared at
+// each look, also while it is off (drift.go, flaws.go):
+//
+//	name, memory, CPUs, devices, a disk of somebody's ──▶ put back while it is off
+//	clipboard, display, cable, port forwards          ──▶ put back at once, by controlvm
+//	another network card or connection, a folder      ──▶ it must not run on
+//	the disk's file, snapshots by hand                ──▶ told, and left alone
 package virtualbox

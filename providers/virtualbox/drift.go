@@ -235,13 +235,15 @@ func (p *Provider) startable(m machine) error {
 	if err != nil {
 		return p.fileError(machineObject(m.id), err)
 	}
-	for _, f := range diskFlaws(m, p.data.MachineDir(m.id), s) {
-		if f.Remedy == providers.RemedyNone {
-			return providers.Errorf(providers.ErrInvalid, machineObject(m.id), "it was not started: %s: %s", f.Detail, f.Advice).WithReason(f.Reason)
-		}
-		return providers.Errorf(providers.ErrUnavailable, machineObject(m.id), "it was not started: %s: ensure the machine again", f.Detail).WithReason(f.Reason)
+	found := diskFlaws(m, p.data.MachineDir(m.id), s)
+	switch {
+	case len(found) == 0:
+		return nil
+	case found[0].Remedy == providers.RemedyNone:
+		return providers.Errorf(providers.ErrInvalid, machineObject(m.id), "it was not started: %s: %s", found[0].Detail, found[0].Advice).WithReason(found[0].Reason)
+	default:
+		return providers.Errorf(providers.ErrUnavailable, machineObject(m.id), "it was not started: %s: ensure the machine again", found[0].Detail).WithReason(found[0].Reason)
 	}
-	return nil
 }
 
 // diskLost tells whether a machine's disk, or a file that it lies on, is gone.

@@ -234,6 +234,7 @@ func TestRenamedFolder(t *testing.T) {
 		}
 	}
 	write(filepath.Join(dir, "mine", "mine.vbox"))
+	write(filepath.Join(dir, "mine", "default.web.7ff09921-1.19-linux.vbox")) // from before a snapshot was taken
 	write(filepath.Join(dir, "empty", "x"))
 	if got, def := p.vmDir(r), p.definition(r); got != filepath.Join(dir, "mine") || def != filepath.Join(dir, "mine", "mine.vbox") {
 		t.Errorf("renamed: %s, %s", got, def)

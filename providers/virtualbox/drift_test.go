@@ -41,6 +41,9 @@ func (l *lab) wantNone(t testing.TB, when string, spec providers.MachineSpec, po
 // TestNothingDrifts: what sandboxd does itself is no drift, nor is what VirtualBox makes
 // of it, in any state.
 func TestNothingDrifts(t *testing.T) {
+	if testing.Short() {
+		t.Skip("in the brief form the conformance suite looks for drift wherever it observes a machine")
+	}
 	l := newLab(t)
 	ctx := t.Context()
 	spec := l.spec("machine")
@@ -160,6 +163,9 @@ func TestDriftWhileOn(t *testing.T) {
 // TestDisksByOthers: a machine's own disk is put back, and what somebody has put into
 // its drives is taken out and stays.
 func TestDisksByOthers(t *testing.T) {
+	if testing.Short() {
+		t.Skip("in the brief form the conformance suite swaps a disk")
+	}
 	l := newLab(t)
 	ctx := t.Context()
 	spec := l.spec("machine")
@@ -205,6 +211,9 @@ func TestDisksByOthers(t *testing.T) {
 // TestDiskLost: a machine whose disk is gone is left alone, and Reset or the file makes
 // it whole again.
 func TestDiskLost(t *testing.T) {
+	if testing.Short() {
+		t.Skip("in the brief form the conformance suite removes a disk's file")
+	}
 	l := newLab(t)
 	ctx := t.Context()
 	spec := l.spec("machine")

@@ -87,6 +87,9 @@ func (p *Provider) make(ctx context.Context, spec providers.MachineSpec, was mac
 	} else if was.record.Disk != "" {
 		r.Image, r.Snapshot = was.record.Image, was.record.Snapshot // the disk stays on what it was cloned from
 	}
+	if was.info != nil && was.whole() && r.MemoryBytes == 0 { // as an earlier version noted it
+		r.CPUs, r.MemoryBytes = spec.CPUs, spec.MemoryBytes
+	}
 	if spec.Install != nil && r.Installer == "" {
 		r.Installer = answersOurs // there is something to remove from here on
 	}
@@ -336,4 +339,6 @@ func (p *Provider) logOf(r record) string { return filepath.Join(p.vmDir(r), "Lo
 
 // seed is a machine's cloud-init seed. It is in VirtualBox's folder, so that
 // VirtualBox forgets it together with the machine.
-func (p *Provider) seed(r record) string { return filepath.Join(p.vmDir(r), "seed.iso") }
+func (p *Provider) seed(r record) string { return filepath.Join(p.vmDir(r), seedName) }
+
+const seedName = "seed.iso"

@@ -40,9 +40,13 @@ func (p *Provider) definition(r record) string {
 	return made
 }
 
-// onlyDefinition finds the one definition in a folder; empty when there is none, or
-// several.
+// onlyDefinition finds the definition in a folder that somebody has renamed: the one of
+// the folder's name, or the only one. VirtualBox keeps others beside it, as they were
+// before it needed another version of the format. Empty when there is none.
 func onlyDefinition(dir string) string {
+	if path := filepath.Join(dir, filepath.Base(dir)+".vbox"); files.Exists(path) {
+		return path
+	}
 	entries, _ := os.ReadDir(dir)
 	found := ""
 	for _, e := range entries {

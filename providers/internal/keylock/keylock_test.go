@@ -76,3 +76,39 @@ func TestTryLock(t *testing.T) {
 		t.Errorf("%d names are kept", len(l.held))
 	}
 }
+
+func TestTryShare(t *testing.T) {
+	l := New()
+	ctx := context.Background()
+	one, ok := l.TryShare("a")
+	two, again := l.TryShare("a")
+	if !ok || !again {
+		t.Fatal("a free name cannot be shared")
+	}
+	if _, ok := l.TryLock("a"); ok {
+		t.Error("a name that is shared is locked")
+	}
+	locked := make(chan func())
+	go func() {
+		unlock, err := l.Lock(ctx, "a")
+		if err != nil {
+			t.Error(err)
+		}
+		locked <- unlock
+	}()
+	one()
+	two()
+	unlock := <-locked
+	if _, ok := l.TryShare("a"); ok {
+		t.Error("a name that is locked is shared")
+	}
+	unlock()
+	if len(l.held) != 0 {
+		t.Errorf("names are kept: %v", l.held)
+	}
+	three, ok := l.TryShare("a")
+	if !ok {
+		t.Fatal("a name that was given back cannot be shared")
+	}
+	three()
+}
