@@ -94,7 +94,7 @@ soak: build tiny ## Work a daemon hard on a real libvirt (DURATION=5m), and look
 	hack/soak $(TINY) --duration $(DURATION) $(if $(SEED),--seed $(SEED))
 
 .PHONY: fuzz-short
-fuzz-short: ## Run every fuzz target for two seconds: some minutes in all
+fuzz-short: ## Run every fuzz target for two seconds: minutes, and more the first time, when all is built for it
 	hack/fuzz 2s
 
 .PHONY: fuzz

@@ -42,7 +42,7 @@ var hostile = map[string][]string{
 	"providers/internal/qemuimg":                 {"FuzzInspect"},
 	"providers/internal/source":                  {"FuzzManifest"},
 	"providers/kvm":                              {"FuzzInterfaces", "FuzzLease"},
-	"providers/kvm/internal/agent":               {"FuzzReplies"},
+	"providers/kvm/internal/agent":               {"FuzzDecoded", "FuzzReplies"},
 	"providers/kvm/internal/domain":              {"FuzzParse", "FuzzRecord"},
 	"providers/kvm/internal/identity":            {"FuzzNetwork"},
 	"providers/ssh":                              {"FuzzLine", "FuzzStream"},
