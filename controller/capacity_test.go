@@ -67,7 +67,7 @@ func (w witness) Start(ctx context.Context, id types.UID) error {
 	err := w.Provider.Start(ctx, id)
 	running := 0
 	for id := range w.known {
-		if m, err := w.Provider.GetMachine(context.Background(), id); err == nil && m.Power != providers.PowerOff && m.Power != providers.PowerSaved {
+		if m, err := w.GetMachine(context.Background(), id); err == nil && m.Power != providers.PowerOff && m.Power != providers.PowerSaved {
 			running++
 		}
 	}

@@ -35,7 +35,7 @@ import (
 )
 
 // patience stops a test that hangs; nothing is expected to take so long.
-const patience = 15 * time.Second
+const patience = 3 * time.Minute
 
 // daemon is the control plane of one daemon, on a real store and a real API
 // server, over a simulated host that outlives it.

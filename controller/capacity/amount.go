@@ -145,10 +145,10 @@ func size(bytes int64, up bool) string {
 	if up && rest*10%unit > 0 {
 		tenths++
 	}
-	switch {
-	case tenths == 0:
+	switch tenths {
+	case 0:
 		return fmt.Sprintf("%d%s", whole, name)
-	case tenths == 10:
+	case 10:
 		return fmt.Sprintf("%d%s", whole+1, name)
 	default:
 		return fmt.Sprintf("%d.%d%s", whole, tenths, name)
