@@ -107,7 +107,7 @@ func (d *daemon) start() {
 		Usage:    d.usage,
 		SSH:      d.ssh, BuildSSH: d.buildSSH, BuildLogs: build.NewLogs(filepath.Join(d.dir, "builds")), BuildLimits: d.limits,
 		Capacity: d.capacity,
-		Logger: log, Resync: d.resync, GCInterval: d.sweep, GCGrace: 300 * time.Millisecond,
+		Logger:   log, Resync: d.resync, GCInterval: d.sweep, GCGrace: 300 * time.Millisecond,
 	})
 	must(t, err)
 	ended := make(chan error, 1)

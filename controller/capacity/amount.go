@@ -102,6 +102,10 @@ func (a Amount) String() string {
 // wanted words what is asked for of a resource.
 func wanted(r Resource, n int64) string {
 	switch {
+	case n == Unlimited && (r == Memory || r == Disk):
+		return "any amount of " + r.String()
+	case n == Unlimited:
+		return "any number of " + r.String()
 	case r == Sandboxes && n == 1:
 		return "a place"
 	case r == Sandboxes:
