@@ -53,10 +53,10 @@ type daemon struct {
 	usage *usage.Tracker
 	// capacity is what machines share; the zero value has no limit.
 	capacity controller.Capacity
-	// resync is how often settled objects are looked at without being woken.
-	resync time.Duration
 	// sweep is the interval of the garbage collection.
 	sweep time.Duration
+	// resync is how often what is settled is looked at.
+	resync time.Duration
 	// log gets what the controllers log; the zero Logger means the test's.
 	log logr.Logger
 
@@ -78,7 +78,7 @@ func host(t testing.TB, o fake.Options) *daemon {
 		must(t, os.WriteFile(filepath.Join(dir, f), []byte("image"), 0o644))
 	}
 	must(t, os.Mkdir(filepath.Join(dir, "share"), 0o755))
-	return &daemon{t: t, world: fake.NewWorld(o), dir: dir, usage: usage.New(nil), resync: 2 * time.Second, sweep: 200 * time.Millisecond}
+	return &daemon{t: t, world: fake.NewWorld(o), dir: dir, usage: usage.New(nil), sweep: 200 * time.Millisecond, resync: 2 * time.Second}
 }
 
 // start runs the daemon until stop or the end of the test.
@@ -104,10 +104,9 @@ func (d *daemon) start() {
 	c, err := controller.New(ctx, controller.Options{
 		Config: api.LoopbackConfig(), Providers: providers.NewSet(v1.ProviderKVM, p), HostPaths: paths,
 		Defaults: sandbox.Defaults{CPUs: 1, Memory: resource.MustParse("256Mi")},
-		Usage:    d.usage,
-		SSH:      d.ssh, BuildSSH: d.buildSSH, BuildLogs: build.NewLogs(filepath.Join(d.dir, "builds")), BuildLimits: d.limits,
-		Capacity: d.capacity,
-		Logger:   log, Resync: d.resync, GCInterval: d.sweep, GCGrace: 300 * time.Millisecond,
+		Usage:    d.usage, Capacity: d.capacity,
+		SSH: d.ssh, BuildSSH: d.buildSSH, BuildLogs: build.NewLogs(filepath.Join(d.dir, "builds")), BuildLimits: d.limits,
+		Logger: log, Resync: d.resync, GCInterval: d.sweep, GCGrace: 300 * time.Millisecond,
 	})
 	must(t, err)
 	ended := make(chan error, 1)

@@ -30,18 +30,13 @@ type view struct {
 	kept bool
 	// unmade and unreverted say what a fork and a revert wait for, if they do.
 	unmade, unreverted wait
-	// unadmitted says what of the host's capacity is waited for, if it is; asked
-	// that it was asked for any, or has some.
-	unadmitted wait
-	asked      bool
-	// parentDisk is the size of the disk that a fork's is a clone of, if it is known.
-	parentDisk int64
 	// last is the step that the reconciliation ended with.
 	last  step
 	guest guestCheck
 	// err is what ended the reconciliation, if anything did.
 	err error
 	now time.Time
+	room
 }
 
 // guestCheck is the outcome of the readiness check of a running machine.
@@ -204,13 +199,14 @@ func offReason(v view) (reason, message string) {
 	if v.desired.Power != v1.PowerRunning {
 		return v1.ReasonStopped, "the machine is off"
 	}
+	if v.unadmitted.reason != "" {
+		return v.unadmitted.reason, v.unadmitted.message
+	}
 	switch {
 	case v.last.why == whyExited && v.machine.OffReason == providers.OffShutdown:
 		return v1.ReasonExited, "the guest shut down and spec.restartPolicy leaves it off: set powerState to Stopped and Running again to start it"
 	case v.last.why == whyExited:
 		return v1.ReasonCrashed, fmt.Sprintf("the machine ended by itself (%s) and spec.restartPolicy leaves it off", v.machine.OffReason)
-	case v.unadmitted.reason != "":
-		return v.unadmitted.reason, v.unadmitted.message
 	case v.last.why == whyCrashLoop:
 		return v1.ReasonCrashed, fmt.Sprintf("the machine ended by itself (%s) after %d restarts: the next one waits until %s",
 			v.machine.OffReason, v.sbx.Status.Restarts, v.now.Add(v.last.after).UTC().Format(time.RFC3339))
