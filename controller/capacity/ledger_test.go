@@ -343,6 +343,12 @@ func TestNobodyGainsByABlink(t *testing.T) {
 	}
 	ready(objects, 2) // not ready
 	look := l.Look(first.Who)
+	l.Keep(first.Who, first.ID, Amount{})
+	look()
+	if got := l.Woken(); len(got) > 0 {
+		t.Fatalf("%v are woken, and were not looked at since they changed", got)
+	}
+	look = l.Look(first.Who)
 	ready(objects, 3) // ready again, in the middle of the look
 	l.Keep(first.Who, first.ID, Amount{})
 	look()
