@@ -130,10 +130,12 @@ func samples(path string) [3]string {
 		return [3]string{"native", "interpreter", "recompiler"}
 	case "kvm.subnetPool", "virtualbox.subnetPool":
 		return [3]string{"10.1.0.0/16", "10.2.0.0/16", "10.3.0.0/16"}
-	case "defaults.cpus", "workers":
+	case "defaults.cpus", "workers", "capacity.cpus", "capacity.sandboxes":
 		return [3]string{"2", "3", "4"}
-	case "defaults.memory":
+	case "defaults.memory", "capacity.memory", "capacity.disk":
 		return [3]string{"1Gi", "2Gi", "3Gi"}
+	case "capacity.overcommit.memory", "capacity.overcommit.cpus", "capacity.overcommit.disk":
+		return [3]string{"1.5", "2", "0"}
 	case "resync", "gc.interval", "gc.grace":
 		return [3]string{"2m", "3h", "10s"}
 	case "log.level":
@@ -209,6 +211,9 @@ func TestRefused(t *testing.T) {
 		"relative root":        {env: map[string]string{"SANDBOXD_ALLOWED_HOST_PATHS": "/a,b"}, want: `allowedHostPaths: "b" is not an absolute path`},
 		"bad provider":         {env: map[string]string{"HYPERVISOR": "xen"}, want: `environment variable HYPERVISOR: "xen" is not one of kvm, virtualbox`},
 		"bad memory":           {flags: map[string]string{"defaults.memory": "1Mi"}, want: `defaults.memory 1Mi is less than 64Mi`},
+		"no capacity":          {flags: map[string]string{"capacity.memory": "-1"}, want: `capacity: none of memory -1, cpus 0, disk 0 and sandboxes 0 may be less than 0`},
+		"bad factor":           {flags: map[string]string{"capacity.overcommit.cpus": "-2"}, want: `flag --capacity-overcommit-cpus: "-2" is not a number from 0 to 1000`},
+		"not a factor":         {flags: map[string]string{"capacity.overcommit.disk": "NaN"}, want: `flag --capacity-overcommit-disk: "NaN" is not a number from 0 to 1000`},
 		"bad workers":          {flags: map[string]string{"workers": "0"}, want: `workers 0 is not between 1 and 1024`},
 		"bad pool":             {flags: map[string]string{"kvm.subnetPool": "10.0.0.0/24"}, want: `kvm.subnetPool 10.0.0.0/24 is not an IPv4 prefix of at most /20`},
 		"long socket":          {flags: map[string]string{"socket": "/" + strings.Repeat("x", 200)}, want: `is longer than the 94 bytes`},

@@ -67,7 +67,7 @@ func (w witness) Start(ctx context.Context, id types.UID) error {
 	err := w.Provider.Start(ctx, id)
 	running := 0
 	for id := range w.known {
-		if m, err := w.Provider.GetMachine(context.Background(), id); err == nil && m.Power != providers.PowerOff && m.Power != providers.PowerSaved {
+		if m, err := w.GetMachine(context.Background(), id); err == nil && m.Power != providers.PowerOff && m.Power != providers.PowerSaved {
 			running++
 		}
 	}
@@ -448,5 +448,53 @@ func TestManyInParallel(t *testing.T) {
 	}
 	if c.most != 3 {
 		t.Errorf("%d ran at a time, and there is room for 3", c.most)
+	}
+}
+
+// TestALongLineIsWrittenLittleOf: of those far back in line nothing is written while
+// others have their turn.
+func TestALongLineIsWrittenLittleOf(t *testing.T) {
+	d, _ := crowded(t, 1)
+	d.start()
+	list := several(40)
+	d.create(goldenImage("golden"))
+	d.createAll(list)
+	until(d, list[0], "ready", ready)
+	for i, s := range list[1:] {
+		if i < 10 {
+			d.says(s, v1.ReasonCapacity, "0Ki of 256Mi free")
+		} else {
+			d.says(s, v1.ReasonWaitingInLine, "waits behind default/"+list[i].Name)
+		}
+	}
+	writes := map[string]int{}
+	var mu sync.Mutex
+	watch, err := d.client.Watch(t.Context(), &v1.SandboxList{}, &client.ListOptions{Raw: &metav1.ListOptions{ResourceVersion: list[39].ResourceVersion}})
+	must(t, err)
+	defer watch.Stop()
+	go func() {
+		for e := range watch.ResultChan() {
+			if s, ok := e.Object.(*v1.Sandbox); ok {
+				mu.Lock()
+				writes[s.Name]++
+				mu.Unlock()
+			}
+		}
+	}()
+	const turns = 5
+	for i := range turns {
+		d.remove(list[i])
+		until(d, list[i+1], "ready", ready)
+		d.says(list[i+2], v1.ReasonCapacity, "needs 256Mi memory, 0Ki of 256Mi free")
+	}
+	mu.Lock()
+	defer mu.Unlock()
+	if writes[list[turns].Name] == 0 {
+		t.Fatal("nothing was seen of the one that runs")
+	}
+	for _, s := range list[turns+12:] {
+		if writes[s.Name] > 0 {
+			t.Errorf("%s, far back in line, was written %d times", s.Name, writes[s.Name])
+		}
 	}
 }

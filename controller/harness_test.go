@@ -37,7 +37,7 @@ import (
 )
 
 // patience stops a test that hangs; nothing is expected to take so long.
-const patience = 15 * time.Second
+const patience = 3 * time.Minute
 
 // daemon is the control plane of one daemon, on a real store and a real API
 // server, over a simulated host that outlives it.
@@ -55,14 +55,14 @@ type daemon struct {
 	usage *usage.Tracker
 	// capacity is what machines share; the zero value has no limit.
 	capacity controller.Capacity
-	// resync is how often settled objects are looked at without being woken.
-	resync time.Duration
 	// sweep is the interval of the garbage collection.
 	sweep time.Duration
 	// clock is the wall clock; nil means the real one.
 	clock clock.Clock
 	// api changes how the controllers reach the API.
 	api func(*rest.Config)
+	// resync is how often what is settled is looked at.
+	resync time.Duration
 	// log gets what the controllers log; the zero Logger means the test's.
 	log logr.Logger
 

@@ -1,7 +1,7 @@
 // Package doctor finds out what keeps sandboxd from working on a host, and says
 // in plain words how to mend it.
 //
-//	configuration ─▶ folders ─▶ daemon (socket, answer, version) ─▶ hypervisors
+//	configuration ─▶ folders ─▶ capacity ─▶ daemon (socket, answer, version) ─▶ hypervisors
 //
 // Every check looks and changes nothing. A check that failed does not keep the
 // others from being made.
@@ -44,6 +44,8 @@ type Options struct {
 	Version string
 	// ServerVersion asks the daemon.
 	ServerVersion func(context.Context) (*version.Info, error)
+	// Capacity says what machines may have; nil says nothing.
+	Capacity func() providers.Finding
 	// Hypervisors make the checks of the providers.
 	Hypervisors []func(context.Context) []providers.Finding
 }
@@ -55,6 +57,9 @@ const askTimeout = 10 * time.Second
 func Run(ctx context.Context, o Options) []providers.Finding {
 	checks := []providers.Finding{configCheck(o)}
 	checks = append(checks, dirCheck("data folder", o.Config.DataDir, "--data-dir"), imagesCheck(o.Config.BaseImageDir))
+	if o.Capacity != nil {
+		checks = append(checks, o.Capacity())
+	}
 	checks = append(checks, daemonChecks(ctx, o)...)
 	for _, hypervisor := range o.Hypervisors {
 		checks = append(checks, hypervisor(ctx)...)

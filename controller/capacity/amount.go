@@ -102,6 +102,10 @@ func (a Amount) String() string {
 // wanted words what is asked for of a resource.
 func wanted(r Resource, n int64) string {
 	switch {
+	case n == Unlimited && (r == Memory || r == Disk):
+		return "any amount of " + r.String()
+	case n == Unlimited:
+		return "any number of " + r.String()
 	case r == Sandboxes && n == 1:
 		return "a place"
 	case r == Sandboxes:
@@ -145,10 +149,10 @@ func size(bytes int64, up bool) string {
 	if up && rest*10%unit > 0 {
 		tenths++
 	}
-	switch {
-	case tenths == 0:
+	switch tenths {
+	case 0:
 		return fmt.Sprintf("%d%s", whole, name)
-	case tenths == 10:
+	case 10:
 		return fmt.Sprintf("%d%s", whole+1, name)
 	default:
 		return fmt.Sprintf("%d.%d%s", whole, tenths, name)

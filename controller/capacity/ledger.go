@@ -46,6 +46,8 @@ type Ledger struct {
 	// large are those whose claim can never be met.
 	large map[types.UID]Who
 	seen  map[Who]Key
+	// looking are the keys of those that are being looked at.
+	looking map[Who]Key
 	// unseen are those that there were at the start and were not looked at since.
 	unseen map[Who]bool
 	woken  map[Who]bool
@@ -60,6 +62,8 @@ type holding struct {
 
 type waiting struct {
 	Claim
+	// key that it had when it asked.
+	key     Key
 	verdict Verdict
 	// told is the message that it was given last.
 	told string
@@ -71,7 +75,7 @@ func New(budget Amount, objects Objects) *Ledger {
 	return &Ledger{
 		objects: objects, budget: budget,
 		held: map[types.UID]holding{}, line: map[types.UID]*waiting{}, large: map[types.UID]Who{},
-		seen: map[Who]Key{}, unseen: map[Who]bool{}, woken: map[Who]bool{}, changed: make(chan struct{}, 1),
+		seen: map[Who]Key{}, looking: map[Who]Key{}, unseen: map[Who]bool{}, woken: map[Who]bool{}, changed: make(chan struct{}, 1),
 	}
 }
 
@@ -87,19 +91,27 @@ func (l *Ledger) Restore(who Who, id types.UID, reserved Amount) {
 // Look is called before an object is read to be reconciled, and the function that it
 // returns when that is done, whatever came of it.
 func (l *Ledger) Look(who Who) (done func()) {
-	var key Key
-	if l.objects != nil {
-		key = l.objects.Key(who)
-	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	key := l.key(who)
+	l.looking[who] = key
 	return func() {
 		l.mu.Lock()
 		defer l.mu.Unlock()
+		delete(l.looking, who)
 		first := l.unseen[who]
-		if last, ok := l.seen[who]; ok && last == key && !first {
+		delete(l.unseen, who)
+		last, known := l.seen[who]
+		l.seen[who] = key
+		switch {
+		case l.key(who) != key: // nobody knows which of both was seen, and it is looked at again
+			delete(l.seen, who)
+			if !first {
+				return
+			}
+		case known && last == key && !first:
 			return
 		}
-		l.seen[who] = key
-		delete(l.unseen, who)
 		if l.objects != nil || first && len(l.unseen) == 0 {
 			l.plan()
 		}
@@ -131,7 +143,10 @@ func (l *Ledger) Ask(c Claim) Verdict {
 		w = &waiting{}
 		l.line[c.ID] = w
 	}
-	w.Claim = c
+	w.Claim, w.key = c, l.key(c.Who)
+	if key, looks := l.looking[c.Who]; looks {
+		w.key = key
+	}
 	l.plan()
 	if _, waits := l.line[c.ID]; !waits {
 		delete(l.woken, c.Who)
@@ -197,6 +212,7 @@ func (l *Ledger) Gone(who Who) {
 		}
 	}
 	delete(l.seen, who)
+	delete(l.looking, who)
 	delete(l.unseen, who)
 	l.plan()
 }
@@ -272,6 +288,7 @@ func (l *Ledger) plan() {
 	}
 	s := State{Budget: l.budget, Held: l.sum, Unseen: len(l.unseen) > 0, Coming: l.coming()}
 	for _, w := range l.line {
+		w.Stale = w.key != l.key(w.Who)
 		s.Line = append(s.Line, w.Claim)
 	}
 	sorted(s.Line)
@@ -291,6 +308,13 @@ func (l *Ledger) plan() {
 	if news {
 		l.signal()
 	}
+}
+
+func (l *Ledger) key(who Who) Key {
+	if l.objects == nil {
+		return Key{}
+	}
+	return l.objects.Key(who)
 }
 
 // coming are those that were not looked at since they changed.

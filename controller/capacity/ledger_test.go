@@ -320,3 +320,55 @@ func TestBudgetThatChanges(t *testing.T) {
 		t.Errorf("got %+v", v)
 	}
 }
+
+// TestNobodyGainsByABlink: two wait in line, and their image is not ready for a moment.
+// The first one sees that and leaves the line; the second one has not looked yet, and
+// gets nothing before it has. Then the first one is first again.
+func TestNobodyGainsByABlink(t *testing.T) {
+	first, second := claim("first", 1, Amount{}, Amount{2 * gi, 1, gi, 1}), claim("second", 2, Amount{}, Amount{gi, 1, gi, 1})
+	ready := func(objects cached, generation int64) {
+		objects.add(first, generation)
+		objects.add(second, generation)
+	}
+	objects := cached{}
+	l := New(Amount{2 * gi, 2, 2 * gi, 2}, objects)
+	l.Keep(Who{"team", "runs"}, "runs", Amount{gi, 1, 0, 0})
+	ready(objects, 1)
+	for _, c := range []Claim{first, second} {
+		look := l.Look(c.Who)
+		if v := l.Ask(c); v.Admitted {
+			t.Fatalf("%s: %+v", c.Name, v)
+		}
+		look()
+	}
+	ready(objects, 2) // not ready
+	look := l.Look(first.Who)
+	l.Keep(first.Who, first.ID, Amount{})
+	look()
+	if got := l.Woken(); len(got) > 0 {
+		t.Fatalf("%v are woken, and were not looked at since they changed", got)
+	}
+	ready(objects, 1)
+	look = l.Look(first.Who)
+	ready(objects, 2) // not ready again, in the middle of the look
+	l.Keep(first.Who, first.ID, Amount{})
+	look()
+	ready(objects, 1)
+	if got := l.Woken(); len(got) > 0 {
+		t.Fatalf("%v are woken, and were not looked at", got)
+	}
+	look = l.Look(second.Who)
+	if v := l.Ask(second); v.Admitted || !v.Passing {
+		t.Fatalf("the second one: %+v, want it to wait for the first to be looked at", v)
+	}
+	look()
+	look = l.Look(first.Who)
+	if v := l.Ask(first); v.Admitted || v.Message != "needs 2Gi memory, 1Gi of 2Gi free" {
+		t.Fatalf("the first one: %+v", v)
+	}
+	look()
+	l.Release("runs")
+	if got := l.Woken(); !slices.Equal(got, []Who{first.Who}) {
+		t.Errorf("%v are woken, want the first one", got)
+	}
+}

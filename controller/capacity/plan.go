@@ -54,6 +54,9 @@ type Claim struct {
 	Place
 	// Base is what it has and keeps while it waits, and Want what it is to have.
 	Base, Want Amount
+	// Stale: something changed since it asked, and it is about to be looked at again.
+	// Nothing is given to it before, and it keeps its place in line.
+	Stale bool
 }
 
 // needs is what it asks for in addition; never less than nothing.
@@ -110,6 +113,8 @@ func (s State) Plan() []Verdict {
 		switch {
 		case s.Unseen:
 			verdicts[i] = passing("waits until the daemon has looked at what ran before it was started")
+		case c.Stale && fits(needs, left):
+			verdicts[i] = passing("waits until it has been looked at again")
 		case fits(needs, left.free(expected)):
 			verdicts[i] = Verdict{Admitted: true}
 			free = free.free(needs)

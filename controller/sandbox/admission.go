@@ -17,6 +17,16 @@ import (
 	"sandboxd.dev/sandboxd/providers"
 )
 
+// room is what a reconciliation knows of the host's capacity.
+type room struct {
+	// unadmitted says what of it is waited for, if it is; asked that it was asked for
+	// any, or has some.
+	unadmitted wait
+	asked      bool
+	// parentDisk is the size of the disk that a fork's is a clone of, if it is known.
+	parentDisk int64
+}
+
 // Need is what a sandbox's machine takes while it runs. Without its image, what it
 // does not say itself is unknown and 0.
 func Need(sbx *v1.Sandbox, img *v1.GoldenImage, d Defaults) capacity.Amount {

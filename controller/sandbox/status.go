@@ -35,18 +35,13 @@ type view struct {
 	lost string
 	// told is what others have changed.
 	told told
-	// unadmitted says what of the host's capacity is waited for, if it is; asked
-	// that it was asked for any, or has some.
-	unadmitted wait
-	asked      bool
-	// parentDisk is the size of the disk that a fork's is a clone of, if it is known.
-	parentDisk int64
 	// last is the step that the reconciliation ended with.
 	last  step
 	guest guestCheck
 	// err is what ended the reconciliation, if anything did.
 	err error
 	now time.Time
+	room
 }
 
 // guestCheck is the outcome of the readiness check of a running machine.
@@ -217,6 +212,9 @@ func offReason(v view) (reason, message string) {
 	if v.desired.Power != v1.PowerRunning {
 		return v1.ReasonStopped, "the machine is off"
 	}
+	if v.unadmitted.reason != "" {
+		return v.unadmitted.reason, v.unadmitted.message
+	}
 	switch {
 	case v.last.why == whyDamaged:
 		return v1.ReasonStopped, "the machine is off, and cannot be started as others left it"
@@ -229,8 +227,6 @@ func offReason(v view) (reason, message string) {
 		return v1.ReasonExited, "the guest shut down and spec.restartPolicy leaves it off: set powerState to Stopped and Running again to start it"
 	case v.last.why == whyExited:
 		return v1.ReasonCrashed, fmt.Sprintf("%s (%s) and spec.restartPolicy leaves it off", ended(v.machine), v.machine.OffReason)
-	case v.unadmitted.reason != "":
-		return v.unadmitted.reason, v.unadmitted.message
 	case v.last.why == whyCrashLoop:
 		return v1.ReasonCrashed, fmt.Sprintf("%s (%s) after %d restarts: the next one waits until %s",
 			ended(v.machine), v.machine.OffReason, v.sbx.Status.Restarts, v.now.Add(v.last.after).UTC().Format(time.RFC3339))

@@ -45,7 +45,11 @@ func (b *bench) startDaemon(ctx context.Context, name string, args ...string) (*
 		return nil, err
 	}
 	d := &daemon{binary: b.binary, dir: dir, socket: filepath.Join(dir, "s.sock"), log: log, exited: make(chan error, 1)}
-	args = append([]string{"serve", "--data-dir", filepath.Join(dir, "data"), "--socket", d.socket}, args...)
+	args = append([]string{
+		"serve", "--data-dir", filepath.Join(dir, "data"), "--socket", d.socket,
+		// As many machines are started as are measured. Their memory is the host's.
+		"--capacity-overcommit-cpus", "0", "--capacity-overcommit-disk", "0",
+	}, args...)
 	d.cmd = exec.Command(b.binary, args...)
 	d.cmd.Stdout, d.cmd.Stderr = log, log
 	d.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}

@@ -60,6 +60,8 @@ func (h *host) start(ctx context.Context) error {
 	defer func() { _ = log.Close() }()
 	cmd := exec.Command(h.o.sandboxd, "serve", "--hypervisor", "kvm",
 		"--data-dir", h.path("data"), "--socket", h.path("s.sock"), "--base-image-dir", h.path("images"),
+		// Its sandboxes are more than small hosts have CPUs, and write little of their disks.
+		"--capacity-overcommit-cpus", "16", "--capacity-overcommit-disk", "10",
 		"--gc-interval", "2s", "--gc-grace", "4s", "--resync", "10s", "--log-level", "debug")
 	cmd.Env = h.environment()
 	cmd.Stdout, cmd.Stderr = log, log

@@ -42,6 +42,7 @@ sudo sandboxd doctor --config /etc/sandboxd/config.yaml`),
 		checks := doctor.Run(cmd.Context(), doctor.Options{
 			Config: c, ConfigErr: err, Socket: a.socketPath(),
 			Version: a.build.GitVersion, ServerVersion: a.serverVersion,
+			Capacity:    func() providers.Finding { return daemon.CapacityCheck(c) },
 			Hypervisors: daemon.Diagnoses(c),
 		})
 		if err := a.printChecks(checks, format); err != nil {

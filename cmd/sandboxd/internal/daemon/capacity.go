@@ -12,6 +12,7 @@ import (
 	"sandboxd.dev/sandboxd/config"
 	"sandboxd.dev/sandboxd/controller"
 	"sandboxd.dev/sandboxd/controller/capacity"
+	"sandboxd.dev/sandboxd/providers"
 )
 
 // measureInterval is how often it is worked out again what is free on the disk, which
@@ -75,4 +76,32 @@ func machineFolders(c config.Config) []string {
 func HostCapacity(c config.Config) (capacity.Amount, error) {
 	all := func(types.UID) capacity.Amount { return capacity.Amount{capacity.Disk: math.MaxInt64} }
 	return measured(c, capacitySettings(c.Capacity), all)
+}
+
+// CapacityCheck says what machines may have on this host.
+func CapacityCheck(c config.Config) providers.Finding {
+	f := providers.Finding{Check: "capacity", Severity: providers.SeverityOK}
+	budget, err := HostCapacity(c)
+	if err != nil {
+		f.Severity, f.Message = providers.SeverityWarning, "what machines may have cannot be worked out: "+err.Error()
+		f.Fix = "run this as the daemon's user"
+		return f
+	}
+	if missing := lacking(budget); missing != "" {
+		f.Severity, f.Message = providers.SeverityWarning, "there is no "+missing+" for machines: no sandbox starts"
+		f.Fix = "free some, or set capacity." + missing
+		return f
+	}
+	f.Message = "machines may have " + budget.String()
+	return f
+}
+
+// lacking is the first resource that there is nothing of.
+func lacking(budget capacity.Amount) string {
+	for r, n := range budget {
+		if n == 0 {
+			return capacity.Resource(r).String()
+		}
+	}
+	return ""
 }
