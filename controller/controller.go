@@ -2,7 +2,6 @@ package controller
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"time"
 
@@ -238,7 +237,7 @@ func (c *Controllers) addImages(o Options, wake queue) error {
 		Watches(&v1.SandboxSnapshot{}, c.imagesMadeOf(o, snapshotKey), builder.WithPredicates(originChanged())).
 		WatchesRawSource(wake.source()).
 		WithOptions(options(o.Logger.WithName("goldenimage"), o.Imports+1)).
-		Complete(untilTheEnd(goldenimage.New(goldenimage.Options{
+		Complete(patiently(goldenimage.New(goldenimage.Options{
 			Client: c.manager.GetClient(), Recorder: c.manager.GetEventRecorder("sandboxd"),
 			Providers: o.Providers, HostPaths: o.HostPaths, Imports: c.imports, Resync: o.Resync,
 			Build: goldenimage.BuildOptions{
@@ -269,23 +268,11 @@ func (c *Controllers) addSandboxes(o Options, wake queue, turns *turn.Turns) err
 		Watches(&v1.SandboxSnapshot{}, handler.EnqueueRequestsFromMapFunc(c.usersOf(o.Logger)), builder.WithPredicates(snapshotChanged())).
 		WatchesRawSource(wake.source()).
 		WithOptions(options(o.Logger.WithName("sandbox"), o.Workers)).
-		Complete(untilTheEnd(sandbox.New(sandbox.Options{
+		Complete(patiently(sandbox.New(sandbox.Options{
 			Client: c.manager.GetClient(), Recorder: c.manager.GetEventRecorder("sandboxd"),
 			Providers: o.Providers, HostPaths: o.HostPaths, Defaults: o.Defaults, Resync: o.Resync, SSH: o.SSH,
 			Disks: o.Disks, Turns: turns, Usage: o.Usage,
 		})))
-}
-
-// untilTheEnd makes nothing of it that a reconciliation was cut off because the
-// daemon stops: the next run looks at everything.
-func untilTheEnd(r reconcile.Reconciler) reconcile.Reconciler {
-	return reconcile.Func(func(ctx context.Context, req reconcile.Request) (reconcile.Result, error) {
-		result, err := r.Reconcile(ctx, req)
-		if ctx.Err() != nil && errors.Is(err, context.Canceled) {
-			return reconcile.Result{}, nil
-		}
-		return result, err
-	})
 }
 
 func options(log logr.Logger, workers int) crcontroller.Options {

@@ -29,7 +29,7 @@ func (c *Controllers) addSnapshots(o Options, wake queue, turns *turn.Turns) err
 		Watches(&v1.Sandbox{}, handler.EnqueueRequestsFromMapFunc(c.snapshotsOf(o.Logger)), builder.WithPredicates(ownerChanged())).
 		WatchesRawSource(wake.source()).
 		WithOptions(options(o.Logger.WithName("snapshot"), o.Snapshots)).
-		Complete(untilTheEnd(snapshot.New(snapshot.Options{
+		Complete(patiently(snapshot.New(snapshot.Options{
 			Client: c.manager.GetClient(), Recorder: c.manager.GetEventRecorder("sandboxd"),
 			Providers: o.Providers, Work: c.snapshots, Turns: turns, Resync: o.Resync,
 		})))

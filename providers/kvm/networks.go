@@ -132,7 +132,7 @@ func (p *Provider) makeNetwork(ctx context.Context, n identity.Network) error {
 		return err
 	})
 	if err == nil {
-		p.log.Info("network made", "network", n.LibvirtName(), "bridge", n.Bridge())
+		providers.Logger(ctx, p.log).Info("network made", "network", n.LibvirtName(), "bridge", n.Bridge())
 	}
 	return err
 }
@@ -355,7 +355,7 @@ func (p *Provider) destroyNetwork(ctx context.Context, n identity.Network) error
 	if err != nil && !errors.Is(err, providers.ErrNotFound) {
 		return err
 	}
-	p.log.Info("network removed", "network", n.LibvirtName())
+	providers.Logger(ctx, p.log).Info("network removed", "network", n.LibvirtName())
 	return nil
 }
 
