@@ -18,7 +18,7 @@ import (
 type patient struct {
 	reconcile.Reconciler
 
-	mu     sync.Mutex
+	mu    sync.Mutex
 	waits map[reconcile.Request]string
 }
 

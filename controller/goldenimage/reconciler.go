@@ -207,8 +207,10 @@ func (r *Reconciler) observe(ctx context.Context, s *state) error {
 		return err
 	}
 	s.sandboxes, s.clones = list.Items, countClones(list.Items)
-	var missing error
-	s.origin, missing = r.findOrigin(ctx, s.img)
+	missing, err := r.observeOrigin(ctx, s)
+	if err != nil {
+		return err
+	}
 	name := s.img.Status.Provider
 	if name == "" {
 		name = r.o.Providers.Resolve(cmp.Or(s.img.Spec.Provider, s.origin.holder()))
