@@ -64,11 +64,14 @@ func TestLogsNameTheReconciliation(t *testing.T) {
 			t.Fatal(err)
 		}
 		said[fields.Msg+fields.Verb]++
-		if level.Level == nil {
-			t.Errorf("an error: %s", line)
-		}
 		of := strings.Split(fields.Logger, "/")
 		reconciles := of[0] == "sandbox" || of[0] == "goldenimage" || of[0] == "snapshot"
+		if level.Level == nil {
+			if reconciles {
+				t.Errorf("an error: %s", line)
+			}
+			continue // of the writer of events, when it is stopped
+		}
 		if fields.Object == "" && (fields.Verb != "" || reconciles && *level.Level == 0) || fields.Object != "" && fields.ReconcileID == "" {
 			t.Errorf("it does not name the object and the reconciliation: %s", line)
 		}
