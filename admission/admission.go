@@ -153,6 +153,11 @@ func (h *Hook) imageWritten(ctx context.Context, a apiserver.Attributes) error {
 			return invalid(field.Forbidden(field.NewPath("spec", "source", "oci", "layout"), err.Error()))
 		}
 	}
+	if iso := now.Spec.Source.ISO; iso != nil && iso.Path != "" && !unchanged {
+		if _, err := h.paths.File(iso.Path); err != nil {
+			return invalid(field.Forbidden(field.NewPath("spec", "source", "iso", "path"), err.Error()))
+		}
+	}
 	// What is behind an address is not looked at here: a server that is down or
 	// slow must not keep manifests from being applied.
 	if disk == nil || disk.Path == "" || unchanged {

@@ -272,3 +272,19 @@ func TestHypervisorDown(t *testing.T) {
 	}
 	refused(t, h.Create(context.Background(), goldenImage("x", "/etc/passwd", "")), "not below an allowed root")
 }
+
+// TestInstallers: a path of an installer is judged like that of a disk.
+func TestInstallers(t *testing.T) {
+	h, ctx := start(t), context.Background()
+	h.image(t, "installer.iso")
+	iso := func(path string) *v1.GoldenImage {
+		img := goldenImage("x", "", "")
+		img.Spec.Source = v1.ImageSource{ISO: &v1.ISOSource{Path: path, Unattended: v1.UnattendedInstall{User: "u", PasswordSecretRef: v1.SecretReference{Namespace: "default", Name: "p"}}}}
+		return img
+	}
+	refused(t, h.Create(ctx, iso("nosuch.iso")), "spec.source.iso.path: Forbidden: "+h.images+"/nosuch.iso: no such path")
+	refused(t, h.Create(ctx, iso("/etc/passwd")), "not below an allowed root")
+	if err := h.Create(ctx, iso("installer.iso"), client.DryRunAll); err != nil {
+		t.Errorf("one that may be read: %v", err)
+	}
+}

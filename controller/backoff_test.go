@@ -66,7 +66,7 @@ func TestUntilTheEnd(t *testing.T) {
 		if tc.over {
 			cancel()
 		}
-		r := untilTheEnd(reconcile.Func(func(context.Context, reconcile.Request) (reconcile.Result, error) {
+		r := patiently(reconcile.Func(func(context.Context, reconcile.Request) (reconcile.Result, error) {
 			return reconcile.Result{RequeueAfter: time.Second}, tc.err
 		}))
 		result, err := r.Reconcile(ctx, reconcile.Request{})

@@ -2,7 +2,6 @@ package controller
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"time"
 
@@ -322,21 +321,9 @@ func (c *Controllers) addSandboxes(o Options, wake queue, turns *turn.Turns) err
 		})))
 }
 
-// ending says how reconciliations end that are cut off.
+// ending says how reconciliations end that are cut off, or wait.
 func (c *Controllers) ending(r reconcile.Reconciler) reconcile.Reconciler {
-	return untilTheEnd(c.outages.waiting(r))
-}
-
-// untilTheEnd makes nothing of it that a reconciliation was cut off because the
-// daemon stops: the next run looks at everything.
-func untilTheEnd(r reconcile.Reconciler) reconcile.Reconciler {
-	return reconcile.Func(func(ctx context.Context, req reconcile.Request) (reconcile.Result, error) {
-		result, err := r.Reconcile(ctx, req)
-		if ctx.Err() != nil && errors.Is(err, context.Canceled) {
-			return reconcile.Result{}, nil
-		}
-		return result, err
-	})
+	return patiently(c.outages.waiting(r))
 }
 
 // of makes the options of one controller.

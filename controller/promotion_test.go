@@ -1,7 +1,10 @@
 package controller_test
 
 import (
+	"context"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -12,6 +15,7 @@ import (
 	v1 "sandboxd.dev/sandboxd/api/v1"
 	"sandboxd.dev/sandboxd/providers"
 	"sandboxd.dev/sandboxd/providers/fake"
+	"sandboxd.dev/sandboxd/providers/intercept"
 )
 
 func promoted(name, sandbox, snapshot string) *v1.GoldenImage {
@@ -144,5 +148,51 @@ func TestPromoteSnapshot(t *testing.T) {
 	until(d, img, "made", imageReady)
 	if got := img.Status.Origin; got == nil || types.UID(got.SnapshotUID) != snap.UID {
 		t.Errorf("the image is %s", show(img))
+	}
+}
+
+// TestPromoteVanished: a sandbox that vanishes when its copy has just ended, before
+// anybody has looked, also if the daemon dies then, leaves an image that is ready.
+func TestPromoteVanished(t *testing.T) {
+	for name, dies := range map[string]bool{"the daemon goes on": false, "the daemon dies": true} {
+		t.Run(name, func(t *testing.T) {
+			d := host(t, fake.Options{})
+			copied, goOn := make(chan struct{}), make(chan struct{})
+			var once sync.Once
+			var promoting atomic.Bool
+			d.wrap = func(p providers.Provider) providers.Provider {
+				return intercept.Wrap(p, func(ctx context.Context, at intercept.Point) error {
+					if at.When == intercept.After && at.Verb == "ImportImage" && at.Err == nil && promoting.Load() {
+						once.Do(func() { close(copied) })
+						select {
+						case <-goOn:
+						case <-ctx.Done():
+							return ctx.Err()
+						}
+					}
+					return nil
+				})
+			}
+			d.start()
+			box := newSandbox("box", func(s *v1.Sandbox) { s.Spec.PowerState = v1.PowerStopped })
+			d.create(goldenImage("golden"), box)
+			until(d, box, "made", func(s *v1.Sandbox) bool { return condition(s, v1.ConditionProvisioned).Status == "True" })
+			promoting.Store(true)
+			img := promoted("from-box", "box", "")
+			d.create(img)
+			<-copied
+			must(t, d.client.Delete(t.Context(), box))
+			d.gone(box)
+			if dies {
+				d.stop()
+				promoting.Store(false)
+				d.start()
+			}
+			close(goOn)
+			until(d, img, "ready", imageReady)
+			if o := img.Status.Origin; o == nil || o.UID != string(box.UID) || len(img.Status.Revisions) != 1 {
+				t.Errorf("the image is %s", show(img))
+			}
+		})
 	}
 }

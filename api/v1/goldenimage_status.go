@@ -49,9 +49,9 @@ type GoldenImageStatus struct {
 	// +listType=map
 	// +listMapKey=revision
 	Revisions []ImageRevision `json:"revisions,omitempty"`
-	// origin is the sandbox whose disk the current revision was made of, when
-	// spec.source.sandbox names one. It may be gone by now. The revision is kept
-	// whatever becomes of it, until the source names another.
+	// origin is the sandbox whose disk the current revision was made of, or is
+	// being made of, when spec.source.sandbox names one. It may be gone by now. A
+	// sealed revision is kept whatever becomes of it, until the source names another.
 	// +optional
 	Origin *ImageOrigin `json:"origin,omitempty"`
 	// build is the last build of a revision in a machine, under way or over.

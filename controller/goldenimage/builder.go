@@ -156,7 +156,7 @@ func (r *Reconciler) carryOut(ctx context.Context, s *state, step build.Step) er
 		s.enter(v1.BuildSealing)
 		return nil
 	case build.Import:
-		err := r.importImage(s, s.wanted.Revision, &providers.DiskRef{Machine: s.img.UID})
+		err := r.importImage(ctx, s, s.wanted.Revision, &providers.DiskRef{Machine: s.img.UID})
 		if providers.IsTerminal(err) {
 			s.fail(err)
 			return nil
@@ -280,7 +280,9 @@ func (r *Reconciler) provision(ctx context.Context, s *state) error {
 	}
 	// What has to be ended is opened by the job: one that is cancelled before its
 	// turn never runs.
+	begun := ctx
 	r.o.Build.Jobs.Ensure(s.key(s.wanted.Revision), func(ctx context.Context, report func(build.Progress)) (struct{}, error) {
+		ctx = job.Logged(ctx, begun)
 		end, err := r.open(&run, p, img)
 		if err != nil {
 			return struct{}{}, err

@@ -12,14 +12,16 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	v1 "sandboxd.dev/sandboxd/api/v1"
+	"sandboxd.dev/sandboxd/controller/goldenimage/build"
 	"sandboxd.dev/sandboxd/providers"
 )
 
 // An image whose source is a sandbox is a copy of the sandbox's disk, or of one of
 // its snapshots, at one moment. Its revision is derived from the UIDs of what was
-// copied, so that another sandbox of the same name is not taken for it. Once it is
-// sealed, status.origin keeps the UIDs: the revision stays wanted, whatever becomes
-// of the sandbox, until the source names another sandbox or snapshot.
+// copied, so that another sandbox of the same name is not taken for it. From before
+// the copy begins status.origin keeps the UIDs: once it is sealed the revision stays
+// wanted, whatever becomes of the sandbox, until the source names another sandbox or
+// snapshot. As long as nothing is sealed or copied, the names are looked up anew.
 
 // IndexOrigin is the field index of GoldenImages by the sandbox that is their
 // source, as NAMESPACE/NAME.
@@ -77,8 +79,60 @@ func (r *Reconciler) promoted(ctx context.Context, s *state, revision string) (*
 		if err := readable(ctx, s.provider, s.img, s.origin); err != nil {
 			return nil, err
 		}
+		// What is sealed next is found by it, also if the sandbox vanishes and the
+		// daemon dies before anybody has looked.
+		made := s.origin.ImageOrigin
+		s.img.Status.Origin = &made
+		if err := r.persist(ctx, s); err != nil {
+			return nil, err
+		}
 	}
 	return s.origin.disk(), nil
+}
+
+// keptOrigin is what status.origin says that an image was made of, or begun to be;
+// nil when it speaks of another source.
+func keptOrigin(img *v1.GoldenImage) *origin {
+	src, was := img.Spec.Source.Sandbox, img.Status.Origin
+	if src == nil || was == nil || was.Source != *src {
+		return nil
+	}
+	return &origin{ImageOrigin: *was, provider: img.Status.Provider}
+}
+
+// keeps tells whether what status.origin speaks of is sealed, or being copied.
+func (r *Reconciler) keeps(ctx context.Context, s *state, p providers.Provider, o *origin) (bool, error) {
+	plan := build.PlanOf(pinned(s.img.Spec, o))
+	for _, revision := range []string{plan.Revision, plan.Base} {
+		if revision == "" {
+			continue
+		}
+		if _, begun := r.o.Imports.Get(s.key(revision)); begun {
+			return true, nil
+		}
+		if sealed, err := look(ctx, p, s.ref(revision)); err != nil || sealed != nil {
+			return true, err
+		}
+	}
+	return false, nil
+}
+
+// observeOrigin fills in what the image is made of. What is missing of it matters only
+// to an image that is not being deleted.
+func (r *Reconciler) observeOrigin(ctx context.Context, s *state) (missing, err error) {
+	if kept := keptOrigin(s.img); kept != nil {
+		p, err := r.o.Providers.Get(kept.provider)
+		if err != nil {
+			s.origin = kept
+			return nil, nil // which is said when the provider is asked for
+		}
+		if keeps, err := r.keeps(ctx, s, p, kept); keeps || err != nil {
+			s.origin = kept
+			return nil, err
+		}
+	}
+	s.origin, missing = r.findOrigin(ctx, s.img)
+	return missing, nil
 }
 
 // findOrigin finds out what the sandbox is that an image is to be made of; nil when
@@ -87,9 +141,6 @@ func (r *Reconciler) findOrigin(ctx context.Context, img *v1.GoldenImage) (*orig
 	src := img.Spec.Source.Sandbox
 	if src == nil {
 		return nil, nil
-	}
-	if was := img.Status.Origin; was != nil && was.Source == *src {
-		return &origin{ImageOrigin: *was, provider: img.Status.Provider}, nil
 	}
 	o := &origin{ImageOrigin: v1.ImageOrigin{Source: *src}}
 	sbx := &v1.Sandbox{}

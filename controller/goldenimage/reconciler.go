@@ -207,7 +207,7 @@ func (r *Reconciler) act(ctx context.Context, s *state) (done bool, err error) {
 		if err != nil {
 			return false, err
 		}
-		return false, r.importImage(s, revision, from)
+		return false, r.importImage(ctx, s, revision, from)
 	case actBuild:
 		return false, r.build(ctx, s, true)
 	case actSettle:
@@ -232,8 +232,10 @@ func (r *Reconciler) observe(ctx context.Context, s *state) error {
 		return err
 	}
 	s.sandboxes, s.clones = list.Items, countClones(list.Items)
-	var missing error
-	s.origin, missing = r.findOrigin(ctx, s.img)
+	missing, err := r.observeOrigin(ctx, s)
+	if err != nil {
+		return err
+	}
 	name := s.img.Status.Provider
 	if name == "" {
 		name = r.o.Providers.Resolve(cmp.Or(s.img.Spec.Provider, s.origin.holder()))
@@ -276,7 +278,7 @@ func look(ctx context.Context, p providers.Provider, ref providers.ImageRef) (*p
 
 // importImage starts the import of a revision, or sees how it stands. With from,
 // the disk is that of a machine of ours.
-func (r *Reconciler) importImage(s *state, revision string, from *providers.DiskRef) error {
+func (r *Reconciler) importImage(begun context.Context, s *state, revision string, from *providers.DiskRef) error {
 	r.cancelImports(s, revision)
 	spec, err := r.imageSpec(s, revision, from)
 	if err != nil {
@@ -288,7 +290,7 @@ func (r *Reconciler) importImage(s *state, revision string, from *providers.Disk
 	}
 	p := s.provider
 	st := r.o.Imports.Ensure(key, func(ctx context.Context, report func(providers.Progress)) (providers.Image, error) {
-		return p.ImportImage(ctx, spec, report)
+		return p.ImportImage(job.Logged(ctx, begun), spec, report)
 	})
 	if !st.Done {
 		s.progress = &st.Progress
@@ -370,11 +372,13 @@ func (r *Reconciler) cancelImports(s *state, keep string) {
 // result says when to look again.
 func (r *Reconciler) result(ctx context.Context, s *state, before *v1.GoldenImage) (reconcile.Result, error) {
 	if s.err != nil {
+		log := logr.FromContextOrDiscard(ctx).V(1)
 		if !errors.Is(s.err, providers.ErrDown) && patch.ReadyChanged(before.Status.Conditions, s.img.Status.Conditions) {
+			log = logr.FromContextOrDiscard(ctx)
 			r.event(s.img, corev1.EventTypeWarning, providers.ReasonOf(s.err), "Reconcile", "%s", s.err.Error())
 		}
 		if providers.IsTerminal(s.err) {
-			logr.FromContextOrDiscard(ctx).Info("stalled", "reason", providers.ReasonOf(s.err), "error", s.err.Error())
+			log.Info("stalled", "reason", providers.ReasonOf(s.err), "error", s.err.Error())
 			return reconcile.Result{}, nil
 		}
 		return reconcile.Result{}, s.err

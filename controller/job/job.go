@@ -14,6 +14,8 @@ package job
 import (
 	"context"
 	"sync"
+
+	"github.com/go-logr/logr"
 )
 
 // State of a job.
@@ -173,3 +175,13 @@ func (r *Runner[K, P, R]) Pending(match func(K) bool) bool {
 // Wait returns when all work has returned. Call it after the Runner's context
 // has ended.
 func (r *Runner[K, P, R]) Wait() { r.wg.Wait() }
+
+// Logged gives the context of work the logger of the reconciliation that began it, so
+// that all it says names the object and that reconciliation.
+func Logged(work, begunBy context.Context) context.Context {
+	log, err := logr.FromContext(begunBy)
+	if err != nil {
+		return work
+	}
+	return logr.NewContext(work, log)
+}

@@ -67,11 +67,6 @@ func (r *Reconciler) act(ctx context.Context, p providers.Provider, v *view, spe
 		if err := r.beforeStart(ctx, v); err != nil {
 			return err
 		}
-		if v.last.action == actStart {
-			if err := r.onPurpose(ctx, v); err != nil {
-				return err
-			}
-		}
 		if err := p.Start(ctx, id); err != nil {
 			return err
 		}
@@ -135,17 +130,6 @@ func (r *Reconciler) reverted(ctx context.Context, v *view) error {
 		Message:            "it was reverted, and the machine has not been looked at since",
 		ObservedGeneration: v.sbx.Generation, LastTransitionTime: metav1.NewTime(r.o.Clock.Now()),
 	})
-	return r.write(ctx, v)
-}
-
-// onPurpose writes down that the machine will be found off or paused because it is
-// started on purpose: whoever finds it so after a crash in the middle would count a
-// restart that was none. What announce writes down does the same for what ends it.
-func (r *Reconciler) onPurpose(ctx context.Context, v *view) error {
-	v.sbx.Status.StartedAt = nil
-	if v.before.Status.StartedAt == nil {
-		return nil
-	}
 	return r.write(ctx, v)
 }
 

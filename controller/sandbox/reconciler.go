@@ -317,12 +317,14 @@ func (r *Reconciler) image(ctx context.Context, name string) (*v1.GoldenImage, e
 // errors wait for a change, or for what is due whatever is wrong; the others
 // are tried again with backoff.
 func (r *Reconciler) failed(ctx context.Context, sbx, before *v1.Sandbox, err error, due time.Duration) (reconcile.Result, error) {
+	log := logr.FromContextOrDiscard(ctx).V(1)
 	// An outage of the provider is no event of each of its sandboxes.
 	if !errors.Is(err, providers.ErrDown) && patch.ReadyChanged(before.Status.Conditions, sbx.Status.Conditions) {
+		log = logr.FromContextOrDiscard(ctx)
 		r.event(sbx, corev1.EventTypeWarning, providers.ReasonOf(err), "Reconcile", "%s", err.Error())
 	}
 	if providers.IsTerminal(err) {
-		logr.FromContextOrDiscard(ctx).Info("stalled", "reason", providers.ReasonOf(err), "error", err.Error())
+		log.Info("stalled", "reason", providers.ReasonOf(err), "error", err.Error())
 		return reconcile.Result{RequeueAfter: due}, nil
 	}
 	return reconcile.Result{}, err

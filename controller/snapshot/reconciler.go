@@ -159,7 +159,7 @@ func (r *Reconciler) act(ctx context.Context, s *state) (done bool, err error) {
 	case actFollow:
 		r.cancel(s)
 	case actRemove:
-		if s.err = r.remove(s); s.err == nil && !s.working {
+		if s.err = r.remove(ctx, s); s.err == nil && !s.working {
 			controllerutil.RemoveFinalizer(s.snap, v1.FinalizerSnapshot)
 			return true, r.writer.Object(ctx, s.before, s.snap)
 		}
@@ -309,13 +309,15 @@ func (r *Reconciler) writeObject(ctx context.Context, s *state) error {
 // result says when to look again.
 func (r *Reconciler) result(ctx context.Context, s *state) (reconcile.Result, error) {
 	if s.err != nil {
+		log := logr.FromContextOrDiscard(ctx).V(1)
 		if s.told() && !errors.Is(s.err, providers.ErrDown) {
+			log = logr.FromContextOrDiscard(ctx)
 			r.event(s.snap, corev1.EventTypeWarning, providers.ReasonOf(s.err), "Reconcile", "%s", s.err.Error())
 		}
 		if !providers.IsTerminal(s.err) {
 			return reconcile.Result{}, s.err
 		}
-		logr.FromContextOrDiscard(ctx).Info("stalled", "reason", providers.ReasonOf(s.err), "error", s.err.Error())
+		log.Info("stalled", "reason", providers.ReasonOf(s.err), "error", s.err.Error())
 		return reconcile.Result{}, nil
 	}
 	if s.cancelling {

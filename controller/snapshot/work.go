@@ -51,11 +51,11 @@ func (r *Reconciler) take(ctx context.Context, s *state) error {
 			return err
 		}
 	}
-	p, spec := s.provider, providers.SnapshotSpec{
+	begun, p, spec := ctx, s.provider, providers.SnapshotSpec{
 		SnapshotRef: key.Ref, Namespace: key.Namespace, Name: key.Name, Memory: s.snap.Spec.Memory,
 	}
 	st := r.o.Work.Ensure(key, func(ctx context.Context, _ func(struct{})) (providers.Snapshot, error) {
-		return r.takeInTurn(ctx, p, spec)
+		return r.takeInTurn(job.Logged(ctx, begun), p, spec)
 	})
 	if s.working = !st.Done; s.working {
 		return nil
@@ -119,7 +119,7 @@ func (r *Reconciler) cancel(s *state) bool {
 
 // remove has the snapshot removed, or sees how that stands: s.working is true until
 // nothing is left of it.
-func (r *Reconciler) remove(s *state) error {
+func (r *Reconciler) remove(begun context.Context, s *state) error {
 	if !r.cancel(s) || s.provider == nil {
 		return nil
 	}
@@ -128,7 +128,7 @@ func (r *Reconciler) remove(s *state) error {
 	}
 	key, p := s.key(verbDelete), s.provider
 	st := r.o.Work.Ensure(key, func(ctx context.Context, _ func(struct{})) (providers.Snapshot, error) {
-		return providers.Snapshot{}, deleteUntilGone(ctx, p, key.Ref)
+		return providers.Snapshot{}, deleteUntilGone(job.Logged(ctx, begun), p, key.Ref)
 	})
 	if s.working = !st.Done; s.working {
 		return nil

@@ -20,7 +20,7 @@ func executable() string {
 // confine gives up the rights of this process, as far as the system has words for
 // it.
 func confine() error {
-	for resource, value := range map[int]uint64{syscall.RLIMIT_CPU: 1800, syscall.RLIMIT_FSIZE: 0, syscall.RLIMIT_CORE: 0} {
+	for resource, value := range map[int]uint64{syscall.RLIMIT_CPU: maxCPU, syscall.RLIMIT_FSIZE: 0, syscall.RLIMIT_CORE: 0} {
 		if err := syscall.Setrlimit(resource, &syscall.Rlimit{Cur: value, Max: value}); err != nil {
 			return err
 		}

@@ -15,8 +15,6 @@ const (
 	// maxMemory bounds the address space, in bytes: what Go reserves, and more than
 	// the reader keeps.
 	maxMemory = 4 << 30
-	// maxCPU bounds the time of computing, in seconds.
-	maxCPU = 1800
 )
 
 // executable is the running program, also when its file was replaced meanwhile.

@@ -46,6 +46,9 @@ var (
 	ErrTooLarge = errors.New("too large")
 	// ErrCorrupt: what is on the disk contradicts itself.
 	ErrCorrupt = errors.New("damaged")
+	// ErrExhausted: the disk, as it is, takes more time or memory to read than is
+	// allowed.
+	ErrExhausted = errors.New("takes too much to read")
 	// ErrFailed: the disk could not be read, for a reason that is the host's.
 	ErrFailed = errors.New("could not be read")
 )

@@ -244,11 +244,27 @@ func (p *process) wait() error {
 	return p.cmd.Wait()
 }
 
+// maxCPU bounds the time of computing of a child, in seconds.
+const maxCPU = 1800
+
+// exitThrow is the exit code of Go programs that the runtime ends: for want of memory,
+// above all.
+const exitThrow = 2
+
+// exhausted tells whether a child ended because of what it read, which would have the
+// next one end the same way.
+func exhausted(st *os.ProcessState) bool {
+	return st != nil && (st.ExitCode() == exitThrow || st.UserTime()+st.SystemTime() >= maxCPU*time.Second)
+}
+
 // ended words the end of a child that did not say why.
 func (p *process) ended(err error) error {
 	text := change.Escape(strings.TrimSpace(p.stderr.String()))
 	if line, _, _ := strings.Cut(text, `\x0a`); line != "" {
 		text = line
+	}
+	if exhausted(p.cmd.ProcessState) {
+		return &Error{ErrExhausted, fmt.Sprintf("reading it takes more time or memory than is allowed (%v) %s", err, text)}
 	}
 	return &Error{ErrFailed, fmt.Sprintf("the process that read the disk ended early (%v) %s", err, text)}
 }

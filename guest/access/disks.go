@@ -191,7 +191,7 @@ func diskError(object string, err error) error {
 		kind = providers.ErrNotFound
 	case errors.Is(err, worker.ErrUnsupported):
 		kind = providers.ErrUnsupported
-	case errors.Is(err, worker.ErrTooLarge), errors.Is(err, worker.ErrCorrupt):
+	case errors.Is(err, worker.ErrTooLarge), errors.Is(err, worker.ErrCorrupt), errors.Is(err, worker.ErrExhausted):
 		kind = providers.ErrInvalid
 	}
 	return providers.Errorf(kind, object, "its disk: %s", strings.TrimSpace(e.Text))

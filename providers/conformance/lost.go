@@ -11,8 +11,8 @@ import (
 // is told apart from one that was never begun.
 func (s *suite) testLostExec(t *testing.T) {
 	s.need(t, Outside)
-	if s.b.Brief {
-		t.Skip("it boots a machine of its own")
+	if s.b.Brief || testing.Short() {
+		t.Skip("it boots a machine of its own, and waits for it in vain")
 	}
 	id := s.made(t, s.spec(t, "lost"))
 	s.boot(t, id)

@@ -68,7 +68,7 @@ func (p *Provider) freeze(ctx context.Context, m machine) bool {
 	defer cancel()
 	n, err := p.heldAgent(m.id).Freeze(limited)
 	if err != nil || n < 1 {
-		p.log.V(1).Info("the guest's file systems were not frozen", "machine", m.id)
+		providers.Logger(ctx, p.log).V(1).Info("the guest's file systems were not frozen", "machine", m.id)
 		return false
 	}
 	return files.Write(mark, []byte(markFrozen), 0o600) == nil
@@ -106,7 +106,7 @@ func (p *Provider) thawHeld(ctx context.Context, m machine) error {
 	case ctx.Err() != nil:
 		return ctx.Err()
 	case !frozen:
-		p.log.Info("a guest that was asked to freeze its file systems does not answer", "machine", m.id, "error", err.Error())
+		providers.Logger(ctx, p.log).Info("a guest that was asked to freeze its file systems does not answer", "machine", m.id, "error", err.Error())
 		return nil
 	default:
 		return providers.Errorf(providers.ErrUnavailable, machineObject(m.id),
@@ -143,14 +143,14 @@ func (p *Provider) askToThaw(ctx context.Context, id types.UID) error {
 // again when something is wanted of it.
 func (p *Provider) thawOrLog(ctx context.Context, m machine) {
 	if err := p.thaw(ctx, m); err != nil {
-		p.log.Info("file systems of a guest are still frozen", "machine", m.id, "error", err.Error())
+		providers.Logger(ctx, p.log).Info("file systems of a guest are still frozen", "machine", m.id, "error", err.Error())
 	}
 }
 
 // goOnAfter thaws the guest of a machine that could not be saved. One whose caller
 // has gone is thawed later.
 func (p *Provider) goOnAfter(ctx context.Context, m machine, cause error) {
-	p.log.V(1).Info("a machine was not saved for a snapshot", "machine", m.id, "error", cause.Error())
+	providers.Logger(ctx, p.log).V(1).Info("a machine was not saved for a snapshot", "machine", m.id, "error", cause.Error())
 	if ctx.Err() != nil || p.thawHeld(ctx, m) != nil {
 		p.thawLater(m.id)
 	}
@@ -172,7 +172,7 @@ func (p *Provider) thawLater(id types.UID) {
 	}
 	p.later(thawLimit, func(ctx context.Context) {
 		if err := p.thawFirst(ctx, id); err != nil {
-			p.log.V(1).Info("file systems of a guest are still frozen", "machine", id, "error", err.Error())
+			providers.Logger(ctx, p.log).V(1).Info("file systems of a guest are still frozen", "machine", id, "error", err.Error())
 		}
 	})
 }

@@ -71,7 +71,7 @@ func (p *Provider) facts(ctx context.Context) (facts, error) {
 	}
 	f.efi = hasEFI(efi)
 	for _, n := range f.notes {
-		p.log.Info("hypervisor", "accelerator", f.accelerator, "note", n)
+		providers.Logger(ctx, p.log).Info("hypervisor", "accelerator", f.accelerator, "note", n)
 	}
 	h.known.Store(&f)
 	return f, nil

@@ -102,10 +102,10 @@ func (p *Provider) mend(ctx context.Context, m machine, n identity.Network) {
 		return
 	}
 	if err := p.joinNetwork(ctx, m.id, n); err != nil {
-		p.log.Info("isolation of a running machine cannot be restored", "machine", m.id, "error", err.Error())
+		providers.Logger(ctx, p.log).Info("isolation of a running machine cannot be restored", "machine", m.id, "error", err.Error())
 		return
 	}
-	p.log.Info("isolation was not in force and was restored", "machine", m.id)
+	providers.Logger(ctx, p.log).Info("isolation was not in force and was restored", "machine", m.id)
 }
 
 // guestOf is what the firewall ought to permit a machine.

@@ -142,7 +142,7 @@ func (p *Provider) destroyNetwork(ctx context.Context, n identity.Network) error
 		}
 	}
 	if found {
-		p.log.Info("network removed", "network", n.LibvirtName())
+		providers.Logger(ctx, p.log).Info("network removed", "network", n.LibvirtName())
 	}
 	return p.dropBridge(n.Bridge())
 }

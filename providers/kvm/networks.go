@@ -130,7 +130,7 @@ func (p *Provider) makeNetwork(ctx context.Context, n identity.Network) error {
 	})
 	switch {
 	case err == nil:
-		p.log.Info("network made", "network", n.LibvirtName(), "bridge", n.Bridge())
+		providers.Logger(ctx, p.log).Info("network made", "network", n.LibvirtName(), "bridge", n.Bridge())
 	case libvirtconn.Code(err) == libvirt.ErrInternalError:
 		var said libvirt.Error
 		errors.As(err, &said)

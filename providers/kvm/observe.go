@@ -204,7 +204,7 @@ func (p *Provider) keepForwards(ctx context.Context, m machine) bool {
 			return false
 		}
 		if _, err := p.fwd.Reserve(string(m.id), now.record.Network.PortForwards, nil); err != nil {
-			p.log.Info("port forwards cannot be opened again", "machine", m.id, "error", err.Error())
+			providers.Logger(ctx, p.log).Info("port forwards cannot be opened again", "machine", m.id, "error", err.Error())
 			return false
 		}
 	}

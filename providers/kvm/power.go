@@ -101,7 +101,7 @@ func (p *Provider) release(ctx context.Context, was machine) error {
 	}
 	p.guest.forget(id)
 	p.aimForwards(ctx, id, m.record)
-	p.log.V(1).Info("machine runs", "machine", id, "network", seen.Detail)
+	providers.Logger(ctx, p.log).V(1).Info("machine runs", "machine", id, "network", seen.Detail)
 	if was.power == providers.PowerSaved {
 		p.later(clockTimeout, func(ctx context.Context) { p.setClock(ctx, id) })
 	}
@@ -116,7 +116,7 @@ func (p *Provider) setClock(ctx context.Context, id types.UID) {
 		_ = p.withMachine(ctx, id, func(machine) error { return nil })
 	}
 	if err := p.agentOf(id).SetTime(ctx, time.Now()); err != nil {
-		p.log.V(1).Info("clock of a resumed guest not set", "machine", id, "error", err.Error())
+		providers.Logger(ctx, p.log).V(1).Info("clock of a resumed guest not set", "machine", id, "error", err.Error())
 	}
 }
 
@@ -198,7 +198,7 @@ func (p *Provider) abortJob(id types.UID) {
 	p.later(libvirtconn.Quick, func(ctx context.Context) {
 		err := p.call(ctx, id, libvirtconn.Quick, (*libvirt.Libvirt).DomainAbortJob)
 		if err != nil && !errors.Is(err, providers.ErrBusy) { // there may be no job yet, or any more
-			p.log.V(1).Info("saving a machine could not be aborted", "machine", id, "error", err.Error())
+			providers.Logger(ctx, p.log).V(1).Info("saving a machine could not be aborted", "machine", id, "error", err.Error())
 		}
 	})
 }

@@ -70,7 +70,7 @@ func (p *Provider) dropStale(ctx context.Context, m machine) {
 	defer unlock()
 	if now, err := p.look(ctx, m.id); err == nil && now.power == m.power {
 		if err := p.forgetMemory(m.id); err != nil {
-			p.log.Info("a saved state that is not true any more cannot be removed", "machine", m.id, "error", err.Error())
+			providers.Logger(ctx, p.log).Info("a saved state that is not true any more cannot be removed", "machine", m.id, "error", err.Error())
 		}
 	}
 }
@@ -119,7 +119,7 @@ func (p *Provider) goOnUnsaved(ctx context.Context, was machine) {
 		err = p.release(ctx, was)
 	}
 	if err != nil {
-		p.log.Info("a machine that could not be saved is not known to run again", "machine", was.id, "error", err.Error())
+		providers.Logger(ctx, p.log).Info("a machine that could not be saved is not known to run again", "machine", was.id, "error", err.Error())
 	}
 }
 
@@ -171,7 +171,7 @@ func (p *Provider) restoreAs(ctx context.Context, id types.UID, power providers.
 // goOn lets a machine run again after a snapshot that failed.
 func (p *Provider) goOn(ctx context.Context, id types.UID) {
 	if err := p.restoreAs(ctx, id, providers.PowerRunning); err != nil {
-		p.log.Info("a machine does not run again after a snapshot that failed", "machine", id, "error", err.Error())
+		providers.Logger(ctx, p.log).Info("a machine does not run again after a snapshot that failed", "machine", id, "error", err.Error())
 	}
 }
 

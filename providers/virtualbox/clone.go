@@ -65,7 +65,7 @@ func (p *Provider) clone(ctx context.Context, spec providers.MachineSpec, r *rec
 			return machine{}, false, err
 		}
 	case errors.Is(err, errUnusual):
-		p.log.V(1).Info("a clone is configured by commands", "machine", r.ID, "reason", err.Error())
+		providers.Logger(ctx, p.log).V(1).Info("a clone is configured by commands", "machine", r.ID, "reason", err.Error())
 	default:
 		return machine{}, false, p.fileError(machineObject(r.ID), err)
 	}

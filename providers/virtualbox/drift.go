@@ -303,7 +303,7 @@ func (s shelf) spare(r record) (vdi, bool) {
 // lostDisk is a flaw that only people can put right.
 func lostDisk(m machine, detail string) flaw {
 	f := flawed(v1.ReasonDiskLost, providers.RemedyNone, "%s", detail)
-	f.Advice = fmt.Sprintf("put the file back, or have a fresh disk made with sandboxd revert %s -n %s --to golden, or delete the sandbox", m.record.Name, m.record.Namespace)
+	f.Advice = fmt.Sprintf("put the file back, or have a fresh disk made with sandboxd revert %s golden -n %s, or delete the sandbox", m.record.Name, m.record.Namespace)
 	if m.on() {
 		f.Detail += "; what the guest has written is lost once it is off"
 		f.Advice = "copy out what is needed while it runs; then " + f.Advice

@@ -99,7 +99,7 @@ func (p *Provider) follow(ctx context.Context, send func(providers.EventType, ty
 				return
 			case err != nil:
 				if !failed {
-					p.log.Info("VirtualBox does not answer", "error", err.Error())
+					providers.Logger(ctx, p.log).Info("VirtualBox does not answer", "error", err.Error())
 				}
 				failed, pause = true, lookLogs
 			default:

@@ -61,7 +61,7 @@ func (p *Provider) ImportImage(ctx context.Context, spec providers.ImageSpec, pr
 		// Half an import is worth nothing; what cannot be removed now is wiped
 		// by the next one.
 		if left := p.discardGolden(context.WithoutCancel(ctx), spec.ImageRef); left != nil {
-			p.log.Info("a golden machine is left of an import", "image", spec.String(), "error", left.Error())
+			providers.Logger(ctx, p.log).Info("a golden machine is left of an import", "image", spec.String(), "error", left.Error())
 		}
 		_ = os.Remove(p.data.ImageDir(spec.UID))
 		if ctx.Err() != nil {

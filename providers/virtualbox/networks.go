@@ -199,7 +199,7 @@ func (p *Provider) makeNetwork(ctx context.Context, n network, present map[strin
 	if err := os.Remove(p.answerFile(n)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return a, p.fileError(n.String(), err)
 	}
-	p.log.Info("host-only network made", "adapter", a.Adapter, "network", n.id(), "subnet", subnet.String())
+	providers.Logger(ctx, p.log).Info("host-only network made", "adapter", a.Adapter, "network", n.id(), "subnet", subnet.String())
 	return a, nil
 }
 
@@ -250,7 +250,7 @@ func (p *Provider) leaveNetwork(ctx context.Context, n network) error {
 		if err := p.hostOnly().remove(ctx, a); err != nil {
 			return err
 		}
-		p.log.Info("host-only network removed", "adapter", a.Adapter, "network", n.id())
+		providers.Logger(ctx, p.log).Info("host-only network removed", "adapter", a.Adapter, "network", n.id())
 	}
 	p.steps.next()
 	for _, path := range []string{p.answerFile(n), p.adapterFile(n)} {

@@ -162,7 +162,7 @@ func (p *Provider) judge(ctx context.Context, m machine) error {
 		}
 	}
 	p.watch.keep(m)
-	p.log.V(1).Info("machine runs", "machine", m.id, "network", string(m.record.Network.Mode))
+	providers.Logger(ctx, p.log).V(1).Info("machine runs", "machine", m.id, "network", string(m.record.Network.Mode))
 	return nil
 }
 

@@ -200,7 +200,7 @@ func (p *Provider) DeleteSnapshot(ctx context.Context, ref providers.SnapshotRef
 	err := p.dropSnapshot(ctx, ref, false)
 	var r remains
 	if errors.As(err, &r) {
-		p.log.Info("a snapshot stays until VirtualBox can remove it", "snapshot", ref.String(), "reason", r.Error())
+		providers.Logger(ctx, p.log).Info("a snapshot stays until VirtualBox can remove it", "snapshot", ref.String(), "reason", r.Error())
 		if r.was {
 			return nil
 		}
@@ -284,7 +284,7 @@ func (p *Provider) dropOthers(ctx context.Context, m machine) {
 		}
 	}
 	if err != nil && ctx.Err() == nil {
-		p.log.V(1).Info("what is left of a snapshot stays", "machine", m.id, "reason", err.Error())
+		providers.Logger(ctx, p.log).V(1).Info("what is left of a snapshot stays", "machine", m.id, "reason", err.Error())
 	}
 }
 

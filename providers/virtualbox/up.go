@@ -35,7 +35,7 @@ func (p *Provider) logPath(id types.UID) string {
 func (p *Provider) lookFor(ctx context.Context, a *awaited) {
 	m, err := p.look(ctx, a.id)
 	if err != nil && ctx.Err() == nil {
-		p.log.V(1).Info("a guest cannot be looked at", "machine", a.id, "error", err.Error())
+		providers.Logger(ctx, p.log).V(1).Info("a guest cannot be looked at", "machine", a.id, "error", err.Error())
 	}
 	p.watch.looked(a, m, err == nil && m.power == providers.PowerRunning && agentOf(m) == providers.AgentConnected)
 }
@@ -68,7 +68,7 @@ func (p *Provider) awaitAddress(ctx context.Context, m machine) {
 		})
 		if err != nil {
 			if ctx.Err() == nil {
-				p.log.V(1).Info("a guest's address is not waited for", "machine", m.id, "error", err.Error())
+				providers.Logger(ctx, p.log).V(1).Info("a guest's address is not waited for", "machine", m.id, "error", err.Error())
 			}
 			return
 		}
