@@ -33,8 +33,16 @@ type Recorder interface {
 	Eventf(regarding, related runtime.Object, eventtype, reason, action, note string, args ...any)
 }
 
+// Backoff tells how long a request that fails now will wait for its next try; 0 where
+// that is not known.
+type Backoff interface {
+	Upcoming(r reconcile.Request) time.Duration
+}
+
 // Options of a Reconciler.
 type Options struct {
+	// Backoff tells when what fails is tried again; nil knows nothing.
+	Backoff   Backoff
 	Client    client.Client
 	Recorder  Recorder
 	Providers *providers.Set
@@ -152,6 +160,7 @@ func (r *Reconciler) reconcile(ctx context.Context, sbx *v1.Sandbox) (reconcile.
 	v.now = r.o.Clock.Now()
 	sbx.Status.ExpiresAt, _ = expiry(sbx)
 	updateStatus(v)
+	r.noteTry(sbx, v.err)
 	if err := r.write(ctx, &v); err != nil {
 		return reconcile.Result{}, err
 	}
