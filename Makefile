@@ -93,6 +93,10 @@ soak: build tiny ## Work a daemon hard on a real libvirt (DURATION=5m), and look
 	hack/install-deps
 	hack/soak $(TINY) --duration $(DURATION) $(if $(SEED),--seed $(SEED))
 
+.PHONY: soak-simulated
+soak-simulated: ## A week of a daemon in simulated time, with everything going wrong (SIMULATED=168h; SEED repeats the plan)
+	SOAK_SIMULATED=$(or $(SIMULATED),168h) $(if $(SEED),SOAK_SEED=$(SEED)) $(GO) test -count=1 -timeout 30m -v -run '^TestSoak$$' ./test/soak
+
 .PHONY: vet
 vet: ## Run go vet
 	$(GO) vet ./...
