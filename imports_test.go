@@ -50,7 +50,7 @@ var rooms = map[string][]string{
 	"controller/usage":             {},
 	"controller/snapshot":          {"api/v1", "providers", "controller/job", "controller/patch", "controller/turn"},
 	"controller/sandbox":           {"api/v1", "providers", "hostpath", "controller/artifact", "controller/patch", "controller/snapshot", "controller/turn"},
-	"controller":                   {"api/v1", "providers", "hostpath", "controller"},
+	"controller":                   {"api/v1", "providers", "providers/intercept", "hostpath", "controller"},
 	"admission":                    {"api/v1", "apiserver", "hostpath", "providers"},
 	"client":                       {"api/v1", "disk/change", "guest/archive", "guest/wire"},
 	"artifact":                     {"api/v1", "providers"},
