@@ -102,7 +102,7 @@ vet: ## Run go vet
 	$(GO) vet ./...
 
 .PHONY: vet-darwin
-vet-darwin: ## Compile everything for macOS, tests too, and run go vet on it
+vet-darwin: ## Compile everything for macOS, tests too, and run go vet on it (make test checks the types only)
 	GOOS=darwin GOARCH=arm64 CGO_ENABLED=0 $(GO) vet ./...
 
 .PHONY: lint
