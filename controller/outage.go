@@ -48,8 +48,7 @@ type outages struct {
 	wake   func(context.Context, why) // everything
 	resync time.Duration
 	probes sync.WaitGroup
-
-	mu    sync.Mutex
+	// gates do not change once guard has returned.
 	gates map[v1.ProviderName]*gate
 }
 
@@ -201,7 +200,7 @@ func (g *gated) Events(ctx context.Context) <-chan providers.Event {
 	out := make(chan providers.Event)
 	go func() {
 		defer close(out)
-		for e := range g.gate.Provider.Events(ctx) {
+		for e := range g.gate.Events(ctx) {
 			if e.Type == providers.EventResync {
 				g.gate.back()
 			}
