@@ -105,6 +105,10 @@ fuzz: ## Run every fuzz target for FUZZTIME (default 5m), which takes hours
 crash-matrix: build tiny ## Kill the daemon at every point of every operation and print the table; ON="simulated libvirt virtualbox"
 	hack/crash-matrix $(TINY) $(ON)
 
+.PHONY: soak-simulated
+soak-simulated: ## A week of a daemon in simulated time, with everything going wrong (SIMULATED=168h; SEED repeats the plan)
+	SOAK_SIMULATED=$(or $(SIMULATED),168h) $(if $(SEED),SOAK_SEED=$(SEED)) $(GO) test -count=1 -timeout 30m -v -run '^TestSoak$$' ./test/soak
+
 .PHONY: vet
 vet: ## Run go vet
 	$(GO) vet ./...

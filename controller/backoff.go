@@ -30,6 +30,8 @@ type rateLimiter struct {
 type failure struct {
 	backoff *backoff.ExponentialBackOff
 	count   int
+	// upcoming is the next delay, when somebody was told of it; 0 when nobody was.
+	upcoming time.Duration
 }
 
 var _ workqueue.TypedRateLimiter[reconcile.Request] = (*rateLimiter)(nil)
@@ -54,6 +56,22 @@ func longest(n int) time.Duration {
 func (l *rateLimiter) When(r reconcile.Request) time.Duration {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	f := l.of(r)
+	delay := f.next()
+	f.count++
+	f.upcoming = 0
+	return delay
+}
+
+// Upcoming is what When will return, if a request that is being tried fails.
+func (l *rateLimiter) Upcoming(r reconcile.Request) time.Duration {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.of(r).next()
+}
+
+// of returns the failures of a request; the lock is held.
+func (l *rateLimiter) of(r reconcile.Request) *failure {
 	f, ok := l.failures[r]
 	if !ok {
 		f = &failure{backoff: backoff.NewExponentialBackOff(
@@ -64,8 +82,15 @@ func (l *rateLimiter) When(r reconcile.Request) time.Duration {
 		)}
 		l.failures[r] = f
 	}
-	f.count++
-	return f.backoff.NextBackOff()
+	return f
+}
+
+// next draws the next delay, once.
+func (f *failure) next() time.Duration {
+	if f.upcoming == 0 {
+		f.upcoming = f.backoff.NextBackOff()
+	}
+	return f.upcoming
 }
 
 // Forget resets a request after a success.
@@ -99,6 +124,14 @@ func (p patient) Forget(r reconcile.Request) {
 	if p.working == nil || !p.working(r) {
 		p.anew(r)
 	}
+}
+
+// Upcoming is how long a request that fails now will wait, where that is known.
+func (p patient) Upcoming(r reconcile.Request) time.Duration {
+	if l, ok := p.TypedRateLimiter.(*rateLimiter); ok {
+		return l.Upcoming(r)
+	}
+	return 0
 }
 
 // anew resets a request of which everything is different now.

@@ -76,3 +76,22 @@ func TestUntilTheEnd(t *testing.T) {
 		cancel()
 	}
 }
+
+// TestUpcoming tells the next delay before it is asked for.
+func TestUpcoming(t *testing.T) {
+	l := newRateLimiter()
+	r := reconcile.Request{NamespacedName: types.NamespacedName{Name: "x"}}
+	for n := range 10 {
+		told := l.Upcoming(r)
+		if again := l.Upcoming(r); again != told {
+			t.Errorf("told %v, and then %v", told, again)
+		}
+		if got := l.When(r); got != told || got > longest(n+1) {
+			t.Errorf("failure %d: waits for %v, told %v, at most %v", n+1, got, told, longest(n+1))
+		}
+	}
+	l.Forget(r)
+	if got := l.Upcoming(r); got > longest(1) {
+		t.Errorf("after a success: %v", got)
+	}
+}

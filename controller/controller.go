@@ -316,7 +316,7 @@ func (c *Controllers) addSandboxes(o Options, wake queue, turns *turn.Turns) err
 		WithOptions(o.of("sandbox", o.Workers, limiter)).
 		Complete(c.ending(sandbox.New(sandbox.Options{
 			Client: c.manager.GetClient(), Recorder: c.manager.GetEventRecorder("sandboxd"),
-			Providers: o.Providers, HostPaths: o.HostPaths, Defaults: o.Defaults, Resync: o.Resync, SSH: o.SSH, Clock: o.Clock,
+			Providers: o.Providers, HostPaths: o.HostPaths, Defaults: o.Defaults, Resync: o.Resync, SSH: o.SSH, Clock: o.Clock, Backoff: limiter,
 			Disks: o.Disks, Turns: turns, Usage: o.Usage, Capacity: c.capacity,
 		})))
 }

@@ -48,8 +48,7 @@ type outages struct {
 	wake   func(context.Context, why) // everything
 	resync time.Duration
 	probes sync.WaitGroup
-
-	mu    sync.Mutex
+	// gates do not change once guard has returned.
 	gates map[v1.ProviderName]*gate
 }
 
@@ -127,27 +126,52 @@ func (g *gate) lost(err error) error {
 // probe asks for signs of life until there is one, or the outage is over.
 func (g *gate) probe(over <-chan struct{}) {
 	o := g.outages
-	announce := time.AfterFunc(announceAfter, func() { o.wake(o.ctx, happened) })
-	defer announce.Stop()
+	ctx, cancel := context.WithCancel(o.ctx)
+	defer cancel()
 	pause := backoff.NewExponentialBackOff(backoff.WithInitialInterval(firstProbe), backoff.WithMaxInterval(lastProbe),
 		backoff.WithMultiplier(2), backoff.WithMaxElapsedTime(0))
+	next, announce := time.NewTimer(pause.NextBackOff()), time.NewTimer(announceAfter)
+	defer next.Stop()
+	defer announce.Stop()
+	answers := make(chan error, 1)
+	asking, due := false, false
+	ask := func() {
+		asking = true
+		o.probes.Go(func() {
+			ctx, cancel := context.WithTimeout(ctx, probeLimit)
+			defer cancel()
+			_, err := g.Probe(ctx)
+			answers <- err
+		})
+	}
 	for {
-		next := time.NewTimer(pause.NextBackOff())
 		select {
-		case <-next.C:
 		case <-over:
-			next.Stop()
 			return
-		case <-o.ctx.Done():
-			next.Stop()
+		case <-ctx.Done():
 			return
-		}
-		ctx, cancel := context.WithTimeout(o.ctx, probeLimit)
-		_, err := g.Probe(ctx)
-		cancel()
-		if err == nil && g.back() {
-			o.wake(o.ctx, anew)
-			return
+		case <-announce.C:
+			if due = true; !asking {
+				ask() // it may be back by now
+				continue
+			}
+			o.wake(ctx, happened)
+			due = false
+		case <-next.C:
+			if !asking {
+				ask()
+			}
+		case err := <-answers:
+			if err == nil && g.back() {
+				o.wake(o.ctx, anew)
+				return
+			}
+			if due {
+				o.wake(ctx, happened)
+				due = false
+			}
+			asking = false
+			next.Reset(pause.NextBackOff())
 		}
 	}
 }
@@ -176,7 +200,7 @@ func (g *gated) Events(ctx context.Context) <-chan providers.Event {
 	out := make(chan providers.Event)
 	go func() {
 		defer close(out)
-		for e := range g.gate.Provider.Events(ctx) {
+		for e := range g.gate.Events(ctx) {
 			if e.Type == providers.EventResync {
 				g.gate.back()
 			}

@@ -187,6 +187,7 @@ func TestOutageWithoutEvents(t *testing.T) {
 		defer d.stop()
 		sbx := newSandbox("web")
 		d.create(goldenImage("golden"), sbx)
+		time.Sleep(2 * time.Minute)
 		until(d, sbx, "ready", ready)
 		d.world.LoseHypervisor()
 		d.update(sbx, func(s *v1.Sandbox) { s.Spec.PowerState = v1.PowerStopped })

@@ -98,6 +98,7 @@ func TestBackoffIsAsDesigned(t *testing.T) {
 				}
 				time.Sleep(20 * time.Minute)
 				backsOff(t, refused.pauses(), 18)
+				told(t, d, sbx, verb)
 
 				var changed client.Object = sbx
 				switch verb {
@@ -123,6 +124,17 @@ func TestBackoffIsAsDesigned(t *testing.T) {
 				until(d, sbx, "ready", ready)
 			})
 		})
+	}
+}
+
+// told checks that the status of a sandbox that fails says when it is tried again.
+func told(t *testing.T, d *daemon, sbx *v1.Sandbox, verb string) {
+	t.Helper()
+	must(t, d.client.Get(t.Context(), client.ObjectKeyFromObject(sbx), sbx))
+	at := sbx.Status.NextTryAt
+	if fails := verb == "EnsureMachine" || verb == "Start"; fails != (at != nil) ||
+		fails && (time.Until(at.Time) < -time.Second || time.Until(at.Time) > 90*time.Second) {
+		t.Errorf("at %v the next try is said to be at %v", time.Now(), at)
 	}
 }
 

@@ -79,6 +79,9 @@ type SandboxStatus struct {
 	// failed and when the guest may have started since.
 	// +optional
 	GuestConfigHash string `json:"guestConfigHash,omitempty"`
+	// nextTryAt is when what failed is tried again, if nothing changes before.
+	// +optional
+	NextTryAt *metav1.Time `json:"nextTryAt,omitempty"`
 	// artifacts as last copied out.
 	// +optional
 	// +listType=map

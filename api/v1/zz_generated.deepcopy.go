@@ -894,6 +894,10 @@ func (in *SandboxStatus) DeepCopyInto(out *SandboxStatus) {
 		*out = new(RevertTo)
 		**out = **in
 	}
+	if in.NextTryAt != nil {
+		in, out := &in.NextTryAt, &out.NextTryAt
+		*out = (*in).DeepCopy()
+	}
 	if in.Artifacts != nil {
 		in, out := &in.Artifacts, &out.Artifacts
 		*out = make([]ArtifactStatus, len(*in))

@@ -2,6 +2,7 @@
 //
 //	sandboxd_provider_call_seconds{provider,verb}            histogram: calls of a hypervisor
 //	sandboxd_provider_errors_total{provider,verb,kind}       counter: those that failed
+//	sandboxd_provider_up{provider}                           gauge: 0 during an outage
 //	sandboxd_objects{kind,phase}                             gauge: objects there are
 //	sandboxd_time_to_ready_seconds{provider}                 histogram: from a Sandbox's creation
 //	sandboxd_capacity{resource,kind}                         gauge: what machines share: total,

@@ -37,6 +37,7 @@ func (r *Reconciler) delete(ctx context.Context, before, sbx *v1.Sandbox) (recon
 	}
 	if err != nil {
 		deletingStatus(sbx, wait{v1.ReasonDeleting, "the machine is being removed: " + err.Error()}, r.o.Clock.Now())
+		r.noteTry(sbx, err)
 		if werr := r.writer.Status(ctx, before, sbx); werr != nil {
 			return reconcile.Result{}, werr
 		}

@@ -34,8 +34,16 @@ type Recorder interface {
 	Eventf(regarding, related runtime.Object, eventtype, reason, action, note string, args ...any)
 }
 
+// Backoff tells how long a request that fails now will wait for its next try; 0 where
+// that is not known.
+type Backoff interface {
+	Upcoming(r reconcile.Request) time.Duration
+}
+
 // Options of a Reconciler.
 type Options struct {
+	// Backoff tells when what fails is tried again; nil knows nothing.
+	Backoff   Backoff
 	Client    client.Client
 	Recorder  Recorder
 	Providers *providers.Set

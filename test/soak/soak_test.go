@@ -49,8 +49,8 @@ func TestSoak(t *testing.T) {
 		must(t, err)
 		days := max(1, int(d/(24*time.Hour)))
 		p = plan{
-			seed: p.seed, simulated: d, crowd: 60, birth: 52 * time.Second,
-			operate: 3 * time.Minute, strike: 12 * time.Minute, audits: days, sandboxes: 1430 * days, faults: 150 * days,
+			seed: p.seed, simulated: d, crowd: 60, birth: 54 * time.Second,
+			operate: 3 * time.Minute, strike: 12 * time.Minute, audits: days, sandboxes: 10000 * days / 7, faults: 150 * days,
 		}
 		debug.SetGCPercent(400) // there is memory, and little time
 	}

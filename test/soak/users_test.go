@@ -150,7 +150,7 @@ func (u *users) operate() {
 		{6, u.snapshot},
 		{4, u.removeSnapshot},
 		{6, u.revert},
-		{4, u.fork},
+		{8, u.fork},
 		{1, u.promote},
 		{1, u.addImage},
 		{1, u.removeImage},

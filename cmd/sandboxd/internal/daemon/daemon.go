@@ -166,6 +166,7 @@ func serve(ctx context.Context, o Options, r running) error {
 	}
 	r.own.metrics.ObserveCapacity(controllers.Capacity())
 	r.own.metrics.ObserveGarbage(controllers.Garbage())
+	r.own.metrics.ObserveOutages(controllers)
 	r.own.garbage.Store(controllers.Garbage())
 	group.Go(func() error { return r.server.Serve(ctx, r.listener) })
 	if r.scraped != nil {

@@ -84,13 +84,14 @@ type Client struct {
 	turns *keylock.Set
 	pool  *semaphore.Weighted
 	count atomic.Int64
+	away  *outage
 
 	life *lifetime.Lifetime // of calls that go on without their callers
 }
 
 // New makes a Client. Nothing runs yet.
 func New(o Options) *Client {
-	return &Client{opts: o, turns: keylock.New(), pool: semaphore.NewWeighted(parallel), life: lifetime.New()}
+	return &Client{opts: o, turns: keylock.New(), pool: semaphore.NewWeighted(parallel), life: lifetime.New(), away: newOutage()}
 }
 
 // Close waits for calls that go on without their callers, and ends those that wait
@@ -200,9 +201,17 @@ func (c *Client) attempts(caller, ctx context.Context, call Call) (Output, error
 		if err != nil {
 			return Output{}, err
 		}
+		if wait, err := c.away.claim(); wait > 0 {
+			leave()
+			if taken += wait; taken > retryFor || sleep(ctx, wait) != nil {
+				return Output{}, err
+			}
+			continue
+		}
 		begun := time.Now()
 		out, err := c.limited(ctx, call)
 		leave()
+		c.note(call, err)
 		taken += time.Since(begun)
 		var f *Failure
 		again := errors.As(err, &f) && f.momentary() && call.Stdout == nil && call.Stderr == nil
@@ -210,6 +219,16 @@ func (c *Client) attempts(caller, ctx context.Context, call Call) (Output, error
 			return out, err
 		}
 		taken += pause
+	}
+}
+
+// note notes whether VirtualBox was reached. Of its version VBoxManage tells by itself.
+func (c *Client) note(call Call, err error) {
+	switch {
+	case errors.Is(err, providers.ErrDown):
+		c.away.failed(err)
+	case verb(call.Args) != "--version" && (err == nil || errors.As(err, new(*Failure))):
+		c.away.over()
 	}
 }
 
@@ -244,12 +263,18 @@ func (c *Client) explain(ctx context.Context, call Call, limit time.Duration, er
 	switch {
 	case err == nil:
 		return nil
+	case errors.Is(context.Cause(ctx), errLimit) && verb(call.Args) == "list": // of all machines: it hangs for all
+		return providers.Errorf(providers.ErrDown, "VirtualBox", "VBoxManage list did not end within %v and was killed", limit)
 	case errors.Is(context.Cause(ctx), errLimit):
 		return providers.Errorf(providers.ErrUnavailable, call.Object, "VBoxManage %s did not end within %v and was killed", verb(call.Args), limit)
 	case ctx.Err() != nil:
 		return ctx.Err()
+	case errors.As(err, &f) && f.Unreached:
+		return providers.Errorf(providers.ErrDown, "VirtualBox", "%w", f)
 	case errors.As(err, &f):
 		return providers.Errorf(f.Kind(), call.Object, "%w", f)
+	case errors.Is(err, providers.ErrDown):
+		return err
 	default:
 		return providers.Errorf(providers.ErrUnavailable, call.Object, "%w", err)
 	}
@@ -259,7 +284,7 @@ func (c *Client) explain(ctx context.Context, call Call, limit time.Duration, er
 func (c *Client) once(ctx context.Context, call Call) (Output, error) {
 	program, err := Find(c.opts.Program)
 	if err != nil {
-		return Output{}, err
+		return Output{}, providers.Errorf(providers.ErrDown, "VirtualBox", "%w", err)
 	}
 	var stdout, stderr bounded
 	cmd := exec.CommandContext(ctx, program, call.Args...)
