@@ -471,7 +471,9 @@ func TestDriftIsToldOnce(t *testing.T) {
 	until(d, sbx, "told", because(v1.ConditionDrifted, v1.ReasonDefinitionChanged))
 	since := condition(sbx, v1.ConditionDrifted)
 	for i := range 3 {
-		d.update(sbx, func(s *v1.Sandbox) { s.Spec.CloudInit.SSHAuthorizedKeys = []string{fmt.Sprintf("ssh-ed25519 AAAA k%d", i)} })
+		d.update(sbx, func(s *v1.Sandbox) {
+			s.Spec.CloudInit.SSHAuthorizedKeys = []string{fmt.Sprintf("ssh-ed25519 AAAA k%d", i)}
+		})
 		until(d, sbx, "reconciled", func(s *v1.Sandbox) bool { return s.Status.ObservedGeneration == s.Generation && ready(s) })
 	}
 	d.stop()

@@ -266,8 +266,8 @@ type Machines interface {
 	// do not allow it; ErrBusy when it is off.
 	Suspend(ctx context.Context, id types.UID) error
 
-	// Reset replaces the disk of a machine that is off by a fresh clone of the
-	// image revision, or of the snapshot, it was made from, of the same size. Its
+	// Reset replaces the disk of a machine that is off, also one that is lost, by
+	// a fresh clone of the image revision, or of the snapshot, it was made from, of the same size. Its
 	// snapshots stay. ErrBusy when it is not off.
 	Reset(ctx context.Context, id types.UID) error
 

@@ -25,6 +25,8 @@ func (r *Reconciler) announce(ctx context.Context, v *view) error {
 		if v.last.why == whyDrift || v.last.why == whyUnisolated {
 			countRepair(v)
 		}
+	case actStart:
+		ends = st.StartedAt != nil // cut off, a start leaves the machine paused or off
 	case actRestart:
 		ends = true
 		st.Restarts++
