@@ -51,7 +51,7 @@ type writer struct {
 	version string
 }
 
-// deletions: every so many-th write deletes the object; the next one makes it anew.
+// deletions says that every so many-th write deletes the object; the next one makes it anew.
 const deletions = 9
 
 func (w *writer) object(n int) *v1.Sandbox {
