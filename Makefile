@@ -14,6 +14,8 @@ CACHE ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/sandboxd
 TINY := $(CACHE)/tiny.qcow2
 GUESTADDITIONS := $(CACHE)/guestadditions.qcow2
 INSTALLER := $(CACHE)/installer.iso
+# How long make soak works.
+DURATION ?= 5m
 
 ##@ Try it
 
@@ -88,14 +90,20 @@ test-unit: ## Run the tests that need no hypervisor
 
 .PHONY: crash-matrix
 crash-matrix: build tiny ## Kill the daemon at every point of every operation and print the table; ON="simulated libvirt virtualbox"
+	hack/install-deps
 	hack/crash-matrix $(TINY) $(ON)
+
+.PHONY: soak
+soak: build tiny ## Work a daemon hard on a real libvirt (DURATION=5m), and look for what is left over (SEED repeats the choices)
+	hack/install-deps
+	hack/soak $(TINY) --duration $(DURATION) $(if $(SEED),--seed $(SEED))
 
 .PHONY: vet
 vet: ## Run go vet
 	$(GO) vet ./...
 
 .PHONY: vet-darwin
-vet-darwin: ## Compile everything for macOS, tests too, and run go vet on it
+vet-darwin: ## Compile everything for macOS, tests too, and run go vet on it (make test checks the types only)
 	GOOS=darwin GOARCH=arm64 CGO_ENABLED=0 $(GO) vet ./...
 
 .PHONY: lint
