@@ -43,7 +43,7 @@ type death struct {
 	// strike, when set, is what happens at the point instead: it ends the process,
 	// or something else of the host's.
 	strike func(where string)
-	struck bool
+	struck string // where it did
 	// remote is where it happens when it is in another process.
 	remote interface {
 		ask(word string) ([columns]int, error)
@@ -129,11 +129,11 @@ func (d *death) die(where string) {
 func (d *death) strikes(where string) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.struck, d.counted[d.at.column] = true, d.at.n
-	_ = where
+	d.struck = where
 }
 
-func (d *death) wasStruck() bool {
+// hasStruck tells where something else was ended; "" when nothing was.
+func (d *death) hasStruck() string {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	return d.struck
