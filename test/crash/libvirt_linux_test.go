@@ -271,10 +271,8 @@ func TestLibvirt(t *testing.T) {
 		must(t, err)
 		must(t, os.WriteFile(filepath.Join(dir, "golden.qcow2"), image, 0o644))
 		h.dir, h.victim = dir, victim
-		if victim == "" || h.before == nil {
-			h.depopulate()
-			must(t, h.populate(t.Context()))
-		}
+		h.depopulate()
+		must(t, h.populate(t.Context()))
 		return h
 	}
 	defer h.depopulate()
