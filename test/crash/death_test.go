@@ -145,6 +145,9 @@ func (d *death) call(ctx context.Context, at fault.Point) error {
 	if at.When == fault.After {
 		c = providerAfter
 	}
+	if d.strike != nil && at.Verb == "ListResources" {
+		return nil // of a sample none for a look by the garbage collection, of which there are many
+	}
 	if d.pass(c, func() string { return at.Verb }) {
 		return nil
 	}
