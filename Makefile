@@ -88,6 +88,11 @@ test-virtualbox: ## All tests on a real VirtualBox, which is fetched, not instal
 test-unit: ## Run the tests that need no hypervisor
 	$(GO) test -race ./...
 
+.PHONY: crash-matrix
+crash-matrix: build tiny ## Kill the daemon at every point of every operation and print the table; ON="simulated libvirt virtualbox"
+	hack/install-deps
+	hack/crash-matrix $(TINY) $(ON)
+
 .PHONY: soak
 soak: build tiny ## Work a daemon hard on a real libvirt (DURATION=5m), and look for what is left over (SEED repeats the choices)
 	hack/install-deps
@@ -100,10 +105,6 @@ fuzz-short: ## Run every fuzz target for two seconds: minutes, and more the firs
 .PHONY: fuzz
 fuzz: ## Run every fuzz target for FUZZTIME (default 5m), which takes hours
 	hack/fuzz $(or $(FUZZTIME),5m)
-
-.PHONY: crash-matrix
-crash-matrix: build tiny ## Kill the daemon at every point of every operation and print the table; ON="simulated libvirt virtualbox"
-	hack/crash-matrix $(TINY) $(ON)
 
 .PHONY: soak-simulated
 soak-simulated: ## A week of a daemon in simulated time, with everything going wrong (SIMULATED=168h; SEED repeats the plan)

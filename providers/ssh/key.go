@@ -74,7 +74,10 @@ func (k *Key) make() ([]byte, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, err
 	}
-	f, err := os.CreateTemp(dir, ".new-*") // of mode 0600
+	if err := removeUnfinished(dir); err != nil {
+		return nil, err
+	}
+	f, err := os.CreateTemp(dir, unfinished+"*") // of mode 0600
 	if err != nil {
 		return nil, err
 	}
@@ -87,6 +90,21 @@ func (k *Key) make() ([]byte, error) {
 		return nil, err
 	}
 	return text, syncDir(dir)
+}
+
+// unfinished begins the names of keys that are being made.
+const unfinished = ".new-"
+
+// removeUnfinished removes what a process has left that was killed while it made a
+// key.
+func removeUnfinished(dir string) error {
+	entries, err := os.ReadDir(dir)
+	for _, e := range entries {
+		if strings.HasPrefix(e.Name(), unfinished) {
+			err = errors.Join(err, os.Remove(filepath.Join(dir, e.Name())))
+		}
+	}
+	return err
 }
 
 func syncDir(path string) error {

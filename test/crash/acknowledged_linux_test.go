@@ -51,8 +51,8 @@ type writer struct {
 	version string
 }
 
-// every so many-th write deletes the object; the next one makes it anew.
-const every = 9
+// deletions says that every so many-th write deletes the object; the next one makes it anew.
+const deletions = 9
 
 func (w *writer) object(n int) *v1.Sandbox {
 	box := sandbox(w.name, idle)
@@ -65,7 +65,7 @@ func (w *writer) write(ctx context.Context, c client.Client) error {
 	for n := w.acked + 1; ; n++ {
 		box := w.object(n)
 		var err error
-		switch n % every {
+		switch n % deletions {
 		case 0:
 			err = c.Delete(ctx, box)
 		case 1:
@@ -86,7 +86,7 @@ func (w *writer) verify(ctx context.Context, c client.Client) error {
 	box := sandbox(w.name)
 	err := c.Get(ctx, client.ObjectKeyFromObject(box), box)
 	is := func(n int) bool {
-		if n%every == 0 {
+		if n%deletions == 0 {
 			return apierrors.IsNotFound(err)
 		}
 		return err == nil && box.Annotations["n"] == strconv.Itoa(n)

@@ -148,7 +148,8 @@ func cmpErr(out string, err error) string {
 func (h *onLibvirt) populate(ctx context.Context) error {
 	h.domains, h.networks = []string{"theirs", "default.box.aaaaaaaa"}, []string{"theirs"}
 	disk := filepath.Join(h.dir, "theirs.raw")
-	if err := os.WriteFile(disk, []byte(strings.Repeat("theirs", 1000)), 0o666); err != nil {
+	sector := slices.Concat([]byte{0xfa, 0xf4, 0xeb, 0xfd}, make([]byte, 506), []byte{0x55, 0xaa}) // cli; hlt; jmp to the hlt
+	if err := os.WriteFile(disk, append(sector, strings.Repeat("theirs", 1000)...), 0o666); err != nil {
 		return err
 	}
 	for file, xml := range map[string]string{
@@ -270,10 +271,8 @@ func TestLibvirt(t *testing.T) {
 		must(t, err)
 		must(t, os.WriteFile(filepath.Join(dir, "golden.qcow2"), image, 0o644))
 		h.dir, h.victim = dir, victim
-		if victim == "" || h.before == nil {
-			h.depopulate()
-			must(t, h.populate(t.Context()))
-		}
+		h.depopulate()
+		must(t, h.populate(t.Context()))
 		return h
 	}
 	defer h.depopulate()
@@ -291,4 +290,64 @@ func TestLibvirt(t *testing.T) {
 		{op: realOperation("create"), points: 2, victim: restart, as: "libvirtd in create"},
 		{op: realOperation("delete"), points: 1, victim: restart, as: "libvirtd in delete"},
 	})
+}
+
+// TestLibvirtNeighbours: two daemons with two stores on one libvirt, whose objects
+// have the same names, both collecting garbage: one works and is killed, and of the
+// other nothing changes.
+func TestLibvirtNeighbours(t *testing.T) {
+	private(t, "LIBVIRT", "there is no private libvirt: run the test by hack/private-libvirt -- go test ./test/crash")
+	ctx := t.Context()
+	image, err := os.ReadFile(tinyImage(t))
+	must(t, err)
+	var both []*life
+	for range 2 {
+		h := &onLibvirt{dir: folder(t)}
+		must(t, os.WriteFile(filepath.Join(h.dir, "golden.qcow2"), image, 0o644))
+		l := &life{host: h, journal: newJournal(), death: newDeath(point{}), lag: 100 * time.Millisecond}
+		l.plane, err = h.begin(l.death, l.journal)
+		must(t, err)
+		t.Cleanup(func() { _ = l.plane.end() })
+		must(t, l.do(ctx, deed{create(goldenImage("golden")), isReady("golden")}))
+		must(t, l.do(ctx, deed{create(sandbox("box", idle, natted(8080))), all(isReady("box"), listens("box", 1))}))
+		both = append(both, l)
+	}
+	quiet, busy := both[0], both[1]
+	box, err := stage{ctx, quiet.plane.client, quiet.host}.sandbox("box")
+	must(t, err)
+	dir := quiet.host.(*onLibvirt).dir
+	belongings := func() string {
+		t.Helper()
+		var all []string
+		for _, args := range [][]string{{"dumpxml", string(box.UID)}, {"dumpxml", "--inactive", string(box.UID)}, {"domstate", "--reason", string(box.UID)}} {
+			out, err := command(ctx, "virsh", args...)
+			must(t, err)
+			all = append(all, strings.ReplaceAll(out, "state='connected'", "state='disconnected'")) // its agent comes up
+		}
+		files, err := filesOf(filepath.Join(dir, "data"))
+		must(t, err)
+		for _, f := range files {
+			all = append(all, fmt.Sprintf("%+v", f))
+		}
+		return strings.Join(all, "\n")
+	}
+	before := belongings()
+	must(t, busy.do(ctx, deed{remove(sandbox("box")), gone(sandbox("box"))}))
+	must(t, busy.do(ctx, deed{create(sandbox("box", idle, natted(8080))), isReady("box")}))
+	must(t, busy.plane.end())
+	busy.death = newDeath(point{})
+	busy.plane, err = busy.host.begin(busy.death, busy.journal)
+	must(t, err)
+	must(t, busy.do(ctx, deed{remove(sandbox("box")), gone(sandbox("box"))}))
+	must(t, busy.do(ctx, deed{remove(goldenImage("golden")), gone(goldenImage("golden"))}))
+	time.Sleep(5 * realPace) // some rounds of both daemons' garbage collection, past its grace
+	if now := belongings(); now != before {
+		t.Errorf("of the other daemon there was\n%s\nthere is\n%s", before, now)
+	}
+	must(t, quiet.eventually(ctx, all(isReady("box"), listens("box", 1))))
+	must(t, quiet.do(ctx, deed{remove(sandbox("box")), gone(sandbox("box"))}))
+	must(t, quiet.do(ctx, deed{remove(goldenImage("golden")), gone(goldenImage("golden"))}))
+	if left, err := command(ctx, "virsh", "list", "--all", "--name"); err != nil || left != "" {
+		t.Errorf("left: %q, %v", left, err)
+	}
 }

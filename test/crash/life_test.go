@@ -89,7 +89,7 @@ func (l *life) run(ctx context.Context, at point) (err error) {
 			return err
 		}
 	}
-	if at.n > 0 && !l.out.killed && !l.death.wasStruck() {
+	if at.n > 0 && !l.out.killed && l.death.hasStruck() == "" {
 		select {
 		case <-l.death.died:
 			if err := l.revive(ctx); err != nil {
@@ -101,7 +101,8 @@ func (l *life) run(ctx context.Context, at point) (err error) {
 	if !l.out.killed {
 		l.death.disarm()
 		l.out.points = l.death.points()
-		l.out.killed = l.death.wasStruck()
+		l.out.where = l.death.hasStruck()
+		l.out.killed = l.out.where != ""
 	}
 	if err := l.eventually(ctx, l.op.deeds[len(l.op.deeds)-1].until); err != nil {
 		return fmt.Errorf("it did not last: %w", err)

@@ -56,6 +56,7 @@ func TestNeighbours(t *testing.T) {
 	second, err := simulate(t.TempDir())
 	must(err)
 	second.world = first.world
+	first.before, second.before = []string{}, []string{} // no other neighbours are met
 	var both []*neighbour
 	for _, h := range []*simulated{first, second} {
 		l := &life{host: h, journal: newJournal(), death: newDeath(point{}), lag: 2 * time.Millisecond}

@@ -144,6 +144,13 @@ func TestAuditFinds(t *testing.T) {
 			},
 			func(f findings) bool { return one(f.foreign, "gone: machine "+string(untagged)) },
 		},
+		{
+			"a machine that only looks like one of the daemon's and was removed",
+			func(t *testing.T, h *simulated, _ providers.Provider, _ *v1.Sandbox, _ providers.ImageRef) {
+				must(t, h.world.RemoveForeign(lookalike))
+			},
+			func(f findings) bool { return one(f.foreign, "gone: machine "+string(lookalike)) },
+		},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()

@@ -53,6 +53,11 @@ func simulate(dir string) (*simulated, error) {
 		dir: dir, log: logr.Discard(), pace: pace,
 		open: func(i providers.Instance) (providers.Provider, error) {
 			h.instance = i
+			if h.before == nil {
+				if err := h.meet(); err != nil {
+					return nil, err
+				}
+			}
 			return fake.New(h.world, v1.ProviderKVM, i), nil
 		},
 	}
@@ -61,12 +66,7 @@ func simulate(dir string) (*simulated, error) {
 			return nil, err
 		}
 	}
-	if err := h.populate(); err != nil {
-		return nil, err
-	}
-	others, err := h.others(context.Background())
-	h.before = others
-	return h, err
+	return h, h.populate()
 }
 
 // begin starts a control plane; the first one gives the host its instance.
@@ -102,6 +102,17 @@ func (h *simulated) populate() error {
 	}
 	errs = append(errs, err, p.Suspend(ctx, sleeper), h.world.AddForeign(untagged, ""))
 	return errors.Join(errs...)
+}
+
+// meet places a machine that looks like one of the instance, which is known now, and
+// looks at what there is of others.
+func (h *simulated) meet() error {
+	if err := h.world.AddForeign(lookalike, h.instance.Short()); err != nil {
+		return err
+	}
+	others, err := h.others(context.Background())
+	h.before = others
+	return err
 }
 
 // others describes what others have, in all detail.
@@ -152,6 +163,7 @@ func (h *simulated) things(ctx context.Context) ([]providers.Resource, error) {
 	if err != nil {
 		return nil, err
 	}
+	all = slices.DeleteFunc(all, func(r providers.Resource) bool { return r.ID == string(lookalike) })
 	said := func(line string) bool {
 		return slices.ContainsFunc(all, func(r providers.Resource) bool {
 			return strings.Contains(line, r.ID) || strings.Contains(line, snapshotLine(r.ID))

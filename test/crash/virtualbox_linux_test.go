@@ -82,7 +82,13 @@ func (h *onVirtualBox) things(ctx context.Context) (all []providers.Resource, er
 // others implements ground.
 func (h *onVirtualBox) others(ctx context.Context) (lines []string, err error) {
 	out, err := manage(ctx, "showvminfo", theirMachine, "--machinereadable")
-	lines = append(lines, "machine: "+cmpErr(out, err))
+	for line := range strings.Lines(cmpErr(out, err)) {
+		// Without what a VBoxSVC that was started anew tells in another way of a machine
+		// that nobody has touched.
+		if !strings.HasPrefix(line, "VMStateChangeTime=") && !strings.HasPrefix(line, "localhostReachable=") {
+			lines = append(lines, "machine: "+line)
+		}
+	}
 	for _, pattern := range []string{"theirs/*/*.vbox", "theirs/*.vdi"} {
 		files, _ := filepath.Glob(filepath.Join(h.dir, pattern))
 		for _, f := range files {
