@@ -32,8 +32,11 @@ func TestStatusSaysWhatItWaitsFor(t *testing.T) {
 	}{
 		"about to begin": {func(*state) {}, "False/Importing", "Imported=False/Importing", []string{"about to begin"}},
 		"not read":       {func(*state) {}, "False/Importing", "Verified=Unknown/Reconciling", nil},
-		"in the middle": {func(s *state) { s.progress = &providers.Progress{Stage: "downloading", Done: 1 << 29, Total: 1 << 30} },
-			"False/Importing", "Imported=False/Importing", []string{"downloading: 50% of 1024Mi"}},
+		"in the middle": {
+			func(s *state) { s.progress = &providers.Progress{Stage: "downloading", Done: 1 << 29, Total: 1 << 30} },
+			"False/Importing", "Imported=False/Importing",
+			[]string{"downloading: 50% of 1024Mi"},
+		},
 		"imported":             {sealed, "True/AsSpecified", "Imported=True/Imported", nil},
 		"digest recorded":      {sealed, "True/AsSpecified", "Verified=True/DigestRecorded", nil},
 		"digest given":         {func(s *state) { sealed(s); s.img.Spec.Source.Disk.SHA256 = digest }, "True/AsSpecified", "Verified=True/DigestMatches", nil},
@@ -45,8 +48,11 @@ func TestStatusSaysWhatItWaitsFor(t *testing.T) {
 		"a sandbox that is on": {failed(providers.ErrBusy, v1.ReasonSandboxOn), "False/SandboxOn", "Imported=False/SandboxOn", []string{"the very cause"}},
 		"no space":             {failed(providers.ErrCapacity, ""), "False/InsufficientCapacity", "Imported=False/InsufficientCapacity", []string{"the very cause"}},
 		"unavailable":          {failed(providers.ErrUnavailable, ""), "False/ProviderUnavailable", "Imported=Unknown/ProviderUnavailable", []string{"the very cause"}},
-		"cannot be seen": {func(s *state) { s.img.Status.Revision = "r"; failed(providers.ErrUnavailable, "")(s) },
-			"False/ProviderUnavailable", "Verified=Unknown/ProviderUnavailable", []string{"the very cause"}},
+		"cannot be seen": {
+			func(s *state) { s.img.Status.Revision = "r"; failed(providers.ErrUnavailable, "")(s) },
+			"False/ProviderUnavailable", "Verified=Unknown/ProviderUnavailable",
+			[]string{"the very cause"},
+		},
 
 		"to be built":        {built(func(*state) {}), "False/Importing", "Provisioned=False/Reconciling", nil},
 		"is built":           {built(func(s *state) { s.building = "step 2 of 3 runs" }), "False/Provisioning", "Provisioned=False/Provisioning", []string{"step 2 of 3"}},

@@ -81,6 +81,7 @@ func (r *Reconciler) conclude(ctx context.Context, v *view) error {
 	had := meta.FindStatusCondition(st.Conditions, v1.ConditionDrifted)
 	news, was := v.told.what != "" && !v.told.same(had), whatOf(had)
 	updateStatus(*v)
+	r.noteTry(v.sbx, v.err)
 	now := whatOf(meta.FindStatusCondition(st.Conditions, v1.ConditionDrifted))
 	if err := r.write(ctx, v); err != nil {
 		return err

@@ -46,8 +46,11 @@ func TestStatusSaysWhatItWaitsFor(t *testing.T) {
 		}, "Unknown/ProviderUnavailable", "", []string{"the very cause"}},
 		"held by forks": {func(s *state) { s.last.action = actHold; s.forks = []string{"f"} }, "False/InUse", "", []string{"fork f is gone"}},
 		"goes along":    {func(s *state) { s.last.action = actFollow }, "False/Deleting", "", []string{`sandbox "web", which is being deleted`}},
-		"removed": {func(s *state) { s.snap.DeletionTimestamp = &metav1.Time{Time: now}; failed(providers.ErrBusy, "")(s) },
-			"False/Deleting", "", []string{"is being removed: ", "the very cause"}},
+		"removed": {
+			func(s *state) { s.snap.DeletionTimestamp = &metav1.Time{Time: now}; failed(providers.ErrBusy, "")(s) },
+			"False/Deleting", "",
+			[]string{"is being removed: ", "the very cause"},
+		},
 	} {
 		s := &state{snap: &v1.SandboxSnapshot{}, now: now}
 		s.snap.Spec.Sandbox = "web"

@@ -17,7 +17,9 @@ func FuzzAnswers(f *testing.F) {
 	plain := answers(nil)
 	lines := strings.Count(plain.preseed(), "\n")
 	f.Fuzz(func(t *testing.T, user, host, locale, pkg, disk string) {
-		a := answers(func(a *Answers) { a.User, a.Hostname, a.Locale, a.Packages, a.Disk = user, host, locale, []string{pkg}, disk })
+		a := answers(func(a *Answers) {
+			a.User, a.Hostname, a.Locale, a.Packages, a.Disk = user, host, locale, []string{pkg}, disk
+		})
 		if a.Check() != nil {
 			return
 		}

@@ -110,9 +110,9 @@ const (
 	ReasonNonZeroExitCode metav1.StatusReason = "NonZeroExitCode"
 	// ReasonOutcomeUnknown: the command may have run, and nobody saw how it ended.
 	ReasonOutcomeUnknown metav1.StatusReason = "OutcomeUnknown"
-	CauseExitCode         metav1.CauseType    = "ExitCode"
-	CauseTimedOut         metav1.CauseType    = "TimedOut"
-	CauseTruncated        metav1.CauseType    = "OutputTruncated"
+	CauseExitCode        metav1.CauseType    = "ExitCode"
+	CauseTimedOut        metav1.CauseType    = "TimedOut"
+	CauseTruncated       metav1.CauseType    = "OutputTruncated"
 	// CauseNotStarted: there was no command; the exit code is one of those below.
 	CauseNotStarted metav1.CauseType = "NotStarted"
 )
