@@ -107,7 +107,7 @@ fuzz: ## Run every fuzz target for FUZZTIME (default 5m), which takes hours
 	hack/fuzz $(or $(FUZZTIME),5m)
 
 .PHONY: soak-simulated
-soak-simulated: ## A week of a daemon in simulated time, with everything going wrong (SIMULATED=168h; SEED repeats the plan)
+soak-simulated: ## A week of two hosts in simulated time, with everything going wrong (SIMULATED=168h; SEED repeats the plan)
 	SOAK_SIMULATED=$(or $(SIMULATED),168h) $(if $(SEED),SOAK_SEED=$(SEED)) $(GO) test -count=1 -timeout 30m -v -run '^TestSoak$$' ./test/soak
 
 .PHONY: vet

@@ -150,6 +150,8 @@ func (a *audit) agrees(sbx *v1.Sandbox, ready metav1.Condition) bool {
 		return img != nil && status(img.Status.Conditions, v1.ConditionReady).Status != metav1.ConditionTrue
 	case reason == v1.ReasonSnapshotNotFound, reason == v1.ReasonSnapshotNotReady:
 		return !a.usable(sbx.Spec.FromSnapshot) || sbx.Spec.RevertTo != nil && !a.usable(sbx.Spec.RevertTo.Snapshot)
+	case reason == v1.ReasonUnsupported: // mounted folders keep memory from being saved
+		return want == v1.PowerSuspended && len(sbx.Spec.SharedFolders) > 0
 	case reason == v1.ReasonInvalid: // a disk that is smaller than its image, or a snapshot of an earlier one
 		return sbx.Spec.DiskSize != nil || sbx.Spec.FromSnapshot != "" || sbx.Spec.RevertTo != nil
 	}
