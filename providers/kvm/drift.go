@@ -106,7 +106,9 @@ func liesOn(path, disk string) bool {
 // networkDrift tells whether a machine that runs was seen to be connected in
 // another way than it was made, and cannot be put right while it does. The first
 // look may be older than the machine; so it is looked at anew, while nobody starts
-// or ends it here.
+// or ends it here. What is wrong with its neighbours on the bridge is not its drift: it
+// is not isolated for as long, and one that libvirt is just connecting is for a moment
+// what another's would be.
 func (p *Provider) networkDrift(ctx context.Context, m machine) (providers.Drift, bool) {
 	unlock, free := p.locks.TryLock(machineObject(m.id))
 	if !free {
@@ -121,7 +123,7 @@ func (p *Provider) networkDrift(ctx context.Context, m machine) (providers.Drift
 	if err != nil {
 		return providers.Drift{}, false
 	}
-	detail, ok := judge(s)
+	detail, ok := judgeOwn(s)
 	if ok || s.mendable() {
 		return providers.Drift{}, false
 	}
