@@ -230,7 +230,7 @@ func (p *Provider) Reset(ctx context.Context, id types.UID) error {
 func (p *Provider) refreshDisk(ctx context.Context, m machine) error {
 	c, err := p.diskChain(m.id)
 	if errors.Is(err, providers.ErrNotFound) {
-		return p.lostDisk(ctx, m.id, m.record.Image)
+		return p.lostDisk(ctx, m)
 	}
 	if err != nil {
 		return err
