@@ -262,7 +262,7 @@ func TestChangedWhileItRuns(t *testing.T) {
 		}, v1.ReasonNetworkChanged, providers.RemedyPowerOff, "lacks its address"},
 		{"another disk", func(t *testing.T, l *lab, id types.UID) {
 			run(t, "virsh", "attach-disk", string(id), l.otherDisk(t), "vdc", "--live")
-		}, v1.ReasonDefinitionChanged, providers.RemedyOff, "it has the drive \"vdc\""},
+		}, v1.ReasonDefinitionChanged, providers.RemedyPowerOff, "it has the drive \"vdc\""},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			must(t, l.p.EnsureMachine(ctx, spec))

@@ -77,6 +77,8 @@ type Outline struct {
 type Disk struct {
 	Target, Device, Bus, Source string
 	ReadOnly                    bool
+	// NoFile: it is a device of the host's, or further away.
+	NoFile bool
 }
 
 // Card is a network card.
@@ -179,9 +181,9 @@ func diskOf(d libvirtxml.DomainDisk) Disk {
 	case s.File != nil:
 		out.Source = s.File.File
 	case s.Block != nil:
-		out.Source = s.Block.Dev
+		out.Source, out.NoFile = s.Block.Dev, true
 	default:
-		out.Source = "something that is no file"
+		out.Source, out.NoFile = "something that is no file", true
 	}
 	return out
 }
