@@ -81,7 +81,23 @@ func Drift(s Sight) []providers.Drift {
 		}
 		list = append(list, providers.Drift{Reason: d.reason, Detail: d.detail, Remedy: remedy}) // nothing runs with it
 	}
-	return list[:min(len(list), maxDrifts)]
+	return bounded(list)
+}
+
+// bounded leaves out what is too much, and of that first what does the least harm.
+func bounded(list []providers.Drift) []providers.Drift {
+	if len(list) <= maxDrifts {
+		return list
+	}
+	order := []providers.Remedy{providers.RemedyPowerOff, providers.RemedyNone}
+	rank := func(d providers.Drift) int {
+		if i := slices.Index(order, d.Remedy); i >= 0 {
+			return i
+		}
+		return len(order)
+	}
+	slices.SortStableFunc(list, func(a, b providers.Drift) int { return rank(a) - rank(b) })
+	return list[:maxDrifts]
 }
 
 // Redefinable tells whether the definition can be put right while the machine is

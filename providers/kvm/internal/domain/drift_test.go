@@ -209,6 +209,13 @@ func TestDriftIsBounded(t *testing.T) {
 			t.Errorf("%q", d.Detail)
 		}
 	}
+	sight := Sight{Want: record.Spec(), Files: DiskFiles{Snapshots: 1}}
+	sight.Want.Disk = "/data/disk.qcow2"
+	sight.Live = changed(t, build(t, s), "<devices>", "<devices>"+strings.ReplaceAll(disks.String(), strings.Repeat("/é\u202e", 500), "/data/x")+`<hostdev mode="subsystem" type="usb"><source/></hostdev>`)
+	worst := Drift(sight)
+	if len(worst) != maxDrifts || worst[0].Remedy != providers.RemedyPowerOff || worst[1].Remedy != providers.RemedyNone {
+		t.Errorf("what does harm is left out: %v", said(worst))
+	}
 	if word("/a/b-c.qcow2") != "/a/b-c.qcow2" || word("/a b/it's") != `'/a b/it'\''s'` {
 		t.Errorf("%s %s", word("/a/b-c.qcow2"), word("/a b/it's"))
 	}
