@@ -44,6 +44,24 @@ func (p *Provider) sight(m machine) domain.Sight {
 	return s
 }
 
+// sightAlone is sight while others may work on the machine. Its files are in order
+// before and after that, and not all the while: what seems lost or damaged is believed
+// once nobody here works on them.
+func (p *Provider) sightAlone(m machine) domain.Sight {
+	s := p.sight(m)
+	if s.Files.Lost == "" && s.Files.Damaged == "" {
+		return s
+	}
+	unlock, free := p.locks.TryShare(machineObject(m.id))
+	if !free {
+		s.Files.Lost, s.Files.Damaged = "", ""
+		return s
+	}
+	defer unlock()
+	s.Files = p.lookAtFiles(m, s.Live, s.Defined)
+	return s
+}
+
 // lookAtFiles looks at what the disk of a machine consists of, and at the files
 // that libvirt uses in its place.
 func (p *Provider) lookAtFiles(m machine, outlines ...*domain.Outline) domain.DiskFiles {

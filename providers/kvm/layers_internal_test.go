@@ -300,6 +300,30 @@ func TestPushLayer(t *testing.T) {
 	}
 }
 
+// TestLostWhileItIsWorkedOn: a disk is lost when nobody works on it.
+func TestLostWhileItIsWorkedOn(t *testing.T) {
+	w := newWorld(t)
+	m := machine{id: machineA, power: providers.PowerOff}
+	for name, unmake := range map[string]func(){
+		"lost":    func() { _ = os.Remove(w.data.disk(machineA)) },
+		"damaged": func() { _ = os.WriteFile(w.data.disk(machineA), []byte("damaged"), 0o600) },
+	} {
+		unmake()
+		told := func() bool { f := w.sightAlone(m).Files; return f.Lost != "" || f.Damaged != "" }
+		if !told() {
+			t.Errorf("a disk that is %s is not told of", name)
+		}
+		unlock, err := w.locks.Lock(t.Context(), machineObject(machineA))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if told() {
+			t.Errorf("a disk that is worked on is %s", name)
+		}
+		unlock()
+	}
+}
+
 func TestSameHardware(t *testing.T) {
 	live := func(edit func(*domain.Live)) domain.Live {
 		l := domain.Live{Accelerator: domain.TCG}
