@@ -239,7 +239,8 @@ func (p *Provider) Reset(ctx context.Context, id types.UID) error {
 // the machine was made from: the image, or the snapshot that it was forked from.
 func (p *Provider) refreshDisk(ctx context.Context, m machine) error {
 	c, err := p.diskChain(m.id)
-	if errors.Is(err, providers.ErrNotFound) {
+	var lost *lostFile
+	if errors.As(err, &lost) {
 		return p.lostDisk(ctx, m)
 	}
 	if err != nil {
