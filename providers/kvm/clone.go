@@ -15,8 +15,9 @@ import (
 	"sandboxd.dev/sandboxd/providers/internal/machinespec"
 )
 
-// ensureDisk makes the disk of a machine that is off, or keeps the one it has.
-func (p *Provider) ensureDisk(ctx context.Context, spec providers.MachineSpec) error {
+// ensureDisk makes the disk of a machine that is off, or keeps the one it has. One of
+// no worth is made anew when it cannot be used.
+func (p *Provider) ensureDisk(ctx context.Context, spec providers.MachineSpec, worthless bool) error {
 	object, path := machineObject(spec.ID), p.data.disk(spec.ID)
 	if err := errors.Join(os.RemoveAll(p.data.memory(spec.ID)), os.RemoveAll(p.data.frozen(spec.ID))); err != nil {
 		return p.fileError(object, err)
@@ -24,7 +25,12 @@ func (p *Provider) ensureDisk(ctx context.Context, spec providers.MachineSpec) e
 	if machinespec.Installed(spec) {
 		return p.ensureInstalled(ctx, spec)
 	}
-	if !files.Exists(path) {
+	fresh := !files.Exists(path)
+	if worthless && !fresh {
+		_, err := p.diskChain(spec.ID)
+		fresh = ruined(err)
+	}
+	if fresh {
 		if spec.Snapshot != nil {
 			return p.fork(ctx, spec.ID, spec.Image, *spec.Snapshot, spec.DiskBytes)
 		}
@@ -73,7 +79,7 @@ func (p *Provider) settleLayers(ctx context.Context, id types.UID) error {
 	return p.tidy(ctx, id)
 }
 
-// lostDisk makes a disk again that is gone, on the snapshot that the machine was
+// lostDisk makes a disk again that is gone or damaged, on the snapshot that the machine was
 // forked from, or on its image, of the size that it had. Where an older release has
 // not noted that, the machine is marked to be ensured again, which grows it.
 func (p *Provider) lostDisk(ctx context.Context, m machine) error {

@@ -70,16 +70,16 @@ func (p *Provider) lookAtFiles(m machine, outlines ...*domain.Outline) domain.Di
 	c, err := p.diskChain(m.id)
 	if err == nil && c.image != (providers.ImageRef{}) {
 		if _, statErr := os.Lstat(p.data.image(c.image)); errors.Is(statErr, fs.ErrNotExist) {
-			f.Lost = p.data.image(c.image)
+			f.Lost, f.Base = p.data.image(c.image), true
 		}
 	}
 	var lost *lostFile
 	var bad *badDisk
 	switch {
 	case errors.As(err, &lost):
-		f.Lost = lost.path
+		f.Lost, f.Base = lost.path, p.ownerOf(lost.path) != m.id
 	case errors.As(err, &bad):
-		f.Damaged = bad.what
+		f.Damaged, f.Base = bad.what, p.ownerOf(bad.path) != m.id
 	}
 	f.Snapshots = c.snapshots
 	for _, o := range outlines {

@@ -398,6 +398,12 @@ func TestLostDisk(t *testing.T) {
 	l.untouched(t, id, "after it was reverted")
 	must(t, os.WriteFile(l.disk(id), []byte("nothing of a disk"), 0o600))
 	l.drifted(t, id, v1.ReasonDiskChanged, providers.RemedyNone, "cannot be read")
+	if err := l.p.Start(ctx, id); !errors.Is(err, providers.ErrInvalid) || providers.ReasonOf(err) != v1.ReasonDiskChanged {
+		t.Errorf("started: %v", err)
+	}
+	must(t, l.p.Reset(ctx, id))
+	l.untouched(t, id, "after it was reset")
+	must(t, l.p.Start(ctx, id))
 
 	discards := l.spec("discards", v1.Network{Mode: v1.NetworkNone})
 	discards.DiscardOnStop = true
@@ -407,4 +413,9 @@ func TestLostDisk(t *testing.T) {
 	l.drifted(t, discards.ID, v1.ReasonDiskLost, providers.RemedyEnsure, "is gone")
 	must(t, l.p.EnsureMachine(ctx, discards))
 	l.untouched(t, discards.ID, "after it was ensured")
+	must(t, os.WriteFile(l.disk(discards.ID), []byte("nothing of a disk"), 0o600))
+	l.drifted(t, discards.ID, v1.ReasonDiskChanged, providers.RemedyEnsure, "cannot be read")
+	must(t, l.p.EnsureMachine(ctx, discards))
+	l.untouched(t, discards.ID, "after its damaged disk was ensured")
+	must(t, l.p.Start(ctx, discards.ID))
 }

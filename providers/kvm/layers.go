@@ -56,13 +56,15 @@ type lostFile struct{ path, what string }
 
 func (l *lostFile) Error() string { return l.what }
 
-// badDisk is a disk that cannot be used as it is.
+// badDisk is a file of a disk that cannot be used as it is.
 type badDisk struct {
-	what  string
-	cause error
+	path, what string
+	cause      error
 }
 
-func (b *badDisk) Error() string { return b.what + ": delete the sandbox" }
+func (b *badDisk) Error() string {
+	return b.what + ": put it back, revert the sandbox (to a snapshot, or golden), or delete it"
+}
 func (b *badDisk) Unwrap() error { return b.cause }
 
 // own counts the layers on top that are of the machine itself.
@@ -106,7 +108,7 @@ func (p *Provider) walk(at place, path string) (chain, error) {
 		case errors.Is(err, fs.ErrNotExist):
 			return c, providers.Errorf(providers.ErrNotFound, object, "%w", &lostFile{path, path + ", which its disk lies on, is gone: put it back, or delete the sandbox"})
 		case err != nil:
-			return c, providers.Errorf(providers.ErrInvalid, object, "%w", &badDisk{fmt.Sprintf("its disk %s cannot be read, because of %v", path, err), err})
+			return c, providers.Errorf(providers.ErrInvalid, object, "%w", &badDisk{path, fmt.Sprintf("its disk %s cannot be read, because of %v", path, err), err})
 		}
 		if len(c.files) == 0 {
 			c.size, c.snapshots = h.VirtualSize, h.Snapshots
@@ -121,7 +123,7 @@ func (p *Provider) walk(at place, path string) (chain, error) {
 		}
 		next, ok := p.data.placeOf(h.Backing)
 		if !ok || len(c.files) > maxDepth || !p.mayLieOn(at, next) {
-			return c, providers.Errorf(providers.ErrInvalid, object, "%w", &badDisk{what: fmt.Sprintf("its disk lies on %q, which is not an image or snapshot that it was made from", h.Backing)})
+			return c, providers.Errorf(providers.ErrInvalid, object, "%w", &badDisk{path: path, what: fmt.Sprintf("its disk lies on %q, which is not an image or snapshot that it was made from", h.Backing)})
 		}
 		c.layers = append(c.layers, next)
 		at, path = next, h.Backing
@@ -209,8 +211,17 @@ func (p *Provider) pushLayer(ctx context.Context, id types.UID, c chain) (place,
 	return at, p.fileError(object, err)
 }
 
+// ruined tells whether a disk cannot be used because one of its files is lost or
+// damaged.
+func ruined(err error) bool {
+	var lost *lostFile
+	var bad *badDisk
+	return errors.As(err, &lost) || errors.As(err, &bad)
+}
+
 // layDisk puts a fresh disk in the place of a machine's disk, if it has one. It
-// lies on the first of the files, which lie on each other.
+// lies on the first of the files, which lie on each other. It is whole before it takes
+// the place: half a disk would be a damaged one.
 func (p *Provider) layDisk(ctx context.Context, id types.UID, on []string, size int64) error {
 	object, path := machineObject(id), p.data.disk(id)
 	next := path + ".new"
@@ -220,6 +231,9 @@ func (p *Provider) layDisk(ctx context.Context, id types.UID, on []string, size 
 	p.steps.next()
 	if err := p.img.CreateOverlay(ctx, next, on[0], roundUp(size), on[1:]...); err != nil {
 		_ = os.Remove(next)
+		return p.fileError(object, err)
+	}
+	if err := files.Sync(next); err != nil {
 		return p.fileError(object, err)
 	}
 	p.steps.next()

@@ -83,7 +83,7 @@ func (p *Provider) make(ctx context.Context, spec providers.MachineSpec, was mac
 	if err != nil {
 		return err
 	}
-	if err := p.ensureDisk(ctx, spec); err != nil {
+	if err := p.ensureDisk(ctx, spec, spec.DiscardOnStop || was.record.DiscardOnStop); err != nil {
 		return err
 	}
 	disk, err := p.diskChain(spec.ID)

@@ -239,15 +239,14 @@ func (p *Provider) Reset(ctx context.Context, id types.UID) error {
 // the machine was made from: the image, or the snapshot that it was forked from.
 func (p *Provider) refreshDisk(ctx context.Context, m machine) error {
 	c, err := p.diskChain(m.id)
-	var lost *lostFile
-	if errors.As(err, &lost) {
-		return p.lostDisk(ctx, m)
-	}
-	if err != nil {
+	if err != nil && !ruined(err) {
 		return err
 	}
-	if c.image == (providers.ImageRef{}) {
+	if c.image == (providers.ImageRef{}) && (err == nil || files.Exists(p.data.installed(m.id))) {
 		return providers.Errorf(providers.ErrUnsupported, machineObject(m.id), "its disk was installed, and there is no image to begin from")
+	}
+	if err != nil {
+		return p.lostDisk(ctx, m)
 	}
 	if own := c.own(m.id); own < len(c.layers) {
 		return p.layDisk(ctx, m.id, c.files[1+own:], c.size)

@@ -37,6 +37,8 @@ type DiskFiles struct {
 	Lost string
 	// Damaged says what is wrong with the disk, so that it cannot be used.
 	Damaged string
+	// Base: what is lost or damaged is what a fresh disk would lie on, too.
+	Base bool
 	// Snapshots that others keep inside the disk.
 	Snapshots int
 	// Overlays are files that others have laid upon the disk.
@@ -113,24 +115,12 @@ func (s Sight) files() []providers.Drift {
 	var list []providers.Drift
 	id, discards := string(s.Want.ID), s.Want.Record.DiscardOnStop
 	switch f := s.Files; {
-	case f.Lost == s.Want.Disk && f.Lost != "" && discards:
-		remedy := providers.RemedyEnsure
-		if s.Live != nil || s.Saved {
-			remedy = providers.RemedyOff
-		}
-		list = append(list, providers.Drift{Reason: v1.ReasonDiskLost, Detail: "its disk " + shown(f.Lost) + " is gone", Remedy: remedy})
+	case f.Lost != "" && f.Lost == s.Want.Disk && discards:
+		list = append(list, s.ruin(v1.ReasonDiskLost, "its disk "+shown(f.Lost)+" is gone"))
 	case f.Lost != "":
-		list = append(list, providers.Drift{
-			Reason: v1.ReasonDiskLost, Remedy: providers.RemedyNone,
-			Detail: "the file " + shown(f.Lost) + " is gone, which its disk needs",
-			Advice: "put the file back, revert the sandbox (to a snapshot, or golden), or delete it",
-		})
+		list = append(list, s.ruin(v1.ReasonDiskLost, "the file "+shown(f.Lost)+" is gone, which its disk needs"))
 	case f.Damaged != "":
-		list = append(list, providers.Drift{
-			Reason: v1.ReasonDiskChanged, Remedy: providers.RemedyNone,
-			Detail: clip(f.Damaged, maxCause),
-			Advice: "put the disk back, revert the sandbox (to a snapshot, or golden), or delete it",
-		})
+		list = append(list, s.ruin(v1.ReasonDiskChanged, clip(f.Damaged, maxCause)))
 	}
 	if discards {
 		return list
@@ -150,6 +140,25 @@ func (s Sight) files() []providers.Drift {
 		})
 	}
 	return list
+}
+
+// ruin is that a file is lost or damaged, with what helps: a fresh disk does unless
+// that would lie on the same file, or on nothing, because it was installed.
+func (s Sight) ruin(reason, detail string) providers.Drift {
+	d := providers.Drift{Reason: reason, Detail: detail, Remedy: providers.RemedyNone}
+	switch golden := s.Want.Image != (providers.ImageRef{}); {
+	case s.Files.Base:
+		d.Advice = "put the file back, or delete the sandbox"
+	case golden && s.Want.Record.DiscardOnStop && (s.Live != nil || s.Saved):
+		d.Remedy = providers.RemedyOff
+	case golden && s.Want.Record.DiscardOnStop:
+		d.Remedy = providers.RemedyEnsure
+	case golden:
+		d.Advice = "put the file back, revert the sandbox (to a snapshot, or golden), or delete it"
+	default:
+		d.Advice = "put the file back, revert the sandbox to a snapshot, or delete it"
+	}
+	return d
 }
 
 // difference is one way in which a domain is not what it was made as.

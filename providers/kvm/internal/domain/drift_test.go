@@ -104,7 +104,11 @@ func TestDrift(t *testing.T) {
 		"lost":                    {files: DiskFiles{Lost: "/data/disk.qcow2"}, want: pairs{`DiskLost None: the file "/data/disk.qcow2" is gone, which its disk needs`}},
 		"lost of no worth":        {record: discards, files: DiskFiles{Lost: "/data/disk.qcow2"}, want: pairs{`DiskLost Ensure: its disk "/data/disk.qcow2" is gone`}},
 		"lost, runs on":           {record: discards, on: true, files: DiskFiles{Lost: "/data/disk.qcow2"}, want: pairs{`DiskLost Off: its disk "/data/disk.qcow2" is gone`}},
-		"lost below":              {record: discards, files: DiskFiles{Lost: "/data/base.qcow2"}, want: pairs{`DiskLost None: the file "/data/base.qcow2" is gone, which its disk needs`}},
+		"lost layer of no worth":  {record: discards, files: DiskFiles{Lost: "/data/layer.qcow2"}, want: pairs{`DiskLost Ensure: the file "/data/layer.qcow2" is gone, which its disk needs`}},
+		"damaged, of no worth":    {record: discards, files: DiskFiles{Damaged: "it is"}, want: pairs{"DiskChanged Ensure: it is"}},
+		"damaged, runs on":        {record: discards, on: true, files: DiskFiles{Damaged: "it is"}, want: pairs{"DiskChanged Off: it is"}},
+		"damaged below":           {record: discards, files: DiskFiles{Damaged: "it is", Base: true}, want: pairs{"DiskChanged None: it is"}},
+		"lost below":              {record: discards, files: DiskFiles{Lost: "/data/base.qcow2", Base: true}, want: pairs{`DiskLost None: the file "/data/base.qcow2" is gone, which its disk needs`}},
 		"damaged":                 {files: DiskFiles{Damaged: "it lies on\n" + strings.Repeat("x", 1000)}, want: pairs{"DiskChanged None: it lies on?" + strings.Repeat("x", 139) + "..." + strings.Repeat("x", 150)}},
 		"seed":                    {defined: pairs{"/data/seed.iso", "/x.iso"}, want: pairs{`DefinitionChanged Ensure: its drive vdb is "/x.iso", and was made as "/data/seed.iso"`}},
 		"seed, writable":          {defined: pairs{"<readonly></readonly>\n      <serial>", "<serial>"}, want: pairs{"DefinitionChanged Ensure: its drive vdb is connected in another way than it was made"}},
@@ -160,6 +164,30 @@ func TestDrift(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// TestAdviceHelps: nobody is told to begin anew from what is gone.
+func TestAdviceHelps(t *testing.T) {
+	s := spec(v1.NetworkNone)
+	installed := s
+	installed.Image = providers.ImageRef{}
+	for name, tc := range map[string]struct {
+		want         Spec
+		base         bool
+		golden, snap bool
+	}{
+		"its disk":                 {want: s, golden: true, snap: true},
+		"its image":                {want: s, base: true},
+		"a disk with no image":     {want: installed, snap: true},
+		"what no image lies under": {want: installed, base: true},
+	} {
+		for _, f := range []DiskFiles{{Lost: "/data/x", Base: tc.base}, {Damaged: "it is", Base: tc.base}} {
+			advice := Sight{Want: tc.want, Files: f}.files()[0].Advice
+			if strings.Contains(advice, "golden") != tc.golden || strings.Contains(advice, "snapshot") != tc.snap || !strings.Contains(advice, "delete") {
+				t.Errorf("%s: %s", name, advice)
+			}
+		}
 	}
 }
 
