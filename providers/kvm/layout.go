@@ -33,7 +33,7 @@ import (
 //	              no-base                  its disk was made empty, for an installer
 //	              install.iso, .kernel, .initrd    an installer, until it has done its work
 //	              console.log, .0, .1, ... serial console; virtlogd rotates it
-//	              network                  UUID of the network it needs, if any, and the run of the host it was joined in
+//	              network                  UUID of the network it needs, if any, and the run of the host it was there in
 //
 // QEMU runs as a user of its own and reaches its files by their full path, so
 // the directories may be passed through by anybody but listed by root only, and the

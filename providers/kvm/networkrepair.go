@@ -36,7 +36,7 @@ import (
 // In all cases it is removed with what is left of it, and made anew.
 
 // A machine's file "network" has the UUID of the network that it needs, and of the
-// run of the host in which it was joined: after a reboot, none is there, and that
+// run of the host in which it was last there: after a reboot, none is there, and that
 // is nobody's doing.
 type networkRef struct{ network, boot string }
 
@@ -54,10 +54,14 @@ func bootID() string {
 	return string(bytes.TrimSpace(b))
 }
 
-// noteNetwork notes that a machine needs a network.
-func (p *Provider) noteNetwork(id types.UID, n identity.Network) error {
-	path, ref := p.data.networkRef(id), networkRef{n.UUID(), p.boot}
-	if was, err := readNetworkRef(path); err == nil && was == ref {
+// noteNetwork notes that a machine needs a network, which may not be there yet: with
+// made, that it is there in this run of the host, so that it can be missed.
+func (p *Provider) noteNetwork(id types.UID, n identity.Network, made bool) error {
+	path, ref := p.data.networkRef(id), networkRef{network: n.UUID()}
+	if made {
+		ref.boot = p.boot
+	}
+	if was, err := readNetworkRef(path); err == nil && was.network == ref.network && (!made || was.boot == ref.boot) {
 		return nil
 	}
 	p.steps.next()

@@ -40,7 +40,7 @@ const leaseMinutes = 5
 // Networks are transient: they live until their last user is gone or the host
 // restarts, and are made again when a machine starts.
 func (p *Provider) joinNetwork(ctx context.Context, id types.UID, n identity.Network) error {
-	if err := p.noteNetwork(id, n); err != nil {
+	if err := p.noteNetwork(id, n, false); err != nil {
 		return err
 	}
 	unlock, err := p.locks.Lock(ctx, "network "+n.UUID())
@@ -59,6 +59,9 @@ func (p *Provider) joinNetwork(ctx context.Context, id types.UID, n identity.Net
 		s.xml, err = p.readNetwork(ctx, n)
 	}
 	if err != nil {
+		return err
+	}
+	if err := p.noteNetwork(id, n, true); err != nil {
 		return err
 	}
 	if err := hostnet.Guard(n.Bridge()); err != nil {
