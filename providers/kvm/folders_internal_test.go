@@ -55,3 +55,24 @@ func TestFolderSwapped(t *testing.T) {
 	swap(filepath.Dir(folder), filepath.Join(base, "secret"))
 	refused("symbolic link")
 }
+
+// TestFolderOutOfReach: a folder that cannot be looked at just now is not said to be
+// none; a file is.
+func TestFolderOutOfReach(t *testing.T) {
+	base, err := filepath.EvalSymlinks(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	file := filepath.Join(base, "file")
+	if err := os.WriteFile(file, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for path, kind := range map[string]error{
+		file: providers.ErrInvalid, filepath.Join(file, "below"): providers.ErrInvalid, filepath.Join(base, "none"): providers.ErrInvalid,
+		filepath.Join(base, strings.Repeat("x", 300)): providers.ErrUnavailable, // any other error
+	} {
+		if err := checkFolders("machine x", []string{path}); providers.KindOf(err) != kind {
+			t.Errorf("%s: %v", path, err)
+		}
+	}
+}

@@ -38,4 +38,11 @@ func TestFolderSwappedBeforeStart(t *testing.T) {
 	must(t, os.Mkdir(inside, 0o777))
 	must(t, os.Chmod(inside, 0o777))
 	must(t, l.p.Start(ctx, spec.ID))
+	must(t, os.Rename(inside, inside+".away"))
+	if _, err := l.p.TakeSnapshot(ctx, snapshotOf(spec.ID, false)); !errors.Is(err, providers.ErrInvalid) {
+		t.Errorf("a snapshot after which it could not go on: %v", err)
+	}
+	if m := l.get(t, spec.ID); m.Power != providers.PowerRunning {
+		t.Errorf("after a snapshot that was refused the machine is %s", m.Power)
+	}
 }

@@ -181,6 +181,11 @@ func (p *Provider) take(ctx context.Context, m machine, spec providers.SnapshotS
 	if err := p.roomForLayer(m.id); err != nil {
 		return none, err
 	}
+	if m.on() { // what was halted could not go on
+		if err := checkFolders(machineObject(m.id), m.live.Folders); err != nil {
+			return none, err
+		}
+	}
 	if m.managed { // saved by Suspend: it is saved anew where its memory can be kept
 		if err := p.powerOn(ctx, m); err != nil {
 			return none, err
