@@ -3,6 +3,8 @@ package hostnet
 import (
 	"encoding/binary"
 	"net/netip"
+	"slices"
+	"syscall"
 
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netlink/nl"
@@ -107,12 +109,10 @@ func bridgePorts() (map[int]bool, error) {
 				return nil, err
 			}
 			index := int(int32(binary.NativeEndian.Uint32(m[4:8])))
-			ports[index] = ports[index]
-			for _, p := range port {
-				if p.Attr.Type == nl.IFLA_BRPORT_ISOLATED && len(p.Value) > 0 && p.Value[0] == 1 {
-					ports[index] = true
-				}
-			}
+			isolated := slices.ContainsFunc(port, func(p syscall.NetlinkRouteAttr) bool {
+				return p.Attr.Type == nl.IFLA_BRPORT_ISOLATED && len(p.Value) > 0 && p.Value[0] == 1
+			})
+			ports[index] = ports[index] || isolated
 		}
 	}
 	return ports, nil
