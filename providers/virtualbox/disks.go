@@ -76,7 +76,7 @@ func (p *Provider) holdDisk(ctx context.Context, ref providers.DiskRef) (layers 
 		return nil, nil, err
 	}
 	var held []func()
-	release = func() {
+	letGo := func() {
 		for _, unlock := range slices.Backward(held) {
 			unlock()
 		}
@@ -84,7 +84,7 @@ func (p *Provider) holdDisk(ctx context.Context, ref providers.DiskRef) (layers 
 	}
 	defer func() {
 		if err != nil {
-			release()
+			letGo()
 		}
 	}()
 	hold := func(object string) error {
@@ -135,7 +135,7 @@ func (p *Provider) holdDisk(ctx context.Context, ref providers.DiskRef) (layers 
 		return nil, nil, err
 	}
 	layers, err = p.layersOf(ctx, ref, top, near, s.Adopted)
-	return layers, release, err
+	return layers, letGo, err
 }
 
 // topOf is the medium, by its UUID, that was written last. What it belongs to is held.
