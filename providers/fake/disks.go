@@ -110,10 +110,10 @@ func layer(ctx context.Context, d *guest.Disk) (f *os.File, release func(), err 
 	if err != nil {
 		return nil, nil, err
 	}
-	release = func() { _ = os.RemoveAll(dir) }
+	remove := func() { _ = os.RemoveAll(dir) }
 	defer func() {
 		if err != nil {
-			release()
+			remove()
 		}
 	}()
 	name := filepath.Join(dir, "disk")
@@ -130,7 +130,7 @@ func layer(ctx context.Context, d *guest.Disk) (f *os.File, release func(), err 
 		return nil, nil, err
 	}
 	f, err = os.Open(name)
-	return f, release, err
+	return f, remove, err
 }
 
 // minFileSystem is the smallest disk that a file system is made on, in bytes.
