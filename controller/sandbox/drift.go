@@ -24,17 +24,32 @@ const (
 // repairMemory is after which time without another a repair is the first again.
 const repairMemory = 2 * maxRestartDelay
 
-// nextDrifted decides what others have changed of a machine that is not off; false
-// when that can wait.
-func nextDrifted(d desired, o observed, now time.Time) (step, bool) {
-	drift := o.Machine.Drift
+// unfit decides about a machine that is not off and must not be on as it is connected,
+// whatever else is to be done with it.
+func unfit(d desired, o observed, now time.Time) (step, bool) {
 	stays := o.Machine.Power == providers.PowerSaved && d.Power == v1.PowerSuspended // and so does not run
 	switch {
-	case hasRemedy(drift, providers.RemedyPowerOff) && !stays:
+	case o.Machine.Hashes.Network != d.Hashes.Network:
+		return step{action: actStopForce, why: whyNetwork}, true
+	case hasRemedy(o.Machine.Drift, providers.RemedyPowerOff) && !stays:
 		return step{action: actStopForce, why: whyDrift}, true
 	case leaks(o, now):
 		return step{action: actStopForce, why: whyUnisolated}, true
-	case hasRemedy(drift, providers.RemedyEnsure) && !hasRemedy(drift, providers.RemedyNone) && d.Known:
+	}
+	return step{}, false
+}
+
+// isolating tells whether a step ends a machine because it must not be on as it is
+// connected.
+func (s step) isolating() bool {
+	return s.action == actStopForce && (s.why == whyNetwork || s.why == whyDrift || s.why == whyUnisolated)
+}
+
+// nextDrifted decides what others have changed of a machine that is not off; false
+// when that can wait.
+func nextDrifted(d desired, o observed) (step, bool) {
+	drift := o.Machine.Drift
+	if hasRemedy(drift, providers.RemedyEnsure) && !hasRemedy(drift, providers.RemedyNone) && d.Known {
 		return step{action: actEnsure, why: whyDrift}, true
 	}
 	return step{}, false
@@ -71,7 +86,7 @@ func leaks(o observed, now time.Time) bool {
 
 // recheck has a machine looked at again soon whose isolation is not seen.
 func recheck(s step, o observed) step {
-	if s.action == actWait && exposed(o.Machine) {
+	if s.action == actWait && o.Machine != nil && exposed(o.Machine) {
 		s.after = sooner(s.after, isolationRecheck)
 	}
 	return s
@@ -160,7 +175,7 @@ func toldPower(v *view) told {
 			t.then = "left off, as spec.restartPolicy says: stop and start the sandbox to start it"
 		}
 		return t
-	case wanted == v1.PowerRunning && m.Power == providers.PowerPaused && st.StartedAt != nil && !v.kept:
+	case wanted == v1.PowerRunning && m.Power == providers.PowerPaused && st.StartedAt != nil && !v.kept && m.Paused != providers.PausedNoSpace:
 		return told{v1.ReasonPowerChanged, "the machine was paused, by somebody else or for an error of its disk", "to run on"}
 	case wanted != v1.PowerRunning && on && (wasDown(st) || startedByHand(st)):
 		return told{v1.ReasonPowerChanged, startedWhat, "put back to " + string(wanted)}
@@ -252,7 +267,7 @@ func setDrifted(v view) {
 // mending tells whether a machine that is as it was made again has not come back
 // to where it was.
 func mending(v view) bool {
-	return v.last.why == whyRepaired ||
+	return v.last.why == whyRepaired || v.last.why == whyCapacity ||
 		v.err != nil && v.desired.Power == v1.PowerRunning && (v.machine == nil || v.machine.Power != providers.PowerRunning)
 }
 
