@@ -1,11 +1,21 @@
 package sandbox
 
 import (
+	"context"
+	"errors"
 	"testing"
 	"time"
 
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/tools/events"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/client/fake"
+	"sigs.k8s.io/controller-runtime/pkg/client/interceptor"
 
 	v1 "sandboxd.dev/sandboxd/api/v1"
 	"sandboxd.dev/sandboxd/providers"
@@ -85,5 +95,51 @@ func TestIsolationLostAnew(t *testing.T) {
 	setNetwork(v, set(now.Add(time.Second)))
 	if since := unisolatedSince(&v.sbx.Status); !since.Equal(now) {
 		t.Errorf("not isolated since %v, want since %v", since, now)
+	}
+}
+
+// powered is a machine that runs until it is forced off.
+type powered struct {
+	providers.Provider
+	off bool
+}
+
+func (p *powered) Stop(context.Context, types.UID, providers.StopMode) error {
+	p.off = true
+	return nil
+}
+
+// TestEndedOnAFullStore: a guest that must not be on is ended although nothing can be
+// written down, and that is tried again.
+func TestEndedOnAFullStore(t *testing.T) {
+	full := apierrors.NewGenericServerResponse(507, "patch", schema.GroupResource{}, "box", "no space", 0, false)
+	for why, off := range map[string]bool{whyDrift: true, whyUnisolated: true, whyNetwork: true, "": false} {
+		scheme := runtime.NewScheme()
+		must(t, v1.AddToScheme(scheme))
+		started := metav1.Now()
+		sbx := &v1.Sandbox{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "box", UID: "u"}, Status: v1.SandboxStatus{StartedAt: &started}}
+		c := fake.NewClientBuilder().WithScheme(scheme).WithObjects(sbx).WithInterceptorFuncs(interceptor.Funcs{
+			SubResourcePatch: func(context.Context, client.Client, string, client.Object, client.Patch, ...client.SubResourcePatchOption) error {
+				return full
+			},
+		}).Build()
+		r, p := New(Options{Client: c, Recorder: events.NewFakeRecorder(10)}), &powered{}
+		v := &view{
+			sbx: sbx, before: sbx.DeepCopy(), machine: &providers.Machine{Power: providers.PowerRunning},
+			last: step{action: actStopForce, why: why},
+		}
+		if err := r.act(t.Context(), p, v, providers.MachineSpec{}); !errors.Is(err, full) {
+			t.Errorf("because of %q: got %v, want to be told of the full store", why, err)
+		}
+		if p.off != off {
+			t.Errorf("because of %q: ended %v, want %v", why, p.off, off)
+		}
+	}
+}
+
+func must(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
 	}
 }
