@@ -283,19 +283,68 @@ func (s *suite) testUnmended(t *testing.T, all []drifted) {
 func (s *suite) testDiskAgain(t *testing.T) {
 	s.need(t, Drifts(TamperDiskFile))
 	spec := s.spec(t, "machine")
+	if s.has(Growth) {
+		spec.DiskBytes = s.grownSize(t, s.image)
+	}
 	id := s.made(t, spec)
+	size := s.diskSize(t, id)
 	s.tamper(t, id, TamperDiskFile)
 	s.wantDrift(t, id, v1.ReasonDiskLost, unmended)
-	if err := s.p.Start(s.ctx(t), id); err == nil {
-		t.Error("it was started without its disk")
-	}
-	s.wantPower(t, id, providers.PowerOff)
+	s.wantDiskLost(t, id)
 	for range 2 {
 		must(t, "reset", s.p.Reset(s.ctx(t), id))
 		s.wantNoDrift(t, spec)
+		if now := s.diskSize(t, id); now != size {
+			t.Errorf("the fresh disk has %d bytes, and the lost one had %d", now, size)
+		}
 	}
 	s.ensure(t, spec)
 	s.start(t, id)
+}
+
+// wantDiskLost demands that what needs the disk of a machine that has lost it says so:
+// the machine is there.
+func (s *suite) wantDiskLost(t *testing.T, id types.UID) {
+	t.Helper()
+	calls := map[string]func() error{"start": func() error { return s.p.Start(s.ctx(t), id) }}
+	if s.has(ReadDisks) {
+		calls["open disk"] = func() error {
+			d, err := s.p.OpenDisk(s.ctx(t), providers.DiskRef{Machine: id})
+			if err == nil {
+				d.Close()
+			}
+			return err
+		}
+	}
+	if s.has(Snapshots) {
+		calls["snapshot"] = func() error {
+			_, err := s.p.TakeSnapshot(s.ctx(t), s.snap(t, id, "of-nothing", false))
+			return err
+		}
+	}
+	for name, call := range calls {
+		err := call()
+		want(t, name, err, providers.ErrInvalid)
+		if err != nil && providers.ReasonOf(err) != v1.ReasonDiskLost {
+			t.Errorf("%s: the reason of %q is %s", name, err, providers.ReasonOf(err))
+		}
+		s.wantPower(t, id, providers.PowerOff)
+	}
+}
+
+// diskSize of a machine that is off, or 0 where disks cannot be read.
+func (s *suite) diskSize(t *testing.T, id types.UID) int64 {
+	t.Helper()
+	if !s.has(ReadDisks) {
+		return 0
+	}
+	d, err := s.p.OpenDisk(s.ctx(t), providers.DiskRef{Machine: id})
+	if err != nil {
+		t.Errorf("open disk: %v", err)
+		return 0
+	}
+	defer d.Close()
+	return d.Size
 }
 
 // testDriftOn tampers with one machine that runs, in all ways, and puts it back in

@@ -69,6 +69,9 @@ func (p *Provider) content(r providers.DiskRef) (*disk, error) {
 		return nil, providers.Errorf(providers.ErrBusy, machineObject(m.id),
 			"it is %s: its disk can be read while it is off or suspended, or from a snapshot", m.power)
 	}
+	if err := p.undamaged(m); err != nil {
+		return nil, err
+	}
 	if pt := f.parts[m.id]; pt != nil && pt.disk != nil {
 		return pt.disk.clone(), nil
 	}

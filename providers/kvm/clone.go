@@ -74,16 +74,25 @@ func (p *Provider) settleLayers(ctx context.Context, id types.UID) error {
 }
 
 // lostDisk makes a disk again that is gone, on the snapshot that the machine was
-// forked from, or on its image.
-func (p *Provider) lostDisk(ctx context.Context, id types.UID, image providers.ImageRef) error {
-	o, forked, err := p.readOrigin(id)
+// forked from, or on its image, of the size that it had. Where an older release has
+// not noted that, the machine is marked to be ensured again, which grows it.
+func (p *Provider) lostDisk(ctx context.Context, m machine) error {
+	size := m.record.Spec().DiskBytes
+	if size == 0 && m.record.Hashes.Hardware != "" {
+		m.record.Hashes.Hardware = ""
+		p.steps.next()
+		if err := p.setRecord(ctx, m.id, m.record, m.power); err != nil {
+			return err
+		}
+	}
+	o, forked, err := p.readOrigin(m.id)
 	switch {
 	case err != nil:
 		return err
 	case forked:
-		return p.fork(ctx, id, image, o.SnapshotRef, 0)
+		return p.fork(ctx, m.id, m.record.Image, o.SnapshotRef, size)
 	}
-	return p.cloneImage(ctx, id, image, 0)
+	return p.cloneImage(ctx, m.id, m.record.Image, size)
 }
 
 // cloneImage puts a fresh disk on an image in the place of a machine's disk, if

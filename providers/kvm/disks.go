@@ -78,5 +78,9 @@ func (p *Provider) findDisk(ctx context.Context, ref providers.DiskRef) (chain, 
 	if err := p.unshared(ctx, m); err != nil {
 		return chain{}, err
 	}
-	return p.diskChain(m.id)
+	c, err := p.diskChain(m.id)
+	if err != nil {
+		return c, err
+	}
+	return c, p.checkBase(m.id, c.image)
 }

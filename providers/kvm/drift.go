@@ -44,6 +44,24 @@ func (p *Provider) sight(m machine) domain.Sight {
 	return s
 }
 
+// sightAlone is sight while others may work on the machine. Its files are in order
+// before and after that, and not all the while: what seems lost or damaged is believed
+// once nobody here works on them.
+func (p *Provider) sightAlone(m machine) domain.Sight {
+	s := p.sight(m)
+	if s.Files.Lost == "" && s.Files.Damaged == "" {
+		return s
+	}
+	unlock, free := p.locks.TryShare(machineObject(m.id))
+	if !free {
+		s.Files.Lost, s.Files.Damaged = "", ""
+		return s
+	}
+	defer unlock()
+	s.Files = p.lookAtFiles(m, s.Live, s.Defined)
+	return s
+}
+
 // lookAtFiles looks at what the disk of a machine consists of, and at the files
 // that libvirt uses in its place.
 func (p *Provider) lookAtFiles(m machine, outlines ...*domain.Outline) domain.DiskFiles {
@@ -106,7 +124,9 @@ func liesOn(path, disk string) bool {
 // networkDrift tells whether a machine that runs was seen to be connected in
 // another way than it was made, and cannot be put right while it does. The first
 // look may be older than the machine; so it is looked at anew, while nobody starts
-// or ends it here.
+// or ends it here. What is wrong with its neighbours on the bridge is not its drift: it
+// is not isolated for as long, and one that libvirt is just connecting is for a moment
+// what another's would be.
 func (p *Provider) networkDrift(ctx context.Context, m machine) (providers.Drift, bool) {
 	unlock, free := p.locks.TryLock(machineObject(m.id))
 	if !free {
@@ -121,7 +141,7 @@ func (p *Provider) networkDrift(ctx context.Context, m machine) (providers.Drift
 	if err != nil {
 		return providers.Drift{}, false
 	}
-	detail, ok := judge(s)
+	detail, ok := judgeOwn(s)
 	if ok || s.mendable() {
 		return providers.Drift{}, false
 	}

@@ -262,7 +262,7 @@ func TestChangedWhileItRuns(t *testing.T) {
 		}, v1.ReasonNetworkChanged, providers.RemedyPowerOff, "lacks its address"},
 		{"another disk", func(t *testing.T, l *lab, id types.UID) {
 			run(t, "virsh", "attach-disk", string(id), l.otherDisk(t), "vdc", "--live")
-		}, v1.ReasonDefinitionChanged, providers.RemedyOff, "it has the drive \"vdc\""},
+		}, v1.ReasonDefinitionChanged, providers.RemedyPowerOff, "it has the drive \"vdc\""},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			must(t, l.p.EnsureMachine(ctx, spec))
@@ -282,6 +282,34 @@ func TestChangedWhileItRuns(t *testing.T) {
 			l.untouched(t, id, "after it was off")
 		})
 	}
+}
+
+// TestStartedWithWhatReachesOutside: what was put into a definition by which its guest
+// would reach outside keeps a machine from running, whoever looked at it before.
+func TestStartedWithWhatReachesOutside(t *testing.T) {
+	l := newLab(t)
+	ctx := context.Background()
+	spec := l.spec("machine", v1.Network{Mode: v1.NetworkNone})
+	id := spec.ID
+	t.Cleanup(func() { remove(t, l.p, id) })
+	must(t, l.p.EnsureMachine(ctx, spec))
+	for name, change := range map[string]func(*testing.T, *lab, types.UID){
+		"folder": edited("<devices>", "<devices><filesystem type='mount' accessmode='mapped'><source dir='"+l.folder(t)+"'/><target dir='x'/></filesystem>"),
+		"disk":   edited("<devices>", "<devices><disk type='file' device='disk'><driver name='qemu' type='qcow2'/><source file='"+l.otherDisk(t)+"'/><target dev='vdz' bus='virtio'/></disk>"),
+	} {
+		change(t, l, id)
+		err := l.p.Start(ctx, id)
+		if !errors.Is(err, providers.ErrUnavailable) || providers.ReasonOf(err) != v1.ReasonDefinitionChanged {
+			t.Errorf("started with a %s that it was not given: %v", name, err)
+		}
+		if m := l.get(t, id); m.Power != providers.PowerOff {
+			t.Errorf("with a %s that it was not given it is %s", name, m.Power)
+		}
+		must(t, l.p.EnsureMachine(ctx, spec))
+		l.untouched(t, id, "after it was ensured")
+	}
+	must(t, l.p.Start(ctx, id))
+	l.untouched(t, id, "when it runs")
 }
 
 // TestForeignSnapshots: what others keep of a machine is not destroyed, and what

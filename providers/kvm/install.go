@@ -4,6 +4,7 @@ package kvm
 
 import (
 	"context"
+	"errors"
 	"os"
 
 	"k8s.io/apimachinery/pkg/types"
@@ -109,10 +110,14 @@ func (p *Provider) checkInstalled(ctx context.Context, object, path string) erro
 }
 
 // checkBase makes sure that what a disk lies on is there.
-func (p *Provider) checkBase(image providers.ImageRef) error {
+func (p *Provider) checkBase(id types.UID, image providers.ImageRef) error {
 	if image == (providers.ImageRef{}) {
 		return nil
 	}
 	_, err := p.readImage(image)
+	if errors.Is(err, providers.ErrNotFound) {
+		return providers.Errorf(providers.ErrInvalid, machineObject(id), "%s, which its disk lies on, is gone: put its file %s back, or delete the sandbox",
+			imageObject(image), p.data.image(image)).WithReason(v1.ReasonDiskLost)
+	}
 	return err
 }

@@ -122,6 +122,18 @@ func guestOf(s sight) (firewall.Guest, bool) {
 // judge decides whether a machine is isolated as its record says, and says in
 // one sentence what was seen or the first thing that is wrong.
 func judge(s sight) (detail string, isolated bool) {
+	if detail, isolated = judgeOwn(s); !isolated || s.net == (identity.Network{}) {
+		return detail, isolated
+	}
+	if wrong := judgeNeighbours(s); wrong != "" {
+		return wrong, false
+	}
+	return detail, true
+}
+
+// judgeOwn is judge of what is the machine's own: its card, and the network that was
+// made for it. Others on its bridge come and go, and are not its fault.
+func judgeOwn(s sight) (detail string, isolated bool) {
 	if len(s.live.Extra) > 0 {
 		return "the machine has " + strings.Join(s.live.Extra, " and ") + ", which it was not given by sandboxd", false
 	}
@@ -212,7 +224,7 @@ func judgeNetwork(s sight, _ domain.Interface) string {
 	return ""
 }
 
-// judgeBridge looks at the bridge: its addresses, and who else is on it.
+// judgeBridge looks at the bridge, and at the machine's port of it.
 func judgeBridge(s sight, _ domain.Interface) string {
 	bridge := s.host.Links[s.net.Bridge()]
 	var want []netip.Prefix
@@ -232,16 +244,33 @@ func judgeBridge(s sight, _ domain.Interface) string {
 	if len(have) != len(want) {
 		return fmt.Sprintf("bridge %s lacks its address %s", bridge.Name, want[0])
 	}
-	prefix := identity.TapPrefix(s.net.Instance, s.net.Mode)
+	tap, on := s.host.Links[identity.Tap(s.net.Instance, s.net.Mode, s.id.id)]
+	if wrong := s.openPort(bridge, tap); on && wrong != "" {
+		return wrong
+	}
+	return s.flaw
+}
+
+// openPort tells of a port that reaches others on its bridge.
+func (s sight) openPort(bridge, port hostnet.Link) string {
+	if s.net.Mode != v1.NetworkIntnet && !port.Isolated {
+		return fmt.Sprintf("port %s of bridge %s is not isolated from the others", port.Name, bridge.Name)
+	}
+	return ""
+}
+
+// judgeNeighbours looks at who else is on the bridge.
+func judgeNeighbours(s sight) string {
+	bridge, prefix := s.host.Links[s.net.Bridge()], identity.TapPrefix(s.net.Instance, s.net.Mode)
 	for _, port := range s.host.Ports(bridge) {
 		if port.Kind != "tuntap" || !strings.HasPrefix(port.Name, prefix) {
 			return fmt.Sprintf("bridge %s has the port %s, which is no sandbox of ours", bridge.Name, port.Name)
 		}
-		if s.net.Mode != v1.NetworkIntnet && !port.Isolated {
-			return fmt.Sprintf("port %s of bridge %s is not isolated from the others", port.Name, bridge.Name)
+		if wrong := s.openPort(bridge, port); wrong != "" {
+			return wrong
 		}
 	}
-	return s.flaw
+	return ""
 }
 
 // judgeRules looks at the firewall.

@@ -4,6 +4,7 @@ package kvm
 
 import (
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 
@@ -75,7 +76,8 @@ func TestWhatIsAsItOughtToBeIsIsolated(t *testing.T) {
 }
 
 // TestEveryFlawIsSeen: each flaw, alone, must make every mode that it applies
-// to not isolated.
+// to not isolated. Those of the neighbours are not the machine's own, for which it is
+// powered off at once.
 func TestEveryFlawIsSeen(t *testing.T) {
 	tap := func(s *sight, edit func(*hostnet.Link)) {
 		l := s.host.Links[s.live.Interfaces[0].Tap]
@@ -88,6 +90,7 @@ func TestEveryFlawIsSeen(t *testing.T) {
 		managed: {v1.NetworkIntnet, v1.NetworkHostOnly, v1.NetworkNAT}, withIP: {v1.NetworkHostOnly, v1.NetworkNAT},
 		connected: {v1.NetworkIntnet, v1.NetworkHostOnly, v1.NetworkNAT, v1.NetworkBridged},
 	}
+	neighbours := []string{"another's open port", "a stranger on the bridge", "a stranger's tap on the bridge", "a stranger under our name"}
 	for name, flaw := range map[string]struct {
 		of   string
 		make func(*sight)
@@ -164,6 +167,9 @@ func TestEveryFlawIsSeen(t *testing.T) {
 			detail, ok := judge(*s)
 			if ok || detail == "" || strings.Contains(detail, "\n") {
 				t.Errorf("%s on %s: isolated %v, %q", name, mode, ok, detail)
+			}
+			if _, own := judgeOwn(*s); own != slices.Contains(neighbours, name) {
+				t.Errorf("%s on %s: it is told as the neighbours' fault: %v", name, mode, own)
 			}
 		}
 	}

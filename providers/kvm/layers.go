@@ -13,6 +13,7 @@ import (
 
 	"k8s.io/apimachinery/pkg/types"
 
+	v1 "sandboxd.dev/sandboxd/api/v1"
 	"sandboxd.dev/sandboxd/providers"
 	"sandboxd.dev/sandboxd/providers/internal/files"
 	"sandboxd.dev/sandboxd/providers/internal/qemuimg"
@@ -72,12 +73,22 @@ func (c chain) own(id types.UID) int {
 	return len(c.layers)
 }
 
-// diskChain reads what a machine's disk lies on.
+// diskChain reads what a machine's disk lies on. A machine whose disk, or what that
+// needs, is gone or damaged is there all the same: this is ErrInvalid with a reason.
 func (p *Provider) diskChain(id types.UID) (chain, error) {
-	return p.walk(place{machine: id}, p.data.disk(id))
+	c, err := p.walk(place{machine: id}, p.data.disk(id))
+	var lost *lostFile
+	var bad *badDisk
+	switch {
+	case errors.As(err, &lost):
+		return c, providers.Errorf(providers.ErrInvalid, machineObject(id), "%w", lost).WithReason(v1.ReasonDiskLost)
+	case errors.As(err, &bad):
+		return c, providers.Errorf(providers.ErrInvalid, machineObject(id), "%w", bad).WithReason(v1.ReasonDiskChanged)
+	}
+	return c, err
 }
 
-// layerChain reads what a layer lies on.
+// layerChain reads what a layer lies on. Without all of that there is no snapshot.
 func (p *Provider) layerChain(at place) (chain, error) { return p.walk(at, p.data.layer(at)) }
 
 // walk follows the headers down from a file. They are not believed but checked:
@@ -91,9 +102,9 @@ func (p *Provider) walk(at place, path string) (chain, error) {
 		h, err := readDisk(path)
 		switch {
 		case errors.Is(err, fs.ErrNotExist) && len(c.files) == 0:
-			return c, providers.Errorf(providers.ErrNotFound, object, "%w", &lostFile{path, "its disk is gone: revert the sandbox to a snapshot, or delete it"})
+			return c, providers.Errorf(providers.ErrNotFound, object, "%w", &lostFile{path, "its disk is gone: put the file " + path + " back, revert the sandbox (to a snapshot, or golden), or delete it"})
 		case errors.Is(err, fs.ErrNotExist):
-			return c, providers.Errorf(providers.ErrNotFound, object, "%w", &lostFile{path, path + ", which its disk lies on, is gone: delete the sandbox"})
+			return c, providers.Errorf(providers.ErrNotFound, object, "%w", &lostFile{path, path + ", which its disk lies on, is gone: put it back, or delete the sandbox"})
 		case err != nil:
 			return c, providers.Errorf(providers.ErrInvalid, object, "%w", &badDisk{fmt.Sprintf("its disk %s cannot be read, because of %v", path, err), err})
 		}

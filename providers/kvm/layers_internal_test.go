@@ -4,6 +4,7 @@ package kvm
 
 import (
 	"bytes"
+	"cmp"
 	"errors"
 	"os"
 	"os/exec"
@@ -14,6 +15,7 @@ import (
 
 	"k8s.io/apimachinery/pkg/types"
 
+	v1 "sandboxd.dev/sandboxd/api/v1"
 	"sandboxd.dev/sandboxd/providers"
 	"sandboxd.dev/sandboxd/providers/internal/files"
 	"sandboxd.dev/sandboxd/providers/kvm/internal/domain"
@@ -114,37 +116,38 @@ func TestWalk(t *testing.T) {
 		make   func(w world)
 		layers []place
 		kind   error
+		reason string // DiskChanged if not said
 	}{
 		"an image":   {make: func(w world) { w.lay(w.data.disk(machineA), w.data.image(goldenRef)) }},
-		"no disk":    {make: func(world) {}, kind: providers.ErrNotFound},
-		"own layers": {func(w world) { w.stack(machineA); w.lay(w.data.disk(machineA), w.layerOf(machineA, 2)) }, []place{{machineA, 2}, {machineA, 1}}, nil},
+		"no disk":    {make: func(world) {}, kind: providers.ErrInvalid, reason: v1.ReasonDiskLost},
+		"own layers": {func(w world) { w.stack(machineA); w.lay(w.data.disk(machineA), w.layerOf(machineA, 2)) }, []place{{machineA, 2}, {machineA, 1}}, nil, ""},
 		"a layer that is gone": {func(w world) {
 			w.lay(w.data.disk(machineA), w.layerOf(machineA, 1))
-		}, nil, providers.ErrNotFound},
+		}, nil, providers.ErrInvalid, v1.ReasonDiskLost},
 		"a newer layer": {func(w world) {
 			w.stack(machineA)
 			w.lay(w.layerOf(machineA, 1), w.layerOf(machineA, 2))
 			w.lay(w.data.disk(machineA), w.layerOf(machineA, 2))
-		}, nil, providers.ErrInvalid},
+		}, nil, providers.ErrInvalid, ""},
 		"a layer of another machine": {func(w world) {
 			w.stack(machineB)
 			w.lay(w.data.disk(machineA), w.layerOf(machineB, 2))
-		}, nil, providers.ErrInvalid},
+		}, nil, providers.ErrInvalid, ""},
 		"the layer that it was forked from": {func(w world) {
 			w.stack(machineB)
 			w.forked(2)
 			w.lay(w.data.disk(machineA), w.layerOf(machineB, 2))
-		}, []place{{machineB, 2}, {machineB, 1}}, nil},
+		}, []place{{machineB, 2}, {machineB, 1}}, nil, ""},
 		"another layer of its origin": {func(w world) {
 			w.stack(machineB)
 			w.forked(2)
 			w.lay(w.data.disk(machineA), w.layerOf(machineB, 1))
-		}, nil, providers.ErrInvalid},
+		}, nil, providers.ErrInvalid, ""},
 		"another machine's disk": {func(w world) {
 			w.lay(w.data.disk(machineB), w.data.image(goldenRef))
 			w.lay(w.data.disk(machineA), w.data.disk(machineB))
-		}, nil, providers.ErrInvalid},
-		"a file of the host": {func(w world) { w.lay(w.data.disk(machineA), "/etc/passwd") }, nil, providers.ErrInvalid},
+		}, nil, providers.ErrInvalid, ""},
+		"a file of the host": {func(w world) { w.lay(w.data.disk(machineA), "/etc/passwd") }, nil, providers.ErrInvalid, ""},
 	} {
 		t.Run(name, func(t *testing.T) {
 			w := newWorld(t)
@@ -154,6 +157,9 @@ func TestWalk(t *testing.T) {
 				t.Fatalf("%+v, %v", c, err)
 			}
 			if err != nil {
+				if reason := cmp.Or(tc.reason, v1.ReasonDiskChanged); providers.ReasonOf(err) != reason {
+					t.Errorf("the reason of %v is not %s", err, reason)
+				}
 				return
 			}
 			if !slices.Equal(c.layers, tc.layers) || c.image != goldenRef || c.size != 1<<20 || len(c.files) != len(c.layers)+2 {
@@ -297,6 +303,30 @@ func TestPushLayer(t *testing.T) {
 	c, err := w.diskChain(machineA)
 	if err != nil || len(c.layers) != 2 || strings.Join(c.files[1:3], " ") != w.layerOf(machineA, 2)+" "+w.layerOf(machineA, 1) {
 		t.Errorf("%+v, %v", c, err)
+	}
+}
+
+// TestLostWhileItIsWorkedOn: a disk is lost when nobody works on it.
+func TestLostWhileItIsWorkedOn(t *testing.T) {
+	w := newWorld(t)
+	m := machine{id: machineA, power: providers.PowerOff}
+	for name, unmake := range map[string]func(){
+		"lost":    func() { _ = os.Remove(w.data.disk(machineA)) },
+		"damaged": func() { _ = os.WriteFile(w.data.disk(machineA), []byte("damaged"), 0o600) },
+	} {
+		unmake()
+		told := func() bool { f := w.sightAlone(m).Files; return f.Lost != "" || f.Damaged != "" }
+		if !told() {
+			t.Errorf("a disk that is %s is not told of", name)
+		}
+		unlock, err := w.locks.Lock(t.Context(), machineObject(machineA))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if told() {
+			t.Errorf("a disk that is worked on is %s", name)
+		}
+		unlock()
 	}
 }
 

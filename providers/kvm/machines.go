@@ -108,8 +108,10 @@ func (p *Provider) make(ctx context.Context, spec providers.MachineSpec, was mac
 		Image: disk.image, Hashes: spec.Hashes(), Network: spec.Network, DiscardOnStop: spec.DiscardOnStop,
 	}
 	record.Network.PortForwards = forwards
+	defined := spec
+	defined.DiskBytes = disk.size // also where the spec leaves that to the image
 	text, err := domain.Build(domain.Spec{
-		MachineSpec: spec, Record: record, Accelerator: f.accelerator, LinkIsBridge: isBridge,
+		MachineSpec: defined, Record: record, Accelerator: f.accelerator, LinkIsBridge: isBridge,
 		Disk: disk.files[0], Below: disk.files[1:], Seed: p.data.seed(spec.ID), Console: p.data.console(spec.ID), Installer: cd,
 	})
 	if err != nil {

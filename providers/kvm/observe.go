@@ -159,7 +159,7 @@ func (p *Provider) GetMachine(ctx context.Context, id types.UID) (providers.Mach
 	out := providers.Machine{
 		ID: id, Power: m.power, OffReason: m.off, Paused: m.paused, Hashes: m.record.Hashes,
 		ImageRevision: m.record.Image.Revision, PortForwards: m.record.Network.PortForwards,
-		Accelerator: m.live.Accelerator, Agent: providers.AgentDisconnected, Drift: domain.Drift(p.sight(m)),
+		Accelerator: m.live.Accelerator, Agent: providers.AgentDisconnected, Drift: domain.Drift(p.sightAlone(m)),
 	}
 	if !p.keepForwards(ctx, m) {
 		// What the record says is not in effect: whoever compares hashes will

@@ -16,6 +16,7 @@ import (
 	"sandboxd.dev/sandboxd/providers"
 	"sandboxd.dev/sandboxd/providers/internal/datafolder"
 	"sandboxd.dev/sandboxd/providers/internal/files"
+	"sandboxd.dev/sandboxd/providers/kvm/internal/domain"
 	"sandboxd.dev/sandboxd/providers/kvm/internal/identity"
 	"sandboxd.dev/sandboxd/providers/kvm/internal/libvirtconn"
 )
@@ -72,7 +73,9 @@ func (p *Provider) Start(ctx context.Context, id types.UID) error {
 	})
 }
 
-// release lets a paused machine run, if its network was seen to be isolated.
+// release lets a paused machine run, if its network was seen to be isolated, and
+// nothing by which it reaches outside otherwise was put into its definition since that
+// was looked at.
 func (p *Provider) release(ctx context.Context, was machine) error {
 	id := was.id
 	m, err := p.look(ctx, id)
@@ -84,14 +87,10 @@ func (p *Provider) release(ctx context.Context, was machine) error {
 		return err
 	}
 	if !seen.Isolated {
-		err := p.call(context.WithoutCancel(ctx), id, libvirtconn.Slow, func(l *libvirt.Libvirt, d libvirt.Domain) error {
-			return l.DomainDestroyFlags(d, 0)
-		})
-		if err != nil && !errors.Is(err, providers.ErrBusy) {
-			return err
-		}
-		return providers.Errorf(providers.ErrUnavailable, machineObject(id),
-			"it was powered off before it ran, because its network is not as defined: %s", seen.Detail).WithReason(v1.ReasonNotObserved)
+		return p.withhold(ctx, id, v1.ReasonNotObserved, "its network is not as defined: "+seen.Detail)
+	}
+	if d, ok := providers.Worst(domain.Drift(p.sight(m))); ok && d.Remedy == providers.RemedyPowerOff {
+		return p.withhold(ctx, id, d.Reason, d.Detail)
 	}
 	if err := p.forgetMemory(id); err != nil {
 		return err
@@ -106,6 +105,17 @@ func (p *Provider) release(ctx context.Context, was machine) error {
 		p.later(clockTimeout, func(ctx context.Context) { p.setClock(ctx, id) })
 	}
 	return nil
+}
+
+// withhold takes the power from a machine that must not run as it is.
+func (p *Provider) withhold(ctx context.Context, id types.UID, reason, why string) error {
+	err := p.call(context.WithoutCancel(ctx), id, libvirtconn.Slow, func(l *libvirt.Libvirt, d libvirt.Domain) error {
+		return l.DomainDestroyFlags(d, 0)
+	})
+	if err != nil && !errors.Is(err, providers.ErrBusy) {
+		return err
+	}
+	return providers.Errorf(providers.ErrUnavailable, machineObject(id), "it was powered off before it ran, because %s", why).WithReason(reason)
 }
 
 // setClock sets the clock of a guest that slept. A guest without an agent has
@@ -229,8 +239,9 @@ func (p *Provider) Reset(ctx context.Context, id types.UID) error {
 // the machine was made from: the image, or the snapshot that it was forked from.
 func (p *Provider) refreshDisk(ctx context.Context, m machine) error {
 	c, err := p.diskChain(m.id)
-	if errors.Is(err, providers.ErrNotFound) {
-		return p.lostDisk(ctx, m.id, m.record.Image)
+	var lost *lostFile
+	if errors.As(err, &lost) {
+		return p.lostDisk(ctx, m)
 	}
 	if err != nil {
 		return err

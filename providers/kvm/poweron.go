@@ -28,7 +28,7 @@ func (p *Provider) powerOn(ctx context.Context, m machine) error {
 	if err != nil {
 		return err
 	}
-	if err := p.checkBase(c.image); err != nil {
+	if err := p.checkBase(m.id, c.image); err != nil {
 		return err
 	}
 	if err := p.protect(m.id, c); err != nil {

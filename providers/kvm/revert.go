@@ -32,10 +32,10 @@ func (p *Provider) RevertMachine(ctx context.Context, ref providers.SnapshotRef)
 		if err != nil {
 			return err
 		}
-		size := to.size
+		size := max(to.size, m.record.Spec().DiskBytes)
 		if now, err := p.diskChain(m.id); err == nil {
 			size = max(size, now.size)
-		} else if !errors.Is(err, providers.ErrNotFound) && !errors.Is(err, providers.ErrInvalid) {
+		} else if !errors.Is(err, providers.ErrInvalid) {
 			return err
 		}
 		memory := false

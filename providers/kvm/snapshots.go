@@ -272,6 +272,9 @@ func (p *Provider) roomForLayer(id types.UID) error {
 	if err != nil {
 		return err
 	}
+	if err := p.checkBase(id, c.image); err != nil {
+		return err
+	}
 	if len(c.layers) < maxLayers {
 		return nil
 	}

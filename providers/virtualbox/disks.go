@@ -157,11 +157,17 @@ func (p *Provider) topOf(ctx context.Context, ref providers.DiskRef, s sealed) (
 	if err != nil {
 		return "", err
 	}
+	if err := readable(m); err != nil {
+		return "", err
+	}
+	if err := p.diskThere(m); err != nil {
+		return "", err
+	}
 	disks := disksOf(m.info)
 	if len(disks) == 0 {
 		return "", providers.Errorf(providers.ErrNotFound, ref.String(), "somebody took its disk out")
 	}
-	return disks[0].medium, readable(m)
+	return disks[0].medium, nil
 }
 
 // firstDisk is the first disk of a snapshot, by its UUID.

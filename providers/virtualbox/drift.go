@@ -227,16 +227,9 @@ func (p *Provider) ownDisks(m machine) []disk { return disksWithin(m, p.data.Mac
 
 // startable refuses to start a machine without its disk, which VirtualBox does.
 func (p *Provider) startable(m machine) error {
-	states, err := p.statesOf(m.record)
-	if err != nil {
+	switch found, err := p.diskFlawsOf(m); {
+	case err != nil:
 		return err
-	}
-	s, err := p.shelfOf(m.record, states)
-	if err != nil {
-		return p.fileError(machineObject(m.id), err)
-	}
-	found := diskFlaws(m, p.data.MachineDir(m.id), s)
-	switch {
 	case len(found) == 0:
 		return nil
 	case found[0].Remedy == providers.RemedyNone:
@@ -246,14 +239,37 @@ func (p *Provider) startable(m machine) error {
 	}
 }
 
-// diskLost tells whether a machine's disk, or a file that it lies on, is gone.
-func (p *Provider) diskLost(m machine) bool {
+// diskThere refuses what needs the disk of a machine that has lost it.
+func (p *Provider) diskThere(m machine) error {
+	found, err := p.diskFlawsOf(m)
+	if err != nil {
+		return err
+	}
+	for _, f := range found {
+		if f.Reason == v1.ReasonDiskLost {
+			return providers.Errorf(providers.ErrInvalid, machineObject(m.id), "%s: %s", f.Detail, f.Advice).WithReason(f.Reason)
+		}
+	}
+	return nil
+}
+
+// diskFlawsOf looks for what is wrong with a machine's disks.
+func (p *Provider) diskFlawsOf(m machine) ([]flaw, error) {
 	states, err := p.statesOf(m.record)
 	if err != nil {
-		return false
+		return nil, err
 	}
 	s, err := p.shelfOf(m.record, states)
-	return err == nil && slices.ContainsFunc(diskFlaws(m, p.data.MachineDir(m.id), s), func(f flaw) bool { return f.Reason == v1.ReasonDiskLost })
+	if err != nil {
+		return nil, p.fileError(machineObject(m.id), err)
+	}
+	return diskFlaws(m, p.data.MachineDir(m.id), s), nil
+}
+
+// diskLost tells whether a machine's disk, or a file that it lies on, is gone.
+func (p *Provider) diskLost(m machine) bool {
+	found, err := p.diskFlawsOf(m)
+	return err == nil && slices.ContainsFunc(found, func(f flaw) bool { return f.Reason == v1.ReasonDiskLost })
 }
 
 // missing says which file of a disk is gone; empty when none is known to be.

@@ -86,6 +86,9 @@ func (p *Provider) takeState(ctx context.Context, m machine, spec providers.Snap
 	if err := mayTake(m, spec); err != nil {
 		return state{}, err
 	}
+	if err := p.diskThere(m); err != nil {
+		return state{}, err
+	}
 	if now, err := p.dropRemnants(ctx, m, remnantsOf(before, spec.ID)); err == nil {
 		m = now
 	} else if !errors.Is(err, providers.ErrBusy) {

@@ -28,27 +28,21 @@ type View struct {
 	Addresses map[int][]netip.Prefix // by the link's index
 }
 
-// Look takes a View.
+// Look takes a View. The kernel tells it in parts, between which links come and go:
+// what is gone at the second look is no port of anything, and neither is what came
+// only then.
 func Look() (View, error) {
 	v := View{Links: map[string]Link{}, Addresses: map[int][]netip.Prefix{}}
 	links, err := netlink.LinkList()
 	if err != nil {
 		return v, err
 	}
-	isolated, err := isolatedPorts()
+	ports, err := bridgePorts()
 	if err != nil {
 		return v, err
 	}
 	for _, l := range links {
-		a := l.Attrs()
-		kind := l.Type()
-		if kind == "device" {
-			kind = ""
-		}
-		v.Links[a.Name] = Link{
-			Name: a.Name, Index: a.Index, Kind: kind, Master: a.MasterIndex,
-			Isolated: isolated[a.Index],
-		}
+		v.add(l, ports)
 	}
 	addrs, err := netlink.AddrList(nil, netlink.FAMILY_ALL)
 	if err != nil {
@@ -62,6 +56,19 @@ func Look() (View, error) {
 	return v, nil
 }
 
+// add adds a link, with what the ports of bridges were seen to be after it.
+func (v View) add(l netlink.Link, ports map[int]bool) {
+	a := l.Attrs()
+	link := Link{Name: a.Name, Index: a.Index, Kind: l.Type()}
+	if link.Kind == "device" {
+		link.Kind = ""
+	}
+	if isolated, port := ports[a.Index]; port {
+		link.Master, link.Isolated = a.MasterIndex, isolated
+	}
+	v.Links[a.Name] = link
+}
+
 // Ports lists the ports of a bridge.
 func (v View) Ports(bridge Link) []Link {
 	var ports []Link
@@ -73,16 +80,16 @@ func (v View) Ports(bridge Link) []Link {
 	return ports
 }
 
-// isolatedPorts asks for all bridge ports in one go, because asking for one
-// makes the kernel list all.
-func isolatedPorts() (map[int]bool, error) {
+// bridgePorts tells of each bridge port, by its index, whether it is isolated. It asks
+// for all in one go, because asking for one makes the kernel list all.
+func bridgePorts() (map[int]bool, error) {
 	req := nl.NewNetlinkRequest(unix.RTM_GETLINK, unix.NLM_F_DUMP)
 	req.AddData(nl.NewIfInfomsg(unix.AF_BRIDGE))
 	msgs, err := req.Execute(unix.NETLINK_ROUTE, 0)
 	if err != nil {
 		return nil, err
 	}
-	isolated := map[int]bool{}
+	ports := map[int]bool{}
 	for _, m := range msgs {
 		if len(m) < unix.SizeofIfInfomsg {
 			continue
@@ -99,14 +106,16 @@ func isolatedPorts() (map[int]bool, error) {
 			if err != nil {
 				return nil, err
 			}
+			index := int(int32(binary.NativeEndian.Uint32(m[4:8])))
+			ports[index] = ports[index]
 			for _, p := range port {
 				if p.Attr.Type == nl.IFLA_BRPORT_ISOLATED && len(p.Value) > 0 && p.Value[0] == 1 {
-					isolated[int(int32(binary.NativeEndian.Uint32(m[4:8])))] = true
+					ports[index] = true
 				}
 			}
 		}
 	}
-	return isolated, nil
+	return ports, nil
 }
 
 // UsedSubnets lists what the host's addresses and routes take up, default

@@ -3,6 +3,7 @@ package domain
 import (
 	"fmt"
 	"maps"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -80,7 +81,23 @@ func Drift(s Sight) []providers.Drift {
 		}
 		list = append(list, providers.Drift{Reason: d.reason, Detail: d.detail, Remedy: remedy}) // nothing runs with it
 	}
-	return list[:min(len(list), maxDrifts)]
+	return bounded(list)
+}
+
+// bounded leaves out what is too much, and of that first what does the least harm.
+func bounded(list []providers.Drift) []providers.Drift {
+	if len(list) <= maxDrifts {
+		return list
+	}
+	order := []providers.Remedy{providers.RemedyPowerOff, providers.RemedyNone}
+	rank := func(d providers.Drift) int {
+		if i := slices.Index(order, d.Remedy); i >= 0 {
+			return i
+		}
+		return len(order)
+	}
+	slices.SortStableFunc(list, func(a, b providers.Drift) int { return rank(a) - rank(b) })
+	return list[:maxDrifts]
 }
 
 // Redefinable tells whether the definition can be put right while the machine is
@@ -204,8 +221,14 @@ func size(bytes int64) string {
 	return fmt.Sprintf("%d KiB", bytes>>10)
 }
 
+// foreign tells whether a drive has what does not lie in the machine's folder: what is
+// somebody else's, and may be the host's own disk.
+func (s Sight) foreign(d Disk) bool {
+	return d.NoFile || d.Source != "" && filepath.Dir(d.Source) != filepath.Dir(s.Want.Disk)
+}
+
 // disks compares the drives. What is in the drive of an installer's CD changes by
-// itself while it runs.
+// itself while it runs: it is taken out.
 func (s Sight) disks(want, got []Disk, live bool) []difference {
 	var list []difference
 	for _, w := range want {
@@ -218,19 +241,23 @@ func (s Sight) disks(want, got []Disk, live bool) []difference {
 		case i < 0 && (w.Target == rootDisk || s.Want.Record.known()):
 			list = append(list, difference{reason: reason, detail: "its drive " + w.Target + " is gone"})
 		case i < 0 || w == got[i]:
-		case w.Device == "cdrom" && live:
+		case w.Device == "cdrom" && live && !s.foreign(got[i]):
 		case w.Source != got[i].Source:
 			if w.Target == rootDisk && !s.Want.Record.DiscardOnStop && slices.Contains(s.Files.Overlays, got[i].Source) {
 				continue // told of with the files
 			}
-			list = append(list, difference{reason: reason, detail: fmt.Sprintf("its drive %s is %s, and was made as %s", w.Target, shown(got[i].Source), shown(w.Source))})
+			list = append(list, difference{
+				reason: reason, out: got[i].NoFile || w.Device == "cdrom" && s.foreign(got[i]),
+				detail: fmt.Sprintf("its drive %s is %s, and was made as %s", w.Target, shown(got[i].Source), shown(w.Source)),
+			})
 		case s.Want.Record.known():
 			list = append(list, difference{reason: reason, detail: "its drive " + w.Target + " is connected in another way than it was made"})
 		}
 	}
 	for _, g := range got {
-		if s.Want.Record.known() && !slices.ContainsFunc(want, func(w Disk) bool { return w.Target == g.Target }) {
-			list = append(list, hardware(false, "it has the drive %s with %s, which sandboxd did not give it", shown(g.Target), shown(g.Source)))
+		foreign := s.foreign(g)
+		if (foreign || s.Want.Record.known()) && !slices.ContainsFunc(want, func(w Disk) bool { return w.Target == g.Target }) {
+			list = append(list, hardware(foreign, "it has the drive %s with %s, which sandboxd did not give it", shown(g.Target), shown(g.Source)))
 		}
 	}
 	return list

@@ -108,7 +108,12 @@ func TestDrift(t *testing.T) {
 		"damaged":                 {files: DiskFiles{Damaged: "it lies on\n" + strings.Repeat("x", 1000)}, want: pairs{"DiskChanged None: it lies on?" + strings.Repeat("x", 139) + "..." + strings.Repeat("x", 150)}},
 		"seed":                    {defined: pairs{"/data/seed.iso", "/x.iso"}, want: pairs{`DefinitionChanged Ensure: its drive vdb is "/x.iso", and was made as "/data/seed.iso"`}},
 		"seed, writable":          {defined: pairs{"<readonly></readonly>\n      <serial>", "<serial>"}, want: pairs{"DefinitionChanged Ensure: its drive vdb is connected in another way than it was made"}},
-		"another disk":            {on: true, live: pairs{"<devices>", `<devices><disk type="block"><source dev="/dev/sdx"/><target dev="vdc"/></disk>`}, want: pairs{`DefinitionChanged Off: it has the drive "vdc" with "/dev/sdx", which sandboxd did not give it`}},
+		"another disk":            {on: true, live: pairs{"<devices>", `<devices><disk type="block"><source dev="/dev/sdx"/><target dev="vdc"/></disk>`}, want: pairs{`DefinitionChanged PowerOff: it has the drive "vdc" with "/dev/sdx", which sandboxd did not give it`}},
+		"another disk, older":     {record: old, on: true, live: pairs{"<devices>", `<devices><disk type="file"><source file="/srv/other.qcow2"/><target dev="vdc"/></disk>`}, want: pairs{`DefinitionChanged PowerOff: it has the drive "vdc" with "/srv/other.qcow2", which sandboxd did not give it`}},
+		"another disk, defined":   {defined: pairs{"<devices>", `<devices><disk type="block"><source dev="/dev/sdx"/><target dev="vdc"/></disk>`}, want: pairs{`DefinitionChanged Ensure: it has the drive "vdc" with "/dev/sdx", which sandboxd did not give it`}},
+		"another disk of its own": {on: true, live: pairs{"<devices>", `<devices><disk type="file"><source file="/data/install.iso"/><target dev="sda"/></disk>`}, want: pairs{`DefinitionChanged Off: it has the drive "sda" with "/data/install.iso", which sandboxd did not give it`}},
+		"an installer's, older":   {record: old, on: true, live: pairs{"<devices>", `<devices><disk type="file" device="cdrom"><source file="/data/install.iso"/><target dev="sda"/></disk>`}},
+		"disk of the host, on":    {record: old, on: true, live: pairs{`<source file="/data/disk.qcow2">`, `<source dev="/dev/sdx">`, `<disk type="file"`, `<disk type="block"`}, want: pairs{`DiskChanged PowerOff: its drive vda is "/dev/sdx", and was made as "/data/disk.qcow2"`}},
 		"card moved, defined":     {defined: pairs{`network="sandboxd-instance-nat"`, `network="default"`}, want: pairs{`NetworkChanged Ensure: its network card is on "network default", and was made to be on "network sandboxd-instance-nat"`}},
 		"card moved, live":        {on: true, live: pairs{`network="sandboxd-instance-nat"`, `network="default"`}, want: pairs{`NetworkChanged PowerOff: its network card is on "network default", and was made to be on "network sandboxd-instance-nat"`}},
 		"card moved, older":       {record: old, on: true, live: pairs{`network="sandboxd-instance-nat"`, `network="default"`}, want: pairs{`NetworkChanged PowerOff: its network card is on "network default", and was made to be on "network sandboxd-instance-nat"`}},
@@ -203,6 +208,13 @@ func TestDriftIsBounded(t *testing.T) {
 		if len(d.Detail) > 1000 || strings.ContainsFunc(d.Detail, func(r rune) bool { return !unicode.IsPrint(r) }) {
 			t.Errorf("%q", d.Detail)
 		}
+	}
+	sight := Sight{Want: record.Spec(), Files: DiskFiles{Snapshots: 1}}
+	sight.Want.Disk = "/data/disk.qcow2"
+	sight.Live = changed(t, build(t, s), "<devices>", "<devices>"+strings.ReplaceAll(disks.String(), strings.Repeat("/é\u202e", 500), "/data/x")+`<hostdev mode="subsystem" type="usb"><source/></hostdev>`)
+	worst := Drift(sight)
+	if len(worst) != maxDrifts || worst[0].Remedy != providers.RemedyPowerOff || worst[1].Remedy != providers.RemedyNone {
+		t.Errorf("what does harm is left out: %v", said(worst))
 	}
 	if word("/a/b-c.qcow2") != "/a/b-c.qcow2" || word("/a b/it's") != `'/a b/it'\''s'` {
 		t.Errorf("%s %s", word("/a/b-c.qcow2"), word("/a b/it's"))

@@ -19,9 +19,12 @@ const form = 1
 // Made is what a domain was defined with, as far as its own settings say it, too:
 // those others may change.
 type Made struct {
-	Form          int               `json:"form"`
-	CPUs          int               `json:"cpus"`
-	MemoryBytes   int64             `json:"memoryBytes"`
+	Form        int   `json:"form"`
+	CPUs        int   `json:"cpus"`
+	MemoryBytes int64 `json:"memoryBytes"`
+	// DiskBytes is the size of the disk, which a fresh one has when this is lost; 0 in
+	// what an older release defined.
+	DiskBytes     int64             `json:"diskBytes,omitempty"`
 	Firmware      v1.Firmware       `json:"firmware,omitempty"`
 	Accelerator   string            `json:"accelerator"`
 	LinkIsBridge  bool              `json:"linkIsBridge,omitempty"`
@@ -31,7 +34,7 @@ type Made struct {
 
 func madeOf(s Spec) *Made {
 	return &Made{
-		Form: form, CPUs: s.CPUs, MemoryBytes: s.MemoryBytes, Firmware: s.Firmware, Accelerator: s.Accelerator,
+		Form: form, CPUs: s.CPUs, MemoryBytes: s.MemoryBytes, DiskBytes: s.DiskBytes, Firmware: s.Firmware, Accelerator: s.Accelerator,
 		LinkIsBridge: s.LinkIsBridge, SharedFolders: s.SharedFolders, Installer: s.Installer,
 	}
 }
@@ -43,7 +46,7 @@ func (r Record) known() bool { return r.Made != nil && r.Made.Form == form }
 func (r Record) Spec() Spec {
 	s := Spec{Record: r, MachineSpec: providers.MachineSpec{ID: r.Owner, Namespace: r.Namespace, Name: r.Name, Image: r.Image, Network: r.Network}}
 	if m := r.Made; m != nil {
-		s.CPUs, s.MemoryBytes, s.Firmware, s.SharedFolders = m.CPUs, m.MemoryBytes, m.Firmware, m.SharedFolders
+		s.CPUs, s.MemoryBytes, s.DiskBytes, s.Firmware, s.SharedFolders = m.CPUs, m.MemoryBytes, m.DiskBytes, m.Firmware, m.SharedFolders
 		s.Accelerator, s.LinkIsBridge, s.Installer = m.Accelerator, m.LinkIsBridge, m.Installer
 	}
 	return s
@@ -74,6 +77,8 @@ type Outline struct {
 type Disk struct {
 	Target, Device, Bus, Source string
 	ReadOnly                    bool
+	// NoFile: it is a device of the host's, or further away.
+	NoFile bool
 }
 
 // Card is a network card.
@@ -176,9 +181,9 @@ func diskOf(d libvirtxml.DomainDisk) Disk {
 	case s.File != nil:
 		out.Source = s.File.File
 	case s.Block != nil:
-		out.Source = s.Block.Dev
+		out.Source, out.NoFile = s.Block.Dev, true
 	default:
-		out.Source = "something that is no file"
+		out.Source, out.NoFile = "something that is no file", true
 	}
 	return out
 }
