@@ -28,9 +28,8 @@ const repairMemory = 2 * maxRestartDelay
 // when that can wait.
 func nextDrifted(d desired, o observed, now time.Time) (step, bool) {
 	drift := o.Machine.Drift
-	stays := o.Machine.Power == providers.PowerSaved && d.Power == v1.PowerSuspended // and so does not run
 	switch {
-	case hasRemedy(drift, providers.RemedyPowerOff) && !stays:
+	case hasRemedy(drift, providers.RemedyPowerOff) && !staysSaved(d, o.Machine):
 		return step{action: actStopForce, why: whyDrift}, true
 	case leaks(o, now):
 		return step{action: actStopForce, why: whyUnisolated}, true
@@ -38,6 +37,11 @@ func nextDrifted(d desired, o observed, now time.Time) (step, bool) {
 		return step{action: actEnsure, why: whyDrift}, true
 	}
 	return step{}, false
+}
+
+// staysSaved tells whether a machine is saved and is to be, and so does not run.
+func staysSaved(d desired, m *providers.Machine) bool {
+	return m.Power == providers.PowerSaved && d.Power == v1.PowerSuspended
 }
 
 // nextOffDrifted is nextDrifted of a machine that is off: it is not started before it
@@ -129,6 +133,8 @@ func toldDrift(v *view) told {
 	t := told{reason: worst.Reason, what: providers.Details(drift)}
 	off := v.machine.Power == providers.PowerOff
 	switch {
+	case hasRemedy(drift, providers.RemedyPowerOff) && staysSaved(v.desired, v.machine):
+		t.then = "put back once the machine is off: to run, it is powered off and started anew, without its saved memory"
 	case hasRemedy(drift, providers.RemedyPowerOff) && !off:
 		t.then = "powered off to be put back"
 	case hasRemedy(drift, providers.RemedyNone):
@@ -137,6 +143,8 @@ func toldDrift(v *view) told {
 		t.then = "it cannot be put back as long as what the sandbox was made of is missing"
 	case off || hasRemedy(drift, providers.RemedyEnsure):
 		t.then = "being put back"
+	case v.machine.Power == providers.PowerSaved:
+		t.then = "put back when the machine goes on, or else once it is off"
 	default:
 		t.then = "put back once the machine is off: stop and start the sandbox to have that now"
 	}
