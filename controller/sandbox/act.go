@@ -154,7 +154,7 @@ func (r *Reconciler) restrain(ctx context.Context, p providers.Provider, v *view
 	case m == nil || m.Power == providers.PowerOff:
 	case m.Hashes.Network != v.desired.Hashes.Network:
 		r.isolate(ctx, p, v, whyNetwork)
-	case hasRemedy(m.Drift, providers.RemedyPowerOff):
+	case hasRemedy(m.Drift, providers.RemedyPowerOff) && !staysSaved(v.desired, m):
 		r.isolate(ctx, p, v, whyDrift)
 	case leaks(observedOf(v), v.now):
 		r.isolate(ctx, p, v, whyUnisolated)

@@ -27,11 +27,10 @@ const repairMemory = 2 * maxRestartDelay
 // unfit decides about a machine that is not off and must not be on as it is connected,
 // whatever else is to be done with it.
 func unfit(d desired, o observed, now time.Time) (step, bool) {
-	stays := o.Machine.Power == providers.PowerSaved && d.Power == v1.PowerSuspended // and so does not run
 	switch {
 	case o.Machine.Hashes.Network != d.Hashes.Network:
 		return step{action: actStopForce, why: whyNetwork}, true
-	case hasRemedy(o.Machine.Drift, providers.RemedyPowerOff) && !stays:
+	case hasRemedy(o.Machine.Drift, providers.RemedyPowerOff) && !staysSaved(d, o.Machine):
 		return step{action: actStopForce, why: whyDrift}, true
 	case leaks(o, now):
 		return step{action: actStopForce, why: whyUnisolated}, true
@@ -53,6 +52,11 @@ func nextDrifted(d desired, o observed) (step, bool) {
 		return step{action: actEnsure, why: whyDrift}, true
 	}
 	return step{}, false
+}
+
+// staysSaved tells whether a machine is saved and is to be, and so does not run.
+func staysSaved(d desired, m *providers.Machine) bool {
+	return m.Power == providers.PowerSaved && d.Power == v1.PowerSuspended
 }
 
 // nextOffDrifted is nextDrifted of a machine that is off: it is not started before it
@@ -144,6 +148,8 @@ func toldDrift(v *view) told {
 	t := told{reason: worst.Reason, what: providers.Details(drift)}
 	off := v.machine.Power == providers.PowerOff
 	switch {
+	case hasRemedy(drift, providers.RemedyPowerOff) && staysSaved(v.desired, v.machine):
+		t.then = "put back once the machine is off: to run, it is powered off and started anew, without its saved memory"
 	case hasRemedy(drift, providers.RemedyPowerOff) && !off:
 		t.then = "powered off to be put back"
 	case hasRemedy(drift, providers.RemedyNone):
@@ -152,6 +158,8 @@ func toldDrift(v *view) told {
 		t.then = "it cannot be put back as long as what the sandbox was made of is missing"
 	case off || hasRemedy(drift, providers.RemedyEnsure):
 		t.then = "being put back"
+	case v.machine.Power == providers.PowerSaved:
+		t.then = "put back when the machine goes on, or else once it is off"
 	default:
 		t.then = "put back once the machine is off: stop and start the sandbox to have that now"
 	}
