@@ -45,7 +45,7 @@ type outages struct {
 	ctx    context.Context
 	clock  clock.PassiveClock
 	log    logr.Logger
-	wake   func(context.Context, why) // everything
+	wake   func(context.Context, v1.ProviderName, why) // everything of a provider
 	resync time.Duration
 	probes sync.WaitGroup
 	// gates do not change once guard has returned.
@@ -156,7 +156,7 @@ func (g *gate) probe(over <-chan struct{}) {
 				ask() // it may be back by now
 				continue
 			}
-			o.wake(ctx, happened)
+			o.wake(ctx, g.Name(), happened)
 			due = false
 		case <-next.C:
 			if !asking {
@@ -164,11 +164,11 @@ func (g *gate) probe(over <-chan struct{}) {
 			}
 		case err := <-answers:
 			if err == nil && g.back() {
-				o.wake(o.ctx, anew)
+				o.wake(o.ctx, g.Name(), anew)
 				return
 			}
 			if due {
-				o.wake(ctx, happened)
+				o.wake(ctx, g.Name(), happened)
 				due = false
 			}
 			asking = false
