@@ -63,6 +63,13 @@ func (d *daemon) follow(t *testing.T, sbx *v1.Sandbox) *history {
 	return h
 }
 
+// all that was said so far.
+func (h *history) all() []string {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return slices.Clone(h.said)
+}
+
 // told counts the times that a text with these words was said anew.
 func (h *history) told(words ...string) int {
 	h.mu.Lock()
@@ -196,7 +203,7 @@ func (c driftCase) run(t *testing.T, shared *daemon, name string) {
 	must(t, c.play(x))
 	d.eventually("told", func() error {
 		if said.told(append(c.words, c.reason, "(seen at 20")...) == 0 {
-			return fmt.Errorf("it was said: %q", said.said)
+			return fmt.Errorf("it was said: %q", said.all())
 		}
 		return nil
 	})

@@ -45,7 +45,7 @@ type outages struct {
 	ctx    context.Context
 	clock  clock.PassiveClock
 	log    logr.Logger
-	wake   func(context.Context, why) // everything
+	wake   func(context.Context, v1.ProviderName, why) // everything of a provider
 	resync time.Duration
 	probes sync.WaitGroup
 	// gates do not change once guard has returned.
@@ -115,11 +115,12 @@ func (g *gate) lost(err error) error {
 		return g.down
 	}
 	o := g.outages
-	g.since, g.over = o.clock.Now(), make(chan struct{})
+	over := make(chan struct{})
+	g.since, g.over = o.clock.Now(), over
 	g.down = providers.Errorf(providers.ErrDown, "provider "+string(g.Name()), "it has not answered since %s: %w",
 		g.since.UTC().Format(time.RFC3339), err)
 	o.log.Info("provider does not answer: its objects wait until it does", "provider", g.Name(), "error", err.Error())
-	o.probes.Go(func() { g.probe(g.over) })
+	o.probes.Go(func() { g.probe(over) })
 	return g.down
 }
 
@@ -155,7 +156,7 @@ func (g *gate) probe(over <-chan struct{}) {
 				ask() // it may be back by now
 				continue
 			}
-			o.wake(ctx, happened)
+			o.wake(ctx, g.Name(), happened)
 			due = false
 		case <-next.C:
 			if !asking {
@@ -163,11 +164,11 @@ func (g *gate) probe(over <-chan struct{}) {
 			}
 		case err := <-answers:
 			if err == nil && g.back() {
-				o.wake(o.ctx, anew)
+				o.wake(o.ctx, g.Name(), anew)
 				return
 			}
 			if due {
-				o.wake(ctx, happened)
+				o.wake(ctx, g.Name(), happened)
 				due = false
 			}
 			asking = false
@@ -214,13 +215,27 @@ func (g *gated) Events(ctx context.Context) <-chan providers.Event {
 }
 
 // waiting makes a wait of it when a reconciliation failed because its provider does
-// not answer: whoever notices that it does wakes everything.
+// not answer: whoever notices that it does wakes everything of it. What a job says of
+// an outage that is over is a failure as any other: nobody is going to be woken.
 func (o *outages) waiting(r reconcile.Reconciler) reconcile.Reconciler {
 	return reconcile.Func(func(ctx context.Context, req reconcile.Request) (reconcile.Result, error) {
 		result, err := r.Reconcile(ctx, req)
-		if errors.Is(err, providers.ErrDown) {
+		if errors.Is(err, providers.ErrDown) && o.lasts(err) {
 			return reconcile.Result{RequeueAfter: o.resync/2 + rand.N(o.resync/2+1)}, nil
 		}
 		return result, err
 	})
+}
+
+// lasts tells whether an error speaks of an outage that is not over.
+func (o *outages) lasts(err error) bool {
+	for _, g := range o.gates {
+		g.mu.Lock()
+		down := g.down
+		g.mu.Unlock()
+		if down != nil && errors.Is(err, down) { // that very one, and none before it
+			return true
+		}
+	}
+	return false
 }

@@ -208,3 +208,54 @@ func (silent) Events(context.Context) <-chan providers.Event {
 	close(none)
 	return none
 }
+
+// TestJobsOfAnOutage has work under way when the hypervisor goes away, and ended for it
+// when it is back: what was lost is begun again soon, and not at the next resync.
+func TestJobsOfAnOutage(t *testing.T) {
+	for _, verb := range []string{"ImportImage", "TakeSnapshot", "DeleteSnapshot"} {
+		t.Run(verb, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				var down, begun atomic.Bool
+				d := simulated(t, func(_ context.Context, at fault.Point) error {
+					if at.Verb == verb && at.When == fault.Before && !begun.Load() {
+						begun.Store(true)
+						time.Sleep(time.Second)
+						down.Store(true)
+					}
+					if down.Load() {
+						return providers.Errorf(providers.ErrDown, "hypervisor", "it is being restarted")
+					}
+					return nil
+				})
+				d.start()
+				defer d.stop()
+				img, sbx, snap := goldenImage("golden"), newSandbox("web"), newSnapshot("s", "web", false)
+				d.create(img, sbx)
+				if verb != "ImportImage" {
+					until(d, sbx, "ready", ready)
+					d.create(snap)
+				}
+				if verb == "DeleteSnapshot" {
+					until(d, snap, "ready", ready)
+					d.remove(snap)
+				}
+				time.Sleep(20 * time.Second)
+				if !down.Load() {
+					t.Fatal("nothing was under way")
+				}
+				down.Store(false)
+				time.Sleep(time.Minute)
+				err := d.client.Get(t.Context(), client.ObjectKeyFromObject(snap), snap)
+				must(t, d.client.Get(t.Context(), client.ObjectKeyFromObject(sbx), sbx))
+				switch {
+				case !ready(sbx):
+					t.Errorf("the sandbox is not ready a minute later: %s", show(sbx))
+				case verb == "TakeSnapshot" && (err != nil || !ready(snap)):
+					t.Errorf("it is not taken a minute later: %v, %s", err, show(snap))
+				case verb == "DeleteSnapshot" && err == nil:
+					t.Errorf("it is not gone a minute later: %s", show(snap))
+				}
+			})
+		})
+	}
+}

@@ -196,3 +196,34 @@ func TestPromoteVanished(t *testing.T) {
 		})
 	}
 }
+
+// TestPromoteAfterAFailure: a sandbox that could not be copied is deleted and made anew
+// under its name, and the image is made of the new one.
+func TestPromoteAfterAFailure(t *testing.T) {
+	d := host(t, fake.Options{})
+	var broken atomic.Bool
+	d.wrap = func(p providers.Provider) providers.Provider {
+		return intercept.Wrap(p, func(_ context.Context, at intercept.Point) error {
+			if at.When == intercept.Before && at.Verb == "ImportImage" && broken.Load() {
+				return providers.Errorf(providers.ErrInvalid, "disk", "it is damaged")
+			}
+			return nil
+		})
+	}
+	d.start()
+	stopped := func(s *v1.Sandbox) { s.Spec.PowerState = v1.PowerStopped }
+	box, img := newSandbox("box", stopped), promoted("from-box", "box", "")
+	d.create(goldenImage("golden"), box)
+	until(d, box, "made", func(s *v1.Sandbox) bool { return condition(s, v1.ConditionProvisioned).Status == "True" })
+	broken.Store(true)
+	d.create(img)
+	until(d, img, "stalled", func(i *v1.GoldenImage) bool { return condition(i, v1.ConditionStalled).Status == "True" })
+	broken.Store(false)
+	must(t, d.client.Delete(t.Context(), box))
+	d.gone(box)
+	box = newSandbox("box", stopped)
+	d.create(box)
+	until(d, img, "made of the new one", func(i *v1.GoldenImage) bool {
+		return imageReady(i) && i.Status.Origin != nil && i.Status.Origin.UID == string(box.UID)
+	})
+}

@@ -107,27 +107,31 @@ func (w *wakeups) Start(ctx context.Context) error {
 func (w *wakeups) forward(ctx context.Context, provider v1.ProviderName, e providers.Event) {
 	if e.Type == providers.EventResync {
 		w.log.Info("looking at everything again", "provider", provider)
-		w.all(ctx, anew)
+		w.all(ctx, provider, anew)
 		return
 	}
-	w.wake(ctx, happened, &v1.SandboxList{}, w.sandboxes, client.MatchingFields{indexUID: string(e.ID)})
-	w.wake(ctx, happened, &v1.GoldenImageList{}, w.images, client.MatchingFields{indexUID: string(e.ID)})
+	of := client.MatchingFields{indexUID: string(e.ID)}
+	w.wake(ctx, provider, happened, &v1.SandboxList{}, w.sandboxes, of)
+	w.wake(ctx, provider, happened, &v1.GoldenImageList{}, w.images, of)
 }
 
-// all wakes everything.
-func (w *wakeups) all(ctx context.Context, why why) {
-	w.wake(ctx, why, &v1.GoldenImageList{}, w.images)
-	w.wake(ctx, why, &v1.SandboxList{}, w.sandboxes)
-	w.wake(ctx, why, &v1.SandboxSnapshotList{}, w.snapshots)
+// all wakes everything of a provider. What is of another one is none of its business:
+// what fails there goes on waiting for its next try.
+func (w *wakeups) all(ctx context.Context, provider v1.ProviderName, why why) {
+	w.wake(ctx, provider, why, &v1.GoldenImageList{}, w.images)
+	w.wake(ctx, provider, why, &v1.SandboxList{}, w.sandboxes)
+	w.wake(ctx, provider, why, &v1.SandboxSnapshotList{}, w.snapshots)
 }
 
-// wake adds every object of a list to a queue. What it misses, because the
-// cache does not have it yet, is reconciled when the cache gets it.
-func (w *wakeups) wake(ctx context.Context, why why, list client.ObjectList, q queue, opts ...client.ListOption) {
+// wake adds every object of a list to a queue that the provider concerns. What it
+// misses, because the cache does not have it yet, is reconciled when the cache gets it.
+func (w *wakeups) wake(ctx context.Context, provider v1.ProviderName, why why, list client.ObjectList, q queue, opts ...client.ListOption) {
 	err := w.reader.List(ctx, list, append(opts, client.UnsafeDisableDeepCopy)...)
 	if err == nil {
 		err = meta.EachListItem(list, func(o runtime.Object) error {
-			q.add(ctx, why, reconcile.Request{NamespacedName: client.ObjectKeyFromObject(o.(client.Object))})
+			if o := o.(client.Object); w.concerned(ctx, provider, o) {
+				q.add(ctx, why, reconcile.Request{NamespacedName: client.ObjectKeyFromObject(o)})
+			}
 			return ctx.Err()
 		})
 	}

@@ -13,8 +13,8 @@ const (
 	// RemedyEnsure: EnsureMachine puts it right now, whatever the machine's power
 	// state, and the guest notices nothing.
 	RemedyEnsure Remedy = "Ensure"
-	// RemedyOff: EnsureMachine puts it right once the machine is off, and until
-	// then it does no harm.
+	// RemedyOff: EnsureMachine puts it right once the machine is off, or Start when a
+	// saved one goes on, and until then it does no harm.
 	RemedyOff Remedy = "Off"
 	// RemedyPowerOff: EnsureMachine puts it right once the machine is off, and it
 	// must not run on as it is: what its isolation rests on was changed.

@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -107,8 +108,27 @@ type daemonKey struct{}
 // daemonProcess is the daemon of one script.
 type daemonProcess struct {
 	cmd  *exec.Cmd
-	log  bytes.Buffer
+	log  written
 	done chan error
+}
+
+// written is what a process has written so far, which may be read while it runs.
+type written struct {
+	mu  sync.Mutex
+	all bytes.Buffer
+}
+
+// Write implements io.Writer.
+func (w *written) Write(b []byte) (int, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.all.Write(b)
+}
+
+func (w *written) String() string {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.all.String()
 }
 
 // patience is how long things may take on a busy machine.

@@ -100,14 +100,15 @@ func keptOrigin(img *v1.GoldenImage) *origin {
 	return &origin{ImageOrigin: *was, provider: img.Status.Provider}
 }
 
-// keeps tells whether what status.origin speaks of is sealed, or being copied.
+// keeps tells whether what status.origin speaks of is sealed, or being copied. A copy
+// that failed keeps nothing: another sandbox may have the name by now.
 func (r *Reconciler) keeps(ctx context.Context, s *state, p providers.Provider, o *origin) (bool, error) {
 	plan := build.PlanOf(pinned(s.img.Spec, o))
 	for _, revision := range []string{plan.Revision, plan.Base} {
 		if revision == "" {
 			continue
 		}
-		if _, begun := r.o.Imports.Get(s.key(revision)); begun {
+		if st, begun := r.o.Imports.Get(s.key(revision)); begun && st.Err == nil {
 			return true, nil
 		}
 		if sealed, err := look(ctx, p, s.ref(revision)); err != nil || sealed != nil {

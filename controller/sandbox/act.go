@@ -2,8 +2,10 @@ package sandbox
 
 import (
 	"context"
+	"errors"
 
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
@@ -50,8 +52,9 @@ func (r *Reconciler) remember(v *view) {
 func (r *Reconciler) act(ctx context.Context, p providers.Provider, v *view, spec providers.MachineSpec) error {
 	st := &v.sbx.Status
 	id := v.sbx.UID
-	if err := r.announce(ctx, v); err != nil {
-		return err
+	untold := r.announce(ctx, v)
+	if untold != nil && (!v.last.isolating() || apierrors.IsConflict(untold)) {
+		return untold
 	}
 	now := metav1.NewTime(r.o.Clock.Now())
 	switch v.last.action {
@@ -86,7 +89,8 @@ func (r *Reconciler) act(ctx context.Context, p providers.Provider, v *view, spe
 		}
 		st.StoppingSince = &now
 	case actStopForce:
-		if err := p.Stop(ctx, id, providers.StopForce); err != nil {
+		// A guest is cut off also when that cannot be written down, as on a full disk.
+		if err := errors.Join(p.Stop(ctx, id, providers.StopForce), untold); err != nil {
 			return err
 		}
 		switch v.last.why {
@@ -150,7 +154,7 @@ func (r *Reconciler) restrain(ctx context.Context, p providers.Provider, v *view
 	case m == nil || m.Power == providers.PowerOff:
 	case m.Hashes.Network != v.desired.Hashes.Network:
 		r.isolate(ctx, p, v, whyNetwork)
-	case hasRemedy(m.Drift, providers.RemedyPowerOff):
+	case hasRemedy(m.Drift, providers.RemedyPowerOff) && !staysSaved(v.desired, m):
 		r.isolate(ctx, p, v, whyDrift)
 	case leaks(observedOf(v), v.now):
 		r.isolate(ctx, p, v, whyUnisolated)
@@ -179,7 +183,7 @@ func (r *Reconciler) isolate(ctx context.Context, p providers.Provider, v *view,
 		v.err = err // not terminal, or not for long: tried again
 		return
 	}
-	v.machine, v.observed = nil, false // seen again at the next look
+	v.machine, v.observed, v.last.after = nil, false, cacheLag // seen again at the next look
 }
 
 // settle looks inside a machine that runs as asked, and sets up its guest.

@@ -16,7 +16,7 @@ import (
 // clock was set back since. Pauses and patience are counted from there, so that nothing
 // waits for the clock to get where it was.
 func setBack(st *v1.SandboxStatus, now time.Time) {
-	for _, t := range []*metav1.Time{st.StartedAt, st.StoppingSince, st.LastUsedAt} {
+	for _, t := range []*metav1.Time{st.StartedAt, st.StoppingSince, st.LastUsedAt, st.RepairedAt} {
 		notAfter(t, now)
 	}
 	for i := range st.Artifacts {

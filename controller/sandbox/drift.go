@@ -24,20 +24,39 @@ const (
 // repairMemory is after which time without another a repair is the first again.
 const repairMemory = 2 * maxRestartDelay
 
-// nextDrifted decides what others have changed of a machine that is not off; false
-// when that can wait.
-func nextDrifted(d desired, o observed, now time.Time) (step, bool) {
-	drift := o.Machine.Drift
-	stays := o.Machine.Power == providers.PowerSaved && d.Power == v1.PowerSuspended // and so does not run
+// unfit decides about a machine that is not off and must not be on as it is connected,
+// whatever else is to be done with it.
+func unfit(d desired, o observed, now time.Time) (step, bool) {
 	switch {
-	case hasRemedy(drift, providers.RemedyPowerOff) && !stays:
+	case o.Machine.Hashes.Network != d.Hashes.Network:
+		return step{action: actStopForce, why: whyNetwork}, true
+	case hasRemedy(o.Machine.Drift, providers.RemedyPowerOff) && !staysSaved(d, o.Machine):
 		return step{action: actStopForce, why: whyDrift}, true
 	case leaks(o, now):
 		return step{action: actStopForce, why: whyUnisolated}, true
-	case hasRemedy(drift, providers.RemedyEnsure) && !hasRemedy(drift, providers.RemedyNone) && d.Known:
+	}
+	return step{}, false
+}
+
+// isolating tells whether a step ends a machine because it must not be on as it is
+// connected.
+func (s step) isolating() bool {
+	return s.action == actStopForce && (s.why == whyNetwork || s.why == whyDrift || s.why == whyUnisolated)
+}
+
+// nextDrifted decides what others have changed of a machine that is not off; false
+// when that can wait.
+func nextDrifted(d desired, o observed) (step, bool) {
+	drift := o.Machine.Drift
+	if hasRemedy(drift, providers.RemedyEnsure) && !hasRemedy(drift, providers.RemedyNone) && d.Known {
 		return step{action: actEnsure, why: whyDrift}, true
 	}
 	return step{}, false
+}
+
+// staysSaved tells whether a machine is saved and is to be, and so does not run.
+func staysSaved(d desired, m *providers.Machine) bool {
+	return m.Power == providers.PowerSaved && d.Power == v1.PowerSuspended
 }
 
 // nextOffDrifted is nextDrifted of a machine that is off: it is not started before it
@@ -71,7 +90,7 @@ func leaks(o observed, now time.Time) bool {
 
 // recheck has a machine looked at again soon whose isolation is not seen.
 func recheck(s step, o observed) step {
-	if s.action == actWait && exposed(o.Machine) {
+	if s.action == actWait && o.Machine != nil && exposed(o.Machine) {
 		s.after = sooner(s.after, isolationRecheck)
 	}
 	return s
@@ -129,6 +148,8 @@ func toldDrift(v *view) told {
 	t := told{reason: worst.Reason, what: providers.Details(drift)}
 	off := v.machine.Power == providers.PowerOff
 	switch {
+	case hasRemedy(drift, providers.RemedyPowerOff) && staysSaved(v.desired, v.machine):
+		t.then = "put back once the machine is off: to run, it is powered off and started anew, without its saved memory"
 	case hasRemedy(drift, providers.RemedyPowerOff) && !off:
 		t.then = "powered off to be put back"
 	case hasRemedy(drift, providers.RemedyNone):
@@ -137,6 +158,8 @@ func toldDrift(v *view) told {
 		t.then = "it cannot be put back as long as what the sandbox was made of is missing"
 	case off || hasRemedy(drift, providers.RemedyEnsure):
 		t.then = "being put back"
+	case v.machine.Power == providers.PowerSaved:
+		t.then = "put back when the machine goes on, or else once it is off"
 	default:
 		t.then = "put back once the machine is off: stop and start the sandbox to have that now"
 	}
@@ -160,7 +183,7 @@ func toldPower(v *view) told {
 			t.then = "left off, as spec.restartPolicy says: stop and start the sandbox to start it"
 		}
 		return t
-	case wanted == v1.PowerRunning && m.Power == providers.PowerPaused && st.StartedAt != nil && !v.kept:
+	case wanted == v1.PowerRunning && m.Power == providers.PowerPaused && st.StartedAt != nil && !v.kept && m.Paused != providers.PausedNoSpace:
 		return told{v1.ReasonPowerChanged, "the machine was paused, by somebody else or for an error of its disk", "to run on"}
 	case wanted != v1.PowerRunning && on && (wasDown(st) || startedByHand(st)):
 		return told{v1.ReasonPowerChanged, startedWhat, "put back to " + string(wanted)}
@@ -252,7 +275,7 @@ func setDrifted(v view) {
 // mending tells whether a machine that is as it was made again has not come back
 // to where it was.
 func mending(v view) bool {
-	return v.last.why == whyRepaired ||
+	return v.last.why == whyRepaired || v.last.why == whyCapacity ||
 		v.err != nil && v.desired.Power == v1.PowerRunning && (v.machine == nil || v.machine.Power != providers.PowerRunning)
 }
 

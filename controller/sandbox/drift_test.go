@@ -161,6 +161,9 @@ func TestDriftedTells(t *testing.T) {
 		"to be off since now": {on(providers.PowerRunning), v1.PowerStopped, was(v1.ConditionPoweredOn, v1.ReasonRunning, ""), "", ""},
 		"off, changed":        {&providers.Machine{Power: providers.PowerOff, Drift: driftOf(providers.RemedyOff)}, v1.PowerRunning, nil, v1.ReasonDefinitionChanged, "being put back"},
 		"on, changed":         {on(providers.PowerRunning, providers.RemedyOff), v1.PowerRunning, nil, v1.ReasonDefinitionChanged, "once the machine is off"},
+		"saved, changed":      {on(providers.PowerSaved, providers.RemedyOff), v1.PowerSuspended, nil, v1.ReasonDefinitionChanged, "when the machine goes on"},
+		"saved, to run":       {on(providers.PowerSaved, providers.RemedyPowerOff), v1.PowerRunning, nil, v1.ReasonDefinitionChanged, "powered off to be"},
+		"saved, to stay so":   {on(providers.PowerSaved, providers.RemedyPowerOff), v1.PowerSuspended, nil, v1.ReasonDefinitionChanged, "without its saved memory"},
 		"on, being changed":   {on(providers.PowerRunning, providers.RemedyEnsure), v1.PowerRunning, nil, v1.ReasonDefinitionChanged, "being put back"},
 		"on, moved":           {on(providers.PowerRunning, providers.RemedyPowerOff), v1.PowerRunning, nil, v1.ReasonDefinitionChanged, "powered off"},
 		"on, damaged":         {on(providers.PowerRunning, providers.RemedyNone), v1.PowerRunning, nil, v1.ReasonDefinitionChanged, "put it back"},
@@ -213,5 +216,18 @@ func TestDriftedSince(t *testing.T) {
 	v.desired.Hashes = wanted
 	if c := look(5*time.Minute, told{}); c != nil {
 		t.Errorf("put right, it is still %+v", c)
+	}
+}
+
+// TestRestrainSaved: a saved machine that is to stay so keeps its memory, whatever is
+// wrong with it and with its spec.
+func TestRestrainSaved(t *testing.T) {
+	v := &view{
+		sbx: &v1.Sandbox{}, observed: true, now: t0, desired: desired{Power: v1.PowerSuspended},
+		machine: &providers.Machine{Power: providers.PowerSaved, Drift: driftOf(providers.RemedyPowerOff)},
+	}
+	(&Reconciler{}).restrain(t.Context(), nil, v) // which would crash if it asked the provider for anything
+	if v.last != (step{}) || !v.observed {
+		t.Errorf("done is %+v", v.last)
 	}
 }

@@ -105,6 +105,11 @@ func next(d desired, o observed, now time.Time) step {
 		}
 		return step{action: actEnsure}
 	}
+	if m.Power != providers.PowerOff {
+		if s, ok := unfit(d, o, now); ok {
+			return s
+		}
+	}
 	if revertPending(d.Revert, o.Reverted) {
 		golden := d.Revert.Snapshot == v1.SnapshotGolden
 		switch {
@@ -119,10 +124,7 @@ func next(d desired, o observed, now time.Time) step {
 	if m.Power == providers.PowerOff {
 		return nextOff(d, o, now)
 	}
-	if m.Hashes.Network != d.Hashes.Network {
-		return step{action: actStopForce, why: whyNetwork}
-	}
-	if s, ok := nextDrifted(d, o, now); ok {
+	if s, ok := nextDrifted(d, o); ok {
 		return s
 	}
 	return recheck(nextOn(d, o, now), o)

@@ -182,7 +182,7 @@ func (r *Reconciler) reconcile(ctx context.Context, sbx *v1.Sandbox) (reconcile.
 	}
 	if v.err != nil {
 		due := r.stillDue(v)
-		if v.machine != nil && len(v.machine.Drift) > 0 { // which people put right without a word
+		if v.machine != nil { // which others may change, or put right, without a word
 			due = r.requeueAfter(v)
 		}
 		return r.failed(ctx, sbx, before, v.err, due)
@@ -257,6 +257,7 @@ func (r *Reconciler) step(ctx context.Context, p providers.Provider, v *view) bo
 	v.told = drifted(v).since(v)
 	if err != nil {
 		v.err = err
+		v.last = recheck(step{action: actWait}, observedOf(v))
 		r.restrain(ctx, p, v)
 		return true
 	}

@@ -35,7 +35,7 @@ func (r *Reconciler) announce(ctx context.Context, v *view) error {
 		return nil
 	}
 	if ends {
-		st.StartedAt, st.StoppingSince = nil, nil
+		st.StartedAt = nil
 	}
 	if v.told.what != "" {
 		setDrifted(*v)

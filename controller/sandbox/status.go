@@ -79,7 +79,7 @@ func updateStatus(v view) {
 	unseen(v, set)
 	if v.observed {
 		set(provisionedCondition(v))
-		set(networkCondition(v))
+		setNetwork(v, set)
 		set(poweredCondition(v))
 		set(guestCondition(v))
 		setDrifted(v)
@@ -157,6 +157,16 @@ func provisionedCondition(v view) metav1.Condition {
 		c.Reason, c.Message = v1.ReasonCreating, "there is no machine yet"
 	}
 	return c
+}
+
+// setNetwork sets the condition anew when the isolation is not seen any more, also where
+// it was False for another reason: its time is since when the guest runs without.
+func setNetwork(v view, set func(metav1.Condition)) {
+	c, list := networkCondition(v), &v.sbx.Status.Conditions
+	if had := meta.FindStatusCondition(*list, c.Type); had != nil && c.Reason == v1.ReasonNotObserved && had.Reason != c.Reason {
+		meta.RemoveStatusCondition(list, c.Type)
+	}
+	set(c)
 }
 
 func networkCondition(v view) metav1.Condition {

@@ -174,7 +174,7 @@ func (u *unpacker) entry(h *tar.Header, body io.Reader) error {
 	}
 	mode := fs.FileMode(h.Mode) & fs.ModePerm //nolint:gosec // masked
 	if isSparse(h) {
-		return refuse(h.Name, "it is kept sparsely: a few bytes of an archive would fill a disk")
+		return refuse(h.Name, "it is kept sparsely, and a few bytes of an archive would fill a disk: compress the file in the guest, or pack it there with its holes (bsdtar --no-read-sparse)")
 	}
 	switch h.Typeflag {
 	case tar.TypeDir:
@@ -194,7 +194,8 @@ func (u *unpacker) entry(h *tar.Header, body io.Reader) error {
 }
 
 // isSparse tells whether an entry has holes, which are not in the archive and would
-// be written. Nothing makes such entries without being asked to.
+// be written. GNU's tar makes such entries when it is asked to, bsdtar of every file
+// that has holes unless it is told not to.
 func isSparse(h *tar.Header) bool {
 	for key := range h.PAXRecords {
 		if strings.HasPrefix(key, "GNU.sparse.") {

@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"testing"
 )
 
@@ -31,7 +32,7 @@ func TestSparse(t *testing.T) {
 		}
 		to := t.TempDir()
 		err = Unpack(context.Background(), bytes.NewReader(packed), to, DefaultLimits)
-		if entries, _ := os.ReadDir(to); !errors.Is(err, ErrRefused) || len(entries) > 0 || len(packed) > 1<<20 {
+		if entries, _ := os.ReadDir(to); !errors.Is(err, ErrRefused) || !strings.Contains(err.Error(), "--no-read-sparse") || len(entries) > 0 || len(packed) > 1<<20 {
 			t.Errorf("%s, of %d bytes: %v, and %v", format, len(packed), err, entries)
 		}
 	}

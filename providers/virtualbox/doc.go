@@ -36,8 +36,11 @@
 // What the isolation rests on, and what else the machine was made as, is compared at
 // each look, also while it is off (drift.go, flaws.go):
 //
-//	name, memory, CPUs, devices, a disk of somebody's ──▶ put back while it is off
-//	clipboard, display, cable, port forwards          ──▶ put back at once, by controlvm
-//	another network card or connection, a folder      ──▶ it must not run on
-//	the disk's file, snapshots by hand                ──▶ told, and left alone
+//	name, memory, CPUs, a folder or its own disk taken away ──▶ put back while it is off
+//	clipboard, display, cable, port forwards                ──▶ put back at once, by controlvm
+//	another network card or connection, another device,
+//	folder, disk or CD: what reaches outside                ──▶ it must not run on
+//	the adapter of its host-only network is gone            ──▶ likewise; if it is saved,
+//	                                                            made anew when it goes on
+//	the disk's file, snapshots by hand                      ──▶ told, and left alone
 package virtualbox

@@ -76,13 +76,16 @@ func (p *Provider) drifted(m machine) []providers.Drift {
 }
 
 // at is a flaw of a machine in a power state. What must not run does no harm while it
-// is off. What a saved machine does not let anybody change is put right when it goes
-// on.
+// is off. What a saved machine does not let anybody change, and what is made anew
+// before it goes on, is put right when it does: its memory is kept.
 func (f flaw) at(power providers.Power) providers.Drift {
 	d := f.Drift
 	switch {
+	case power == providers.PowerSaved && f.saved != nil:
+		d.Remedy = providers.RemedyEnsure
 	case power == providers.PowerOff && d.Remedy == providers.RemedyPowerOff,
-		power == providers.PowerSaved && f.live != nil && f.saved == nil:
+		power == providers.PowerSaved && (f.live != nil || f.joins),
+		power == providers.PowerSaved && d.Remedy == providers.RemedyPowerOff && !f.open:
 		d.Remedy = providers.RemedyOff
 	}
 	return d

@@ -67,7 +67,7 @@ func TestDrifts(t *testing.T) {
 		"another kind":    {v1.NetworkNAT, set("nic1", "bridged"), network, [3]providers.Remedy{powerOff, powerOff, off}, `"bridged"`},
 		"another net":     {v1.NetworkIntnet, set("intnet1", "other"), network, [3]providers.Remedy{powerOff, powerOff, off}, `"other"`},
 		"another link":    {v1.NetworkBridged, set("bridgeadapter1", "eth1"), network, [3]providers.Remedy{powerOff, powerOff, off}, `"eth1"`},
-		"adapter":         {v1.NetworkHostOnly, set("hostonlyadapter1", "vboxnet9"), network, [3]providers.Remedy{powerOff, powerOff, off}, `"vboxnet9"`},
+		"adapter":         {v1.NetworkHostOnly, set("hostonlyadapter1", "vboxnet9"), network, [3]providers.Remedy{powerOff, ensure, off}, `"vboxnet9"`},
 		"address":         {v1.NetworkNAT, set("macaddress1", "080027000001"), network, [3]providers.Remedy{powerOff, powerOff, off}, "080027000001"},
 		"TFTP":            {v1.NetworkNAT, set("enableTFTP", "1"), network, [3]providers.Remedy{powerOff, powerOff, off}, "TFTP"},
 		"forward":         {v1.NetworkNAT, set("Forwarding(1)", "x,tcp,,80,,80"), network, [3]providers.Remedy{ensure, ensure, ensure}, "x,tcp,,80,,80"},
@@ -262,7 +262,8 @@ func TestLostAdapter(t *testing.T) {
 			t.Errorf("%s: %+v", when, found)
 		}
 		for _, f := range found {
-			if f.Reason != v1.ReasonNetworkChanged || f.at(providers.PowerRunning).Remedy != providers.RemedyPowerOff || f.at(providers.PowerOff).Remedy != providers.RemedyOff {
+			if f.Reason != v1.ReasonNetworkChanged || f.at(providers.PowerRunning).Remedy != providers.RemedyPowerOff ||
+				f.at(providers.PowerSaved).Remedy != providers.RemedyOff || f.at(providers.PowerOff).Remedy != providers.RemedyOff {
 				t.Errorf("%s: %+v", when, f)
 			}
 		}

@@ -22,6 +22,8 @@ type flaw struct {
 	// of modifyvm that do so while the machine is saved; none where that is not
 	// possible.
 	live, saved []string
+	// joins: the network is made before a machine starts, and its card connected then.
+	joins bool
 	// unfinished: it is a change of our own that was cut off.
 	unfinished bool
 }
@@ -141,7 +143,11 @@ func cardFlaws(info vboxmanage.Info, r record, network string) []flaw {
 		key = "hostonly-network1"
 	}
 	if key != "" && info[key] != network {
-		add("its network card is connected to %s, not to %q", shown(info[key]), network)
+		f := opened(v1.ReasonNetworkChanged, "its network card is connected to %s, not to %q", shown(info[key]), network)
+		if f.joins = r.Network.Mode == v1.NetworkHostOnly; f.joins && network != "" && network != noAdapter {
+			f.saved = hostOnlyCard(network)[2:] // its kind is right
+		}
+		found = append(found, f)
 	}
 	if info["cableconnected1"] == "off" {
 		f := flawed(v1.ReasonNetworkChanged, providers.RemedyEnsure, "the cable of its network card is pulled out")

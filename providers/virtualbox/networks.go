@@ -105,7 +105,11 @@ func (p *Provider) readAdapter(n network) (adapter, error) {
 	return a, nil
 }
 
-// networkName is VirtualBox's name of what a machine's card is connected to.
+// noAdapter is said in place of the name of an adapter of which nothing is noted.
+const noAdapter = "an adapter that is not there (any more)"
+
+// networkName is VirtualBox's name of what a machine's card is connected to; empty
+// while the adapter of a host-only network is being made.
 func (p *Provider) networkName(r record) string {
 	n, ok := networkOf(r)
 	switch {
@@ -118,7 +122,7 @@ func (p *Provider) networkName(r record) string {
 	}
 	a, err := p.readAdapter(n)
 	if err != nil {
-		return "an adapter that is not there (any more)"
+		return noAdapter
 	}
 	return a.Adapter
 }

@@ -225,10 +225,13 @@ func awaitOpen(ctx context.Context, id types.UID, forwards []v1.PortForward) err
 // of its ports when it began.
 const headOfLog = 1 << 20
 
-// notForwarded is what a machine's process logs, in its first seconds, of a port
-// that it could not open. There is no other word of it. What a guest has logged
-// begins otherwise.
-var notForwarded = regexp.MustCompile(`(?m)^00:00:0\d\.\d+ VMSetError: NAT#0: [^\n]{0,80}\bfailed to set up redirection of (\d{1,5}) to (\d{1,5})\b`)
+// notForwarded is what a machine's process logs of a port that it could not open.
+// There is no other word of it. What a guest has logged begins otherwise.
+var notForwarded = regexp.MustCompile(`(?m)^[\d:.]+ VMSetError: NAT#0: [^\n]{0,80}\bfailed to set up redirection of (\d{1,5}) to (\d{1,5})\b`)
+
+// created is what it logs once it has all its devices, however long that took. What
+// it says of ports after that is of later changes.
+var created = regexp.MustCompile(`(?m)^[\d:.]+ Changing the VM state from 'CREATING' to 'CREATED'`)
 
 // lostForward returns the first forward of a machine that was just started whose
 // port its process has not opened: nobody listens there, or somebody else does.
@@ -245,6 +248,9 @@ func (p *Provider) lostForward(m machine) (v1.PortForward, bool) {
 }
 
 func refusedForward(log []byte, forwards []v1.PortForward) (v1.PortForward, bool) {
+	if end := created.FindIndex(log); end != nil {
+		log = log[:end[0]]
+	}
 	for _, m := range notForwarded.FindAllSubmatch(log, -1) {
 		for _, f := range forwards {
 			if strconv.Itoa(int(f.HostPort)) == string(m[1]) && strconv.Itoa(int(f.GuestPort)) == string(m[2]) {

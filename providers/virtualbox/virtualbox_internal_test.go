@@ -248,13 +248,15 @@ func TestPortsAtOnce(t *testing.T) {
 }
 
 // TestRefusedForward reads what VirtualBox 7.2.22 logged, on a host where somebody
-// else listened on port 2229.
+// else listened on port 2229, and which was busy: its clock says nothing.
 func TestRefusedForward(t *testing.T) {
 	const log = `00:00:00.115871   Driver <string>  = "NAT" (cb=4)
 00:00:00.381982 VMSetError: /build/virtualbox-7.2.22-dfsg/src/VBox/Devices/Network/DrvNAT.cpp(991) int drvNATNotifyApplyPortForwardCommand(PDRVNAT, bool
-00:00:00.381992 VMSetError: NAT#0: configuration error: failed to set up redirection of 2229 to 22. Probably a conflict with existing services or other rules
+00:00:17.381992 VMSetError: NAT#0: configuration error: failed to set up redirection of 2229 to 22. Probably a conflict with existing services or other rules
 00:00:03.199240 VMMDev: Guest Log: VMSetError: NAT#0: configuration error: failed to set up redirection of 2230 to 22.
-01:00:03.199240 VMSetError: NAT#0: configuration error: failed to set up redirection of 2231 to 22.
+00:00:19.678600 Changing the VM state from 'CREATING' to 'CREATED'
+00:00:19.731149 Changing the VM state from 'POWERING_ON' to 'RUNNING'
+00:00:20.199240 VMSetError: NAT#0: configuration error: failed to set up redirection of 2231 to 22.
 `
 	for port, refused := range map[int32]bool{2229: true, 2230: false, 2231: false, 222: false} {
 		f := v1.PortForward{Name: "a", HostPort: port, GuestPort: 22}
