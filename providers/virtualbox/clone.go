@@ -91,6 +91,7 @@ func (p *Provider) complete(ctx context.Context, spec providers.MachineSpec, r *
 		}
 	}
 	r.Hashes, r.CPUs, r.MemoryBytes = spec.Hashes(), spec.CPUs, spec.MemoryBytes
+	r.Disks = 1 // what else it has, a definition that is edited has not
 	return p.writeRecord(*r)
 }
 

@@ -42,5 +42,5 @@
 //	folder, disk or CD: what reaches outside                ──▶ it must not run on
 //	the adapter of its host-only network is gone            ──▶ likewise; if it is saved,
 //	                                                            made anew when it goes on
-//	the disk's file, snapshots by hand                      ──▶ told, and left alone
+//	a disk's file, one of several disks, snapshots by hand  ──▶ told, and left alone
 package virtualbox

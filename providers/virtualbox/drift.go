@@ -205,6 +205,9 @@ func present(path string) bool {
 // diskFlaws: a machine's own disk was taken out, or a file is gone that it needs.
 func diskFlaws(m machine, dir string, s shelf) []flaw {
 	own := disksWithin(m, dir)
+	if f, some := someOut(m, len(own)); some {
+		return []flaw{f}
+	}
 	if len(own) == 0 {
 		if _, there := s.spare(m.record); there {
 			return []flaw{flawed(v1.ReasonDiskChanged, providers.RemedyOff, "its own disk is not attached")}
@@ -218,6 +221,26 @@ func diskFlaws(m machine, dir string, s shelf) []flaw {
 		}
 	}
 	return found
+}
+
+// someOut: of a machine with several disks not all are attached. Which belongs where
+// is not known, so that only people can put it right; until then none is removed.
+func someOut(m machine, attached int) (flaw, bool) {
+	if m.record.Disks < 2 || attached >= m.record.Disks {
+		return flaw{}, false
+	}
+	f := flawed(v1.ReasonDiskChanged, providers.RemedyNone, "it has %d of its %d disks attached", attached, m.record.Disks)
+	f.Advice = "attach the others where they were (VBoxManage storageattach), or delete the sandbox"
+	return f, true
+}
+
+// withAllDisks refuses to replace the disks of a machine of which not all are attached.
+func (p *Provider) withAllDisks(m machine) error {
+	f, some := someOut(m, len(p.ownDisks(m)))
+	if !some {
+		return nil
+	}
+	return providers.Errorf(providers.ErrInvalid, machineObject(m.id), "%s: %s", f.Detail, f.Advice).WithReason(f.Reason)
 }
 
 // disksWithin lists a machine's disks that lie in a folder.

@@ -159,6 +159,12 @@ func TestDiskFlaws(t *testing.T) {
 		"taken out, and one of two": {func(i vboxmanage.Info, s *shelf, r *record) {
 			i["SATA-0-0"], r.Disk, s.own["other"] = noDrive, "/old", vdi{id: "other", path: dir + "/web/other.vdi", parent: "golden"}
 		}, v1.ReasonDiskLost, providers.RemedyNone, "not attached"},
+		"one of two taken out": {func(_ vboxmanage.Info, _ *shelf, r *record) { r.Disks = 2 }, v1.ReasonDiskChanged, providers.RemedyNone, "it has 1 of its 2 disks attached"},
+		"both taken out":       {func(i vboxmanage.Info, _ *shelf, r *record) { i["SATA-0-0"], r.Disk, r.Disks = noDrive, top, 2 }, v1.ReasonDiskChanged, providers.RemedyNone, "it has 0 of its 2 disks attached"},
+		"both attached": {func(i vboxmanage.Info, _ *shelf, r *record) {
+			i["SATA-3-0"], i["SATA-ImageUUID-3-0"], r.Disks = dir+"/web/other.vdi", "b", 2
+		}, "", "", ""},
+		"its only one":          {func(_ vboxmanage.Info, _ *shelf, r *record) { r.Disks = 1 }, "", "", ""},
 		"taken out and removed": {func(i vboxmanage.Info, s *shelf, _ *record) { i["SATA-0-0"], s.own = noDrive, nil }, v1.ReasonDiskLost, providers.RemedyNone, "not attached"},
 	} {
 		i, r, s := vboxmanage.Info{}, r, shelf{

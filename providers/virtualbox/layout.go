@@ -125,6 +125,9 @@ type record struct {
 	DiskBytes int64 `json:"diskBytes,omitempty"`
 	// Disk is the file of the machine's disk, when it was last known.
 	Disk string `json:"disk,omitempty"`
+	// Disks is how many disks of its own it was made with; 0 until then, and of one that
+	// an earlier version made.
+	Disks int `json:"disks,omitempty"`
 	// Kept is the disk that a clone in the making gets in the place of its own.
 	Kept string `json:"kept,omitempty"`
 	// Fresh: the disk was not written to since it was cloned.

@@ -80,7 +80,7 @@ func (p *Provider) make(ctx context.Context, spec providers.MachineSpec, was mac
 		Engine: p.opts.Engine, DiscardOnStop: spec.DiscardOnStop,
 		DiskBytes: was.record.DiskBytes, Disk: was.record.Disk, Kept: was.record.Kept, Fresh: was.record.Fresh, Forced: was.record.Forced,
 		Snapshot: spec.Snapshot, Reverted: was.record.Reverted, Installer: was.record.Installer,
-		CPUs: was.record.CPUs, MemoryBytes: was.record.MemoryBytes,
+		CPUs: was.record.CPUs, MemoryBytes: was.record.MemoryBytes, Disks: was.record.Disks,
 	}
 	if was.record.VM == "" {
 		r.VM = vmName(spec.Namespace, spec.Name, string(spec.ID)[:8])
@@ -226,6 +226,9 @@ func (p *Provider) prepare(ctx context.Context, spec providers.MachineSpec, r re
 	}
 	if err := p.insertSeed(ctx, spec, p.seed(r), now.info); err != nil {
 		return err
+	}
+	if r.MemoryBytes == 0 { // made for the first time: nobody has put a disk into its folder yet
+		r.Disks = len(p.ownDisks(now))
 	}
 	r.Hashes, r.CPUs, r.MemoryBytes = spec.Hashes(), spec.CPUs, spec.MemoryBytes
 	return p.writeRecord(r)

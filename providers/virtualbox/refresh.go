@@ -20,6 +20,9 @@ func (p *Provider) Reset(ctx context.Context, id types.UID) error {
 		if m.power != providers.PowerOff {
 			return providers.Errorf(providers.ErrBusy, machineObject(id), "it is %s: only the disk of a machine that is off can be replaced", m.power)
 		}
+		if err := p.withAllDisks(m); err != nil {
+			return err
+		}
 		for _, putRight := range []func(context.Context, machine) (machine, error){p.unplug, p.reattach} {
 			var err error
 			if m, err = putRight(ctx, m); err != nil {
@@ -38,6 +41,9 @@ func (p *Provider) Reset(ctx context.Context, id types.UID) error {
 // on the snapshot that it was forked from, of the same size. One whose disk is gone
 // gets one.
 func (p *Provider) refresh(ctx context.Context, r *record, m machine) error {
+	if err := p.withAllDisks(m); err != nil {
+		return err // also if there is nothing to replace: it must not start so
+	}
 	if len(p.ownDisks(m)) == 0 {
 		if err := p.replant(ctx, r, m); err != nil {
 			return err
@@ -62,6 +68,9 @@ func (p *Provider) refresh(ctx context.Context, r *record, m machine) error {
 // Cut off anywhere, the next one clears away whatever is neither attached nor a
 // snapshot's.
 func (p *Provider) replaceDisks(ctx context.Context, r *record, m machine, parentOf func(disk) (string, error)) error {
+	if err := p.withAllDisks(m); err != nil {
+		return err
+	}
 	if err := p.closeStrays(ctx, *r, m); err != nil {
 		return err
 	}
@@ -87,6 +96,9 @@ func (p *Provider) replaceDisks(ctx context.Context, r *record, m machine, paren
 
 // closeStrays removes what replaceDisks has left that was cut off.
 func (p *Provider) closeStrays(ctx context.Context, r record, m machine) error {
+	if p.withAllDisks(m) != nil {
+		return nil // what looks like a stray may be a disk that somebody took out
+	}
 	states, err := p.statesOf(r)
 	if err != nil {
 		return err

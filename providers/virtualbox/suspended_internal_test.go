@@ -1,6 +1,7 @@
 package virtualbox
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -8,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	v1 "sandboxd.dev/sandboxd/api/v1"
 	"sandboxd.dev/sandboxd/providers"
 )
 
@@ -133,5 +135,38 @@ func removeAll(t *testing.T, dir string) {
 		if err := os.Remove(filepath.Join(dir, e.Name())); err != nil {
 			t.Fatal(err)
 		}
+	}
+}
+
+// TestOneOfTwoDisks: a machine of which one disk was taken out is not started without
+// it, and what is left of it is not removed as a remnant of ours.
+func TestOneOfTwoDisks(t *testing.T) {
+	s, r := suspended(t)
+	r.Disks, r.DiscardOnStop = 2, true
+	if err := s.writeRecord(r); err != nil {
+		t.Fatal(err)
+	}
+	second := filepath.Join(s.data.MachineDir(r.ID), r.VM, "second.vdi")
+	for path, content := range map[string]string{
+		filepath.Join(s.dir, "vm"): strings.Replace(s.content(t, "vm"), `"saved"`, `"poweroff"`, 1), second: "",
+	} {
+		if err := os.WriteFile(path, []byte(content), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for name, do := range map[string]func() error{
+		"start": func() error { return s.Start(t.Context(), r.ID) },
+		"reset": func() error { return s.Reset(t.Context(), r.ID) },
+	} {
+		if err := do(); !errors.Is(err, providers.ErrInvalid) || providers.ReasonOf(err) != v1.ReasonDiskChanged {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	m, err := s.look(t.Context(), r.ID)
+	if err == nil {
+		err = s.closeStrays(t.Context(), r, m)
+	}
+	if _, gone := os.Stat(second); err != nil || gone != nil {
+		t.Errorf("its disk is a stray: %v, %v", err, gone)
 	}
 }
