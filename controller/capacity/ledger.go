@@ -42,9 +42,9 @@ type Ledger struct {
 	budget Amount
 	// most is what the budget can become without anybody's changing the settings.
 	most Amount
-	held   map[types.UID]holding
-	sum    Amount
-	line   map[types.UID]*waiting
+	held map[types.UID]holding
+	sum  Amount
+	line map[types.UID]*waiting
 	// large are those whose claim can never be met.
 	large map[types.UID]Who
 	seen  map[Who]Key
