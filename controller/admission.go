@@ -21,8 +21,8 @@ import (
 // Capacity of the host.
 type Capacity struct {
 	// Budget works out what there is for machines, given what is reserved for each of
-	// them; nil means no limit.
-	Budget func(reserved func(types.UID) capacity.Amount) (capacity.Amount, error)
+	// them, and the most that it may become by itself; nil means no limit.
+	Budget func(reserved func(types.UID) capacity.Amount) (budget, most capacity.Amount, err error)
 	// Measure is how often that is worked out again; 0: only at the start.
 	Measure time.Duration
 }
@@ -215,9 +215,9 @@ func (a *admissions) measure() error {
 	if a.capacity.Budget == nil {
 		return nil
 	}
-	budget, err := a.capacity.Budget(a.ledger.Held)
+	budget, most, err := a.capacity.Budget(a.ledger.Held)
 	if err == nil {
-		a.ledger.SetBudget(budget)
+		a.ledger.SetBudget(budget, most)
 	}
 	return err
 }

@@ -38,7 +38,7 @@ func roomFor(n int64) controller.Capacity {
 }
 
 func limited(a capacity.Amount) controller.Capacity {
-	return controller.Capacity{Budget: func(func(types.UID) capacity.Amount) (capacity.Amount, error) { return a, nil }}
+	return controller.Capacity{Budget: func(func(types.UID) capacity.Amount) (_, _ capacity.Amount, _ error) { return a, a, nil }}
 }
 
 // witness sees on the host itself that never more machines run than there is room for.

@@ -1,9 +1,11 @@
 package controller_test
 
 import (
+	"context"
 	"fmt"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -11,6 +13,7 @@ import (
 	v1 "sandboxd.dev/sandboxd/api/v1"
 	"sandboxd.dev/sandboxd/providers"
 	"sandboxd.dev/sandboxd/providers/fake"
+	"sandboxd.dev/sandboxd/providers/intercept"
 )
 
 func TestForks(t *testing.T) {
@@ -127,4 +130,37 @@ func permutations(of []int) [][]int {
 		}
 	}
 	return all
+}
+
+// TestHeldForForks: a sandbox that is off and waits for its forks to go has only its disk
+// reserved, and says nothing of a next try of what it wanted before.
+func TestHeldForForks(t *testing.T) {
+	d := host(t, fake.Options{})
+	d.capacity = roomFor(10)
+	var failing atomic.Bool
+	d.wrap = func(p providers.Provider) providers.Provider {
+		return intercept.Wrap(p, func(_ context.Context, at intercept.Point) error {
+			if at.When == intercept.Before && at.Verb == "Suspend" && failing.Load() {
+				return providers.Errorf(providers.ErrBusy, "machine", "not now")
+			}
+			return nil
+		})
+	}
+	d.start()
+	src, snap := newSandbox("src"), newSnapshot("s", "src", false)
+	a := fork("a", "s")
+	d.create(goldenImage("golden"), src, snap, a)
+	until(d, a, "ready", ready)
+	failing.Store(true)
+	d.power(src, v1.PowerSuspended)
+	until(d, src, "failing", func(s *v1.Sandbox) bool { return s.Status.NextTryAt != nil })
+	d.remove(src)
+	until(d, src, "held", func(s *v1.Sandbox) bool { return condition(s, v1.ConditionReady).Reason == v1.ReasonInUse })
+	has := src.Status.Reserved // with room for the memory that was to be saved
+	if c := condition(src, v1.ConditionAdmitted); has == nil || has.Memory != nil || has.CPUs != 0 || has.Disk == nil || c.Message != "reserved: 1.3Gi disk" {
+		t.Errorf("reserved while it is off: %+v, %+v", has, c)
+	}
+	if src.Status.NextTryAt != nil {
+		t.Errorf("it is said to be tried again at %v", src.Status.NextTryAt)
+	}
 }

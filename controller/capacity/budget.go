@@ -69,6 +69,16 @@ func diskOf(f Facts, reserved func(types.UID) Amount) int64 {
 	return room / diskStep * diskStep
 }
 
+// Most is what there may be for machines, at the most: of a budget that follows what is
+// free on the disk, all that the file system could give. Who needs more needs too much.
+func (s Settings) Most(f Facts, budget Amount) Amount {
+	if s.NeedsDisk() {
+		room := f.DiskSize - f.DiskSize/diskReservePart
+		budget[Disk] = max(budget[Disk], scaled(max(room/diskStep*diskStep, 0), s.Overcommit[Disk]))
+	}
+	return budget
+}
+
 func scaled(n int64, factor float64) int64 {
 	product := float64(n) * factor
 	if factor == 0 || product >= math.MaxInt64/2 {

@@ -40,9 +40,11 @@ type Ledger struct {
 
 	mu     sync.Mutex
 	budget Amount
-	held   map[types.UID]holding
-	sum    Amount
-	line   map[types.UID]*waiting
+	// most is what the budget can become without anybody's changing the settings.
+	most Amount
+	held map[types.UID]holding
+	sum  Amount
+	line map[types.UID]*waiting
 	// large are those whose claim can never be met.
 	large map[types.UID]Who
 	seen  map[Who]Key
@@ -73,7 +75,7 @@ type waiting struct {
 // ask yet is not kept.
 func New(budget Amount, objects Objects) *Ledger {
 	return &Ledger{
-		objects: objects, budget: budget,
+		objects: objects, budget: budget, most: budget,
 		held: map[types.UID]holding{}, line: map[types.UID]*waiting{}, large: map[types.UID]Who{},
 		seen: map[Who]Key{}, looking: map[Who]Key{}, unseen: map[Who]bool{}, woken: map[Who]bool{}, changed: make(chan struct{}, 1),
 	}
@@ -132,7 +134,7 @@ func (l *Ledger) Ask(c Claim) Verdict {
 		return Verdict{Admitted: true}
 	}
 	l.set(c.Who, c.ID, c.Base)
-	if v, ok := tooLarge(l.budget, c); ok {
+	if v, ok := tooLarge(l.most, c); ok {
 		l.leave(c.ID)
 		l.large[c.ID] = c.Who
 		l.plan()
@@ -224,24 +226,31 @@ func (l *Ledger) Held(id types.UID) Amount {
 	return l.held[id].amount
 }
 
-// SetBudget changes what there is.
-func (l *Ledger) SetBudget(b Amount) {
+// SetBudget changes what there is, and the most that it may become by itself.
+func (l *Ledger) SetBudget(b, most Amount) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if b == l.budget {
+	if b == l.budget && most == l.most {
 		return
 	}
+	if most != l.most {
+		l.setMost(most)
+	}
 	l.budget = b
+	l.plan()
+}
+
+func (l *Ledger) setMost(most Amount) {
+	l.most = most
 	for _, who := range l.large { // it may fit now
 		l.wake(who)
 	}
 	for id, w := range l.line { // it may fit no more
-		if _, large := tooLarge(b, w.Claim); large {
+		if _, large := tooLarge(most, w.Claim); large {
 			l.leave(id)
 			l.wake(w.Who)
 		}
 	}
-	l.plan()
 }
 
 // Totals are the budget, what is reserved of it, and what those in line ask for.

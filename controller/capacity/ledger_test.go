@@ -8,6 +8,8 @@ import (
 
 	"k8s.io/apimachinery/pkg/types"
 	"pgregory.net/rapid"
+
+	v1 "sandboxd.dev/sandboxd/api/v1"
 )
 
 // host is a model of machines that ask a ledger.
@@ -307,7 +309,7 @@ func TestBudgetThatChanges(t *testing.T) {
 	if v := l.Ask(c); !v.TooLarge {
 		t.Fatalf("got %+v, want it to be too large", v)
 	}
-	l.SetBudget(Amount{4 * gi, 1, gi, 1})
+	l.SetBudget(Amount{4 * gi, 1, gi, 1}, Amount{4 * gi, 1, gi, 1})
 	select {
 	case <-l.Changed():
 	case <-time.After(time.Second):
@@ -318,6 +320,41 @@ func TestBudgetThatChanges(t *testing.T) {
 	}
 	if v := l.Ask(c); !v.Admitted {
 		t.Errorf("got %+v", v)
+	}
+}
+
+// TestDiskThatOthersFill: what is more than there is on the disk now, and not more than
+// there may be, waits and keeps nobody from what there is; it is woken once others have
+// freed enough, and told so when the disk itself is too small.
+func TestDiskThatOthersFill(t *testing.T) {
+	most, now := Amount{4 * gi, 4, 100 * gi, 9}, Amount{4 * gi, 4, 20 * gi, 9}
+	l := New(most, nil)
+	l.SetBudget(now, most)
+	large, small := claim("large", 1, Amount{}, Amount{gi, 1, 50 * gi, 1}), claim("small", 2, Amount{}, Amount{gi, 1, 10 * gi, 1})
+	if v := l.Ask(large); v.Admitted || v.TooLarge || v.Reason != v1.ReasonCapacity || v.Message != "needs 50Gi disk, 20Gi of 20Gi free" {
+		t.Errorf("got %+v, want it to wait", v)
+	}
+	if v := l.Ask(small); !v.Admitted {
+		t.Errorf("the one behind it got %+v", v)
+	}
+	now[Disk] = 70 * gi
+	l.SetBudget(now, most)
+	if got := l.Woken(); !slices.Equal(got, []Who{large.Who}) || l.Held(large.ID) != large.Want {
+		t.Errorf("%v are woken, and %v is reserved for the large one", got, l.Held(large.ID))
+	}
+	huge := claim("huge", 3, Amount{}, Amount{gi, 1, 101 * gi, 1})
+	if v := l.Ask(huge); !v.TooLarge || v.Message != "needs 101Gi disk, and this host has 100Gi for sandboxes at all: ask for less, or raise capacity.disk" {
+		t.Errorf("got %+v, want it to be too large", v)
+	}
+	now[Disk] = 60 * gi
+	l.SetBudget(now, most)
+	if got := l.Woken(); len(got) != 0 {
+		t.Errorf("%v are woken for nothing", got)
+	}
+	most[Disk] = 200 * gi
+	l.SetBudget(now, most)
+	if got := l.Woken(); !slices.Equal(got, []Who{huge.Who}) {
+		t.Errorf("%v are woken, want the one that was too large", got)
 	}
 }
 

@@ -106,7 +106,9 @@ func (s State) Plan() []Verdict {
 	waiting := 0
 	for i, c := range s.Line {
 		for ; next < len(s.Coming) && s.Coming[next].Compare(c.Place) < 0; next++ {
-			expected = expected.Plus(s.Coming[next].needs())
+			if !exceeds(s.Coming[next], s.Budget) {
+				expected = expected.Plus(s.Coming[next].needs())
+			}
 		}
 		needs := c.needs()
 		left := free.free(ahead)
@@ -125,9 +127,22 @@ func (s State) Plan() []Verdict {
 			verdicts[i] = s.explain(i, needs, free, left, verdicts, waiting < figured)
 		}
 		waiting++
-		ahead = ahead.Plus(needs)
+		if !exceeds(c, s.Budget) {
+			ahead = ahead.Plus(needs)
+		}
 	}
 	return verdicts
+}
+
+// exceeds tells whether a claim is more than there is, whoever ends. Nobody waits behind
+// one that is: keeping others from what there is brings it no nearer.
+func exceeds(c Claim, budget Amount) bool {
+	for r, n := range c.Want {
+		if n > c.Base[r] && n > budget[r] {
+			return true
+		}
+	}
+	return false
 }
 
 func passing(message string) Verdict {
@@ -193,7 +208,7 @@ func (s State) before(i int, needs, left Amount, verdicts []Verdict, first bool)
 	}
 	var found *Claim
 	for j := range s.Line[:i] {
-		if !verdicts[j].Admitted && competes(s.Line[j]) {
+		if !verdicts[j].Admitted && !exceeds(s.Line[j], s.Budget) && competes(s.Line[j]) {
 			found = &s.Line[j]
 			if first {
 				break
@@ -203,12 +218,13 @@ func (s State) before(i int, needs, left Amount, verdicts []Verdict, first bool)
 	return found
 }
 
-// tooLarge is why a claim can never be met, if it cannot.
-func tooLarge(budget Amount, c Claim) (Verdict, bool) {
+// tooLarge is why a claim can never be met, if it cannot: it is more than the most that
+// there may be.
+func tooLarge(most Amount, c Claim) (Verdict, bool) {
 	var parts, settings []string
 	for r, n := range c.Want {
-		if n > c.Base[r] && n > budget[r] {
-			parts = append(parts, fmt.Sprintf("%s, and this host has %s for sandboxes at all", wanted(Resource(r), n), figure(Resource(r), budget[r])))
+		if n > c.Base[r] && n > most[r] {
+			parts = append(parts, fmt.Sprintf("%s, and this host has %s for sandboxes at all", wanted(Resource(r), n), figure(Resource(r), most[r])))
 			settings = append(settings, "capacity."+Resource(r).String())
 		}
 	}

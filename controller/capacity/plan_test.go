@@ -84,6 +84,14 @@ func TestPlan(t *testing.T) {
 				figures("needs 2Gi memory, 1Gi of 12Gi free, and waits behind team/a, which needs 2Gi memory and 1 cpu"),
 			},
 		},
+		"nobody waits behind one that is more than there is": {
+			State{Held: Amount{0, 0, 40 * gi, 1}, Line: []Claim{claim("large", 1, Amount{}, Amount{gi, 1, 150 * gi, 1}), claim("b", 2, Amount{}, Amount{gi, 1, 60 * gi, 1}), claim("c", 3, Amount{}, small)}},
+			[]Verdict{figures("needs 150Gi disk, 60Gi of 100Gi free"), admitted, figures("needs 10Gi disk, 0Ki of 100Gi free")},
+		},
+		"nor behind one that was not looked at": {
+			State{Coming: []Claim{claim("large", 1, Amount{}, Amount{gi, 1, 150 * gi, 1})}, Line: []Claim{claim("b", 2, Amount{}, small)}},
+			[]Verdict{admitted},
+		},
 		"one that was not looked at yet": {
 			State{Held: Amount{9 * gi}, Coming: []Claim{claim("a", 1, Amount{}, small)}, Line: []Claim{claim("b", 2, Amount{}, small)}},
 			[]Verdict{passing("waits until those before it in line have been looked at")},
@@ -207,17 +215,26 @@ func TestBudget(t *testing.T) {
 		settings Settings
 		facts    Facts
 		want     Amount
+		most     int64 // of the disk; 0: as it is
 	}{
-		"of the host":   {Settings{Overcommit: none}, facts, Amount{16*gi - 16*gi/10, 8, 96 * gi, Unlimited}},
-		"small host":    {Settings{Overcommit: none}, Facts{Memory: 4 * gi, CPUs: 1}, Amount{3 * gi, 1, 0, Unlimited}},
-		"tiny host":     {Settings{Overcommit: none}, Facts{Memory: gi / 2, CPUs: 1}, Amount{0, 1, 0, Unlimited}},
-		"full disk":     {Settings{Overcommit: none}, Facts{Memory: 4 * gi, CPUs: 1, DiskSize: 100 * gi, DiskFree: gi}, Amount{3 * gi, 1, 0, Unlimited}},
-		"as configured": {Settings{Total: Amount{gi, 2, 3 * gi, 4}, Overcommit: none}, facts, Amount{gi, 2, 3 * gi, 4}},
-		"overcommitted": {Settings{Total: Amount{gi, 2, 3 * gi, 4}, Overcommit: [Disk + 1]float64{1.5, 4, 10}}, facts, Amount{gi + gi/2, 8, 30 * gi, 4}},
-		"without limit": {Settings{Total: Amount{gi, 2, 3 * gi, 4}}, facts, Amount{Unlimited, Unlimited, Unlimited, 4}},
+		"of the host":       {Settings{Overcommit: none}, facts, Amount{16*gi - 16*gi/10, 8, 96 * gi, Unlimited}, 190 * gi},
+		"small host":        {Settings{Overcommit: none}, Facts{Memory: 4 * gi, CPUs: 1}, Amount{3 * gi, 1, 0, Unlimited}, 0},
+		"tiny host":         {Settings{Overcommit: none}, Facts{Memory: gi / 2, CPUs: 1}, Amount{0, 1, 0, Unlimited}, 0},
+		"full disk":         {Settings{Overcommit: none}, Facts{Memory: 4 * gi, CPUs: 1, DiskSize: 100 * gi, DiskFree: gi}, Amount{3 * gi, 1, 0, Unlimited}, 95 * gi},
+		"of twice the disk": {Settings{Overcommit: [Disk + 1]float64{1, 1, 2}}, facts, Amount{16*gi - 16*gi/10, 8, 192 * gi, Unlimited}, 380 * gi},
+		"as configured":     {Settings{Total: Amount{gi, 2, 3 * gi, 4}, Overcommit: none}, facts, Amount{gi, 2, 3 * gi, 4}, 0},
+		"overcommitted":     {Settings{Total: Amount{gi, 2, 3 * gi, 4}, Overcommit: [Disk + 1]float64{1.5, 4, 10}}, facts, Amount{gi + gi/2, 8, 30 * gi, 4}, 0},
+		"without limit":     {Settings{Total: Amount{gi, 2, 3 * gi, 4}}, facts, Amount{Unlimited, Unlimited, Unlimited, 4}, 0},
 	} {
-		if got := c.settings.Budget(c.facts, reserved); got != c.want {
+		got := c.settings.Budget(c.facts, reserved)
+		if got != c.want {
 			t.Errorf("%s: got %v, want %v", name, got, c.want)
+		}
+		if c.most > 0 {
+			c.want[Disk] = c.most
+		}
+		if got := c.settings.Most(c.facts, got); got != c.want {
+			t.Errorf("%s: at the most %v, want %v", name, got, c.want)
 		}
 	}
 }

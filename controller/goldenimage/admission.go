@@ -3,6 +3,7 @@ package goldenimage
 import (
 	"cmp"
 	"context"
+	"strings"
 
 	"k8s.io/apimachinery/pkg/api/meta"
 
@@ -65,12 +66,25 @@ func (r *Reconciler) admit(ctx context.Context, s *state) (bool, error) {
 		err := r.persist(ctx, s)
 		return err == nil, err
 	case v.TooLarge:
-		return false, providers.Errorf(providers.ErrInvalid, r.object(s), "the machine that builds it %s", v.Message).WithReason(v.Reason)
+		return false, providers.Errorf(providers.ErrInvalid, r.object(s), "%s%s", builder, v.Message).WithReason(v.Reason)
 	default:
-		v.Message = "the machine that builds it " + v.Message
-		s.unadmitted, s.again = v, r.o.Resync
+		s.unadmitted, s.again = said(s.before, v), r.o.Resync
 		return false, nil
 	}
+}
+
+// builder is whom admission speaks of.
+const builder = "the machine that builds it "
+
+// said words what the machine of a build waits for: as before as long as that is a
+// matter of moments.
+func said(before *v1.GoldenImage, v capacity.Verdict) capacity.Verdict {
+	v.Message = builder + v.Message
+	c := meta.FindStatusCondition(before.Status.Conditions, v1.ConditionImported)
+	if v.Passing && c != nil && strings.HasPrefix(c.Message, builder) {
+		v.Reason, v.Message = c.Reason, c.Message
+	}
+	return v
 }
 
 // poweredOff releases what the machine of a build needs only while it runs.

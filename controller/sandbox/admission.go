@@ -138,6 +138,9 @@ func (r *Reconciler) admit(ctx context.Context, v *view) bool {
 		v.err = providers.Errorf(providers.ErrInvalid, "sandbox "+v.sbx.Namespace+"/"+v.sbx.Name, "%s", verdict.Message).WithReason(verdict.Reason)
 	}
 	v.last = step{action: actWait, why: whyCapacity}
+	if v.machine != nil { // which may be one whose isolation is not seen
+		v.last = recheck(v.last, observedOf(v))
+	}
 	return false
 }
 
@@ -235,7 +238,7 @@ func (r *Reconciler) wants(v *view, has capacity.Amount) (want capacity.Amount, 
 	need := r.need(v)
 	switch v.last.action {
 	case actWait:
-		if v.last.why == whyCrashLoop { // to be started again
+		if startedLater(v.last) {
 			return has.Max(r.o.Capacity.Held(v.sbx.UID)), false
 		}
 	case actEnsure:
@@ -273,5 +276,9 @@ func willRun(d desired, o observed, now time.Time) bool {
 	m.Hashes = d.Hashes
 	o.Machine = &m
 	s := next(d, o, now)
-	return s.action == actStart || s.action == actRestart || s.why == whyCrashLoop
+	return s.action == actStart || s.action == actRestart || startedLater(s)
 }
+
+// startedLater tells whether a machine that is off waits for a pause between two starts
+// only, and keeps what it is about to need again.
+func startedLater(s step) bool { return s.why == whyCrashLoop || s.why == whyRepaired }

@@ -6,6 +6,7 @@ import (
 
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
 
 	v1 "sandboxd.dev/sandboxd/api/v1"
 	"sandboxd.dev/sandboxd/controller/capacity"
@@ -73,6 +74,7 @@ func TestHoldings(t *testing.T) {
 		"off":                           {machine(providers.PowerOff, "wanted"), v1.PowerStopped, "", true, spec, step{action: actWait, why: whySettled}, rest(spec), rest(spec), false},
 		"off by itself and left off":    {machine(providers.PowerOff, "wanted"), v1.PowerRunning, v1.RestartNever, true, spec, step{action: actWait, why: whyExited}, rest(spec), rest(spec), false},
 		"off by itself, later started":  {machine(providers.PowerOff, "wanted"), v1.PowerRunning, "", true, spec, step{action: actWait, why: whyCrashLoop}, rest(spec), spec, false},
+		"put right, later started":      {machine(providers.PowerOff, "wanted"), v1.PowerRunning, "", false, spec, step{action: actWait, why: whyRepaired}, rest(spec), spec, false},
 		"to be started":                 {machine(providers.PowerOff, "wanted"), v1.PowerRunning, "", false, rest(spec), step{action: actStart}, rest(spec), spec, false},
 		"to be changed and started":     {machine(providers.PowerOff, "older"), v1.PowerRunning, "", false, rest(old), step{action: actEnsure}, rest(old), spec, false},
 		"to be changed and left off":    {machine(providers.PowerOff, "older"), v1.PowerRunning, v1.RestartNever, true, rest(old), step{action: actEnsure}, rest(old), rest(spec), false},
@@ -105,3 +107,59 @@ func TestHoldings(t *testing.T) {
 		})
 	}
 }
+
+// TestWillRun: a machine that is put right is going to run also when it is powered off
+// for the second time in a row, and so is started later.
+func TestWillRun(t *testing.T) {
+	now := time.Unix(1000, 0)
+	d := desired{Power: v1.PowerRunning, Restart: v1.RestartAlways, ImageReady: true}
+	for name, c := range map[string]struct {
+		power   v1.PowerState
+		repairs int32
+		want    bool
+	}{
+		"for the first time":  {v1.PowerRunning, 1, true},
+		"for the second time": {v1.PowerRunning, 2, true},
+		"to be left off":      {v1.PowerStopped, 2, false},
+	} {
+		d.Power = c.power
+		o := observed{Machine: &providers.Machine{Power: providers.PowerOff}, RepairedAt: now, Repairs: c.repairs}
+		if got := willRun(d, o, now); got != c.want {
+			t.Errorf("%s: %v, want %v", name, got, c.want)
+		}
+	}
+}
+
+// TestExposedWhileItWaitsForRoom: a machine whose isolation is not seen is looked at
+// again as soon as ever, also when what is next has to wait for room.
+func TestExposedWhileItWaitsForRoom(t *testing.T) {
+	for name, c := range map[string]struct {
+		machine *providers.Machine
+		action  action
+		want    time.Duration
+	}{
+		"not seen":    {&providers.Machine{Power: providers.PowerRunning}, actSuspend, isolationRecheck},
+		"seen":        {&providers.Machine{Power: providers.PowerRunning, Network: providers.NetworkObservation{Isolated: true}}, actSuspend, 0},
+		"not there":   {nil, actEnsure, 0},
+		"powered off": {&providers.Machine{Power: providers.PowerOff}, actStart, 0},
+	} {
+		r := New(Options{Capacity: capacity.New(capacity.Amount{4 * gi, 8, 10 * gi, 9}, nil)})
+		r.o.Capacity.Keep(capacity.Who{Namespace: "team", Name: "other"}, "other", capacity.Amount{3 * gi, 0, 10 * gi, 1})
+		r.o.Recorder = silent{}
+		v := &view{
+			sbx: &v1.Sandbox{
+				ObjectMeta: metav1.ObjectMeta{Namespace: "team", Name: "a", UID: "a"},
+				Spec:       v1.SandboxSpec{CPUs: 2, Memory: quantity(2 * gi)},
+			},
+			img: &v1.GoldenImage{}, machine: c.machine, last: step{action: c.action}, now: time.Unix(1000, 0),
+			desired: desired{Power: v1.PowerRunning, Restart: v1.RestartAlways, ImageReady: true},
+		}
+		if r.admit(t.Context(), v) || v.last.why != whyCapacity || v.last.after != c.want {
+			t.Errorf("%s: %+v, want it to wait and to be looked at after %v", name, v.last, c.want)
+		}
+	}
+}
+
+type silent struct{}
+
+func (silent) Eventf(runtime.Object, runtime.Object, string, string, string, string, ...any) {}

@@ -201,6 +201,8 @@ func (r *Reconciler) holdForForks(ctx context.Context, before, sbx *v1.Sandbox, 
 			return reconcile.Result{}, err
 		}
 		r.o.Capacity.PoweredOff(sbx.UID)
+		v := &view{sbx: sbx, now: r.o.Clock.Now()}
+		v.reserve(r.o.Capacity.Held(sbx.UID))
 		sbx.Status.StartedAt, sbx.Status.StoppingSince = nil, nil
 		for _, c := range []metav1.Condition{
 			{Type: v1.ConditionPoweredOn, Reason: v1.ReasonStopped, Message: "the machine is off"},

@@ -99,6 +99,7 @@ func deletingStatus(sbx *v1.Sandbox, w wait, now time.Time) {
 		LastTransitionTime: metav1.NewTime(now),
 	})
 	sbx.Status.Phase = phaseOf(sbx)
+	sbx.Status.NextTryAt = nil // that of what failed before, if anything did
 }
 
 func setWhileTrue(st *v1.SandboxStatus, c metav1.Condition, set func(metav1.Condition)) {

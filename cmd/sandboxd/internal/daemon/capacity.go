@@ -30,7 +30,7 @@ func hostCapacity(c config.Config, simulate bool) controller.Capacity {
 			}
 		}
 	}
-	budget := func(reserved func(types.UID) capacity.Amount) (capacity.Amount, error) {
+	budget := func(reserved func(types.UID) capacity.Amount) (budget, most capacity.Amount, err error) {
 		return measured(c, settings, reserved)
 	}
 	if settings.NeedsDisk() {
@@ -49,16 +49,17 @@ func capacitySettings(c config.Capacity) capacity.Settings {
 	}
 }
 
-func measured(c config.Config, s capacity.Settings, reserved func(types.UID) capacity.Amount) (capacity.Amount, error) {
+func measured(c config.Config, s capacity.Settings, reserved func(types.UID) capacity.Amount) (budget, most capacity.Amount, err error) {
 	var folders []string
 	if s.NeedsDisk() {
 		folders = machineFolders(c)
 	}
 	facts, err := capacity.Host(folders...)
 	if err != nil {
-		return capacity.Amount{}, err
+		return capacity.Amount{}, capacity.Amount{}, err
 	}
-	return s.Budget(facts, reserved), nil
+	budget = s.Budget(facts, reserved)
+	return budget, s.Most(facts, budget), nil
 }
 
 // machineFolders are those in which each machine has a folder of its own, that of the
@@ -75,7 +76,8 @@ func machineFolders(c config.Config) []string {
 // would find it that has the disks which there are.
 func HostCapacity(c config.Config) (capacity.Amount, error) {
 	all := func(types.UID) capacity.Amount { return capacity.Amount{capacity.Disk: math.MaxInt64} }
-	return measured(c, capacitySettings(c.Capacity), all)
+	budget, _, err := measured(c, capacitySettings(c.Capacity), all)
+	return budget, err
 }
 
 // CapacityCheck says what machines may have on this host.
