@@ -214,7 +214,7 @@ func (r *Reconciler) advance(ctx context.Context, before, sbx *v1.Sandbox) view 
 	}
 	name := sbx.Status.Provider
 	if name == "" && v.img != nil {
-		name = r.o.Providers.Resolve(v.img.Spec.Provider)
+		name = firstSet(v.img.Status.Provider, r.o.Providers.Resolve(v.img.Spec.Provider))
 	}
 	if name == "" { // no image, and never had a machine
 		v.last = step{action: actWait, why: whyImage}
@@ -225,7 +225,9 @@ func (r *Reconciler) advance(ctx context.Context, before, sbx *v1.Sandbox) view 
 		v.err = err
 		return v
 	}
-	sbx.Status.Provider = name
+	if v.img != nil && v.img.Status.Provider != "" { // which does not change any more
+		sbx.Status.Provider = name
+	}
 	for range maxSteps {
 		if done := r.step(ctx, p, &v); done {
 			return v
