@@ -469,7 +469,9 @@ func TestALongLineIsWrittenLittleOf(t *testing.T) {
 	}
 	writes := map[string]int{}
 	var mu sync.Mutex
-	watch, err := d.client.Watch(t.Context(), &v1.SandboxList{}, &client.ListOptions{Raw: &metav1.ListOptions{ResourceVersion: list[39].ResourceVersion}})
+	var now v1.SandboxList
+	must(t, d.client.List(t.Context(), &now))
+	watch, err := d.client.Watch(t.Context(), &v1.SandboxList{}, &client.ListOptions{Raw: &metav1.ListOptions{ResourceVersion: now.ResourceVersion}})
 	must(t, err)
 	defer watch.Stop()
 	go func() {
