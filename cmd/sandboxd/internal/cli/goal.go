@@ -96,10 +96,14 @@ func goalApplied(u *unstructured.Unstructured) state {
 	if seen < u.GetGeneration() {
 		return state{why: "the daemon has not looked at it yet"}
 	}
+	off, down := reasonWhenOff(u)
 	if c, ok := findCondition(u, v1.ConditionReady); ok && c.Status == metav1.ConditionTrue {
+		if down { // and can still be used: its guest has not ended
+			return state{why: "its machine is on"}
+		}
 		return state{met: true}
 	}
-	if off, ok := reasonWhenOff(u); ok {
+	if down {
 		c, found := findCondition(u, v1.ConditionPoweredOn)
 		if found && c.Status == metav1.ConditionFalse && c.Reason == off {
 			return state{met: true}
