@@ -60,7 +60,7 @@ func TestGoals(t *testing.T) {
 		"an old version was stalled":    {goal: applied, object: sbx("", notReady+","+oldStall), why: "the guest boots"},
 		"off, as asked":                 {goal: applied, object: sbx("powerState: Stopped", notReady+","+stopped), met: true},
 		"off, not as asked":             {goal: applied, object: sbx("powerState: Running", notReady+","+stopped), why: "the guest boots"},
-		"still on, and to be off":      {goal: applied, object: sbx("powerState: Stopped", ready), why: "its machine is on"},
+		"still on, and to be off":       {goal: applied, object: sbx("powerState: Stopped", ready), why: "its machine is on"},
 		"exited is not stopped":         {goal: applied, object: sbx("powerState: Stopped", notReady+","+exited), why: "the guest boots"},
 		"stopped is not suspended":      {goal: applied, object: sbx("powerState: Suspended", notReady+","+stopped), why: "the guest boots"},
 		"deleted meanwhile":             {goal: applied, stuck: true, why: "it was deleted meanwhile"},
