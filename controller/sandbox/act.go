@@ -150,15 +150,12 @@ func (r *Reconciler) eventMade(v *view) {
 // keeps it from being made what it should be: it takes it off a network that the
 // spec does not name any more, and stops it when it is to be off.
 func (r *Reconciler) restrain(ctx context.Context, p providers.Provider, v *view) {
-	switch m := v.machine; {
-	case m == nil || m.Power == providers.PowerOff:
-	case m.Hashes.Network != v.desired.Hashes.Network:
-		r.isolate(ctx, p, v, whyNetwork)
-	case hasRemedy(m.Drift, providers.RemedyPowerOff) && !staysSaved(v.desired, m):
-		r.isolate(ctx, p, v, whyDrift)
-	case leaks(observedOf(v), v.now):
-		r.isolate(ctx, p, v, whyUnisolated)
-	case v.desired.Power == v1.PowerStopped:
+	if v.machine == nil || v.machine.Power == providers.PowerOff {
+		return
+	}
+	if s, ok := unfit(v.desired, observedOf(v), v.now); ok {
+		r.isolate(ctx, p, v, s)
+	} else if v.desired.Power == v1.PowerStopped {
 		r.stop(ctx, p, v)
 	}
 }
@@ -177,8 +174,8 @@ func (r *Reconciler) stop(ctx context.Context, p providers.Provider, v *view) {
 }
 
 // isolate powers a machine off that must not run on as it is connected.
-func (r *Reconciler) isolate(ctx context.Context, p providers.Provider, v *view, why string) {
-	v.last = step{action: actStopForce, why: why}
+func (r *Reconciler) isolate(ctx context.Context, p providers.Provider, v *view, s step) {
+	v.last = s
 	if err := r.act(ctx, p, v, providers.MachineSpec{}); err != nil {
 		v.err = err // not terminal, or not for long: tried again
 		return
