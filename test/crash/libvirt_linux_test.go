@@ -20,6 +20,7 @@ import (
 
 	v1 "sandboxd.dev/sandboxd/api/v1"
 	"sandboxd.dev/sandboxd/providers"
+	"sandboxd.dev/sandboxd/test/private"
 )
 
 // onLibvirt is a host with a private libvirt, on which others live too.
@@ -262,7 +263,7 @@ func (h *onLibvirt) write(ctx context.Context, id types.UID, path, content strin
 
 // TestLibvirt kills daemons, and libvirt, on a private libvirt.
 func TestLibvirt(t *testing.T) {
-	private(t, "LIBVIRT", "there is no private libvirt: run the test by hack/private-libvirt -- go test ./test/crash")
+	private.Require(t, "LIBVIRT", "there is no private libvirt: run the test by hack/private-libvirt -- go test ./test/crash")
 	h := &onLibvirt{}
 	fresh := func(t *testing.T, victim string) ground {
 		t.Helper()
@@ -296,7 +297,7 @@ func TestLibvirt(t *testing.T) {
 // have the same names, both collecting garbage: one works and is killed, and of the
 // other nothing changes.
 func TestLibvirtNeighbours(t *testing.T) {
-	private(t, "LIBVIRT", "there is no private libvirt: run the test by hack/private-libvirt -- go test ./test/crash")
+	private.Require(t, "LIBVIRT", "there is no private libvirt: run the test by hack/private-libvirt -- go test ./test/crash")
 	ctx := t.Context()
 	image, err := os.ReadFile(tinyImage(t))
 	must(t, err)

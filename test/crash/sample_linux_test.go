@@ -162,19 +162,6 @@ func listens(name string, n int) func(stage) error {
 	}
 }
 
-// private skips a test where there is no private hypervisor of that name, or fails
-// where that is not allowed.
-func private(t *testing.T, name, reason string) {
-	t.Helper()
-	switch {
-	case os.Getenv("SANDBOXD_PRIVATE_"+name) == "1":
-	case os.Getenv("SANDBOXD_REQUIRE_"+name) == "1":
-		t.Fatal(reason)
-	default:
-		t.Skip(reason)
-	}
-}
-
 // folder is one that QEMU's user may pass through.
 func folder(t *testing.T) string {
 	t.Helper()

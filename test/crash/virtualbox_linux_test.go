@@ -16,6 +16,7 @@ import (
 
 	v1 "sandboxd.dev/sandboxd/api/v1"
 	"sandboxd.dev/sandboxd/providers"
+	"sandboxd.dev/sandboxd/test/private"
 )
 
 // onVirtualBox is a host with a private VirtualBox, on which others live too. Its
@@ -146,7 +147,7 @@ func (h *onVirtualBox) write(context.Context, types.UID, string, string) error {
 
 // TestVirtualBox kills daemons, and VirtualBox's service, on a private VirtualBox.
 func TestVirtualBox(t *testing.T) {
-	private(t, "VIRTUALBOX", "there is no private VirtualBox: run the test by hack/private-virtualbox -- go test ./test/crash")
+	private.Require(t, "VIRTUALBOX", "there is no private VirtualBox: run the test by hack/private-virtualbox -- go test ./test/crash")
 	h := &onVirtualBox{}
 	defer h.depopulate()
 	fresh := func(t *testing.T, victim string) ground {

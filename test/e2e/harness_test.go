@@ -16,6 +16,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"sandboxd.dev/sandboxd/test/private"
 )
 
 // patience stops a test that hangs. A guest that is emulated on a busy machine
@@ -267,20 +269,7 @@ func world(t *testing.T) []string {
 
 func requireLibvirt(t *testing.T) {
 	t.Helper()
-	private(t, "LIBVIRT", "there is no private libvirt: run the test by hack/private-libvirt -- go test ./test/e2e")
-}
-
-// private skips a test where there is no private hypervisor of that name, or fails
-// where that is not allowed.
-func private(t *testing.T, name, reason string) {
-	t.Helper()
-	switch {
-	case os.Getenv("SANDBOXD_PRIVATE_"+name) == "1":
-	case os.Getenv("SANDBOXD_REQUIRE_"+name) == "1":
-		t.Fatal(reason)
-	default:
-		t.Skip(reason)
-	}
+	private.Require(t, "LIBVIRT", "there is no private libvirt: run the test by hack/private-libvirt -- go test ./test/e2e")
 }
 
 func program(t *testing.T) string {

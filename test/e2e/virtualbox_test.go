@@ -16,6 +16,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"sandboxd.dev/sandboxd/test/private"
 )
 
 // A machine on VirtualBox that starts, and whose processor halts at once: it needs
@@ -37,7 +39,7 @@ func haltSandbox(name, spec string) string {
 // newVirtualBoxHost prepares a host with VirtualBox and starts a daemon on it.
 func newVirtualBoxHost(t *testing.T) *host {
 	t.Helper()
-	private(t, "VIRTUALBOX", "there is no private VirtualBox: run the test by hack/private-virtualbox -- go test ./test/e2e")
+	private.Require(t, "VIRTUALBOX", "there is no private VirtualBox: run the test by hack/private-virtualbox -- go test ./test/e2e")
 	h := prepare(t, hypervisor{
 		name:  "virtualbox",
 		flags: []string{"--virtualbox-execution-engine", "interpreter"},
