@@ -5,10 +5,10 @@ import (
 	"testing"
 	"time"
 
-	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	v1 "sandboxd.dev/sandboxd/api/v1"
+	"sandboxd.dev/sandboxd/controller/conditiontest"
 	"sandboxd.dev/sandboxd/controller/goldenimage/build"
 	"sandboxd.dev/sandboxd/providers"
 )
@@ -72,21 +72,7 @@ func TestStatusSaysWhatItWaitsFor(t *testing.T) {
 		s.img.Spec.Source.Disk = &v1.DiskSource{Path: "/x"}
 		tc.change(s)
 		updateStatus(s)
-		ready := meta.FindStatusCondition(s.img.Status.Conditions, v1.ConditionReady)
-		if got := string(ready.Status) + "/" + ready.Reason; got != tc.ready {
-			t.Errorf("%s: Ready is %s, want %s: %s", name, got, tc.ready, ready.Message)
-		}
-		for _, part := range tc.says {
-			if !strings.Contains(ready.Message, part) {
-				t.Errorf("%s: Ready says %q, without %q", name, ready.Message, part)
-			}
-		}
-		if kind, want, ok := strings.Cut(tc.also, "="); ok {
-			c := meta.FindStatusCondition(s.img.Status.Conditions, kind)
-			if c == nil || string(c.Status)+"/"+c.Reason != want {
-				t.Errorf("%s: %s is %+v, want %s", name, kind, c, want)
-			}
-		}
+		conditiontest.Ready(t, name, s.img.Status.Conditions, tc.ready, tc.also, tc.says)
 		for _, c := range s.img.Status.Conditions {
 			if c.Message == "" || c.LastTransitionTime.Time != now {
 				t.Errorf("%s: %+v", name, c)

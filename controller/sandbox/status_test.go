@@ -9,6 +9,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	v1 "sandboxd.dev/sandboxd/api/v1"
+	"sandboxd.dev/sandboxd/controller/conditiontest"
 	"sandboxd.dev/sandboxd/hostpath"
 	"sandboxd.dev/sandboxd/providers"
 )
@@ -123,21 +124,7 @@ func TestStatusSaysWhatItWaitsFor(t *testing.T) {
 	} {
 		v := seen(tc.change)
 		updateStatus(v)
-		ready := meta.FindStatusCondition(v.sbx.Status.Conditions, v1.ConditionReady)
-		if got := string(ready.Status) + "/" + ready.Reason; got != tc.ready {
-			t.Errorf("%s: Ready is %s, want %s: %s", name, got, tc.ready, ready.Message)
-		}
-		for _, part := range tc.says {
-			if !strings.Contains(ready.Message, part) {
-				t.Errorf("%s: Ready says %q, without %q", name, ready.Message, part)
-			}
-		}
-		if kind, want, ok := strings.Cut(tc.also, "="); ok {
-			c := meta.FindStatusCondition(v.sbx.Status.Conditions, kind)
-			if c == nil || string(c.Status)+"/"+c.Reason != want {
-				t.Errorf("%s: %s is %+v, want %s", name, kind, c, want)
-			}
-		}
+		conditiontest.Ready(t, name, v.sbx.Status.Conditions, tc.ready, tc.also, tc.says)
 		for _, c := range v.sbx.Status.Conditions {
 			if c.Message == "" && c.Reason != v1.ReasonNotChecked && c.Reason != v1.ReasonProbeSucceeded {
 				t.Errorf("%s: %s says nothing: %+v", name, c.Type, c)

@@ -1,14 +1,13 @@
 package snapshot
 
 import (
-	"strings"
 	"testing"
 	"time"
 
-	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	v1 "sandboxd.dev/sandboxd/api/v1"
+	"sandboxd.dev/sandboxd/controller/conditiontest"
 	"sandboxd.dev/sandboxd/providers"
 )
 
@@ -56,21 +55,7 @@ func TestStatusSaysWhatItWaitsFor(t *testing.T) {
 		s.snap.Spec.Sandbox = "web"
 		tc.change(s)
 		updateStatus(s)
-		ready := meta.FindStatusCondition(s.snap.Status.Conditions, v1.ConditionReady)
-		if got := string(ready.Status) + "/" + ready.Reason; got != tc.ready {
-			t.Errorf("%s: Ready is %s, want %s: %s", name, got, tc.ready, ready.Message)
-		}
-		for _, part := range tc.says {
-			if !strings.Contains(ready.Message, part) {
-				t.Errorf("%s: Ready says %q, without %q", name, ready.Message, part)
-			}
-		}
-		if kind, want, ok := strings.Cut(tc.also, "="); ok {
-			c := meta.FindStatusCondition(s.snap.Status.Conditions, kind)
-			if c == nil || string(c.Status)+"/"+c.Reason != want {
-				t.Errorf("%s: %s is %+v, want %s", name, kind, c, want)
-			}
-		}
+		ready := conditiontest.Ready(t, name, s.snap.Status.Conditions, tc.ready, tc.also, tc.says)
 		if ready.LastTransitionTime.Time != now {
 			t.Errorf("%s: since %v", name, ready.LastTransitionTime)
 		}
