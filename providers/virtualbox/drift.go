@@ -156,6 +156,19 @@ type shelf struct {
 	exists func(path string) bool
 }
 
+// currentShelf is shelfOf a machine with the states that are kept of it now.
+func (p *Provider) currentShelf(m machine) (shelf, error) {
+	states, err := p.statesOf(m.record)
+	if err != nil {
+		return shelf{}, err
+	}
+	s, err := p.shelfOf(m.record, states)
+	if err != nil {
+		return s, p.fileError(machineObject(m.id), err)
+	}
+	return s, nil
+}
+
 // shelfOf finds the disks of a machine, of those that it was forked from, and of its
 // image.
 func (p *Provider) shelfOf(r record, states []state) (shelf, error) {
@@ -281,13 +294,9 @@ func (p *Provider) diskThere(m machine) error {
 
 // diskFlawsOf looks for what is wrong with a machine's disks.
 func (p *Provider) diskFlawsOf(m machine) ([]flaw, error) {
-	states, err := p.statesOf(m.record)
+	s, err := p.currentShelf(m)
 	if err != nil {
 		return nil, err
-	}
-	s, err := p.shelfOf(m.record, states)
-	if err != nil {
-		return nil, p.fileError(machineObject(m.id), err)
 	}
 	return diskFlaws(m, p.data.MachineDir(m.id), s), nil
 }

@@ -54,13 +54,9 @@ func (p *Provider) reattach(ctx context.Context, m machine) (machine, error) {
 	if !m.once() || len(disksOf(m.info)) > 0 {
 		return m, nil
 	}
-	states, err := p.statesOf(m.record)
+	s, err := p.currentShelf(m)
 	if err != nil {
 		return m, err
-	}
-	s, err := p.shelfOf(m.record, states)
-	if err != nil {
-		return m, p.fileError(machineObject(m.id), err)
 	}
 	spare, there := s.spare(m.record)
 	at, room := emptyPlace(m)
