@@ -21,10 +21,15 @@ func (s *Server) Handler() http.Handler {
 	return http.HandlerFunc(func(raw http.ResponseWriter, r *http.Request) {
 		w := &response{ResponseWriter: raw}
 		defer s.recoverPanic(w, r)
-		identified, done, err := s.identify(w, r)
+		r, done, err := s.identify(w, r)
 		defer done()
 		if err == nil {
-			r = identified
+			r, err = s.impersonate(r)
+		}
+		if err == nil {
+			err = s.authorize(r.Context(), UserFrom(r.Context()), actionOf(r))
+		}
+		if err == nil {
 			err = s.route(w, r)
 		}
 		if err != nil {

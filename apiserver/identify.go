@@ -63,10 +63,7 @@ func (s *Server) identify(w http.ResponseWriter, r *http.Request) (identified *h
 	if c, ok := r.Context().Value(remoteKey).(*visitor); ok {
 		c.welcome()
 	}
-	if !slices.Contains(login.User.Groups, groupAuthenticated) {
-		login.User.Groups = append(slices.Clone(login.User.Groups), groupAuthenticated)
-	}
-	ctx, cancel := context.WithCancelCause(context.WithValue(r.Context(), userKey, login.User))
+	ctx, cancel := context.WithCancelCause(context.WithValue(r.Context(), userKey, login.known()))
 	done = func() { cancel(nil) }
 	if login.Valid != nil {
 		stop := context.AfterFunc(login.Valid, func() { cancel(errRevoked) })

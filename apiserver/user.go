@@ -21,6 +21,7 @@ type contextKey int
 const (
 	userKey contextKey = iota
 	drainingKey
+	impersonatorKey
 	remoteKey // *visitor: the connection came through a door
 )
 

@@ -34,6 +34,9 @@ func (s *Server) create(w http.ResponseWriter, rq *request) error {
 	if err != nil {
 		return err
 	}
+	if rq.resource.answer != nil {
+		return s.review(w, rq, u)
+	}
 	if rq.resource.view != nil {
 		rq.resource.view.from(u.Object)
 	}

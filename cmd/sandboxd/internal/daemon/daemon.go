@@ -120,7 +120,7 @@ func Run(ctx context.Context, o Options) (err error) {
 			v1.Resource("sandboxes"):        v1.FinalizerMachine,
 			v1.Resource("sandboxsnapshots"): v1.FinalizerSnapshot,
 		},
-		Authenticator: remote,
+		Authenticator: remote, RBAC: true,
 		Subresources: append(images, subresources(set, users, inside, disks, logs, uses, o.Logger.WithName("access"))...),
 		Endpoints:    own.endpoints(),
 	})
