@@ -67,6 +67,8 @@ type Options struct {
 	RBAC bool
 	// Authorizer decides in the place of the RBAC objects.
 	Authorizer Authorizer
+	// Audit says what of it is recorded.
+	Audit Audit
 	// Version is served at /version.
 	Version version.Info
 	// Logger gets what nobody else is told of. The zero Logger is silent.
@@ -90,6 +92,8 @@ type Server struct {
 	finalizers    map[schema.GroupResource]string
 	authenticator Authenticator
 	authorizer    Authorizer // nil: everything is allowed
+	refusals      refusals
+	audit         Audit
 	subresources  map[schema.GroupResource][]Subresource
 	endpoints     map[string]Endpoint
 	openAPI       func() (*openAPI, error)
@@ -118,7 +122,7 @@ func New(ctx context.Context, o Options) (*Server, error) {
 	s := &Server{
 		store: o.Store, log: o.Logger, clock: o.Clock, version: o.Version,
 		admission: o.Admission, finalizers: o.Finalizers, pipe: newPipeListener(),
-		authenticator: o.Authenticator, authorizer: o.Authorizer,
+		authenticator: o.Authenticator, authorizer: o.Authorizer, audit: o.Audit,
 	}
 	if o.RBAC && o.Authorizer == nil {
 		roles := rbac.New(newRoleReader(o.Store))

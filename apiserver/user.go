@@ -22,6 +22,7 @@ const (
 	userKey contextKey = iota
 	drainingKey
 	impersonatorKey
+	trailKey
 	remoteKey // *visitor: the connection came through a door
 )
 
