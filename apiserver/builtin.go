@@ -25,6 +25,7 @@ const (
 	eventsKey      = "events"
 	eventsViewKey  = "events.events.k8s.io"
 	secretsKey     = "secrets"
+	configMapsKey  = "configmaps"
 	leasesKey      = "leases.coordination.k8s.io"
 	definitionsKey = "customresourcedefinitions.apiextensions.k8s.io"
 )
@@ -38,6 +39,7 @@ func strategies() map[string]strategy {
 			checkDelete:   checkNamespaceDelete,
 			holds:         namespaceHolds,
 			marked:        namespaceMarked,
+			finalize:      finalizeNamespace,
 			checkName:     apivalidation.NameIsDNSLabel,
 			unconditional: true,
 			ungenerated:   true,
@@ -60,6 +62,13 @@ func strategies() map[string]strategy {
 			unconditional: true,
 			ungenerated:   true,
 			tableColumns:  secretColumns(),
+		},
+		configMapsKey: {
+			goType:        func() any { return &corev1.ConfigMap{} },
+			check:         checkConfigMap,
+			unconditional: true,
+			ungenerated:   true,
+			tableColumns:  configMapColumns(),
 		},
 		leasesKey: {
 			goType:      func() any { return &coordinationv1.Lease{} },
