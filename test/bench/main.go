@@ -26,6 +26,9 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"github.com/go-logr/logr"
+	"sigs.k8s.io/controller-runtime/pkg/log"
 )
 
 func main() {
@@ -53,7 +56,7 @@ func run(ctx context.Context) error {
 	flag.StringVar(&b.binary, "sandboxd", "bin/sandboxd", "the `program` to measure")
 	flag.StringVar(&b.image, "image", "", "a golden `image` for real machines; none are made without it")
 	flag.IntVar(&b.rounds, "rounds", 5, "how often real machines are made, each way")
-	only := flag.String("only", "", "a comma-separated `list` of parts: store, control, real, snapshots, api, kube-apiserver; the first four if empty")
+	only := flag.String("only", "", "a comma-separated `list` of parts: store, control, real, snapshots, api, api-alone, kube-apiserver; the first four if empty")
 	flag.StringVar(&b.kubeconfig, "kubeconfig", "", "a `file` that reaches a kube-apiserver with our definitions, for the part of its name")
 	flag.Func("pid", "the `number` of a process that serves it; may be repeated", func(text string) error {
 		pid, err := strconv.Atoi(text)
@@ -63,6 +66,7 @@ func run(ctx context.Context) error {
 	alone := flag.String("serve-alone", "", "be the API server that is measured alone, with a store in this `folder`")
 	socket := flag.String("socket", "", "where it is served")
 	flag.Parse()
+	log.SetLogger(logr.Discard()) // of controller-runtime, which complains of none
 	if *alone != "" {
 		return serveAlone(ctx, *alone, *socket)
 	}
@@ -83,6 +87,7 @@ func run(ctx context.Context) error {
 		{"real", b.real},
 		{"snapshots", b.snapshots},
 		{"api", b.api},
+		{"api-alone", b.apiAlone},
 		{"kube-apiserver", b.kubeAPI},
 	}
 	if *only == "" {
