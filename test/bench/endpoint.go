@@ -211,7 +211,7 @@ func (e *endpoint) rest(ctx context.Context) error {
 			return err
 		}
 		still++
-		if now-before > 0.05*interval.Seconds() {
+		if now-before > 0.2*interval.Seconds() {
 			still = 0
 		}
 		before = now
