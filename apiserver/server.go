@@ -174,16 +174,22 @@ func (s *Server) LoopbackConfig() *rest.Config {
 // Whoever can connect may do everything, so the listener must admit only those
 // who may: a unix socket is guarded by its file mode.
 func (s *Server) Serve(ctx context.Context, l net.Listener) error {
+	return serveConnections(ctx, l, s.Handler(), s.log)
+}
+
+// serveConnections has a handler answer the connections of a listener until the
+// context ends.
+func serveConnections(ctx context.Context, l net.Listener, handler http.Handler, logger logr.Logger) error {
 	stopping := make(chan struct{})
 	base, abandon := context.WithCancel(context.WithValue(context.Background(), drainingKey, (<-chan struct{})(stopping)))
 	defer abandon()
 	server := &http.Server{
-		Handler:           s.Handler(),
+		Handler:           handler,
 		ReadHeaderTimeout: headerTimeout,
 		WriteTimeout:      writeTimeout,
 		IdleTimeout:       idleTimeout,
 		MaxHeaderBytes:    maxHeader,
-		ErrorLog:          log.New(connectionLog{s.log}, "", 0),
+		ErrorLog:          log.New(connectionLog{logger}, "", 0),
 		BaseContext:       func(net.Listener) context.Context { return base },
 		ConnContext: func(ctx context.Context, c net.Conn) context.Context {
 			return context.WithValue(ctx, userKey, peer(c))
