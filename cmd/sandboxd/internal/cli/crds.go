@@ -28,7 +28,7 @@ sandboxd crds --rbac | kubectl apply -f -`),
 				_, err := a.Out.Write([]byte(cluster.RBAC))
 				return err
 			}
-			files, err := fs.Glob(v1.CRDs, "*.yaml")
+			files, err := fs.Glob(v1.CRDs, "crds/*.yaml")
 			if err != nil {
 				return err
 			}
