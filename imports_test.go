@@ -57,6 +57,7 @@ var rooms = map[string][]string{
 	"audit":                        {},
 	"artifact":                     {"api/v1", "providers"},
 	"config":                       {"api/v1"},
+	"cluster":                      {},
 	"identity":                     {},
 	"doctor":                       {"api/v1", "client", "config", "providers"},
 	"cmd/sandboxd":                 {""},
