@@ -17,7 +17,7 @@ var hostile = map[string][]string{
 	"apiserver":                                  {"FuzzRequest"}, // bodies, patches, selectors, quantities, durations, event notes
 	"client":                                     {"FuzzLines", "FuzzOneFile", "FuzzResult"},
 	"cmd/sandboxd/internal/cli":                  {"FuzzGoal", "FuzzSides", "FuzzTerminal"},
-	"cmd/sandboxd/internal/manifest":             {"FuzzParse"},
+	"manifest":                                   {"FuzzParse"},
 	"controller/goldenimage":                     {"FuzzConsole"},
 	"disk/block":                                 {"FuzzQCOW2", "FuzzVDI"},
 	"disk/change":                                {"FuzzEscape"},

@@ -55,6 +55,7 @@ var rooms = map[string][]string{
 	"admission":                    {"api/v1", "apiserver", "hostpath", "providers"},
 	"client":                       {"api/v1", "disk/change", "guest/archive", "guest/wire"},
 	"artifact":                     {"api/v1", "providers"},
+	"manifest":                     {"api/v1"},
 	"config":                       {"api/v1"},
 	"doctor":                       {"api/v1", "client", "config", "providers"},
 	"cmd/sandboxd":                 {""},
