@@ -25,6 +25,7 @@ var hostile = map[string][]string{
 	"disk/partition":                             {"FuzzRead"},
 	"disk/volume":                                {"FuzzMounts", "FuzzOpen"},
 	"disk/worker":                                {"FuzzFrames"},
+	"gitops":                                     {"FuzzCheckout"},
 	"guest/access":                               {"FuzzParameters", "FuzzSession"},
 	"guest/archive":                              {"FuzzUnpack"},
 	"guest/cloudinit":                            {"FuzzSeed"},

@@ -30,7 +30,8 @@ type Options struct {
 	Prune bool
 	// PruneHold is how long many deletions at once wait.
 	PruneHold time.Duration
-	// Settle is the pause between two looks that must agree; 0 means a second.
+	// Settle is the pause between two looks that must agree; 0 means a second, or
+	// less with a short interval.
 	Settle time.Duration
 	Logger logr.Logger
 }
@@ -70,7 +71,7 @@ const wakes = 10
 // New makes a Source. It does nothing until Run.
 func New(o Options) (*Source, error) {
 	if o.Settle == 0 {
-		o.Settle = time.Second
+		o.Settle = min(time.Second, o.Interval/4)
 	}
 	config := rest.CopyConfig(o.Config)
 	config.UserAgent = FieldManager

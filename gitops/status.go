@@ -198,7 +198,7 @@ func (s *Source) report(ctx context.Context, status Status, failures []Failure, 
 		now[status.Problem] = Failure{}
 	}
 	if held := status.Prune.Held; held != "" {
-		now[fmt.Sprintf("%d objects left the directory and are not deleted: %s", status.Prune.Count, held)] = Failure{}
+		now[fmt.Sprintf("nothing is pruned (%d left the directory): %s", status.Prune.Count, held)] = Failure{}
 	}
 	for _, text := range slices.Sorted(maps.Keys(now)) {
 		if _, before := s.told[text]; !before {
