@@ -78,10 +78,11 @@ func (s *Source) apply(ctx context.Context, t Target, done *outcome) {
 	}
 	done.mu.Lock()
 	defer done.mu.Unlock()
-	if after.GetResourceVersion() != t.Before { // what changes nothing is no new version
+	now := liveOf(id.Kind, after)
+	if now.UID != t.Before.UID || now.Mark != t.Before.Mark || now.Edition != t.Before.Edition {
 		done.changed = append(done.changed, id)
 	}
-	s.records[id] = Record{after.GetUID(), t.Digest, markOf(after.GetManagedFields())}
+	s.records[id] = Record{now.UID, t.Digest, now.Mark}
 }
 
 // prune deletes an object as it was looked at. What cannot be deleted yet is tried

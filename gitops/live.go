@@ -77,7 +77,7 @@ func (inv *inventory) handler(k kind) cache.ResourceEventHandler {
 				return
 			}
 			was, is := liveOf(k.GroupKind(), a), liveOf(k.GroupKind(), b)
-			was.ResourceVersion = is.ResourceVersion
+			was.ResourceVersion, was.Edition = is.ResourceVersion, is.Edition
 			if was != is {
 				inv.wake()
 			}

@@ -29,6 +29,8 @@ type Live struct {
 	// Mark changes when a field that was applied is changed or removed by somebody
 	// else. It is empty when nothing was applied by us.
 	Mark string
+	// Edition changes with what people set of the object, and not with its status.
+	Edition string
 	// Protected: it is not to be pruned.
 	Protected bool
 	// Deleting: it was deleted, and waits for its finalizers.
@@ -42,6 +44,7 @@ func liveOf(gk schema.GroupKind, o metav1.Object) Live {
 		UID:             o.GetUID(),
 		ResourceVersion: o.GetResourceVersion(),
 		Mark:            markOf(o.GetManagedFields()),
+		Edition:         editionOf(o),
 		Protected:       o.GetAnnotations()[v1.AnnotationPrune] == v1.PruneDisabled,
 		Deleting:        o.GetDeletionTimestamp() != nil,
 	}
@@ -57,6 +60,17 @@ func markOf(entries []metav1.ManagedFieldsEntry) string {
 		}
 	}
 	return ""
+}
+
+// editionOf is the generation, which labels and annotations do not change, with the
+// time of what was last changed by applying.
+func editionOf(o metav1.Object) string {
+	for _, e := range o.GetManagedFields() {
+		if e.Manager == FieldManager && e.Operation == metav1.ManagedFieldsOperationApply && e.Time != nil {
+			return fmt.Sprint(o.GetGeneration(), " ", e.Time.Unix())
+		}
+	}
+	return fmt.Sprint(o.GetGeneration())
 }
 
 func digest(parts ...any) string {
@@ -99,8 +113,8 @@ type Target struct {
 	// Path of its file.
 	Path   string
 	Digest string
-	// Before is the resource version of the object that there is; empty without one.
-	Before string
+	// Before is what there is of the object; its zero value when there is nothing.
+	Before Live
 }
 
 // Failure is something that is not as it should be.
@@ -175,7 +189,7 @@ func Decide(in Input) Plan {
 func (p *Plan) want(in Input, id manifest.Identity, path string, o manifest.Object) Target {
 	o = manifest.Object{Unstructured: labelled(o.Unstructured, in.Source), Source: o.Source}
 	live, exists := in.Live[id]
-	t := Target{o, path, digest(o.Object), live.ResourceVersion}
+	t := Target{o, path, digest(o.Object), live}
 	record, known := in.Records[id]
 	switch {
 	case exists && live.Deleting:

@@ -64,6 +64,8 @@ type Tree struct {
 	dir string
 	// settle is the pause between the two looks that must agree.
 	settle time.Duration
+	// most is how many bytes are read.
+	most int64
 	// last is what was read last, so that what stays as it is is read once only.
 	last *Snapshot
 	// known are the files of the last look.
@@ -85,7 +87,9 @@ type stamp struct {
 }
 
 // NewTree makes a Tree. The directory need not exist yet.
-func NewTree(dir string, settle time.Duration) *Tree { return &Tree{dir: dir, settle: settle} }
+func NewTree(dir string, settle time.Duration) *Tree {
+	return &Tree{dir: dir, settle: settle, most: maxBytes}
+}
 
 // errBusy: what is there now is not what will be there in a moment.
 var errBusy = errors.New("it is being changed")
@@ -145,7 +149,7 @@ func (t *Tree) read() (Snapshot, error) {
 		return Snapshot{}, fmt.Errorf("%s: the directory cannot be read: %w", t.dir, cause(err))
 	}
 	defer func() { _ = root.Close() }()
-	w := walk{dir: t.dir, root: root, before: t.known, known: map[string]known{}}
+	w := walk{dir: t.dir, root: root, most: t.most, before: t.known, known: map[string]known{}}
 	if err := fs.WalkDir(root.FS(), ".", w.visit); err != nil {
 		return Snapshot{}, err
 	}
@@ -157,12 +161,13 @@ func (t *Tree) read() (Snapshot, error) {
 
 // walk is one walk through a directory.
 type walk struct {
-	dir             string
-	root            *os.Root
-	before, known   map[string]known
-	snapshot        Snapshot
-	entries, bytes  int64
-	objects, within int
+	dir            string
+	root           *os.Root
+	before, known  map[string]known
+	snapshot       Snapshot
+	entries, bytes int64
+	most           int64
+	objects        int
 }
 
 // visit implements fs.WalkDirFunc.
@@ -231,8 +236,8 @@ func (w *walk) load(name string) (known, error) {
 	case info.Size() > manifest.MaxFile:
 		return known{file: failed(name, "it is larger than %d MiB: split it into several files", manifest.MaxFile>>20)}, nil
 	}
-	if w.bytes += info.Size(); w.bytes > maxBytes {
-		return known{}, fmt.Errorf("%s: its manifests have more than %d MiB", w.dir, maxBytes>>20)
+	if w.bytes += info.Size(); w.bytes > w.most {
+		return known{}, fmt.Errorf("%s: its manifests have more than %d bytes", w.dir, w.most)
 	}
 	k := known{stamp: stampOf(info)}
 	if before, ok := w.before[name]; ok && before.stamp == k.stamp && k.stamp != (stamp{}) && k.stamp.old() {

@@ -246,13 +246,10 @@ func TestTreeWhileItIsWritten(t *testing.T) {
 // TestTreeIsBounded: a tree that is not one of manifests ends in a sentence.
 func TestTreeIsBounded(t *testing.T) {
 	dir := t.TempDir()
-	for _, name := range many(maxBytes/manifest.MaxFile + 1) {
-		write(t, dir, map[string]string{name + ".yaml": ""})
-		if err := os.Truncate(filepath.Join(dir, name+".yaml"), manifest.MaxFile); err != nil {
-			t.Fatal(err)
-		}
-	}
-	if _, err := NewTree(dir, time.Nanosecond).Look(t.Context()); err == nil || !strings.HasSuffix(err.Error(), "its manifests have more than 64 MiB") {
+	write(t, dir, map[string]string{"a.yaml": sandboxNamed("a"), "b.yaml": sandboxNamed("b")})
+	tree := NewTree(dir, time.Nanosecond)
+	tree.most = 2*int64(len(sandboxNamed("a"))) - 1
+	if _, err := tree.Look(t.Context()); err == nil || !strings.HasSuffix(err.Error(), "its manifests have more than 163 bytes") {
 		t.Errorf("got %v", err)
 	}
 }

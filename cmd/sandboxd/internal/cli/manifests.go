@@ -59,7 +59,7 @@ func (a *app) aboutManifests(name, short, long string, ask func(*client.Client, 
 				return err
 			}
 			if m.Failing > 0 {
-				return fmt.Errorf("%s: %s not as it should be", m.Directory, plural(m.Failing, "thing is", "things are"))
+				return fmt.Errorf("%s: %s", m.Directory, plural(m.Failing, "failure", "failures"))
 			}
 			return nil
 		},

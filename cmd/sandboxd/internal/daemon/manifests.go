@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"golang.org/x/sync/errgroup"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"sandboxd.dev/sandboxd/client"
 	"sandboxd.dev/sandboxd/gitops"
@@ -43,16 +44,27 @@ func (a *admin) syncManifests(w http.ResponseWriter, r *http.Request) {
 func (a *admin) answerManifests(w http.ResponseWriter, r *http.Request, ask func(context.Context, *gitops.Source) (gitops.Status, error)) {
 	source := a.manifests.Load()
 	if source == nil {
-		http.Error(w, "the daemon applies no directory of manifests: start it with --manifests DIRECTORY, or set manifests.dir", http.StatusNotFound)
+		refuse(w, http.StatusNotFound, metav1.StatusReasonNotFound,
+			"the daemon applies no directory of manifests: start it with --manifests DIRECTORY, or set manifests.dir")
 		return
 	}
 	status, err := ask(r.Context(), source)
 	if err != nil {
-		http.Error(w, "the daemon is stopping, or the request was given up", http.StatusServiceUnavailable)
+		refuse(w, http.StatusServiceUnavailable, metav1.StatusReasonServiceUnavailable, "the daemon is stopping: try again once it has started")
 		return
 	}
 	w.Header().Set("Content-Type", "application/json")
 	_ = json.NewEncoder(w).Encode(manifestsOf(status))
+}
+
+// refuse answers with a Status, as the API does.
+func refuse(w http.ResponseWriter, code int, reason metav1.StatusReason, message string) {
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(code)
+	_ = json.NewEncoder(w).Encode(metav1.Status{
+		TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: "Status"},
+		Status:   metav1.StatusFailure, Code: int32(code), Reason: reason, Message: message,
+	})
 }
 
 // manifestsOf is a status as clients read it.
