@@ -29,6 +29,7 @@ import (
 //	POST /admin/gc       has it sweep, and tells what it decided
 //	GET  /admin/manifests  what came of the directory of manifests
 //	POST /admin/manifests  has it looked at now
+//	…    /admin/users    see remote
 //	GET  /metrics        for Prometheus
 //	GET  /debug/pprof/   profiles, if they are asked for
 type admin struct {
@@ -36,6 +37,7 @@ type admin struct {
 	metrics *metrics.Metrics
 	profile bool
 	log     logr.Logger
+	remote  *remote
 	// garbage is set once the controllers are there.
 	garbage atomic.Pointer[gc.Collector]
 	// manifests are set once they are applied, if they are.
@@ -49,8 +51,9 @@ func (a *admin) endpoints() []apiserver.Endpoint {
 	mux.HandleFunc("POST "+client.GarbagePath, a.collectGarbage)
 	mux.HandleFunc("GET "+client.ManifestsPath, a.tellManifests)
 	mux.HandleFunc("POST "+client.ManifestsPath, a.syncManifests)
+	a.remote.handle(mux)
 	all := []apiserver.Endpoint{
-		{Path: "admin", Methods: []string{http.MethodGet, http.MethodPost}, Handler: mux},
+		{Path: "admin", Methods: []string{http.MethodGet, http.MethodPost, http.MethodDelete}, Handler: mux},
 		{Path: "metrics", Methods: []string{http.MethodGet}, Handler: a.metrics.Handler()},
 	}
 	if a.profile {
