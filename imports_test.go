@@ -56,6 +56,7 @@ var rooms = map[string][]string{
 	"client":                       {"api/v1", "disk/change", "guest/archive", "guest/wire"},
 	"artifact":                     {"api/v1", "providers"},
 	"config":                       {"api/v1"},
+	"identity":                     {},
 	"doctor":                       {"api/v1", "client", "config", "providers"},
 	"cmd/sandboxd":                 {""},
 	"images/tiny":                  {},

@@ -21,7 +21,13 @@ func (s *Server) Handler() http.Handler {
 	return http.HandlerFunc(func(raw http.ResponseWriter, r *http.Request) {
 		w := &response{ResponseWriter: raw}
 		defer s.recoverPanic(w, r)
-		if err := s.route(w, r); err != nil {
+		identified, done, err := s.identify(w, r)
+		defer done()
+		if err == nil {
+			r = identified
+			err = s.route(w, r)
+		}
+		if err != nil {
 			s.fail(w, r, err)
 		}
 	})

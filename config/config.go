@@ -14,9 +14,11 @@ import (
 	"net/netip"
 	"path/filepath"
 	"slices"
+	"strings"
 	"time"
 
 	"k8s.io/apimachinery/pkg/api/resource"
+	"k8s.io/apimachinery/pkg/util/validation"
 
 	v1 "sandboxd.dev/sandboxd/api/v1"
 )
@@ -27,6 +29,10 @@ type Config struct {
 	DataDir string
 	// Socket is the unix socket that the API is served on.
 	Socket string
+	// Listen are the addresses of TCP, as ADDRESS:PORT, that the API is served on
+	// over TLS besides the socket; none unless set.
+	Listen []string
+	TLS    TLS
 	// Hypervisor is the provider of images that name none.
 	Hypervisor v1.ProviderName
 	KVM        KVM
@@ -49,6 +55,13 @@ type Config struct {
 	Metrics Metrics
 	// Profiling serves profiles of the daemon on its socket.
 	Profiling bool
+}
+
+// TLS is about the daemon's own certificate.
+type TLS struct {
+	// Names that clients call this host by, besides its own and the addresses of
+	// Listen: names and addresses.
+	Names []string
 }
 
 // Metrics are for Prometheus.
@@ -212,6 +225,11 @@ func (c *Config) finish(h Host) error {
 	}
 	if home := c.VirtualBox.UserHome; home != "" && !filepath.IsAbs(home) {
 		return fmt.Errorf("virtualbox.userHome %q is not an absolute path", home)
+	}
+	for _, name := range c.TLS.Names {
+		if _, err := netip.ParseAddr(name); err != nil && len(validation.IsDNS1123Subdomain(strings.TrimPrefix(name, "*."))) > 0 {
+			return fmt.Errorf("tls.names: %q is neither a name nor an address of a host", name)
+		}
 	}
 	for _, root := range c.AllowedHostPaths {
 		if !filepath.IsAbs(root) {

@@ -62,6 +62,18 @@ func Settings(c *Config) []Setting {
 		text("dataDir", &c.DataDir, "Folder of the store, of images and of machines"),
 		text("socket", &c.Socket, "Unix socket that the API is served on"),
 		{
+			Path: "listen", List: true,
+			Help: "TCP addresses, as 127.0.0.1:6443, that the API is served on over TLS besides the socket; none unless set",
+			set:  func(s string) (err error) { c.Listen, err = parseAddresses(s); return err },
+			get:  func() string { return strings.Join(c.Listen, ",") },
+		},
+		{
+			Path: "tls.names", List: true,
+			Help: "Names and addresses that clients call this host by, besides its own and those of listen",
+			set:  func(s string) error { c.TLS.Names = splitList(s); return nil },
+			get:  func() string { return strings.Join(c.TLS.Names, ",") },
+		},
+		{
 			Path: "hypervisor", Aliases: []string{"HYPERVISOR"},
 			Help: "Provider of images that name none: kvm or virtualbox",
 			set:  func(s string) (err error) { c.Hypervisor, err = parseProvider(s); return err },
@@ -214,6 +226,17 @@ func splitList(s string) []string {
 		}
 	}
 	return list
+}
+
+// parseAddresses takes several.
+func parseAddresses(s string) ([]string, error) {
+	list := splitList(s)
+	for _, address := range list {
+		if _, err := parseAddress(address); err != nil {
+			return nil, err
+		}
+	}
+	return list, nil
 }
 
 // parseAddress takes an IP address with a port.
