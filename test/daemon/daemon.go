@@ -1,8 +1,7 @@
 // Package daemon runs the real program, with simulated hypervisors, for tests of
 // clients that nobody here wrote.
 //
-//	kubectl, client-go ──▶ 127.0.0.1:PORT ──▶ unix socket ──▶ sandboxd serve --simulate
-//	                       (forward.go)                       data folder
+//	kubectl, client-go ── TLS, as `sandboxd kubeconfig` wrote it ──▶ sandboxd serve --simulate --listen 127.0.0.1:PORT
 //
 //	Start ─▶ serving ─┬─ Stop ─┬─▶ down ── Resume ─▶ serving, at the same address and on
 //	                  └─ Kill ─┘                     the same store
@@ -12,6 +11,7 @@ package daemon
 
 import (
 	"bytes"
+	"context"
 	"encoding/binary"
 	"fmt"
 	"net"
@@ -44,6 +44,7 @@ type Daemon struct {
 	flags   []string
 	address string
 	log     Written
+	admin   *clientcmdapi.Config // what sandboxd kubeconfig gave the tests
 
 	mu     sync.Mutex // guards what follows: programs restart it while others look
 	cmd    *exec.Cmd
@@ -67,8 +68,9 @@ func Start(t testing.TB, flags ...string) *Daemon {
 	if err := os.WriteFile(d.Path("images/"+Image), qcow2(1<<30), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	d.address = forward(t, d.Path("s.sock"))
+	d.address = freeAddress(t)
 	d.Resume()
+	d.admin = d.credentials(t, "--user", "admin", "--role", "admin")
 	return d
 }
 
@@ -101,7 +103,7 @@ func (d *Daemon) Resume() {
 	d.t.Helper()
 	cmd := exec.Command(d.bin, append([]string{
 		"serve", "--simulate", "--data-dir", d.Path("data"), "--socket", d.Path("s.sock"),
-		"--base-image-dir", d.Path("images"), "--log-level", "debug",
+		"--listen", d.address, "--base-image-dir", d.Path("images"), "--log-level", "debug",
 		// Simulated machines cost nothing.
 		"--capacity-overcommit-cpus", "0", "--capacity-overcommit-memory", "0", "--capacity-overcommit-disk", "0",
 	}, d.flags...)...)
@@ -133,7 +135,13 @@ func (d *Daemon) Resume() {
 }
 
 func (d *Daemon) ready() error {
-	response, err := http.Get("http://" + d.address + "/readyz")
+	client := http.Client{Transport: &http.Transport{
+		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			return (&net.Dialer{}).DialContext(ctx, "unix", d.Path("s.sock"))
+		},
+		DisableKeepAlives: true,
+	}}
+	response, err := client.Get("http://sandboxd/readyz")
 	if err != nil {
 		return err
 	}
@@ -142,6 +150,24 @@ func (d *Daemon) ready() error {
 		return fmt.Errorf("/readyz: %s", response.Status)
 	}
 	return nil
+}
+
+// credentials are those that sandboxd kubeconfig gives with such flags.
+func (d *Daemon) credentials(t testing.TB, flags ...string) *clientcmdapi.Config {
+	t.Helper()
+	cmd := exec.Command(d.bin, append([]string{"kubeconfig"}, flags...)...)
+	cmd.Env = []string{"HOME=" + d.dir, "SANDBOXD_CONFIG=/dev/null", "SANDBOXD_SOCKET=" + d.Path("s.sock")}
+	var errs bytes.Buffer
+	cmd.Stderr = &errs
+	out, err := cmd.Output()
+	if err != nil {
+		t.Fatalf("sandboxd kubeconfig %v: %v\n%s", flags, err, &errs)
+	}
+	config, err := clientcmd.Load(out)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return config
 }
 
 // Kill ends the daemon at once, wherever it is.
@@ -208,7 +234,7 @@ func (d *Daemon) Log() string { return d.log.String() }
 // REST is a client's configuration for the daemon; requests are not held back.
 func (d *Daemon) REST() *rest.Config {
 	d.t.Helper()
-	config, err := clientcmd.BuildConfigFromFlags("", d.Kubeconfig("default"))
+	config, err := clientcmd.NewDefaultClientConfig(*d.admin, nil).ClientConfig()
 	if err != nil {
 		d.t.Fatal(err)
 	}
@@ -216,18 +242,28 @@ func (d *Daemon) REST() *rest.Config {
 	return config
 }
 
-// Kubeconfig writes a kubeconfig whose current context has that namespace, and
-// returns its path.
-func (d *Daemon) Kubeconfig(namespace string) string {
-	d.t.Helper()
-	config := clientcmdapi.NewConfig()
-	config.Clusters["sandboxd"] = &clientcmdapi.Cluster{Server: "http://" + d.address}
-	config.AuthInfos["admin"] = &clientcmdapi.AuthInfo{}
-	config.Contexts["sandboxd"] = &clientcmdapi.Context{Cluster: "sandboxd", AuthInfo: "admin", Namespace: namespace}
-	config.CurrentContext = "sandboxd"
-	path := d.Path("kubeconfig-" + namespace)
+// Kubeconfig writes an administrator's kubeconfig whose current context has that
+// namespace, and returns its path.
+func (d *Daemon) Kubeconfig(t testing.TB, namespace string) string {
+	t.Helper()
+	return d.write(t, d.admin, namespace, "kubeconfig-"+namespace)
+}
+
+// KubeconfigOf writes the kubeconfig of somebody else whose current context has that
+// namespace, by `sandboxd kubeconfig` with such flags, and returns its path.
+func (d *Daemon) KubeconfigOf(t testing.TB, user, namespace string, flags ...string) string {
+	t.Helper()
+	config := d.credentials(t, append([]string{"--user", user}, flags...)...)
+	return d.write(t, config, namespace, "kubeconfig-"+namespace+"-"+user)
+}
+
+func (d *Daemon) write(t testing.TB, config *clientcmdapi.Config, namespace, name string) string {
+	t.Helper()
+	config = config.DeepCopy()
+	config.Contexts[config.CurrentContext].Namespace = namespace
+	path := d.Path(name)
 	if err := clientcmd.WriteToFile(*config, path); err != nil {
-		d.t.Fatal(err)
+		t.Fatal(err)
 	}
 	return path
 }

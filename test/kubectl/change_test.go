@@ -28,7 +28,7 @@ var changeChecks = []check{
 	{"edit -o json of a core kind", 0, func(k *kubectl) {
 		k.apply(secret("keys", "a", "b"))
 		k.editor(`sed -i 's/"Yg=="/"Yw=="/' "$1"`)
-		k.ok("edit", "secret", "keys", "-o", "json").has(`edited`)
+		k.ok("edit", "secret", "keys", "-o", "json").has(`"kind": "Secret"`)
 		k.ok("get", "secret", "keys", "-o", "jsonpath={.data.a}").is("Yw==")
 	}},
 	{"edit --subresource=status", 24, func(k *kubectl) {
@@ -121,9 +121,9 @@ var changeChecks = []check{
 		k.ok("get", "sbx", "one", "-o", "jsonpath={.metadata.labels}").is("")
 	}},
 	{"label --all, -l and --list", 0, func(k *kubectl) {
-		k.apply(labelled("one", "{x: y}") + stopped("two"))
+		k.apply(labelled("one", "{x: why}") + stopped("two"))
 		k.ok("label", "sbx", "--all", "all=true").has(`one labeled`, `two labeled`)
-		k.ok("label", "sbx", "-l", "x=y", "some=true").has(`one labeled`).lacks(`two`)
+		k.ok("label", "sbx", "-l", "x=why", "some=true").has(`one labeled`).lacks(`two`)
 		k.ok("label", "sbx", "one", "--list").has(`^all=true$`, `^some=true$`)
 	}},
 	{"label --resource-version", 0, func(k *kubectl) {

@@ -41,7 +41,7 @@ var describeChecks = []check{
 	}},
 	{"by label, by prefix and by file", 0, func(k *kubectl) {
 		k.apply(labelled("one", "{a: b}") + stopped("two"))
-		k.ok("describe", "sbx", "-l", "a=b").has(`^Name: +one$`).lacks(`two`)
+		k.ok("describe", "sbx", "-l", "a=b").has(`^Name: +one$`).lacks(`^Name: +two$`)
 		k.ok("describe", "sbx", "tw").has(`^Name: +two$`)
 		k.ok("describe", "-f", k.file("one.yaml", stopped("one"))).has(`^Name: +one$`)
 		k.fails(1, "describe", "sbx", "nope").says(`NotFound`)

@@ -15,7 +15,7 @@ var getChecks = []check{
 	}},
 	{"-o wide has more columns", 0, func(k *kubectl) {
 		k.apply(stopped("one"))
-		k.ok("get", "sbx", "-o", "wide").has(`^NAME .* ISOLATED +RESTARTS +PROVIDER +SINCE +MESSAGE$`)
+		k.ok("get", "sbx", "-o", "wide").has(`^NAME .* ISOLATED +RESTARTS +PROVIDER +SINCE +MESSAGE +AGE$`)
 	}},
 	{"-o yaml", 0, func(k *kubectl) {
 		k.apply(stopped("one"))
@@ -109,8 +109,9 @@ var getChecks = []check{
 		k.fails(1, "get", "sbx", "--field-selector=spec.nothing=x").says(`\(BadRequest\).*field label not supported|BadRequest.*spec.nothing`)
 	}},
 	{"--field-selector on what a kind offers", 0, func(k *kubectl) {
-		k.apply(stopped("one") + sandbox("two", "", "powerState: Running\n  network: {mode: nat}"))
-		k.ok("get", "sbx", "--field-selector=spec.image=tiny,spec.powerState=Stopped", "-o", "name").is("sandbox.sandboxd.dev/one")
+		k.apply(stopped("one") + strings.Replace(stopped("two"), "image: tiny", "image: other", 1))
+		k.ok("get", "sbx", "--field-selector=spec.image=other", "-o", "name").is("sandbox.sandboxd.dev/two")
+		k.ok("get", "sbx", "--field-selector=spec.image!=other,metadata.namespace="+k.ns, "-o", "name").is("sandbox.sandboxd.dev/one")
 	}},
 	{"--chunk-size", 0, func(k *kubectl) {
 		k.apply(stopped("one") + stopped("two") + stopped("three"))

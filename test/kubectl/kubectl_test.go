@@ -75,7 +75,7 @@ func TestKubectl(t *testing.T) {
 					ns := fmt.Sprintf("v%d-%s-%d", r.minor, group.name, i)
 					t.Run(name, func(t *testing.T) {
 						t.Parallel()
-						k := &kubectl{t: t, d: d, bin: r.bin, minor: r.minor, ns: ns, config: d.Kubeconfig(ns), dir: t.TempDir(), home: home}
+						k := &kubectl{t: t, d: d, bin: r.bin, minor: r.minor, ns: ns, config: d.Kubeconfig(t, ns), dir: folder(t), home: home}
 						outcome := "FAILED"
 						defer func() {
 							if !t.Failed() {
@@ -92,6 +92,16 @@ func TestKubectl(t *testing.T) {
 		})
 	}
 	seen.print(releases)
+}
+
+// folder is one for a check's files. Those of t.TempDir have commas in their names, at
+// which kubectl divides lists of files.
+func folder(t *testing.T) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "kubectl-check-")
+	must(t, err)
+	t.Cleanup(func() { _ = os.RemoveAll(dir) })
+	return dir
 }
 
 // find finds a kubectl by a variable; without it the test is skipped, or fails.

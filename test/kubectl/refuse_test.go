@@ -41,11 +41,11 @@ var refuseChecks = []check{
 	{"rollout says that the kind has none", 0, func(k *kubectl) {
 		k.apply(stopped("one"))
 		k.fails(1, "rollout", "status", "sbx/one").says(`(?i)no status viewer has been implemented|no kind|not implemented`)
-		k.fails(1, "rollout", "restart", "sbx/one").says(`(?i)restarting is not supported|is not supported|unable`)
+		k.fails(1, "rollout", "restart", "sbx/one").says(`(?i)restarting is not supported|no kind "Sandbox" is registered`)
 	}},
 	{"expose, autoscale and set image say that the kind has none", 0, func(k *kubectl) {
 		k.apply(stopped("one"))
-		k.fails(1, "expose", "sbx/one", "--port=80").says(`(?i)cannot expose`)
+		k.fails(1, "expose", "sbx/one", "--port=80").says(`(?i)cannot expose|no kind "Sandbox" is registered`)
 		k.fails(1, "set", "image", "sbx/one", "a=b").says(`(?i)image|not|no kind|unable`)
 	}},
 	{"an object is in another namespace", 0, func(k *kubectl) {
