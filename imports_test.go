@@ -54,6 +54,7 @@ var rooms = map[string][]string{
 	"controller":                   {"api/v1", "providers", "providers/intercept", "hostpath", "controller"},
 	"admission":                    {"api/v1", "apiserver", "hostpath", "providers"},
 	"client":                       {"api/v1", "disk/change", "guest/archive", "guest/wire"},
+	"audit":                        {},
 	"artifact":                     {"api/v1", "providers"},
 	"config":                       {"api/v1"},
 	"identity":                     {},

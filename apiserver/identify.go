@@ -7,8 +7,10 @@ import (
 	"net/http"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
+	"github.com/go-logr/logr"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
@@ -58,15 +60,15 @@ func (s *Server) identify(w http.ResponseWriter, r *http.Request) (identified *h
 		if errors.Is(err, ErrUnauthenticated) && r.Method == http.MethodGet && slices.Contains(publicPaths, strings.TrimSuffix(r.URL.Path, "/")) {
 			return r.WithContext(context.WithValue(r.Context(), userKey, anonymousUser)), func() {}, nil
 		}
+		if !errors.Is(err, ErrUnauthenticated) {
+			s.refusals.note(s.log, r.RemoteAddr)
+		}
 		return r, func() {}, unauthorized()
 	}
 	if c, ok := r.Context().Value(remoteKey).(*visitor); ok {
 		c.welcome()
 	}
-	if !slices.Contains(login.User.Groups, groupAuthenticated) {
-		login.User.Groups = append(slices.Clone(login.User.Groups), groupAuthenticated)
-	}
-	ctx, cancel := context.WithCancelCause(context.WithValue(r.Context(), userKey, login.User))
+	ctx, cancel := context.WithCancelCause(context.WithValue(r.Context(), userKey, login.known()))
 	done = func() { cancel(nil) }
 	if login.Valid != nil {
 		stop := context.AfterFunc(login.Valid, func() { cancel(errRevoked) })
@@ -105,4 +107,27 @@ func visitorOf(c any) *visitor {
 	}
 	v, _ := c.(*visitor)
 	return v
+}
+
+// refusals tells the log of credentials that were refused, seldom enough that
+// strangers cannot fill it.
+type refusals struct {
+	mu     sync.Mutex
+	since  int
+	silent time.Time // until then
+}
+
+// refusalInterval is how seldom.
+const refusalInterval = 10 * time.Second
+
+func (f *refusals) note(log logr.Logger, from string) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.since++
+	now := time.Now()
+	if now.Before(f.silent) {
+		return
+	}
+	log.Info("Credentials were refused", "last", from, "count", f.since)
+	f.since, f.silent = 0, now.Add(refusalInterval)
 }

@@ -19,6 +19,7 @@ import (
 	"k8s.io/client-go/rest"
 	"k8s.io/utils/clock"
 
+	"sandboxd.dev/sandboxd/apiserver/rbac"
 	"sandboxd.dev/sandboxd/store"
 )
 
@@ -61,6 +62,13 @@ type Options struct {
 	// Authenticator tells who makes requests on the listeners of ServeTLS; nil
 	// means that nobody is known there.
 	Authenticator Authenticator
+	// RBAC: users may do what the RBAC objects of the API allow them. Otherwise,
+	// and without an Authorizer, they may do everything.
+	RBAC bool
+	// Authorizer decides in the place of the RBAC objects.
+	Authorizer Authorizer
+	// Audit says what of it is recorded.
+	Audit Audit
 	// Version is served at /version.
 	Version version.Info
 	// Logger gets what nobody else is told of. The zero Logger is silent.
@@ -83,6 +91,9 @@ type Server struct {
 	admission     []Admission
 	finalizers    map[schema.GroupResource]string
 	authenticator Authenticator
+	authorizer    Authorizer // nil: everything is allowed
+	refusals      refusals
+	audit         Audit
 	subresources  map[schema.GroupResource][]Subresource
 	endpoints     map[string]Endpoint
 	openAPI       func() (*openAPI, error)
@@ -112,7 +123,12 @@ func New(ctx context.Context, o Options) (*Server, error) {
 	s := &Server{
 		store: o.Store, log: o.Logger, clock: o.Clock, version: o.Version,
 		admission: o.Admission, finalizers: o.Finalizers, pipe: newPipeListener(),
-		authenticator: o.Authenticator,
+		authenticator: o.Authenticator, authorizer: o.Authorizer, audit: o.Audit,
+	}
+	if o.RBAC && o.Authorizer == nil {
+		roles := rbac.New(newRoleReader(o.Store))
+		s.authorizer = rbacAuthorizer{roles}
+		s.admission = append([]Admission{escalation{roles, s.authorizer}}, s.admission...)
 	}
 	if s.clock == nil {
 		s.clock = clock.RealClock{}

@@ -21,6 +21,8 @@ type contextKey int
 const (
 	userKey contextKey = iota
 	drainingKey
+	impersonatorKey
+	trailKey
 	remoteKey // *visitor: the connection came through a door
 )
 

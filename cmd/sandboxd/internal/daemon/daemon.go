@@ -91,6 +91,13 @@ func Run(ctx context.Context, o Options) (err error) {
 	}
 	defer remote.close()
 	own.remote = remote
+	audited, err := openAudit(o)
+	if err != nil {
+		return err
+	}
+	if audited != nil {
+		defer func() { err = errors.Join(err, audited.Close()) }()
+	}
 	uses := usage.New(nil)
 	users := &imageUsers{}
 	inside := sshGuests(o, users)
@@ -120,7 +127,7 @@ func Run(ctx context.Context, o Options) (err error) {
 			v1.Resource("sandboxes"):        v1.FinalizerMachine,
 			v1.Resource("sandboxsnapshots"): v1.FinalizerSnapshot,
 		},
-		Authenticator: remote,
+		Authenticator: remote, RBAC: true, Audit: auditOf(audited, o.Config.Audit),
 		Subresources: append(images, subresources(set, users, inside, disks, logs, uses, o.Logger.WithName("access"))...),
 		Endpoints:    own.endpoints(),
 	})
@@ -264,7 +271,7 @@ func deniedDirs(c config.Config) []string {
 	if relative, err := filepath.Rel(c.DataDir, c.BaseImageDir); err != nil || !filepath.IsLocal(relative) {
 		return append(denied, c.DataDir)
 	}
-	for _, name := range []string{StoreFile, sshDir, buildsDir, exportDir, pkiDir, "kvm"} {
+	for _, name := range []string{StoreFile, sshDir, buildsDir, exportDir, pkiDir, "audit", "kvm"} {
 		denied = append(denied, filepath.Join(c.DataDir, name))
 	}
 	return denied

@@ -162,6 +162,7 @@ func (r *remote) grant(request *http.Request) (any, error) {
 	if wish.Seconds < 0 || wish.Seconds > int64(identity.MaxLife/time.Second) {
 		return nil, apierrors.NewBadRequest(fmt.Sprintf("%d seconds are not between 1 minute and %d days", wish.Seconds, int(identity.MaxLife.Hours()/24)))
 	}
+	apiserver.Annotate(request.Context(), "granted", fmt.Sprintf("user=%q groups=%q role=%q namespaces=%q", wish.User, wish.Groups, wish.Role, wish.Namespaces))
 	plan, err := planGrant(wish)
 	if err != nil {
 		return nil, err
