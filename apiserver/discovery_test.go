@@ -113,7 +113,7 @@ func TestDiscoveryPaths(t *testing.T) {
 		t.Errorf("the group is %s", got.body)
 	}
 	a.get("/apis/").want(200)
-	for _, path := range []string{"/apis/nowhere.dev", "/apis/nowhere.dev/v1", "/apis/sandboxd.dev/v9", "/api/v2", "/apis/v1", "/openapi/v3/nowhere", "/openapi/v2", "/version/x"} {
+	for _, path := range []string{"/apis/nowhere.dev", "/apis/nowhere.dev/v1", "/apis/sandboxd.dev/v9", "/api/v2", "/apis/v1", "/openapi/v3/nowhere", "/openapi/v2/x", "/openapi/v4", "/version/x"} {
 		a.get(path).refused(404, "NotFound")
 	}
 	a.do("POST", "/apis", nil).refused(405, "MethodNotAllowed")

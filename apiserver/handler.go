@@ -98,8 +98,8 @@ func (s *Server) route(w http.ResponseWriter, r *http.Request) error {
 		}
 		return s.serveResource(w, r, groupVersionOf(segments), segments[groupVersion:])
 	case "openapi":
-		if len(segments) >= 2 && segments[1] == "v3" {
-			return s.serveOpenAPI(w, r, strings.Join(segments[2:], "/"))
+		if len(segments) >= 2 && (segments[1] == "v2" || segments[1] == "v3") {
+			return s.serveOpenAPI(w, r, segments[1], strings.Join(segments[2:], "/"))
 		}
 	case "version":
 		if len(segments) == 1 {

@@ -98,6 +98,7 @@ type Server struct {
 	endpoints     map[string]Endpoint
 	openAPI       func() (*openAPI, error)
 	namespaces    *namespaces
+	garbage       *garbage
 	events        *sweeper
 
 	pipe    *pipeListener
@@ -146,6 +147,7 @@ func New(ctx context.Context, o Options) (*Server, error) {
 	}
 	s.openAPI = sync.OnceValues(func() (*openAPI, error) { return newOpenAPI(s.registry, s.version.GitVersion) })
 	s.namespaces = newNamespaces(s)
+	s.garbage = newGarbage(s)
 	if o.EventTTL == 0 {
 		o.EventTTL = defaultEventTTL
 	}
@@ -162,6 +164,7 @@ func (s *Server) start() {
 	ctx, stop := context.WithCancel(context.Background())
 	s.stop = stop
 	s.running.Go(func() { s.namespaces.run(ctx) })
+	s.running.Go(func() { s.garbage.run(ctx) })
 	s.running.Go(func() { s.events.run(ctx) })
 	s.running.Go(func() {
 		if err := s.Serve(ctx, s.pipe); err != nil {
