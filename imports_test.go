@@ -56,6 +56,8 @@ var rooms = map[string][]string{
 	"client":                       {"api/v1", "disk/change", "guest/archive", "guest/wire"},
 	"audit":                        {},
 	"artifact":                     {"api/v1", "providers"},
+	"manifest":                     {"api/v1"},
+	"gitops":                       {"api/v1", "manifest"},
 	"config":                       {"api/v1"},
 	"cluster":                      {},
 	"identity":                     {},

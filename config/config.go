@@ -4,7 +4,7 @@
 //
 // Every setting has one name in each of them, all derived from its path in the
 // file: kvm.subnetPool is the flag --kvm-subnet-pool and the variable
-// SANDBOXD_KVM_SUBNET_POOL. Settings lists them all; the help of `sandboxd
+// SANDBOXD_KVM_SUBNET_POOL. (One flag is shorter: --manifests is manifests.dir.) Settings lists them all; the help of `sandboxd
 // serve` and docs/configuration.md are made from that list. What is not known
 // or cannot be read is refused with its name, never ignored.
 package config
@@ -54,8 +54,10 @@ type Config struct {
 	// Resync is how often settled objects are looked at without being woken.
 	Resync time.Duration
 	GC     GC
-	Log    Log
-	Audit  Audit
+	// Manifests are applied from a directory.
+	Manifests Manifests
+	Log       Log
+	Audit     Audit
 	// Metrics say where they are served besides the socket.
 	Metrics Metrics
 	// Profiling serves profiles of the daemon on its socket.
@@ -169,6 +171,19 @@ type GC struct {
 	Grace    time.Duration
 }
 
+// Manifests say which directory is applied all the time.
+type Manifests struct {
+	// Dir is the directory; empty means none.
+	Dir string
+	// Interval between two looks at it.
+	Interval time.Duration
+	// Prune: objects that leave it are deleted.
+	Prune bool
+	// PruneHold is how long it must have stayed as it is before more than half of
+	// what was applied from it is deleted at once.
+	PruneHold time.Duration
+}
+
 // Log says what is logged, and how.
 type Log struct {
 	Level  Level
@@ -232,6 +247,7 @@ func Default(h Host) Config {
 		Audit:    Audit{MaxSize: resource.MustParse("32Mi"), MaxFiles: 8},
 		Log:      Log{Level: LevelInfo, Format: FormatText},
 	}
+	c.Manifests = Manifests{Interval: 15 * time.Second, Prune: true, PruneHold: 5 * time.Minute}
 	if !h.Root {
 		c.DataDir = filepath.Join(h.dataHome(), "sandboxd")
 		c.Socket = h.userSocket()
@@ -276,6 +292,9 @@ func (c *Config) finish(h Host) error {
 	if home := c.VirtualBox.UserHome; home != "" && !filepath.IsAbs(home) {
 		return fmt.Errorf("virtualbox.userHome %q is not an absolute path", home)
 	}
+	if dir := c.Manifests.Dir; dir != "" && !filepath.IsAbs(dir) {
+		return fmt.Errorf("manifests.dir %q is not an absolute path", dir)
+	}
 	for _, name := range c.TLS.Names {
 		if _, err := netip.ParseAddr(name); err != nil && len(validation.IsDNS1123Subdomain(strings.TrimPrefix(name, "*."))) > 0 {
 			return fmt.Errorf("tls.names: %q is neither a name nor an address of a host", name)
@@ -316,6 +335,10 @@ func (c *Config) checkNumbers() error {
 		return fmt.Errorf("gc.interval %v is less than 1s", c.GC.Interval)
 	case c.GC.Grace < time.Second:
 		return fmt.Errorf("gc.grace %v is less than 1s", c.GC.Grace)
+	case c.Manifests.Interval < time.Second:
+		return fmt.Errorf("manifests.interval %v is less than 1s", c.Manifests.Interval)
+	case c.Manifests.PruneHold < 0:
+		return fmt.Errorf("manifests.pruneHold %v is less than 0", c.Manifests.PruneHold)
 	}
 	return nil
 }

@@ -184,6 +184,9 @@ func serve(ctx context.Context, o Options, r running) error {
 		group.Go(func() error { return r.own.serveMetrics(ctx, r.scraped) })
 	}
 	group.Go(func() error { return controllers.Start(ctx) })
+	if err := applyManifests(ctx, group, o, r); err != nil {
+		return err
+	}
 	group.Go(func() error { trimMemory(ctx); return nil })
 	group.Go(func() error { probe(ctx, o.Logger, r.set); return nil })
 	o.Logger.Info("Serving", "socket", o.Config.Socket, "listen", o.Config.Listen, "version", o.Version.GitVersion, "simulate", o.Simulate)
