@@ -78,6 +78,8 @@ type strategy struct {
 	unconditional bool
 	// ungenerated kinds have no metadata.generation.
 	ungenerated bool
+	// readOnly says what to do in place of writing a kind that cannot be written.
+	readOnly string
 	// columns of tables; nil means those of the definition.
 	tableColumns []column
 }
