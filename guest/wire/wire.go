@@ -28,13 +28,13 @@ import (
 
 // Names of the endpoints.
 const (
-	Exec    = "exec"
-	Attach  = "attach"
+	Exec   = "exec"
+	Attach = "attach"
 	// PortForward carries TCP connections to ports of the guest.
 	PortForward = "portforward"
-	Files   = "files"
-	Archive = "archive"
-	Log     = "log"
+	Files       = "files"
+	Archive     = "archive"
+	Log         = "log"
 	// DiskDiff and DiskArchive read disks without the guest's help.
 	DiskDiff    = "diskdiff"
 	DiskArchive = "diskarchive"
