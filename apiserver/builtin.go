@@ -4,6 +4,7 @@ import (
 	"embed"
 	"fmt"
 	"io/fs"
+	"slices"
 
 	corev1 "k8s.io/api/core/v1"
 	eventsv1 "k8s.io/api/events/v1"
@@ -25,6 +26,8 @@ const (
 	eventsKey      = "events"
 	eventsViewKey  = "events.events.k8s.io"
 	secretsKey     = "secrets"
+	podsKey        = "pods"
+	sandboxesKey   = "sandboxes.sandboxd.dev"
 	leasesKey      = "leases.coordination.k8s.io"
 	definitionsKey = "customresourcedefinitions.apiextensions.k8s.io"
 )
@@ -60,6 +63,11 @@ func strategies() map[string]strategy {
 			unconditional: true,
 			ungenerated:   true,
 			tableColumns:  secretColumns(),
+		},
+		podsKey: {
+			goType:       func() any { return &corev1.Pod{} },
+			readOnly:     podReadOnly,
+			tableColumns: podColumns(),
 		},
 		leasesKey: {
 			goType:      func() any { return &coordinationv1.Lease{} },
@@ -101,5 +109,10 @@ func loadResources(crds fs.FS) ([]*resource, []*apiextensionsv1.CustomResourceDe
 	}
 	byKey[definitionsKey].verbs = readVerbs
 	byKey[eventsViewKey].view = eventView(byKey[eventsKey])
+	if sandboxes, pods := byKey[sandboxesKey], byKey[podsKey]; sandboxes != nil {
+		pods.verbs, pods.view = readVerbs, podView(sandboxes)
+	} else { // there is nothing that they could show
+		resources = slices.DeleteFunc(resources, func(r *resource) bool { return r == pods })
+	}
 	return resources, definitions, nil
 }

@@ -56,6 +56,7 @@ func TestDiscovery(t *testing.T) {
 			"v1/namespaces/status":          "Namespace   get,patch,update",
 			"v1/events":                     "Event ev  " + all,
 			"v1/secrets":                    "Secret   " + all,
+			"v1/pods":                       "Pod po  get,list,watch",
 			"events.k8s.io/v1/events":       "Event ev  " + all,
 			"coordination.k8s.io/v1/leases": "Lease   " + all,
 			"apiextensions.k8s.io/v1/customresourcedefinitions": "CustomResourceDefinition crd,crds api-extensions get,list,watch",

@@ -203,6 +203,9 @@ func (s *Server) serveVerb(w http.ResponseWriter, rq *request) error {
 	case rq.Method == http.MethodDelete && !one && (rq.namespace != "" || !rq.resource.namespaced):
 		verb, serve = "deletecollection", s.deleteCollection
 	}
+	if serve != nil && !rq.resource.allows(verb) && rq.resource.readOnly != "" {
+		return notWritable(rq.resource.readOnly)
+	}
 	if serve == nil || !rq.resource.allows(verb) {
 		return methodNotAllowed(rq.Method, rq.URL.Path)
 	}

@@ -80,6 +80,8 @@ type strategy struct {
 	ungenerated bool
 	// answer makes the kind a question: objects are answered and not kept.
 	answer answer
+	// readOnly says what to do in place of writing a kind that cannot be written.
+	readOnly string
 	// columns of tables; nil means those of the definition.
 	tableColumns []column
 }

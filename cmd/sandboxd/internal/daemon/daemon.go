@@ -246,6 +246,11 @@ func subresources(set *providers.Set, users *imageUsers, inside *ssh.Guests, dis
 			Resource: v1.Resource("sandboxes"), Name: e.Name, Methods: e.Methods, Stream: e.Stream, Handler: e.Serve,
 		})
 	}
+	for _, e := range handlers.PodEndpoints() {
+		subs = append(subs, apiserver.Subresource{
+			Resource: schema.GroupResource{Resource: "pods"}, Name: e.Name, Methods: e.Methods, Stream: e.Stream, Handler: e.Serve,
+		})
+	}
 	log := handlers.BuildLog(logs.Open)
 	return append(subs, apiserver.Subresource{
 		Resource: v1.Resource("goldenimages"), Name: log.Name, Methods: log.Methods, Stream: log.Stream, Handler: log.Serve,
