@@ -38,7 +38,7 @@ func (r *Reconciler) announce(ctx context.Context, v *view) error {
 	if ends {
 		st.StartedAt = nil
 		if v.last.action != actStopForce { // what comes of the start is no end of the run before
-			meta.SetStatusCondition(&st.Conditions, powered(*v))
+			meta.SetStatusCondition(&st.Conditions, poweredNow(*v))
 		}
 	}
 	if v.told.what != "" {

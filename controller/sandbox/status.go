@@ -191,8 +191,8 @@ func networkCondition(v view) metav1.Condition {
 	return c
 }
 
-// powered is poweredCondition to be written by itself.
-func powered(v view) metav1.Condition {
+// poweredNow is poweredCondition to be written by itself.
+func poweredNow(v view) metav1.Condition {
 	c := poweredCondition(v)
 	c.ObservedGeneration, c.LastTransitionTime = v.sbx.Generation, metav1.NewTime(v.now)
 	return c
