@@ -79,7 +79,7 @@ func (s *Server) route(w http.ResponseWriter, r *http.Request) error {
 		}
 	case "version":
 		if len(segments) == 1 {
-			return writeTyped(w, mediaJSON, s.version)
+			return writeTyped(w, mediaJSON, servedVersion(s.version))
 		}
 	case "healthz", "livez", "readyz":
 		return s.serveHealth(w, r, segments)
