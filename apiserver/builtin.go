@@ -53,6 +53,7 @@ func strategies() map[string]strategy {
 		},
 		eventsViewKey: {
 			goType:       func() any { return &eventsv1.Event{} },
+			check:        checkEventView,
 			tableColumns: eventColumns("regarding", "note", "deprecatedFirstTimestamp", "deprecatedLastTimestamp", "deprecatedCount"),
 		},
 		secretsKey: {

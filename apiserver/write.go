@@ -35,6 +35,11 @@ func (s *Server) create(w http.ResponseWriter, rq *request) error {
 		return err
 	}
 	if rq.resource.view != nil {
+		if rq.resource.check != nil {
+			if errs := rq.resource.check(u, nil); len(errs) > 0 {
+				return apierrors.NewInvalid(rq.resource.gvk.GroupKind(), u.GetName(), errs)
+			}
+		}
 		rq.resource.view.from(u.Object)
 	}
 	if u.GetResourceVersion() != "" {
