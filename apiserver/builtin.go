@@ -28,6 +28,7 @@ const (
 	secretsKey     = "secrets"
 	podsKey        = "pods"
 	sandboxesKey   = "sandboxes.sandboxd.dev"
+	configMapsKey  = "configmaps"
 	leasesKey      = "leases.coordination.k8s.io"
 	definitionsKey = "customresourcedefinitions.apiextensions.k8s.io"
 )
@@ -41,6 +42,7 @@ func strategies() map[string]strategy {
 			checkDelete:   checkNamespaceDelete,
 			holds:         namespaceHolds,
 			marked:        namespaceMarked,
+			finalize:      finalizeNamespace,
 			checkName:     apivalidation.NameIsDNSLabel,
 			unconditional: true,
 			ungenerated:   true,
@@ -68,6 +70,13 @@ func strategies() map[string]strategy {
 			goType:       func() any { return &corev1.Pod{} },
 			readOnly:     podReadOnly,
 			tableColumns: podColumns(),
+		},
+		configMapsKey: {
+			goType:        func() any { return &corev1.ConfigMap{} },
+			check:         checkConfigMap,
+			unconditional: true,
+			ungenerated:   true,
+			tableColumns:  configMapColumns(),
 		},
 		leasesKey: {
 			goType:      func() any { return &coordinationv1.Lease{} },

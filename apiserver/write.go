@@ -192,12 +192,17 @@ func (s *Server) modifyOnce(rq *request, o options, entry store.Entry, change fu
 		return nil, 0, err
 	}
 	owners := r.owners
-	if rq.subresource == "status" {
+	switch rq.subresource {
+	case "status":
 		u, owners = onlyStatus(u, old), r.statusOwners
 		if r.prepare != nil {
 			r.prepare(u.Object, old.Object)
 		}
-	} else {
+	case "scale":
+		r.prepareUpdate(u, old)
+		owners = r.scaleOwners
+	case "finalize": // which changes nothing else
+	default:
 		r.prepareUpdate(u, old)
 	}
 	r.schema.applyDefaults(u.Object)

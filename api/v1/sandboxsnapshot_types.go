@@ -76,6 +76,7 @@ const (
 // +kubebuilder:resource:scope=Namespaced,shortName=snap,categories=sandboxd
 // +kubebuilder:subresource:status
 // +kubebuilder:selectablefield:JSONPath=`.spec.sandbox`
+// +kubebuilder:selectablefield:JSONPath=`.status.phase`
 // +kubebuilder:printcolumn:name="Sandbox",type=string,JSONPath=`.spec.sandbox`
 // +kubebuilder:printcolumn:name="Phase",type=string,JSONPath=`.status.phase`
 // +kubebuilder:printcolumn:name="Memory",type=boolean,JSONPath=`.spec.memory`
