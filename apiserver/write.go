@@ -143,12 +143,13 @@ func (s *Server) update(w http.ResponseWriter, rq *request) error {
 		return err
 	}
 	r := rq.resource.base()
-	if u.GetResourceVersion() == "" && !r.unconditional {
-		return apierrors.NewInvalid(r.gvk.GroupKind(), rq.name, field.ErrorList{
-			field.Invalid(field.NewPath("metadata", "resourceVersion"), "", "must be specified for an update"),
-		})
-	}
+	// What is not there is not found, before it is said what the update lacks.
 	value, revision, err := s.modify(rq, o, func(*unstructured.Unstructured) (*unstructured.Unstructured, error) {
+		if u.GetResourceVersion() == "" && !r.unconditional {
+			return nil, apierrors.NewInvalid(r.gvk.GroupKind(), rq.name, field.ErrorList{
+				field.Invalid(field.NewPath("metadata", "resourceVersion"), "", "must be specified for an update"),
+			})
+		}
 		return u.DeepCopy(), nil
 	}, o.managerOr(rq.Request))
 	if err != nil {
