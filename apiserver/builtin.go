@@ -49,6 +49,7 @@ func strategies() map[string]strategy {
 		},
 		eventsKey: {
 			goType:        func() any { return &corev1.Event{} },
+			prepare:       prepareEvent,
 			check:         checkEvent,
 			unconditional: true,
 			ungenerated:   true,
