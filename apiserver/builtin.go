@@ -27,6 +27,7 @@ const (
 	eventsViewKey  = "events.events.k8s.io"
 	secretsKey     = "secrets"
 	podsKey        = "pods"
+	servicesKey    = "services"
 	sandboxesKey   = "sandboxes.sandboxd.dev"
 	configMapsKey  = "configmaps"
 	leasesKey      = "leases.coordination.k8s.io"
@@ -66,6 +67,10 @@ func strategies() map[string]strategy {
 			unconditional: true,
 			ungenerated:   true,
 			tableColumns:  secretColumns(),
+		},
+		servicesKey: {
+			goType:   func() any { return &corev1.Service{} },
+			readOnly: "there are no services here: a sandbox is reached through spec.network.portForwards, or by kubectl port-forward to the Pod of its name",
 		},
 		podsKey: {
 			goType:       func() any { return &corev1.Pod{} },
@@ -118,6 +123,7 @@ func loadResources(crds fs.FS) ([]*resource, []*apiextensionsv1.CustomResourceDe
 		resources = append(resources, r)
 	}
 	byKey[definitionsKey].verbs = readVerbs
+	byKey[servicesKey].verbs = readVerbs
 	byKey[eventsViewKey].view = eventView(byKey[eventsKey])
 	if sandboxes, pods := byKey[sandboxesKey], byKey[podsKey]; sandboxes != nil {
 		pods.verbs, pods.view = readVerbs, podView(sandboxes)
