@@ -4,6 +4,7 @@ import (
 	"embed"
 	"fmt"
 	"io/fs"
+	"slices"
 
 	corev1 "k8s.io/api/core/v1"
 	eventsv1 "k8s.io/api/events/v1"
@@ -25,6 +26,9 @@ const (
 	eventsKey      = "events"
 	eventsViewKey  = "events.events.k8s.io"
 	secretsKey     = "secrets"
+	podsKey        = "pods"
+	servicesKey    = "services"
+	sandboxesKey   = "sandboxes.sandboxd.dev"
 	configMapsKey  = "configmaps"
 	leasesKey      = "leases.coordination.k8s.io"
 	definitionsKey = "customresourcedefinitions.apiextensions.k8s.io"
@@ -46,6 +50,7 @@ func strategies() map[string]strategy {
 		},
 		eventsKey: {
 			goType:        func() any { return &corev1.Event{} },
+			prepare:       prepareEvent,
 			check:         checkEvent,
 			unconditional: true,
 			ungenerated:   true,
@@ -63,6 +68,15 @@ func strategies() map[string]strategy {
 			unconditional: true,
 			ungenerated:   true,
 			tableColumns:  secretColumns(),
+		},
+		servicesKey: {
+			goType:   func() any { return &corev1.Service{} },
+			readOnly: "there are no services here: a sandbox is reached through spec.network.portForwards, or by kubectl port-forward to the Pod of its name",
+		},
+		podsKey: {
+			goType:       func() any { return &corev1.Pod{} },
+			readOnly:     podReadOnly,
+			tableColumns: podColumns(),
 		},
 		configMapsKey: {
 			goType:        func() any { return &corev1.ConfigMap{} },
@@ -91,7 +105,7 @@ func loadResources(crds fs.FS) ([]*resource, []*apiextensionsv1.CustomResourceDe
 	}
 	var resources []*resource
 	byKey := map[string]*resource{}
-	core := strategies()
+	core := allStrategies()
 	for i, crd := range append(builtins, definitions...) {
 		r, err := newResource(crd)
 		if err != nil {
@@ -102,11 +116,20 @@ func loadResources(crds fs.FS) ([]*resource, []*apiextensionsv1.CustomResourceDe
 		}
 		if i < len(builtins) {
 			r.strategy = core[r.key]
+			if r.answer != nil {
+				r.verbs = reviewVerbs
+			}
 		}
 		byKey[r.key] = r
 		resources = append(resources, r)
 	}
 	byKey[definitionsKey].verbs = readVerbs
+	byKey[servicesKey].verbs = readVerbs
 	byKey[eventsViewKey].view = eventView(byKey[eventsKey])
+	if sandboxes, pods := byKey[sandboxesKey], byKey[podsKey]; sandboxes != nil {
+		pods.verbs, pods.view = readVerbs, podView(sandboxes)
+	} else { // there is nothing that they could show
+		resources = slices.DeleteFunc(resources, func(r *resource) bool { return r == pods })
+	}
 	return resources, definitions, nil
 }

@@ -231,3 +231,11 @@ func methodNotAllowed(method, path string) error {
 		Message: method + " is not supported on " + path, Details: &metav1.StatusDetails{},
 	}}
 }
+
+// notWritable is the answer to a write of a kind that cannot be written.
+func notWritable(why string) error {
+	return &apierrors.StatusError{ErrStatus: metav1.Status{
+		Status: metav1.StatusFailure, Code: http.StatusMethodNotAllowed, Reason: metav1.StatusReasonMethodNotAllowed,
+		Message: why, Details: &metav1.StatusDetails{},
+	}}
+}

@@ -41,6 +41,16 @@ func eventView(of *resource) *view {
 	}
 }
 
+// prepareEvent writes the times that an event does not have as null, as Kubernetes does:
+// kubectl sorts events by a field only where one has it.
+func prepareEvent(obj, _ map[string]any) {
+	for _, name := range []string{"firstTimestamp", "lastTimestamp", "eventTime"} {
+		if _, ok := obj[name]; !ok {
+			obj[name] = nil
+		}
+	}
+}
+
 // checkEvent refuses an event that lies in another namespace than the object
 // that it is about. Those about cluster-scoped objects lie in default.
 func checkEvent(u, _ *unstructured.Unstructured) field.ErrorList {

@@ -86,6 +86,10 @@ type strategy struct {
 	unconditional bool
 	// ungenerated kinds have no metadata.generation.
 	ungenerated bool
+	// answer makes the kind a question: objects are answered and not kept.
+	answer answer
+	// readOnly says what to do in place of writing a kind that cannot be written.
+	readOnly string
 	// columns of tables; nil means those of the definition.
 	tableColumns []column
 }

@@ -34,6 +34,9 @@ func (s *Server) create(w http.ResponseWriter, rq *request) error {
 	if err != nil {
 		return err
 	}
+	if rq.resource.answer != nil {
+		return s.review(w, rq, u)
+	}
 	if rq.resource.view != nil {
 		if rq.resource.check != nil {
 			if errs := rq.resource.check(u, nil); len(errs) > 0 {
@@ -66,6 +69,7 @@ func (s *Server) insert(rq *request, u *unstructured.Unstructured, o options, ma
 		return nil, 0, err
 	}
 	r.prepareCreate(u, s.clock.Now())
+	auditObject(rq.Context(), u)
 	r.schema.applyDefaults(u.Object)
 	if err := r.validate(rq.Context(), u, nil); err != nil {
 		return nil, 0, err
@@ -144,12 +148,13 @@ func (s *Server) update(w http.ResponseWriter, rq *request) error {
 		return err
 	}
 	r := rq.resource.base()
-	if u.GetResourceVersion() == "" && !r.unconditional {
-		return apierrors.NewInvalid(r.gvk.GroupKind(), rq.name, field.ErrorList{
-			field.Invalid(field.NewPath("metadata", "resourceVersion"), "", "must be specified for an update"),
-		})
-	}
+	// What is not there is not found, before it is said what the update lacks.
 	value, revision, err := s.modify(rq, o, func(*unstructured.Unstructured) (*unstructured.Unstructured, error) {
+		if u.GetResourceVersion() == "" && !r.unconditional {
+			return nil, apierrors.NewInvalid(r.gvk.GroupKind(), rq.name, field.ErrorList{
+				field.Invalid(field.NewPath("metadata", "resourceVersion"), "", "must be specified for an update"),
+			})
+		}
 		return u.DeepCopy(), nil
 	}, o.managerOr(rq.Request))
 	if err != nil {

@@ -206,7 +206,7 @@ func (f SharedFolder) GuestPath() string {
 
 // Sandbox is one throw-away virtual machine, cloned from a GoldenImage.
 // +kubebuilder:object:root=true
-// +kubebuilder:resource:scope=Namespaced,path=sandboxes,singular=sandbox,shortName=sbx,categories=sandboxd
+// +kubebuilder:resource:scope=Namespaced,path=sandboxes,singular=sandbox,shortName=sbx,categories={sandboxd,all}
 // +kubebuilder:subresource:status
 // +kubebuilder:selectablefield:JSONPath=`.spec.image`
 // +kubebuilder:selectablefield:JSONPath=`.spec.powerState`
