@@ -50,6 +50,7 @@ func TestScripts(t *testing.T) {
 			"canary":    canaryCmd,
 			"reachable": reachableCmd,
 			"ova":       ovaCmd,
+			"hashtree":  hashtreeCmd,
 		},
 	})
 }
