@@ -38,7 +38,9 @@ func (l *lines) events(t testing.TB) []auditv1.Event {
 // auditedHost has an exec that does nothing.
 func auditedHost(t testing.TB, change ...func(*apiserver.Options)) *host {
 	return newHost(t, append(change, func(o *apiserver.Options) {
-		nothing := func(w http.ResponseWriter, _ *http.Request, _ *unstructured.Unstructured) { w.WriteHeader(http.StatusTeapot) }
+		nothing := func(w http.ResponseWriter, _ *http.Request, _ *unstructured.Unstructured) {
+			w.WriteHeader(http.StatusTeapot)
+		}
 		for _, name := range []string{"exec", "archive", "log"} {
 			o.Subresources = append(o.Subresources, apiserver.Subresource{
 				Resource: v1.Resource("sandboxes"), Name: name, Methods: []string{"GET", "POST"}, Handler: nothing,
@@ -179,8 +181,12 @@ func TestAuditThatCannotBeKept(t *testing.T) {
 		body         any
 		code         int
 	}{
-		{"POST", sandboxes, sandbox("two"), 507}, {"GET", sandboxes + "/one/exec", nil, 507}, {"PUT", sandboxes + "/one", sandbox("one"), 507},
-		{"GET", sandboxes + "/one", nil, 200}, {"GET", sandboxes, nil, 200}, {"DELETE", sandboxes + "/one", nil, 200},
+		{"POST", sandboxes, sandbox("two"), 507},
+		{"GET", sandboxes + "/one/exec", nil, 507},
+		{"PUT", sandboxes + "/one", sandbox("one"), 507},
+		{"GET", sandboxes + "/one", nil, 200},
+		{"GET", sandboxes, nil, 200},
+		{"DELETE", sandboxes + "/one", nil, 200},
 	} {
 		code, body := ask(t, config, c.method, c.path, c.body)
 		if code != c.code || code == 507 && !strings.Contains(body, "no space left on device") {

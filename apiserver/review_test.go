@@ -35,8 +35,11 @@ func TestReviews(t *testing.T) {
 		verb, resource, sub, namespace string
 		allowed                        bool
 	}{
-		{"create", "secrets", "", "default", true}, {"create", "secrets", "", "other", false}, {"list", "secrets", "", "", false},
-		{"create", "pods", "exec", "default", true}, {"get", "nodes", "", "", false},
+		{"create", "secrets", "", "default", true},
+		{"create", "secrets", "", "other", false},
+		{"list", "secrets", "", "", false},
+		{"create", "pods", "exec", "default", true},
+		{"get", "nodes", "", "", false},
 	} {
 		attributes := &authorizationv1.ResourceAttributes{Verb: c.verb, Resource: c.resource, Subresource: c.sub, Namespace: c.namespace, Version: "v1"}
 		self, err := alice.AuthorizationV1().SelfSubjectAccessReviews().Create(t.Context(),

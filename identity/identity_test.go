@@ -201,7 +201,10 @@ func TestCertificates(t *testing.T) {
 	_, stranger := foreign.certificate(identity.Wish{User: "alice", Groups: []string{"team"}})
 	f.refused(shown(stranger))
 	f.refused(shown(f.forged(func(c *x509.Certificate) {})))
-	f.refused(shown(f.forged(func(c *x509.Certificate) { c.SerialNumber = leaf.SerialNumber; c.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth} })))
+	f.refused(shown(f.forged(func(c *x509.Certificate) {
+		c.SerialNumber = leaf.SerialNumber
+		c.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}
+	})))
 	f.refused(shown(f.forged(func(c *x509.Certificate) { c.SerialNumber = leaf.SerialNumber; c.NotAfter = start.Add(-time.Second) })))
 
 	if gone, err := f.Revoke("alice"); err != nil || len(gone) != 1 || gone[0].ID != c.ID {
@@ -222,7 +225,9 @@ func (f *fixture) forged(change func(*x509.Certificate)) *x509.Certificate {
 	if err != nil {
 		f.t.Fatal(err)
 	}
-	var stored struct{ Current struct{ Certificate, Key string } }
+	var stored struct {
+		Current struct{ Certificate, Key string }
+	}
 	if err := json.Unmarshal(raw, &stored); err != nil {
 		f.t.Fatal(err)
 	}
