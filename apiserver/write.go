@@ -108,8 +108,11 @@ func (s *Server) putNew(ctx context.Context, r *resource, key store.Key, value [
 	}
 	if !dryRun {
 		revision, err := s.store.Put(ctx, key, value, 0)
-		if err == nil && key.Resource == eventsKey {
-			s.events.wrote()
+		if err == nil {
+			s.garbage.wrote(key, value)
+			if key.Resource == eventsKey {
+				s.events.wrote()
+			}
 		}
 		return revision, err
 	}
@@ -189,12 +192,17 @@ func (s *Server) modifyOnce(rq *request, o options, entry store.Entry, change fu
 		return nil, 0, err
 	}
 	owners := r.owners
-	if rq.subresource == "status" {
+	switch rq.subresource {
+	case "status":
 		u, owners = onlyStatus(u, old), r.statusOwners
 		if r.prepare != nil {
 			r.prepare(u.Object, old.Object)
 		}
-	} else {
+	case "scale":
+		r.prepareUpdate(u, old)
+		owners = r.scaleOwners
+	case "finalize": // which changes nothing else
+	default:
 		r.prepareUpdate(u, old)
 	}
 	r.schema.applyDefaults(u.Object)
@@ -242,14 +250,18 @@ func (s *Server) replace(ctx context.Context, r *resource, entry store.Entry, u 
 	case err != nil:
 		return 0, storeError(err, r.groupResource(), entry.Key.Name)
 	}
+	s.garbage.wrote(entry.Key, value)
 	return revision, nil
 }
 
 // remove deletes an entry at the revision at which it was read.
 func (s *Server) remove(ctx context.Context, entry store.Entry) (int64, error) {
 	revision, err := s.store.Delete(ctx, entry.Key, entry.Revision)
-	if err == nil && entry.Key.Namespace != "" {
-		s.namespaces.contentRemoved()
+	if err == nil {
+		s.garbage.removed(entry)
+		if entry.Key.Namespace != "" {
+			s.namespaces.contentRemoved()
+		}
 	}
 	return revision, err
 }

@@ -155,8 +155,8 @@ func (r *Reconciler) reconcile(ctx context.Context, sbx *v1.Sandbox) (reconcile.
 		return r.delete(ctx, before, sbx)
 	}
 	if controllerutil.AddFinalizer(sbx, v1.FinalizerMachine) {
-		if err := r.writer.Object(ctx, before, sbx); err != nil {
-			return reconcile.Result{}, err
+		if err := r.writer.Claim(ctx, before, sbx); err != nil {
+			return reconcile.Result{}, client.IgnoreNotFound(err)
 		}
 		before = sbx.DeepCopy()
 	}
