@@ -15,9 +15,9 @@ import (
 	"sandboxd.dev/sandboxd/store"
 )
 
-// list is how a list is written: what it begins and ends with, and how an item
+// listForm is how a list is written: what it begins and ends with, and how an item
 // is appended to it.
-type list struct {
+type listForm struct {
 	head, tail string
 	item       func(b []byte, e store.Entry) ([]byte, error)
 	// size of an item, where it is known before it is made; nil otherwise.
@@ -60,7 +60,7 @@ func (s *Server) writeList(w http.ResponseWriter, rq *request, entries []store.E
 }
 
 // write sends a list. The connection is ended when the client does not take it.
-func (l list) write(w io.Writer, entries []store.Entry) error {
+func (l listForm) write(w io.Writer, entries []store.Entry) error {
 	out := bufio.NewWriterSize(w, listBuffer)
 	// The buffer keeps the first error of writing, and Flush returns it.
 	_, _ = out.WriteString(l.head)
@@ -85,7 +85,7 @@ func (l list) write(w io.Writer, entries []store.Entry) error {
 }
 
 // newList finds how a request's list is written.
-func (s *Server) newList(rq *request, revision int64) (list, error) {
+func (s *Server) newList(rq *request, revision int64) (listForm, error) {
 	const tail = "]}\n"
 	head := func(apiVersion, kind string) string {
 		return `{"apiVersion":"` + apiVersion + `","kind":"` + kind + `","metadata":{"resourceVersion":"` + formatRevision(revision) + `"},"items":[`
@@ -95,11 +95,11 @@ func (s *Server) newList(rq *request, revision int64) (list, error) {
 	switch {
 	case rq.accept.form == formTable:
 		columns, err := tableHead(r, revision)
-		return list{head: columns, tail: tail, item: rowItem(r, rq.query.Get("includeObject"), s.clock.Now())}, err
+		return listForm{head: columns, tail: tail, item: rowItem(r, rq.query.Get("includeObject"), s.clock.Now())}, err
 	case rq.accept.form == formPartial:
-		return list{head: head(metav1.SchemeGroupVersion.String(), "PartialObjectMetadataList"), tail: tail, item: appendPartial}, nil
+		return listForm{head: head(metav1.SchemeGroupVersion.String(), "PartialObjectMetadataList"), tail: tail, item: appendPartial}, nil
 	case r.view != nil:
-		return list{head: head(apiVersion, r.listKind), tail: tail, item: func(b []byte, e store.Entry) ([]byte, error) {
+		return listForm{head: head(apiVersion, r.listKind), tail: tail, item: func(b []byte, e store.Entry) ([]byte, error) {
 			u, err := r.decode(e.Value, e.Revision)
 			if err != nil {
 				return nil, err
@@ -107,7 +107,7 @@ func (s *Server) newList(rq *request, revision int64) (list, error) {
 			return appendValue(b, u.Object)
 		}}, nil
 	}
-	return list{head: head(apiVersion, r.listKind), tail: tail, item: appendStored, size: servedSize}, nil
+	return listForm{head: head(apiVersion, r.listKind), tail: tail, item: appendStored, size: servedSize}, nil
 }
 
 // appendStored appends the served form of a stored value, which is not decoded

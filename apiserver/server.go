@@ -60,6 +60,9 @@ type Options struct {
 	Logger logr.Logger
 	// Clock tells the time of creations and deletions; nil means the real one.
 	Clock clock.Clock
+	// Connections is how many there may be of a listener at a time; 0 means as many as
+	// the limit of open files allows for.
+	Connections int
 	// EventTTL is how long an event is kept after its last write; 0 means one
 	// hour.
 	EventTTL time.Duration
@@ -80,6 +83,7 @@ type Server struct {
 	openAPI      func() (*openAPI, error)
 	namespaces   *namespaces
 	events       *sweeper
+	connections  int
 
 	pipe    *pipeListener
 	stop    context.CancelFunc
@@ -102,7 +106,10 @@ func New(ctx context.Context, o Options) (*Server, error) {
 	}
 	s := &Server{
 		store: o.Store, log: o.Logger, clock: o.Clock, version: o.Version,
-		admission: o.Admission, finalizers: o.Finalizers, pipe: newPipeListener(),
+		admission: o.Admission, finalizers: o.Finalizers, pipe: newPipeListener(), connections: o.Connections,
+	}
+	if s.connections == 0 {
+		s.connections = connectionLimit()
 	}
 	if s.clock == nil {
 		s.clock = clock.RealClock{}
@@ -177,7 +184,9 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 	stopping := make(chan struct{})
 	base, abandon := context.WithCancel(context.WithValue(context.Background(), drainingKey, (<-chan struct{})(stopping)))
 	defer abandon()
+	all := newCrowd(l, s.connections, s.log)
 	server := &http.Server{
+		ConnState:         all.state,
 		Handler:           s.Handler(),
 		ReadHeaderTimeout: headerTimeout,
 		WriteTimeout:      writeTimeout,
@@ -190,7 +199,7 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 		},
 	}
 	failed := make(chan error, 1)
-	go func() { failed <- server.Serve(l) }()
+	go func() { failed <- server.Serve(all) }()
 	select {
 	case err := <-failed:
 		return fmt.Errorf("%s: connections cannot be accepted: %w", l.Addr(), err)

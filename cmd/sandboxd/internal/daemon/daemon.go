@@ -173,7 +173,7 @@ func serve(ctx context.Context, o Options, r running) error {
 		group.Go(func() error { return r.own.serveMetrics(ctx, r.scraped) })
 	}
 	group.Go(func() error { return controllers.Start(ctx) })
-	group.Go(func() error { trimMemory(ctx); return nil })
+	group.Go(func() error { trimMemory(ctx, r.own.store.Trim); return nil })
 	group.Go(func() error { probe(ctx, o.Logger, r.set); return nil })
 	o.Logger.Info("Serving", "socket", o.Config.Socket, "version", o.Version.GitVersion, "simulate", o.Simulate)
 	o.Notify("READY=1")
