@@ -93,10 +93,7 @@ func (w *world) raw(text string) (int, []byte) {
 	if err != nil {
 		w.t.Fatalf("%.80q is not answered: %v", text, err)
 	}
-	body, err := io.ReadAll(response.Body)
-	if err != nil {
-		w.t.Fatalf("%.80q is answered by half: %v", text, err)
-	}
+	body, _ := io.ReadAll(response.Body) // it is cut off where more was sent than is read
 	return response.StatusCode, body
 }
 
