@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"net"
 	"net/http"
 	"net/url"
@@ -17,6 +18,7 @@ import (
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
 
+	v1 "sandboxd.dev/sandboxd/api/v1"
 	"sandboxd.dev/sandboxd/client"
 )
 
@@ -295,8 +297,45 @@ func (b *bench) kubeAPI(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	if err := e.rest(ctx); err != nil {
+		return err
+	}
 	if err := e.footprint("idle"); err != nil {
 		return err
 	}
+	if err := e.define(ctx); err != nil {
+		return err
+	}
 	return b.load(ctx, e)
+}
+
+// define makes our definitions known to a kube-apiserver, and waits until it
+// serves them.
+func (e *endpoint) define(ctx context.Context) error {
+	err := fs.WalkDir(v1.CRDs, ".", func(path string, entry fs.DirEntry, err error) error {
+		if err != nil || entry.IsDir() {
+			return err
+		}
+		definition, err := v1.CRDs.ReadFile(path)
+		if err != nil {
+			return err
+		}
+		_, err = e.write(ctx, http.MethodPost, "/apis/apiextensions.k8s.io/v1/customresourcedefinitions", "application/yaml", definition)
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	for deadline := time.Now().Add(time.Minute); ; {
+		response, err := e.request(ctx, e.client, http.MethodGet, collection, "application/json", nil)
+		if err == nil {
+			return response.Body.Close()
+		}
+		if time.Now().After(deadline) {
+			return err
+		}
+		if err := sleep(ctx, 100*time.Millisecond); err != nil {
+			return err
+		}
+	}
 }
