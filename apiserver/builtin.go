@@ -81,7 +81,7 @@ func loadResources(crds fs.FS) ([]*resource, []*apiextensionsv1.CustomResourceDe
 	}
 	var resources []*resource
 	byKey := map[string]*resource{}
-	core := strategies()
+	core := allStrategies()
 	for i, crd := range append(builtins, definitions...) {
 		r, err := newResource(crd)
 		if err != nil {
@@ -92,6 +92,9 @@ func loadResources(crds fs.FS) ([]*resource, []*apiextensionsv1.CustomResourceDe
 		}
 		if i < len(builtins) {
 			r.strategy = core[r.key]
+			if r.answer != nil {
+				r.verbs = reviewVerbs
+			}
 		}
 		byKey[r.key] = r
 		resources = append(resources, r)

@@ -2,6 +2,7 @@ package apiserver
 
 import (
 	"container/list"
+	"crypto/tls"
 	"fmt"
 	"net"
 	"net/http"
@@ -33,8 +34,7 @@ const (
 //	Accept ─▶ idle ◀──▶ at work (a request, a watch, a stream of a guest) ─▶ closed
 //	           │ when there are too many, the first of these is ended
 type crowd struct {
-	net.Listener
-	most int
+	most int // of all listeners together
 	log  logr.Logger
 
 	mu    sync.Mutex
@@ -53,8 +53,16 @@ type member struct {
 	gone  bool
 }
 
-func newCrowd(l net.Listener, most int, log logr.Logger) *crowd {
-	return &crowd{Listener: l, most: most, log: log, idle: list.New()}
+func newCrowd(most int, log logr.Logger) *crowd {
+	return &crowd{most: most, log: log, idle: list.New()}
+}
+
+// entrance is a listener whose connections are of the crowd.
+type entrance struct {
+	net.Listener
+	crowd *crowd
+	// plain: HTTP is spoken on it, so who is refused can be told.
+	plain bool
 }
 
 // connectionLimit is how many connections there may be of a process that may have
@@ -68,20 +76,23 @@ func connectionLimit() int {
 }
 
 // Accept returns the next connection that may stay.
-func (c *crowd) Accept() (net.Conn, error) {
+func (e entrance) Accept() (net.Conn, error) {
 	for {
-		conn, err := c.Listener.Accept()
+		conn, err := e.Listener.Accept()
 		if err != nil {
 			return nil, err
 		}
-		m, ended := c.enter(conn)
+		m, ended := e.crowd.enter(conn)
 		if ended != nil {
 			_ = ended.Close()
 		}
 		if m != nil {
 			return m, nil
 		}
-		refuse(conn)
+		if e.plain {
+			refuse(conn)
+		}
+		_ = conn.Close()
 	}
 }
 
@@ -121,11 +132,16 @@ func refuse(conn net.Conn) {
 	if err := conn.SetDeadline(time.Now().Add(refuseTimeout)); err == nil {
 		_, _ = fmt.Fprintf(conn, "HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/json\r\nContent-Length: %d\r\nRetry-After: 1\r\nConnection: close\r\n\r\n%s", len(body), body)
 	}
-	_ = conn.Close()
 }
 
 // state follows what http.Server does with a connection.
 func (c *crowd) state(conn net.Conn, state http.ConnState) {
+	if t, ok := conn.(*tls.Conn); ok {
+		conn = t.NetConn()
+	}
+	if v, ok := conn.(*visitor); ok {
+		conn = v.Conn
+	}
 	m, ok := conn.(*member)
 	if !ok {
 		return

@@ -15,7 +15,7 @@ import (
 func TestCrowd(t *testing.T) {
 	var logged []string
 	log := funcr.New(func(_, args string) { logged = append(logged, args) }, funcr.Options{})
-	c := newCrowd(nil, 3, log)
+	c := newCrowd(3, log)
 	enter := func() (*member, *member) {
 		_, server := net.Pipe()
 		return c.enter(server)
@@ -66,6 +66,7 @@ func TestRefused(t *testing.T) {
 		got <- string(answer)
 	}()
 	refuse(server)
+	_ = server.Close()
 	if answer := <-got; !strings.HasPrefix(answer, "HTTP/1.1 503 ") || !strings.Contains(answer, `"kind":"Status"`) || !strings.HasSuffix(answer, "}}\n") {
 		t.Errorf("it is told %q", answer)
 	}

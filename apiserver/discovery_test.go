@@ -67,10 +67,23 @@ func TestDiscovery(t *testing.T) {
 			"sandboxd.dev/v1/sandboxsnapshots/status":           "SandboxSnapshot   get,patch,update",
 			"sandboxd.dev/v1/sandboxes/exec":                    "Sandbox   create,get",
 		}
+		for name, kind := range map[string]string{
+			"rbac.authorization.k8s.io/v1/roles": "Role", "rbac.authorization.k8s.io/v1/rolebindings": "RoleBinding",
+			"rbac.authorization.k8s.io/v1/clusterroles": "ClusterRole", "rbac.authorization.k8s.io/v1/clusterrolebindings": "ClusterRoleBinding",
+		} {
+			want[name] = kind + "   " + all
+		}
+		for name, kind := range map[string]string{
+			"authorization.k8s.io/v1/selfsubjectaccessreviews": "SelfSubjectAccessReview", "authorization.k8s.io/v1/selfsubjectrulesreviews": "SelfSubjectRulesReview",
+			"authorization.k8s.io/v1/subjectaccessreviews": "SubjectAccessReview", "authorization.k8s.io/v1/localsubjectaccessreviews": "LocalSubjectAccessReview",
+			"authentication.k8s.io/v1/selfsubjectreviews": "SelfSubjectReview", "authentication.k8s.io/v1/tokenreviews": "TokenReview",
+		} {
+			want[name] = kind + "   create"
+		}
 		if !reflect.DeepEqual(found, want) {
 			t.Errorf("legacy %v: discovery finds\n%v where\n%v was expected", legacy, found, want)
 		}
-		if len(groups) != 5 {
+		if len(groups) != 8 {
 			t.Errorf("legacy %v: the groups are %v", legacy, groups)
 		}
 		mapper := restmapper.NewDeferredDiscoveryRESTMapper(memory{client})
@@ -126,7 +139,7 @@ func TestOpenAPI(t *testing.T) {
 	}
 	root := openapi3.NewRoot(client.OpenAPIV3())
 	versions, err := root.GroupVersions()
-	if err != nil || len(versions) != 5 {
+	if err != nil || len(versions) != 8 {
 		t.Fatalf("the documents are %v: %v", versions, err)
 	}
 	for _, gv := range versions {

@@ -20,11 +20,37 @@ import (
 func (s *Server) Handler() http.Handler {
 	return http.HandlerFunc(func(raw http.ResponseWriter, r *http.Request) {
 		w := &response{ResponseWriter: raw}
+		defer w.end()
 		defer s.recoverPanic(w, r)
-		if err := s.route(w, r); err != nil {
+		if err := s.handle(w, r); err != nil {
 			s.fail(w, r, err)
 		}
 	})
+}
+
+// handle finds out who asks and whether he may, records it, and does it.
+func (s *Server) handle(w *response, r *http.Request) error {
+	r, done, err := s.identify(w, r)
+	defer done()
+	if err != nil {
+		return err // strangers leave no trace in the audit log: they would fill it
+	}
+	a := actionOf(r)
+	as, denied := s.impersonate(r)
+	r, t := s.beginAudit(w, as, a)
+	w.trail = t
+	if denied == nil {
+		denied = s.authorize(r.Context(), UserFrom(r.Context()), a)
+	}
+	if denied != nil {
+		w.denied = true
+		return denied
+	}
+	if err := t.ready(); err != nil {
+		return err
+	}
+	t.begun(a)
+	return s.route(w, r)
 }
 
 // fail answers with an error, if nothing else was answered yet.
@@ -198,10 +224,26 @@ func writeTyped(w http.ResponseWriter, media string, value any) error {
 type response struct {
 	http.ResponseWriter
 	begun bool
+	// trail is the request's audit record, and denied that it was refused to its
+	// user.
+	trail  *trail
+	denied bool
+	code   int
+}
+
+// end records the answer.
+func (w *response) end() {
+	if w.code == 0 { // nothing was sent, or nothing was said of it
+		w.code = http.StatusOK
+	}
+	w.trail.end(w.code, w.denied)
 }
 
 func (w *response) WriteHeader(code int) {
 	w.begun = true
+	if w.code == 0 || w.code == http.StatusContinue {
+		w.code = code
+	}
 	w.ResponseWriter.WriteHeader(code)
 }
 
@@ -222,6 +264,7 @@ func (w *response) FlushError() error {
 // Hijack takes the connection over.
 func (w *response) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 	w.begun = true
+	w.code = http.StatusSwitchingProtocols
 	return http.NewResponseController(w.ResponseWriter).Hijack()
 }
 

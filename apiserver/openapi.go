@@ -165,6 +165,10 @@ func openAPIFor(resources []*resource, version string) *spec3.OpenAPI {
 func addPaths(paths map[string]*spec3.Path, r *resource) {
 	root := rootPath(r.gvr.GroupVersion())
 	collection := root + "/" + r.gvr.Resource
+	if r.answer != nil {
+		addReviewPath(paths, r)
+		return
+	}
 	var parameters []*spec3.Parameter
 	if r.namespaced {
 		paths[collection] = &spec3.Path{PathProps: spec3.PathProps{Get: operation(r, "list", r.listKind)}}
@@ -193,6 +197,15 @@ func addPaths(paths map[string]*spec3.Path, r *resource) {
 			Patch:      operation(r, "patch", r.gvk.Kind),
 		}}
 	}
+}
+
+// addReviewPath describes a question: it is posted.
+func addReviewPath(paths map[string]*spec3.Path, r *resource) {
+	root, parameters := rootPath(r.gvr.GroupVersion()), []*spec3.Parameter(nil)
+	if r.namespaced {
+		root, parameters = root+"/namespaces/{namespace}", append(parameters, pathParameter("namespace"))
+	}
+	paths[root+"/"+r.gvr.Resource] = &spec3.Path{PathProps: spec3.PathProps{Parameters: parameters, Post: operation(r, "post", r.gvk.Kind)}}
 }
 
 // operation describes one verb. answer is the kind of the answer; empty means

@@ -78,6 +78,8 @@ type strategy struct {
 	unconditional bool
 	// ungenerated kinds have no metadata.generation.
 	ungenerated bool
+	// answer makes the kind a question: objects are answered and not kept.
+	answer answer
 	// columns of tables; nil means those of the definition.
 	tableColumns []column
 }

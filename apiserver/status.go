@@ -62,22 +62,22 @@ const (
 
 // bounded shortens what a Status says.
 func bounded(status metav1.Status) metav1.Status {
-	status.Message = shortened(status.Message, maxMessage)
+	status.Message = cutTo(status.Message, maxMessage)
 	if status.Details == nil {
 		return status
 	}
 	details := *status.Details
 	details.Causes = nil
 	for _, cause := range status.Details.Causes[:min(maxCauses, len(status.Details.Causes))] {
-		cause.Message, cause.Field = shortened(cause.Message, maxCause), shortened(cause.Field, maxCause)
+		cause.Message, cause.Field = cutTo(cause.Message, maxCause), cutTo(cause.Field, maxCause)
 		details.Causes = append(details.Causes, cause)
 	}
-	details.Name = shortened(details.Name, maxCause)
+	details.Name = cutTo(details.Name, maxCause)
 	status.Details = &details
 	return status
 }
 
-func shortened(text string, most int) string {
+func cutTo(text string, most int) string {
 	if len(text) <= most {
 		return text
 	}

@@ -34,6 +34,9 @@ func (s *Server) create(w http.ResponseWriter, rq *request) error {
 	if err != nil {
 		return err
 	}
+	if rq.resource.answer != nil {
+		return s.review(w, rq, u)
+	}
 	if rq.resource.view != nil {
 		rq.resource.view.from(u.Object)
 	}
@@ -61,6 +64,7 @@ func (s *Server) insert(rq *request, u *unstructured.Unstructured, o options, ma
 		return nil, 0, err
 	}
 	r.prepareCreate(u, s.clock.Now())
+	auditObject(rq.Context(), u)
 	r.schema.applyDefaults(u.Object)
 	if err := r.validate(rq.Context(), u, nil); err != nil {
 		return nil, 0, err

@@ -14,9 +14,11 @@ import (
 	"net/netip"
 	"path/filepath"
 	"slices"
+	"strings"
 	"time"
 
 	"k8s.io/apimachinery/pkg/api/resource"
+	"k8s.io/apimachinery/pkg/util/validation"
 
 	v1 "sandboxd.dev/sandboxd/api/v1"
 )
@@ -27,6 +29,10 @@ type Config struct {
 	DataDir string
 	// Socket is the unix socket that the API is served on.
 	Socket string
+	// Listen are the addresses of TCP, as ADDRESS:PORT, that the API is served on
+	// over TLS besides the socket; none unless set.
+	Listen []string
+	TLS    TLS
 	// Hypervisor is the provider of images that name none.
 	Hypervisor v1.ProviderName
 	KVM        KVM
@@ -45,11 +51,35 @@ type Config struct {
 	Resync time.Duration
 	GC     GC
 	Log    Log
+	Audit  Audit
 	// Metrics say where they are served besides the socket.
 	Metrics Metrics
 	// Profiling serves profiles of the daemon on its socket.
 	Profiling bool
 }
+
+// TLS is about the daemon's own certificate.
+type TLS struct {
+	// Names that clients call this host by, besides its own and the addresses of
+	// Listen: names and addresses.
+	Names []string
+}
+
+// Audit is about the log of what was asked for.
+type Audit struct {
+	// File it is; AuditNone means none.
+	File string
+	// MaxSize of a file in bytes, and MaxFiles how many there are.
+	MaxSize  resource.Quantity
+	MaxFiles int
+	// Sync: a line is on the disk before its request is answered.
+	Sync bool
+	// Commands: all words of commands are recorded.
+	Commands bool
+}
+
+// AuditNone is no audit log.
+const AuditNone = "none"
 
 // Metrics are for Prometheus.
 type Metrics struct {
@@ -151,6 +181,12 @@ const (
 // maxWorkers is the most that is accepted.
 const maxWorkers = 1024
 
+// minAudit is the least size of a file of the audit log, and maxAuditFiles how many
+// there may be.
+var minAudit = resource.MustParse("64Ki")
+
+const maxAuditFiles = 1000
+
 // minMemory is the least memory of a machine, as in the API.
 var minMemory = resource.MustParse("64Mi")
 
@@ -176,6 +212,7 @@ func Default(h Host) Config {
 		Workers:  16,
 		Resync:   time.Minute,
 		GC:       GC{Interval: time.Minute, Grace: 2 * time.Minute},
+		Audit:    Audit{MaxSize: resource.MustParse("32Mi"), MaxFiles: 8},
 		Log:      Log{Level: LevelInfo, Format: FormatText},
 	}
 	if !h.Root {
@@ -196,6 +233,9 @@ func (c *Config) finish(h Host) error {
 	if c.VirtualBox.MachineFolder == "" && c.DataDir != "" {
 		c.VirtualBox.MachineFolder = filepath.Join(c.DataDir, "virtualbox")
 	}
+	if c.Audit.File == "" && c.DataDir != "" {
+		c.Audit.File = filepath.Join(c.DataDir, "audit", "audit.log")
+	}
 	for _, p := range []struct{ name, path string }{
 		{"dataDir", c.DataDir},
 		{"socket", c.Socket},
@@ -207,11 +247,19 @@ func (c *Config) finish(h Host) error {
 			return fmt.Errorf("%s %q is not an absolute path", p.name, p.path)
 		}
 	}
+	if c.Audit.File != AuditNone && !filepath.IsAbs(c.Audit.File) {
+		return fmt.Errorf("audit.file %q is neither an absolute path nor %q", c.Audit.File, AuditNone)
+	}
 	if most := h.maxSocket(); len(c.Socket) > most {
 		return fmt.Errorf("socket %q is longer than the %d bytes that a unix socket's path may have", c.Socket, most)
 	}
 	if home := c.VirtualBox.UserHome; home != "" && !filepath.IsAbs(home) {
 		return fmt.Errorf("virtualbox.userHome %q is not an absolute path", home)
+	}
+	for _, name := range c.TLS.Names {
+		if _, err := netip.ParseAddr(name); err != nil && len(validation.IsDNS1123Subdomain(strings.TrimPrefix(name, "*."))) > 0 {
+			return fmt.Errorf("tls.names: %q is neither a name nor an address of a host", name)
+		}
 	}
 	for _, root := range c.AllowedHostPaths {
 		if !filepath.IsAbs(root) {
@@ -236,6 +284,10 @@ func (c *Config) checkNumbers() error {
 	case c.Capacity.Memory.Sign() < 0 || c.Capacity.Disk.Sign() < 0 || c.Capacity.CPUs < 0 || c.Capacity.Sandboxes < 0:
 		return fmt.Errorf("capacity: none of memory %s, cpus %d, disk %s and sandboxes %d may be less than 0",
 			c.Capacity.Memory.String(), c.Capacity.CPUs, c.Capacity.Disk.String(), c.Capacity.Sandboxes)
+	case c.Audit.MaxSize.Cmp(minAudit) < 0:
+		return fmt.Errorf("audit.maxSize %s is less than %s", c.Audit.MaxSize.String(), minAudit.String())
+	case c.Audit.MaxFiles < 2 || c.Audit.MaxFiles > maxAuditFiles:
+		return fmt.Errorf("audit.maxFiles %d is not between 2 and %d", c.Audit.MaxFiles, maxAuditFiles)
 	case c.Workers < 1 || c.Workers > maxWorkers:
 		return fmt.Errorf("workers %d is not between 1 and %d", c.Workers, maxWorkers)
 	case c.Resync < time.Second:

@@ -62,6 +62,18 @@ func Settings(c *Config) []Setting {
 		text("dataDir", &c.DataDir, "Folder of the store, of images and of machines"),
 		text("socket", &c.Socket, "Unix socket that the API is served on"),
 		{
+			Path: "listen", List: true,
+			Help: "TCP addresses, as 127.0.0.1:6443, that the API is served on over TLS besides the socket; none unless set",
+			set:  func(s string) (err error) { c.Listen, err = parseAddresses(s); return err },
+			get:  func() string { return strings.Join(c.Listen, ",") },
+		},
+		{
+			Path: "tls.names", List: true,
+			Help: "Names and addresses that clients call this host by, besides its own and those of listen",
+			set:  func(s string) error { c.TLS.Names = splitList(s); return nil },
+			get:  func() string { return strings.Join(c.TLS.Names, ",") },
+		},
+		{
 			Path: "hypervisor", Aliases: []string{"HYPERVISOR"},
 			Help: "Provider of images that name none: kvm or virtualbox",
 			set:  func(s string) (err error) { c.Hypervisor, err = parseProvider(s); return err },
@@ -102,6 +114,11 @@ func Settings(c *Config) []Setting {
 			set:  func(s string) (err error) { c.Metrics.Address, err = parseAddress(s); return err },
 			get:  func() string { return c.Metrics.Address },
 		},
+		text("audit.file", &c.Audit.File, "File that what was asked for is recorded in; none: nothing is recorded (default: audit/audit.log in dataDir)"),
+		parsed("audit.maxSize", &c.Audit.MaxSize, resource.ParseQuantity, "Size at which another file of the audit log is begun"),
+		parsed("audit.maxFiles", &c.Audit.MaxFiles, parseInt[int], "How many files of the audit log are kept, the current one included"),
+		parsed("audit.sync", &c.Audit.Sync, strconv.ParseBool, "Whether a line of the audit log is on the disk before its request is answered, and outlives a crash of the host"),
+		parsed("audit.commands", &c.Audit.Commands, strconv.ParseBool, "Whether all words and variables of commands are recorded, which may hold secrets; otherwise the first word is"),
 		parsed("profiling", &c.Profiling, strconv.ParseBool, "Whether profiles of the daemon are served on its socket, below /debug/pprof/"),
 		parsed("log.level", &c.Log.Level, oneOf(LevelDebug, LevelInfo, LevelError), "How much is logged: debug, info or error"),
 		parsed("log.format", &c.Log.Format, oneOf(FormatText, FormatJSON), "Form of the log lines: text or json"),
@@ -214,6 +231,17 @@ func splitList(s string) []string {
 		}
 	}
 	return list
+}
+
+// parseAddresses takes several.
+func parseAddresses(s string) ([]string, error) {
+	list := splitList(s)
+	for _, address := range list {
+		if _, err := parseAddress(address); err != nil {
+			return nil, err
+		}
+	}
+	return list, nil
 }
 
 // parseAddress takes an IP address with a port.

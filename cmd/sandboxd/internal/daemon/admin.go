@@ -26,6 +26,7 @@ import (
 //	GET  /admin/backup   a copy of the store
 //	GET  /admin/gc       what the garbage collector would do now
 //	POST /admin/gc       has it sweep, and tells what it decided
+//	…    /admin/users    see remote
 //	GET  /metrics        for Prometheus
 //	GET  /debug/pprof/   profiles, if they are asked for
 type admin struct {
@@ -33,6 +34,7 @@ type admin struct {
 	metrics *metrics.Metrics
 	profile bool
 	log     logr.Logger
+	remote  *remote
 	// garbage is set once the controllers are there.
 	garbage atomic.Pointer[gc.Collector]
 }
@@ -42,8 +44,9 @@ func (a *admin) endpoints() []apiserver.Endpoint {
 	mux.HandleFunc("GET "+client.BackupPath, a.backup)
 	mux.HandleFunc("GET "+client.GarbagePath, a.previewGarbage)
 	mux.HandleFunc("POST "+client.GarbagePath, a.collectGarbage)
+	a.remote.handle(mux)
 	all := []apiserver.Endpoint{
-		{Path: "admin", Methods: []string{http.MethodGet, http.MethodPost}, Handler: mux},
+		{Path: "admin", Methods: []string{http.MethodGet, http.MethodPost, http.MethodDelete}, Handler: mux},
 		{Path: "metrics", Methods: []string{http.MethodGet}, Handler: a.metrics.Handler()},
 	}
 	if a.profile {

@@ -57,6 +57,8 @@ const (
 	buildsDir = "builds"
 	// exportDir holds disks that are being exported.
 	exportDir = "exports"
+	// pkiDir holds what clients on TCP are known by.
+	pkiDir = "pki"
 )
 
 // Run runs a daemon until the context ends, and returns once everything has
@@ -82,6 +84,19 @@ func Run(ctx context.Context, o Options) (err error) {
 	}
 	if scraped != nil {
 		defer func() { _ = scraped.Close() }()
+	}
+	remote, err := openRemote(o)
+	if err != nil {
+		return err
+	}
+	defer remote.close()
+	own.remote = remote
+	audited, err := openAudit(o)
+	if err != nil {
+		return err
+	}
+	if audited != nil {
+		defer func() { err = errors.Join(err, audited.Close()) }()
 	}
 	uses := usage.New(nil)
 	users := &imageUsers{}
@@ -112,6 +127,7 @@ func Run(ctx context.Context, o Options) (err error) {
 			v1.Resource("sandboxes"):        v1.FinalizerMachine,
 			v1.Resource("sandboxsnapshots"): v1.FinalizerSnapshot,
 		},
+		Authenticator: remote, RBAC: true, Audit: auditOf(audited, o.Config.Audit),
 		Subresources: append(images, subresources(set, users, inside, disks, logs, uses, o.Logger.WithName("access"))...),
 		Endpoints:    own.endpoints(),
 	})
@@ -122,13 +138,17 @@ func Run(ctx context.Context, o Options) (err error) {
 	if err := users.connect(server.LoopbackConfig()); err != nil {
 		return err
 	}
-	return serve(ctx, o, running{server, listener, scraped, set, inside, disks, paths, logs, uses, own})
+	if err := remote.connect(server.LoopbackConfig()); err != nil {
+		return err
+	}
+	return serve(ctx, o, running{server, listener, remote, scraped, set, inside, disks, paths, logs, uses, own})
 }
 
 // running is what serve runs.
 type running struct {
 	server   *apiserver.Server
 	listener net.Listener
+	remote   *remote
 	// scraped is where the metrics are served besides; nil for nowhere.
 	scraped net.Listener
 	set     *providers.Set
@@ -169,13 +189,16 @@ func serve(ctx context.Context, o Options, r running) error {
 	r.own.metrics.ObserveOutages(controllers)
 	r.own.garbage.Store(controllers.Garbage())
 	group.Go(func() error { return r.server.Serve(ctx, r.listener) })
+	for _, l := range r.remote.listeners {
+		group.Go(func() error { return r.server.ServeTLS(ctx, l, r.remote.keeper.TLSConfig()) })
+	}
 	if r.scraped != nil {
 		group.Go(func() error { return r.own.serveMetrics(ctx, r.scraped) })
 	}
 	group.Go(func() error { return controllers.Start(ctx) })
 	group.Go(func() error { trimMemory(ctx, r.own.store.Trim); return nil })
 	group.Go(func() error { probe(ctx, o.Logger, r.set); return nil })
-	o.Logger.Info("Serving", "socket", o.Config.Socket, "version", o.Version.GitVersion, "simulate", o.Simulate)
+	o.Logger.Info("Serving", "socket", o.Config.Socket, "listen", o.Config.Listen, "version", o.Version.GitVersion, "simulate", o.Simulate)
 	o.Notify("READY=1")
 	context.AfterFunc(ctx, func() { o.Notify("STOPPING=1") })
 	err = group.Wait()
@@ -248,7 +271,7 @@ func deniedDirs(c config.Config) []string {
 	if relative, err := filepath.Rel(c.DataDir, c.BaseImageDir); err != nil || !filepath.IsLocal(relative) {
 		return append(denied, c.DataDir)
 	}
-	for _, name := range []string{StoreFile, sshDir, buildsDir, exportDir, "kvm"} {
+	for _, name := range []string{StoreFile, sshDir, buildsDir, exportDir, pkiDir, "audit", "kvm"} {
 		denied = append(denied, filepath.Join(c.DataDir, name))
 	}
 	return denied
