@@ -55,7 +55,7 @@ func statusOf(err error) metav1.Status {
 
 // Bounds of what a client is told of its mistakes: errors repeat what it sent.
 const (
-	maxMessage = 8 << 10
+	maxMessage = 16 << 10
 	maxCauses  = 100
 	maxCause   = 1 << 10
 )
