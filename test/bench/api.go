@@ -33,9 +33,53 @@ func objectName(i int) string { return fmt.Sprintf("bench-%05d", i) }
 // api measures the wire API of the whole daemon with very many objects, of which
 // the controllers make nothing.
 func (b *bench) api(ctx context.Context) error {
-	return b.apiOf(ctx, "api_", func(ctx context.Context, name string) (*daemon, error) {
+	err := b.apiOf(ctx, "api_", func(ctx context.Context, name string) (*daemon, error) {
 		return b.startDaemon(ctx, name, "--simulate")
 	})
+	if err != nil {
+		return err
+	}
+	return b.overTLS(ctx, "api_empty")
+}
+
+// overTLS measures a daemon with all objects over TLS, as an administrator with a
+// client certificate.
+func (b *bench) overTLS(ctx context.Context, dir string) error {
+	free, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return err
+	}
+	address := free.Addr().String()
+	if err := free.Close(); err != nil {
+		return err
+	}
+	d, err := b.startDaemon(ctx, dir, "--simulate", "--listen", address)
+	if err != nil {
+		return err
+	}
+	kubeconfig := filepath.Join(b.dir, "kubeconfig")
+	if _, err := d.run(ctx, "kubeconfig", "--user", "bench", "--role", "admin", "-o", kubeconfig); err != nil {
+		return err
+	}
+	config, err := clientcmd.BuildConfigFromFlags("", kubeconfig)
+	if err != nil {
+		return err
+	}
+	e, err := newEndpoint("api_tls_", config, d.process())
+	if err != nil {
+		return err
+	}
+	for _, step := range []func(context.Context) error{
+		e.rest, e.lists,
+		func(ctx context.Context) error { return e.latency(ctx, 1) },
+		func(ctx context.Context) error { return e.latency(ctx, 100) },
+		e.patches, e.rest, e.fanOut,
+	} {
+		if err := step(ctx); err != nil {
+			return err
+		}
+	}
+	return d.stop()
 }
 
 // apiAlone measures the API server on its store, without controllers.
