@@ -146,23 +146,69 @@ func appendPartial(b []byte, e store.Entry) ([]byte, error) {
 
 // objectEnd is where the JSON object ends whose inside a text begins with.
 func objectEnd(text []byte) (int, error) {
-	depth, quoted := 1, false
+	if end := valueEnd(text, 1); end > 0 {
+		return end, nil
+	}
+	return 0, fmt.Errorf("stored object does not end its metadata")
+}
+
+// valueEnd is where as many objects and lists have ended as a text is inside of; 0
+// if they do not.
+func valueEnd(text []byte, depth int) int {
 	for i := 0; i < len(text); i++ {
-		switch c := text[i]; {
-		case quoted && c == '\\':
-			i++
-		case c == '"':
-			quoted = !quoted
-		case quoted:
-		case c == '{':
+		switch text[i] {
+		case '"':
+			i += stringEnd(text[i:]) - 1
+		case '{', '[':
 			depth++
-		case c == '}':
+		case '}', ']':
 			if depth--; depth == 0 {
-				return i + 1, nil
+				return i + 1
 			}
 		}
 	}
-	return 0, fmt.Errorf("stored object does not end its metadata")
+	return 0
+}
+
+// stringEnd is where the JSON string ends that a text begins with.
+func stringEnd(text []byte) int {
+	for i := 1; i < len(text); i++ {
+		switch text[i] {
+		case '\\':
+			i++
+		case '"':
+			return i + 1
+		}
+	}
+	return len(text)
+}
+
+// ownersKey begins the longest part of most objects, the owners of their fields.
+const ownersKey = `"managedFields":[`
+
+// cutOwners is a stored value without the owners of its fields, where no column
+// looks at them: it is decoded in half the time.
+func cutOwners(value []byte) []byte {
+	depth := 0
+	for i := len(storedPrefix); i < len(value) && depth >= 0; i++ {
+		switch value[i] {
+		case '"':
+			if depth == 0 && bytes.HasPrefix(value[i:], []byte(ownersKey)) {
+				end := i + len(ownersKey)
+				end += valueEnd(value[end:], 1)
+				if end == len(value) || value[end] != ',' {
+					return value // it is the last member, which it never is
+				}
+				return append(append(make([]byte, 0, len(value)), value[:i]...), value[end+1:]...)
+			}
+			i += stringEnd(value[i:]) - 1
+		case '{', '[':
+			depth++
+		case '}', ']':
+			depth--
+		}
+	}
+	return value
 }
 
 // tableHead is what a Table begins with, up to its rows.
@@ -187,7 +233,11 @@ func tableHead(r *resource, revision int64) (string, error) {
 func rowItem(r *resource, include string, now time.Time) func(b []byte, e store.Entry) ([]byte, error) {
 	columns := r.shownColumns()
 	return func(b []byte, e store.Entry) ([]byte, error) {
-		u, err := r.decode(e.Value, e.Revision)
+		value := e.Value
+		if include != "Object" {
+			value = cutOwners(value)
+		}
+		u, err := r.decode(value, e.Revision)
 		if err != nil {
 			return nil, err
 		}
