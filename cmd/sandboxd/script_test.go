@@ -32,12 +32,17 @@ func TestMain(m *testing.M) {
 // TestScripts runs testdata/script/*.txtar. Each script has a folder and a
 // simulated daemon of its own, which it starts with `daemon start`.
 func TestScripts(t *testing.T) {
-	testscript.Run(t, testscript.Params{
-		Dir:                 "testdata/script",
+	params := scriptParams()
+	params.Dir, params.UpdateScripts = "testdata/script", os.Getenv("UPDATE_SCRIPTS") != ""
+	testscript.Run(t, params)
+}
+
+// scriptParams are what all runs of scripts have in common.
+func scriptParams() testscript.Params {
+	return testscript.Params{
 		Setup:               setup,
 		RequireExplicitExec: true,
 		ContinueOnError:     true,
-		UpdateScripts:       os.Getenv("UPDATE_SCRIPTS") != "",
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"daemon":    daemonCmd,
 			"refused":   refusedCmd,
@@ -51,7 +56,7 @@ func TestScripts(t *testing.T) {
 			"reachable": reachableCmd,
 			"ova":       ovaCmd,
 		},
-	})
+	}
 }
 
 // setup makes what every script begins with: an image to import, and folders.
@@ -171,6 +176,9 @@ func (d *daemonProcess) start(ts *testscript.TestScript, flags []string) {
 	ts.Check(err)
 	d.cmd = exec.Command(program, args...)
 	d.cmd.Env = []string{"HOME=" + work, "PATH=" + os.Getenv("PATH"), "SANDBOXD_CONFIG=/dev/null", "GORACE=" + os.Getenv("GORACE")}
+	if kubeconfig := ts.Getenv(kubeconfigVar); kubeconfig != "" {
+		d.cmd.Env = append(d.cmd.Env, kubeconfigVar+"="+kubeconfig)
+	}
 	d.cmd.Stderr, d.cmd.Stdout, d.cmd.Dir = &d.log, &d.log, work
 	cmd, done := d.cmd, make(chan error, 1)
 	d.done = done
