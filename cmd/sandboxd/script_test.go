@@ -266,7 +266,11 @@ func world(ts *testscript.TestScript) string {
 	if ts.Value(daemonKey{}).(*daemonProcess).cmd == nil {
 		return ""
 	}
-	get := exec.Command("sandboxd", "get", "sandboxes,goldenimages,namespaces,secrets", "-A", "--ignore-not-found",
+	kinds := "sandboxes,goldenimages,namespaces,secrets"
+	if ts.Getenv(kubeconfigVar) != "" {
+		kinds = "sandboxes,goldenimages,namespaces" // a cluster's Secrets are not the socket's
+	}
+	get := exec.Command("sandboxd", "get", kinds, "-A", "--ignore-not-found",
 		"-o", `jsonpath={range .items[*]}{.kind}/{.metadata.namespace}/{.metadata.name} {.metadata.uid} {.metadata.generation} {.metadata.labels} {.spec}{"\n"}{end}`)
 	get.Env = []string{"SANDBOXD_SOCKET=" + ts.Getenv("SANDBOXD_SOCKET"), "GORACE=" + os.Getenv("GORACE")}
 	state, err := get.Output()
