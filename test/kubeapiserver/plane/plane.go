@@ -67,6 +67,9 @@ func Start(dir string) (*Cluster, error) {
 // Stop ends it. What it keeps stays.
 func (c *Cluster) Stop() error { return c.run("stop") }
 
+// Again starts it again after Stop.
+func (c *Cluster) Again() error { return c.run("start") }
+
 // Restart ends the API server alone, and starts it again.
 func (c *Cluster) Restart() error { return c.run("restart") }
 
