@@ -148,6 +148,9 @@ func Apply(ctx context.Context, client dynamic.Interface, manifests string) erro
 			continue
 		}
 		plural, _ := meta.UnsafeGuessKindToResource(u.GroupVersionKind())
+		if u.GetKind() == "Sandbox" {
+			plural.Resource = "sandboxes" // which is not guessed
+		}
 		resource := client.Resource(plural)
 		var objects dynamic.ResourceInterface = resource
 		if u.GetNamespace() != "" {
