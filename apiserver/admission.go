@@ -5,6 +5,7 @@ import (
 	"errors"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 
@@ -71,6 +72,9 @@ type Reader interface {
 
 // admit asks every hook in order; the first refusal counts.
 func (s *Server) admit(ctx context.Context, a Attributes) error {
+	if a.DryRun {
+		Annotate(ctx, "dry-run", metav1.DryRunAll)
+	}
 	a.Reader = reader{s}
 	for _, hook := range s.admission {
 		if err := hook.Admit(ctx, a); err != nil {

@@ -28,6 +28,9 @@ func (s *Server) bootstrap(ctx context.Context, definitions []*apiextensionsv1.C
 	if err := s.ensure(ctx, corev1.Resource("namespaces"), namespace); err != nil {
 		return err
 	}
+	if err := s.bootstrapRoles(ctx); err != nil {
+		return err
+	}
 	wanted := map[string]bool{}
 	for _, crd := range definitions {
 		wanted[crd.Name] = true

@@ -4,6 +4,7 @@ import (
 	"embed"
 	"fmt"
 	"io/fs"
+	"slices"
 
 	corev1 "k8s.io/api/core/v1"
 	eventsv1 "k8s.io/api/events/v1"
@@ -25,6 +26,9 @@ const (
 	eventsKey      = "events"
 	eventsViewKey  = "events.events.k8s.io"
 	secretsKey     = "secrets"
+	configMapsKey  = "configmaps"
+	podsKey        = "pods"
+	sandboxesKey   = "sandboxes.sandboxd.dev"
 	leasesKey      = "leases.coordination.k8s.io"
 	definitionsKey = "customresourcedefinitions.apiextensions.k8s.io"
 )
@@ -38,6 +42,7 @@ func strategies() map[string]strategy {
 			checkDelete:   checkNamespaceDelete,
 			holds:         namespaceHolds,
 			marked:        namespaceMarked,
+			finalize:      finalizeNamespace,
 			checkName:     apivalidation.NameIsDNSLabel,
 			unconditional: true,
 			ungenerated:   true,
@@ -61,6 +66,18 @@ func strategies() map[string]strategy {
 			ungenerated:   true,
 			tableColumns:  secretColumns(),
 		},
+		configMapsKey: {
+			goType:        func() any { return &corev1.ConfigMap{} },
+			check:         checkConfigMap,
+			unconditional: true,
+			ungenerated:   true,
+			tableColumns:  configMapColumns(),
+		},
+		podsKey: {
+			goType:       func() any { return &corev1.Pod{} },
+			readOnly:     podReadOnly,
+			tableColumns: podColumns(),
+		},
 		leasesKey: {
 			goType:      func() any { return &coordinationv1.Lease{} },
 			ungenerated: true,
@@ -81,7 +98,7 @@ func loadResources(crds fs.FS) ([]*resource, []*apiextensionsv1.CustomResourceDe
 	}
 	var resources []*resource
 	byKey := map[string]*resource{}
-	core := strategies()
+	core := allStrategies()
 	for i, crd := range append(builtins, definitions...) {
 		r, err := newResource(crd)
 		if err != nil {
@@ -92,11 +109,19 @@ func loadResources(crds fs.FS) ([]*resource, []*apiextensionsv1.CustomResourceDe
 		}
 		if i < len(builtins) {
 			r.strategy = core[r.key]
+			if r.answer != nil {
+				r.verbs = reviewVerbs
+			}
 		}
 		byKey[r.key] = r
 		resources = append(resources, r)
 	}
 	byKey[definitionsKey].verbs = readVerbs
 	byKey[eventsViewKey].view = eventView(byKey[eventsKey])
+	if sandboxes, pods := byKey[sandboxesKey], byKey[podsKey]; sandboxes != nil {
+		pods.verbs, pods.view = readVerbs, podView(sandboxes)
+	} else { // there is nothing that they could show
+		resources = slices.DeleteFunc(resources, func(r *resource) bool { return r == pods })
+	}
 	return resources, definitions, nil
 }

@@ -62,7 +62,7 @@ func NewGateway(o GatewayOptions) (*Gateway, error) {
 
 // Serve answers the connections of a listener as Server.Serve does.
 func (g *Gateway) Serve(ctx context.Context, l net.Listener) error {
-	return serveConnections(ctx, l, g.Handler(), g.o.Logger)
+	return serveConnections(ctx, l, g.Handler(), g.o.Logger, func(server *http.Server) error { return server.Serve(l) })
 }
 
 // Handler serves requests.

@@ -2,6 +2,7 @@ package apiserver
 
 import (
 	"bufio"
+	"compress/gzip"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -19,12 +20,39 @@ import (
 // Serve; behind another server they are system:anonymous.
 func (s *Server) Handler() http.Handler {
 	return http.HandlerFunc(func(raw http.ResponseWriter, r *http.Request) {
-		w := &response{ResponseWriter: raw}
+		w := &response{ResponseWriter: raw, compressible: mayCompress(r)}
+		defer w.end()
 		defer s.recoverPanic(w, r)
-		if err := s.route(w, r); err != nil {
+		if err := s.handle(w, r); err != nil {
 			s.fail(w, r, err)
 		}
+		w.finish()
 	})
+}
+
+// handle finds out who asks and whether he may, records it, and does it.
+func (s *Server) handle(w *response, r *http.Request) error {
+	r, done, err := s.identify(w, r)
+	defer done()
+	if err != nil {
+		return err // strangers leave no trace in the audit log: they would fill it
+	}
+	a := actionOf(r)
+	as, denied := s.impersonate(r)
+	r, t := s.beginAudit(w, as, a)
+	w.trail = t
+	if denied == nil {
+		denied = s.authorize(r.Context(), UserFrom(r.Context()), a)
+	}
+	if denied != nil {
+		w.denied = true
+		return denied
+	}
+	if err := t.ready(); err != nil {
+		return err
+	}
+	t.begun(a)
+	return s.route(w, r)
 }
 
 // fail answers with an error, if nothing else was answered yet.
@@ -72,32 +100,24 @@ func (s *Server) route(w http.ResponseWriter, r *http.Request) error {
 		}
 		return s.serveResource(w, r, groupVersionOf(segments), segments[groupVersion:])
 	case "openapi":
-		if len(segments) >= 2 && segments[1] == "v3" {
-			return s.serveOpenAPI(w, r, strings.Join(segments[2:], "/"))
+		if len(segments) >= 2 && (segments[1] == "v2" || segments[1] == "v3") {
+			return s.serveOpenAPI(w, r, segments[1], strings.Join(segments[2:], "/"))
 		}
 	case "version":
 		if len(segments) == 1 {
 			return writeTyped(w, mediaJSON, s.version)
 		}
-	case "healthz", "livez":
-		writeBody(w, http.StatusOK, "text/plain; charset=utf-8", []byte("ok"))
-		return nil
-	case "readyz":
-		return s.serveReady(w)
+	case "healthz", "livez", "readyz":
+		return s.serveHealth(w, r, segments)
+	case "":
+		if len(segments) == 1 {
+			return s.serveRoot(w, r)
+		}
 	}
 	if e, ok := s.endpoints[segments[0]]; ok {
 		return serveEndpoint(w, r, e)
 	}
 	return pathNotFound()
-}
-
-// serveReady tells whether requests can be answered: the store must be open.
-func (s *Server) serveReady(w http.ResponseWriter) error {
-	if s.store.Revision() == 0 {
-		return apierrors.NewServiceUnavailable("the store is not ready")
-	}
-	writeBody(w, http.StatusOK, "text/plain; charset=utf-8", []byte("ok"))
-	return nil
 }
 
 // splitPath splits a path into its decoded segments. A slash at the end is
@@ -136,7 +156,15 @@ func (s *Server) serveResource(w http.ResponseWriter, r *http.Request, gv schema
 		Request: r, resource: res, namespace: t.namespace, name: t.name, subresource: t.subresource,
 		query: query, user: UserFrom(r.Context()),
 	}
-	if t.subresource != "" && (t.subresource != "status" || !res.status) {
+	var serve func(http.ResponseWriter, *request) error
+	switch {
+	case t.subresource == "", t.subresource == "status" && res.status:
+		serve = s.serveVerb
+	case t.subresource == "scale" && res.scale != nil:
+		serve = s.serveScale
+	case t.subresource == "finalize" && res.finalize != nil:
+		serve = s.serveFinalize
+	default:
 		for _, sub := range s.subresources[res.groupResource()] {
 			if sub.Name == t.subresource {
 				return s.serveSubresource(w, rq, sub)
@@ -147,7 +175,10 @@ func (s *Server) serveResource(w http.ResponseWriter, r *http.Request, gv schema
 	if rq.accept, err = negotiate(r.Header.Get("Accept")); err != nil {
 		return err
 	}
-	return s.serveVerb(w, rq)
+	if err := checkTableOptions(rq); err != nil {
+		return err
+	}
+	return serve(w, rq)
 }
 
 // serveVerb finds out what a request wants done, and does it.
@@ -177,6 +208,9 @@ func (s *Server) serveVerb(w http.ResponseWriter, rq *request) error {
 	case rq.Method == http.MethodDelete && !one && (rq.namespace != "" || !rq.resource.namespaced):
 		verb, serve = "deletecollection", s.deleteCollection
 	}
+	if serve != nil && !rq.resource.allows(verb) && rq.resource.readOnly != "" {
+		return notWritable(rq.resource.readOnly)
+	}
 	if serve == nil || !rq.resource.allows(verb) {
 		return methodNotAllowed(rq.Method, rq.URL.Path)
 	}
@@ -197,16 +231,42 @@ func writeTyped(w http.ResponseWriter, media string, value any) error {
 // over like the one it wraps.
 type response struct {
 	http.ResponseWriter
-	begun bool
+	begun        bool
+	compressible bool         // the client takes packed answers and gains by them
+	packer       *gzip.Writer // of an answer that is packed
+	// trail is the request's audit record, and denied that it was refused to its
+	// user.
+	trail  *trail
+	denied bool
+	code   int
+}
+
+// end records the answer.
+func (w *response) end() {
+	if w.code == 0 { // nothing was sent, or nothing was said of it
+		w.code = http.StatusOK
+	}
+	w.trail.end(w.code, w.denied)
 }
 
 func (w *response) WriteHeader(code int) {
+	if !w.begun {
+		w.compress(code)
+	}
 	w.begun = true
+	if w.code == 0 || w.code == http.StatusContinue {
+		w.code = code
+	}
 	w.ResponseWriter.WriteHeader(code)
 }
 
 func (w *response) Write(b []byte) (int, error) {
-	w.begun = true
+	if !w.begun {
+		w.WriteHeader(http.StatusOK)
+	}
+	if w.packer != nil {
+		return w.packer.Write(b)
+	}
 	return w.ResponseWriter.Write(b)
 }
 
@@ -222,6 +282,7 @@ func (w *response) FlushError() error {
 // Hijack takes the connection over.
 func (w *response) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 	w.begun = true
+	w.code = http.StatusSwitchingProtocols
 	return http.NewResponseController(w.ResponseWriter).Hijack()
 }
 

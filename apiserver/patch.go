@@ -156,9 +156,6 @@ func mergeInto(tree, changes map[string]any) map[string]any {
 // apply merges a configuration into an object by the rules of server-side
 // apply, and creates the object when there is none.
 func (s *Server) apply(w http.ResponseWriter, rq *request, o options, body []byte) error {
-	if o.manager == "" {
-		return apierrors.NewBadRequest("fieldManager is required for apply patch")
-	}
 	u, err := readApplied(w, rq, o, body)
 	if err != nil {
 		return err

@@ -168,7 +168,8 @@ func TestApply(t *testing.T) {
 func TestApplyRefused(t *testing.T) {
 	a := newAPI(t)
 	path := sandboxes + "/one?fieldManager=git"
-	a.patch(applyPatch, sandboxes+"/one", applied("one", "{image: tiny}")).refused(400, "BadRequest", "fieldManager is required for apply patch")
+	a.patch(applyPatch, sandboxes+"/one", applied("one", "{image: tiny}")).refused(422, "Invalid", "fieldManager: Required value: is required for apply patch")
+	a.patch(mergePatch, sandboxes+"/one?force=true", `{}`).refused(422, "Invalid", "force: Forbidden: may not be specified for non-apply patch")
 	a.patch(applyPatch, path, applied("two", "{image: tiny}")).refused(400, "BadRequest", "does not match the name on the URL")
 	a.patch(applyPatch, path, applied("one", "{cpus: 1}")).refused(422, "Invalid", "spec.image: Required value")
 	a.patch(applyPatch, path, applied("one", "{image: tiny, cpus: two}")).want(400)

@@ -2,6 +2,7 @@ package apiserver
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -18,6 +19,7 @@ import (
 	"k8s.io/client-go/rest"
 	"k8s.io/utils/clock"
 
+	"sandboxd.dev/sandboxd/apiserver/rbac"
 	"sandboxd.dev/sandboxd/store"
 )
 
@@ -32,6 +34,9 @@ const (
 	// maxHeader is the most bytes of headers that are read. A selector in a
 	// URL may be long.
 	maxHeader = 64 << 10
+	// maxStreams is how many requests one HTTP/2 connection may have at a time:
+	// a client of many watches shares one.
+	maxStreams = 1000
 	// drainTimeout is how long requests may go on after the server was told to
 	// stop.
 	drainTimeout = 10 * time.Second
@@ -54,6 +59,16 @@ type Options struct {
 	Subresources []Subresource
 	// Endpoints that belong to no object.
 	Endpoints []Endpoint
+	// Authenticator tells who makes requests on the listeners of ServeTLS; nil
+	// means that nobody is known there.
+	Authenticator Authenticator
+	// RBAC: users may do what the RBAC objects of the API allow them. Otherwise,
+	// and without an Authorizer, they may do everything.
+	RBAC bool
+	// Authorizer decides in the place of the RBAC objects.
+	Authorizer Authorizer
+	// Audit says what of it is recorded.
+	Audit Audit
 	// Version is served at /version.
 	Version version.Info
 	// Logger gets what nobody else is told of. The zero Logger is silent.
@@ -67,19 +82,24 @@ type Options struct {
 
 // Server serves the Kubernetes API. Its methods may be called concurrently.
 type Server struct {
-	store        store.Store
-	log          logr.Logger
-	clock        clock.Clock
-	version      version.Info
-	registry     *registry
-	codecs       *codecs
-	admission    []Admission
-	finalizers   map[schema.GroupResource]string
-	subresources map[schema.GroupResource][]Subresource
-	endpoints    map[string]Endpoint
-	openAPI      func() (*openAPI, error)
-	namespaces   *namespaces
-	events       *sweeper
+	store         store.Store
+	log           logr.Logger
+	clock         clock.Clock
+	version       version.Info
+	registry      *registry
+	codecs        *codecs
+	admission     []Admission
+	finalizers    map[schema.GroupResource]string
+	authenticator Authenticator
+	authorizer    Authorizer // nil: everything is allowed
+	refusals      refusals
+	audit         Audit
+	subresources  map[schema.GroupResource][]Subresource
+	endpoints     map[string]Endpoint
+	openAPI       func() (*openAPI, error)
+	namespaces    *namespaces
+	garbage       *garbage
+	events        *sweeper
 
 	pipe    *pipeListener
 	stop    context.CancelFunc
@@ -103,6 +123,12 @@ func New(ctx context.Context, o Options) (*Server, error) {
 	s := &Server{
 		store: o.Store, log: o.Logger, clock: o.Clock, version: o.Version,
 		admission: o.Admission, finalizers: o.Finalizers, pipe: newPipeListener(),
+		authenticator: o.Authenticator, authorizer: o.Authorizer, audit: o.Audit,
+	}
+	if o.RBAC && o.Authorizer == nil {
+		roles := rbac.New(newRoleReader(o.Store))
+		s.authorizer = rbacAuthorizer{roles}
+		s.admission = append([]Admission{escalation{roles, s.authorizer}}, s.admission...)
 	}
 	if s.clock == nil {
 		s.clock = clock.RealClock{}
@@ -121,6 +147,7 @@ func New(ctx context.Context, o Options) (*Server, error) {
 	}
 	s.openAPI = sync.OnceValues(func() (*openAPI, error) { return newOpenAPI(s.registry, s.version.GitVersion) })
 	s.namespaces = newNamespaces(s)
+	s.garbage = newGarbage(s)
 	if o.EventTTL == 0 {
 		o.EventTTL = defaultEventTTL
 	}
@@ -137,6 +164,7 @@ func (s *Server) start() {
 	ctx, stop := context.WithCancel(context.Background())
 	s.stop = stop
 	s.running.Go(func() { s.namespaces.run(ctx) })
+	s.running.Go(func() { s.garbage.run(ctx) })
 	s.running.Go(func() { s.events.run(ctx) })
 	s.running.Go(func() {
 		if err := s.Serve(ctx, s.pipe); err != nil {
@@ -174,29 +202,51 @@ func (s *Server) LoopbackConfig() *rest.Config {
 // Whoever can connect may do everything, so the listener must admit only those
 // who may: a unix socket is guarded by its file mode.
 func (s *Server) Serve(ctx context.Context, l net.Listener) error {
-	return serveConnections(ctx, l, s.Handler(), s.log)
+	return s.serve(ctx, l, func(server *http.Server) error { return server.Serve(l) })
 }
 
-// serveConnections has a handler answer the connections of a listener until the
-// context ends.
-func serveConnections(ctx context.Context, l net.Listener, handler http.Handler, logger logr.Logger) error {
+// ServeTLS answers the connections of a TCP listener as Serve does, over TLS.
+// Only who the Authenticator knows is answered, but for a few public paths.
+// HTTP/2 is spoken where the client can; upgrades need HTTP/1.1.
+func (s *Server) ServeTLS(ctx context.Context, l net.Listener, config *tls.Config) error {
+	d := newDoor(l)
+	return s.serve(ctx, d, func(server *http.Server) error {
+		server.TLSConfig = config.Clone()
+		server.HTTP2 = &http.HTTP2Config{
+			MaxConcurrentStreams: maxStreams, MaxReadFrameSize: 64 << 10,
+			SendPingTimeout: keepAlive, PingTimeout: keepAlive / 2, WriteByteTimeout: writeTimeout,
+		}
+		return server.ServeTLS(d, "", "")
+	})
+}
+
+func (s *Server) serve(ctx context.Context, l net.Listener, run func(*http.Server) error) error {
+	return serveConnections(ctx, l, s.Handler(), s.log, run)
+}
+
+// serveConnections has a handler answer the connections of a listener, which run
+// accepts, until the context ends.
+func serveConnections(ctx context.Context, l net.Listener, handler http.Handler, logger logr.Logger, run func(*http.Server) error) error {
 	stopping := make(chan struct{})
 	base, abandon := context.WithCancel(context.WithValue(context.Background(), drainingKey, (<-chan struct{})(stopping)))
 	defer abandon()
 	server := &http.Server{
 		Handler:           handler,
-		ReadHeaderTimeout: headerTimeout,
+		ReadHeaderTimeout: headerTimeout, // of TLS handshakes, too
 		WriteTimeout:      writeTimeout,
 		IdleTimeout:       idleTimeout,
 		MaxHeaderBytes:    maxHeader,
 		ErrorLog:          log.New(connectionLog{logger}, "", 0),
 		BaseContext:       func(net.Listener) context.Context { return base },
 		ConnContext: func(ctx context.Context, c net.Conn) context.Context {
+			if v := visitorOf(c); v != nil {
+				return context.WithValue(ctx, remoteKey, v)
+			}
 			return context.WithValue(ctx, userKey, peer(c))
 		},
 	}
 	failed := make(chan error, 1)
-	go func() { failed <- server.Serve(l) }()
+	go func() { failed <- run(server) }()
 	select {
 	case err := <-failed:
 		return fmt.Errorf("%s: connections cannot be accepted: %w", l.Addr(), err)

@@ -10,9 +10,9 @@ import (
 // The users of connections that carry no account.
 var (
 	// loopbackUser is the daemon itself, on the in-process connection.
-	loopbackUser = User{Name: "system:sandboxd", Groups: []string{"system:masters"}}
+	loopbackUser = User{Name: "system:sandboxd", Groups: []string{groupMasters, groupAuthenticated}}
 	// anonymousUser is anybody whose connection tells nothing of him.
-	anonymousUser = User{Name: "system:anonymous", Groups: []string{"system:unauthenticated"}}
+	anonymousUser = User{Name: "system:anonymous", Groups: []string{groupUnauthenticated}}
 )
 
 // contextKey is the type of the keys of this package in contexts.
@@ -21,6 +21,9 @@ type contextKey int
 const (
 	userKey contextKey = iota
 	drainingKey
+	impersonatorKey
+	trailKey
+	remoteKey // *visitor: the connection came through a door
 )
 
 // UserFrom tells who makes a request, given its context.
@@ -53,7 +56,7 @@ func peer(c net.Conn) User {
 }
 
 // socketPeer reads the account of the process that connected to a unix socket,
-// as the kernel recorded it.
+// as the kernel recorded it. Whoever may connect may do everything.
 func socketPeer(c *net.UnixConn) (User, error) {
 	raw, err := c.SyscallConn()
 	if err != nil {
@@ -70,7 +73,7 @@ func socketPeer(c *net.UnixConn) (User, error) {
 	uid := strconv.FormatUint(uint64(number), 10)
 	account, err := user.LookupId(uid)
 	if err != nil {
-		return User{Name: uid}, nil // the host knows no name for it
+		return User{Name: uid, Groups: loopbackUser.Groups}, nil // the host knows no name for it
 	}
-	return User{Name: account.Username}, nil
+	return User{Name: account.Username, Groups: loopbackUser.Groups}, nil
 }

@@ -34,6 +34,9 @@ func (s *Server) create(w http.ResponseWriter, rq *request) error {
 	if err != nil {
 		return err
 	}
+	if rq.resource.answer != nil {
+		return s.review(w, rq, u)
+	}
 	if rq.resource.view != nil {
 		rq.resource.view.from(u.Object)
 	}
@@ -61,6 +64,7 @@ func (s *Server) insert(rq *request, u *unstructured.Unstructured, o options, ma
 		return nil, 0, err
 	}
 	r.prepareCreate(u, s.clock.Now())
+	auditObject(rq.Context(), u)
 	r.schema.applyDefaults(u.Object)
 	if err := r.validate(rq.Context(), u, nil); err != nil {
 		return nil, 0, err
@@ -104,8 +108,11 @@ func (s *Server) putNew(ctx context.Context, r *resource, key store.Key, value [
 	}
 	if !dryRun {
 		revision, err := s.store.Put(ctx, key, value, 0)
-		if err == nil && key.Resource == eventsKey {
-			s.events.wrote()
+		if err == nil {
+			s.garbage.wrote(key, value)
+			if key.Resource == eventsKey {
+				s.events.wrote()
+			}
 		}
 		return revision, err
 	}
@@ -185,12 +192,17 @@ func (s *Server) modifyOnce(rq *request, o options, entry store.Entry, change fu
 		return nil, 0, err
 	}
 	owners := r.owners
-	if rq.subresource == "status" {
+	switch rq.subresource {
+	case "status":
 		u, owners = onlyStatus(u, old), r.statusOwners
 		if r.prepare != nil {
 			r.prepare(u.Object, old.Object)
 		}
-	} else {
+	case "scale":
+		r.prepareUpdate(u, old)
+		owners = r.scaleOwners
+	case "finalize": // which changes nothing else
+	default:
 		r.prepareUpdate(u, old)
 	}
 	r.schema.applyDefaults(u.Object)
@@ -238,14 +250,18 @@ func (s *Server) replace(ctx context.Context, r *resource, entry store.Entry, u 
 	case err != nil:
 		return 0, storeError(err, r.groupResource(), entry.Key.Name)
 	}
+	s.garbage.wrote(entry.Key, value)
 	return revision, nil
 }
 
 // remove deletes an entry at the revision at which it was read.
 func (s *Server) remove(ctx context.Context, entry store.Entry) (int64, error) {
 	revision, err := s.store.Delete(ctx, entry.Key, entry.Revision)
-	if err == nil && entry.Key.Namespace != "" {
-		s.namespaces.contentRemoved()
+	if err == nil {
+		s.garbage.removed(entry)
+		if entry.Key.Namespace != "" {
+			s.namespaces.contentRemoved()
+		}
 	}
 	return revision, err
 }

@@ -4,7 +4,7 @@
 //
 // Every setting has one name in each of them, all derived from its path in the
 // file: kvm.subnetPool is the flag --kvm-subnet-pool and the variable
-// SANDBOXD_KVM_SUBNET_POOL. Settings lists them all; the help of `sandboxd
+// SANDBOXD_KVM_SUBNET_POOL. (One flag is shorter: --manifests is manifests.dir.) Settings lists them all; the help of `sandboxd
 // serve` and docs/configuration.md are made from that list. What is not known
 // or cannot be read is refused with its name, never ignored.
 package config
@@ -14,9 +14,11 @@ import (
 	"net/netip"
 	"path/filepath"
 	"slices"
+	"strings"
 	"time"
 
 	"k8s.io/apimachinery/pkg/api/resource"
+	"k8s.io/apimachinery/pkg/util/validation"
 
 	v1 "sandboxd.dev/sandboxd/api/v1"
 )
@@ -27,6 +29,10 @@ type Config struct {
 	DataDir string
 	// Socket is the unix socket that the API is served on.
 	Socket string
+	// Listen are the addresses of TCP, as ADDRESS:PORT, that the API is served on
+	// over TLS besides the socket; none unless set.
+	Listen []string
+	TLS    TLS
 	// Kubeconfig reaches the Kubernetes API server that keeps the objects; empty means
 	// that the daemon keeps them itself, and KubeconfigInCluster that it runs in a Pod.
 	Kubeconfig string
@@ -48,12 +54,38 @@ type Config struct {
 	// Resync is how often settled objects are looked at without being woken.
 	Resync time.Duration
 	GC     GC
-	Log    Log
+	// Manifests are applied from a directory.
+	Manifests Manifests
+	Log       Log
+	Audit     Audit
 	// Metrics say where they are served besides the socket.
 	Metrics Metrics
 	// Profiling serves profiles of the daemon on its socket.
 	Profiling bool
 }
+
+// TLS is about the daemon's own certificate.
+type TLS struct {
+	// Names that clients call this host by, besides its own and the addresses of
+	// Listen: names and addresses.
+	Names []string
+}
+
+// Audit is about the log of what was asked for.
+type Audit struct {
+	// File it is; AuditNone means none.
+	File string
+	// MaxSize of a file in bytes, and MaxFiles how many there are.
+	MaxSize  resource.Quantity
+	MaxFiles int
+	// Sync: a line is on the disk before its request is answered.
+	Sync bool
+	// Commands: all words of commands are recorded.
+	Commands bool
+}
+
+// AuditNone is no audit log.
+const AuditNone = "none"
 
 // KubeconfigInCluster stands for the service account of the daemon's own Pod.
 const KubeconfigInCluster = "in-cluster"
@@ -139,6 +171,19 @@ type GC struct {
 	Grace    time.Duration
 }
 
+// Manifests say which directory is applied all the time.
+type Manifests struct {
+	// Dir is the directory; empty means none.
+	Dir string
+	// Interval between two looks at it.
+	Interval time.Duration
+	// Prune: objects that leave it are deleted.
+	Prune bool
+	// PruneHold is how long it must have stayed as it is before more than half of
+	// what was applied from it is deleted at once.
+	PruneHold time.Duration
+}
+
 // Log says what is logged, and how.
 type Log struct {
 	Level  Level
@@ -167,6 +212,12 @@ const (
 // maxWorkers is the most that is accepted.
 const maxWorkers = 1024
 
+// minAudit is the least size of a file of the audit log, and maxAuditFiles how many
+// there may be.
+var minAudit = resource.MustParse("64Ki")
+
+const maxAuditFiles = 1000
+
 // minMemory is the least memory of a machine, as in the API.
 var minMemory = resource.MustParse("64Mi")
 
@@ -193,8 +244,10 @@ func Default(h Host) Config {
 		Workers:  16,
 		Resync:   time.Minute,
 		GC:       GC{Interval: time.Minute, Grace: 2 * time.Minute},
+		Audit:    Audit{MaxSize: resource.MustParse("32Mi"), MaxFiles: 8},
 		Log:      Log{Level: LevelInfo, Format: FormatText},
 	}
+	c.Manifests = Manifests{Interval: 15 * time.Second, Prune: true, PruneHold: 5 * time.Minute}
 	if !h.Root {
 		c.DataDir = filepath.Join(h.dataHome(), "sandboxd")
 		c.Socket = h.userSocket()
@@ -212,6 +265,12 @@ func (c *Config) finish(h Host) error {
 	}
 	if c.VirtualBox.MachineFolder == "" && c.DataDir != "" {
 		c.VirtualBox.MachineFolder = filepath.Join(c.DataDir, "virtualbox")
+	}
+	if c.Audit.File == "" && c.DataDir != "" {
+		c.Audit.File = filepath.Join(c.DataDir, "audit", "audit.log")
+	}
+	if c.Audit.File != AuditNone && !filepath.IsAbs(c.Audit.File) {
+		return fmt.Errorf("audit.file %q is neither an absolute path nor %q", c.Audit.File, AuditNone)
 	}
 	for _, p := range []struct{ name, path string }{
 		{"dataDir", c.DataDir},
@@ -232,6 +291,14 @@ func (c *Config) finish(h Host) error {
 	}
 	if home := c.VirtualBox.UserHome; home != "" && !filepath.IsAbs(home) {
 		return fmt.Errorf("virtualbox.userHome %q is not an absolute path", home)
+	}
+	if dir := c.Manifests.Dir; dir != "" && !filepath.IsAbs(dir) {
+		return fmt.Errorf("manifests.dir %q is not an absolute path", dir)
+	}
+	for _, name := range c.TLS.Names {
+		if _, err := netip.ParseAddr(name); err != nil && len(validation.IsDNS1123Subdomain(strings.TrimPrefix(name, "*."))) > 0 {
+			return fmt.Errorf("tls.names: %q is neither a name nor an address of a host", name)
+		}
 	}
 	for _, root := range c.AllowedHostPaths {
 		if !filepath.IsAbs(root) {
@@ -256,6 +323,10 @@ func (c *Config) checkNumbers() error {
 	case c.Capacity.Memory.Sign() < 0 || c.Capacity.Disk.Sign() < 0 || c.Capacity.CPUs < 0 || c.Capacity.Sandboxes < 0:
 		return fmt.Errorf("capacity: none of memory %s, cpus %d, disk %s and sandboxes %d may be less than 0",
 			c.Capacity.Memory.String(), c.Capacity.CPUs, c.Capacity.Disk.String(), c.Capacity.Sandboxes)
+	case c.Audit.MaxSize.Cmp(minAudit) < 0:
+		return fmt.Errorf("audit.maxSize %s is less than %s", c.Audit.MaxSize.String(), minAudit.String())
+	case c.Audit.MaxFiles < 2 || c.Audit.MaxFiles > maxAuditFiles:
+		return fmt.Errorf("audit.maxFiles %d is not between 2 and %d", c.Audit.MaxFiles, maxAuditFiles)
 	case c.Workers < 1 || c.Workers > maxWorkers:
 		return fmt.Errorf("workers %d is not between 1 and %d", c.Workers, maxWorkers)
 	case c.Resync < time.Second:
@@ -264,6 +335,10 @@ func (c *Config) checkNumbers() error {
 		return fmt.Errorf("gc.interval %v is less than 1s", c.GC.Interval)
 	case c.GC.Grace < time.Second:
 		return fmt.Errorf("gc.grace %v is less than 1s", c.GC.Grace)
+	case c.Manifests.Interval < time.Second:
+		return fmt.Errorf("manifests.interval %v is less than 1s", c.Manifests.Interval)
+	case c.Manifests.PruneHold < 0:
+		return fmt.Errorf("manifests.pruneHold %v is less than 0", c.Manifests.PruneHold)
 	}
 	return nil
 }

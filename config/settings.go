@@ -21,6 +21,8 @@ type Setting struct {
 	Help string
 	// Aliases are further environment variables.
 	Aliases []string
+	// Name of the flag, where it is not derived from Path.
+	Name string
 	// List: several values; separated by commas where only one text fits.
 	List bool
 
@@ -29,7 +31,12 @@ type Setting struct {
 }
 
 // Flag is the name of the command line flag, without dashes.
-func (s Setting) Flag() string { return strings.ToLower(words(s.Path, "-")) }
+func (s Setting) Flag() string {
+	if s.Name != "" {
+		return s.Name
+	}
+	return strings.ToLower(words(s.Path, "-"))
+}
 
 // Env lists the environment variables, the most specific first.
 func (s Setting) Env() []string {
@@ -65,6 +72,18 @@ func Settings(c *Config) []Setting {
 		text("cluster.namespace", &c.Cluster.Namespace, "With kubeconfig: namespace of the Lease of the one host that serves the cluster"),
 		text("cluster.accept", &c.Cluster.Accept, "With kubeconfig: fingerprint of another cluster than this host's before, which it may join; what it has of the former may then be collected"),
 		{
+			Path: "listen", List: true,
+			Help: "TCP addresses, as 127.0.0.1:6443, that the API is served on over TLS besides the socket; none unless set",
+			set:  func(s string) (err error) { c.Listen, err = parseAddresses(s); return err },
+			get:  func() string { return strings.Join(c.Listen, ",") },
+		},
+		{
+			Path: "tls.names", List: true,
+			Help: "Names and addresses that clients call this host by, besides its own and those of listen",
+			set:  func(s string) error { c.TLS.Names = splitList(s); return nil },
+			get:  func() string { return strings.Join(c.TLS.Names, ",") },
+		},
+		{
 			Path: "hypervisor", Aliases: []string{"HYPERVISOR"},
 			Help: "Provider of images that name none: kvm or virtualbox",
 			set:  func(s string) (err error) { c.Hypervisor, err = parseProvider(s); return err },
@@ -99,12 +118,21 @@ func Settings(c *Config) []Setting {
 		parsed("resync", &c.Resync, time.ParseDuration, "How often settled objects are looked at without being woken"),
 		parsed("gc.interval", &c.GC.Interval, time.ParseDuration, "How often left-over things are looked for"),
 		parsed("gc.grace", &c.GC.Grace, time.ParseDuration, "How long something must be seen to be left over before it is removed"),
+		named(text("manifests.dir", &c.Manifests.Dir, "Folder of manifests, such as a git checkout, that is applied all the time and never written to; none unless set"), "manifests"),
+		parsed("manifests.interval", &c.Manifests.Interval, time.ParseDuration, "How often that folder is looked at"),
+		parsed("manifests.prune", &c.Manifests.Prune, strconv.ParseBool, "Whether objects that leave that folder are deleted"),
+		parsed("manifests.pruneHold", &c.Manifests.PruneHold, time.ParseDuration, "How long that folder must have stayed as it is before more than half of its objects are deleted at once"),
 		{
 			Path: "metrics.address",
 			Help: "TCP address, as 127.0.0.1:9090, that metrics are served on besides the socket, to whoever reaches it; none unless set",
 			set:  func(s string) (err error) { c.Metrics.Address, err = parseAddress(s); return err },
 			get:  func() string { return c.Metrics.Address },
 		},
+		text("audit.file", &c.Audit.File, "File that what was asked for is recorded in; none: nothing is recorded (default: audit/audit.log in dataDir)"),
+		parsed("audit.maxSize", &c.Audit.MaxSize, resource.ParseQuantity, "Size at which another file of the audit log is begun"),
+		parsed("audit.maxFiles", &c.Audit.MaxFiles, parseInt[int], "How many files of the audit log are kept, the current one included"),
+		parsed("audit.sync", &c.Audit.Sync, strconv.ParseBool, "Whether a line of the audit log is on the disk before its request is answered, and outlives a crash of the host"),
+		parsed("audit.commands", &c.Audit.Commands, strconv.ParseBool, "Whether all words and variables of commands are recorded, which may hold secrets; otherwise the first word is"),
 		parsed("profiling", &c.Profiling, strconv.ParseBool, "Whether profiles of the daemon are served on its socket, below /debug/pprof/"),
 		parsed("log.level", &c.Log.Level, oneOf(LevelDebug, LevelInfo, LevelError), "How much is logged: debug, info or error"),
 		parsed("log.format", &c.Log.Format, oneOf(FormatText, FormatJSON), "Form of the log lines: text or json"),
@@ -168,6 +196,11 @@ func alias(s Setting, names ...string) Setting {
 	return s
 }
 
+func named(s Setting, name string) Setting {
+	s.Name = name
+	return s
+}
+
 func parseInt[T int | int32](s string) (T, error) {
 	n, err := strconv.ParseInt(s, 10, 32)
 	if err != nil {
@@ -217,6 +250,17 @@ func splitList(s string) []string {
 		}
 	}
 	return list
+}
+
+// parseAddresses takes several.
+func parseAddresses(s string) ([]string, error) {
+	list := splitList(s)
+	for _, address := range list {
+		if _, err := parseAddress(address); err != nil {
+			return nil, err
+		}
+	}
+	return list, nil
 }
 
 // parseAddress takes an IP address with a port.

@@ -55,6 +55,7 @@ func scriptParams() testscript.Params {
 			"canary":    canaryCmd,
 			"reachable": reachableCmd,
 			"ova":       ovaCmd,
+			"hashtree":  hashtreeCmd,
 		},
 	}
 }

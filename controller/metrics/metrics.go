@@ -11,6 +11,9 @@
 //	                                                         garbage collector found; Suspect and
 //	                                                         Remove are left-over things
 //
+//	sandboxd_manifests_*                                     what became of the directory of
+//	                                                         manifests, if there is one
+//
 // besides what controller-runtime measures of the reconcilers (reconciliations,
 // errors, queues: controller_runtime_*, workqueue_*) and the process (process_*,
 // go_*).
@@ -94,6 +97,9 @@ func (m *Metrics) Wrap(p providers.Provider) providers.Provider {
 		return nil
 	})
 }
+
+// Register adds what another part of the daemon measures by itself.
+func (m *Metrics) Register(c prometheus.Collector) { m.registry.MustRegister(c) }
 
 // Counter counts what a garbage collector found.
 type Counter interface {

@@ -130,15 +130,17 @@ the hypervisor match.`,
 		&cobra.Group{ID: groupObjects, Title: "Objects:"},
 		&cobra.Group{ID: groupStates, Title: "The state of a sandbox:"},
 		&cobra.Group{ID: groupGuests, Title: "Inside a sandbox:"},
+		&cobra.Group{ID: groupAccess, Title: "Who may come in:"},
 		&cobra.Group{ID: groupOther, Title: "Other:"},
 	)
 	root.SetHelpCommandGroupID(groupOther)
 	root.SetCompletionCommandGroupID(groupOther)
 	root.AddCommand(
-		a.serve(), a.crds(), a.doctor(), a.backup(), a.restore(), a.gc(),
+		a.serve(), a.crds(), a.doctor(), a.backup(), a.restore(), a.gc(), a.manifests(),
 		a.apply(), a.diff(), a.get(), a.describe(), a.delete(), a.wait(), a.events(), a.validate(), a.explain(),
 		a.snapshot(), a.fork(), a.revert(), a.image(), a.promote(),
 		a.exec(), a.cp(), a.logs(), a.diffDisk(),
+		a.kubeconfig(), a.users(), a.pki(),
 		a.version(),
 	)
 	root.AddCommand(a.powerCommands()...)
@@ -152,6 +154,7 @@ const (
 	groupObjects = "objects"
 	groupStates  = "states"
 	groupGuests  = "guests"
+	groupAccess  = "access"
 	groupOther   = "other"
 )
 

@@ -18,6 +18,7 @@ import (
 	"sandboxd.dev/sandboxd/client"
 	"sandboxd.dev/sandboxd/controller/gc"
 	"sandboxd.dev/sandboxd/controller/metrics"
+	"sandboxd.dev/sandboxd/gitops"
 	"sandboxd.dev/sandboxd/store/bolt"
 )
 
@@ -26,6 +27,9 @@ import (
 //	GET  /admin/backup   a copy of the store
 //	GET  /admin/gc       what the garbage collector would do now
 //	POST /admin/gc       has it sweep, and tells what it decided
+//	GET  /admin/manifests  what came of the directory of manifests
+//	POST /admin/manifests  has it looked at now
+//	…    /admin/users    see remote
 //	GET  /metrics        for Prometheus
 //	GET  /debug/pprof/   profiles, if they are asked for
 type admin struct {
@@ -33,8 +37,11 @@ type admin struct {
 	metrics *metrics.Metrics
 	profile bool
 	log     logr.Logger
+	remote  *remote
 	// garbage is set once the controllers are there.
 	garbage atomic.Pointer[gc.Collector]
+	// manifests are set once they are applied, if they are.
+	manifests atomic.Pointer[gitops.Source]
 }
 
 func (a *admin) endpoints() []apiserver.Endpoint {
@@ -42,8 +49,11 @@ func (a *admin) endpoints() []apiserver.Endpoint {
 	mux.HandleFunc("GET "+client.BackupPath, a.backup)
 	mux.HandleFunc("GET "+client.GarbagePath, a.previewGarbage)
 	mux.HandleFunc("POST "+client.GarbagePath, a.collectGarbage)
+	mux.HandleFunc("GET "+client.ManifestsPath, a.tellManifests)
+	mux.HandleFunc("POST "+client.ManifestsPath, a.syncManifests)
+	a.remote.handle(mux)
 	all := []apiserver.Endpoint{
-		{Path: "admin", Methods: []string{http.MethodGet, http.MethodPost}, Handler: mux},
+		{Path: "admin", Methods: []string{http.MethodGet, http.MethodPost, http.MethodDelete}, Handler: mux},
 		{Path: "metrics", Methods: []string{http.MethodGet}, Handler: a.metrics.Handler()},
 	}
 	if a.profile {

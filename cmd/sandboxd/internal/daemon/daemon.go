@@ -59,6 +59,8 @@ const (
 	buildsDir = "builds"
 	// exportDir holds disks that are being exported.
 	exportDir = "exports"
+	// pkiDir holds what clients on TCP are known by.
+	pkiDir = "pki"
 )
 
 // Run runs a daemon until the context ends, and returns once everything has
@@ -91,6 +93,19 @@ func Run(ctx context.Context, o Options) (err error) {
 	if scraped != nil {
 		defer func() { _ = scraped.Close() }()
 	}
+	remote, err := openRemote(o)
+	if err != nil {
+		return err
+	}
+	defer remote.close()
+	own.remote = remote
+	audited, err := openAudit(o)
+	if err != nil {
+		return err
+	}
+	if audited != nil {
+		defer func() { err = errors.Join(err, audited.Close()) }()
+	}
 	uses := usage.New(nil)
 	users := &imageUsers{}
 	inside := sshGuests(o, users)
@@ -120,6 +135,7 @@ func Run(ctx context.Context, o Options) (err error) {
 			v1.Resource("sandboxes"):        v1.FinalizerMachine,
 			v1.Resource("sandboxsnapshots"): v1.FinalizerSnapshot,
 		},
+		Authenticator: remote, RBAC: true, Audit: auditOf(audited, o.Config.Audit),
 		Subresources: append(images, subresources(set, users, inside, disks, logs, uses, o.Logger.WithName("access"))...),
 		Endpoints:    own.endpoints(),
 	})
@@ -130,13 +146,17 @@ func Run(ctx context.Context, o Options) (err error) {
 	if err := users.connect(server.LoopbackConfig()); err != nil {
 		return err
 	}
-	return serve(ctx, o, running{server, listener, scraped, set, inside, disks, paths, logs, uses, own})
+	if err := remote.connect(server.LoopbackConfig()); err != nil {
+		return err
+	}
+	return serve(ctx, o, running{server, listener, remote, scraped, set, inside, disks, paths, logs, uses, own})
 }
 
 // running is what serve runs.
 type running struct {
 	server   *apiserver.Server
 	listener net.Listener
+	remote   *remote
 	// scraped is where the metrics are served besides; nil for nowhere.
 	scraped net.Listener
 	set     *providers.Set
@@ -157,13 +177,19 @@ func serve(ctx context.Context, o Options, r running) error {
 		return err
 	}
 	group.Go(func() error { return r.server.Serve(ctx, r.listener) })
+	for _, l := range r.remote.listeners {
+		group.Go(func() error { return r.server.ServeTLS(ctx, l, r.remote.keeper.TLSConfig()) })
+	}
 	if r.scraped != nil {
 		group.Go(func() error { return r.own.serveMetrics(ctx, r.scraped) })
 	}
 	group.Go(func() error { return controllers.Start(ctx) })
+	if err := applyManifests(ctx, group, o, r); err != nil {
+		return err
+	}
 	group.Go(func() error { trimMemory(ctx); return nil })
 	group.Go(func() error { probe(ctx, o.Logger, r.set); return nil })
-	o.Logger.Info("Serving", "socket", o.Config.Socket, "version", o.Version.GitVersion, "simulate", o.Simulate)
+	o.Logger.Info("Serving", "socket", o.Config.Socket, "listen", o.Config.Listen, "version", o.Version.GitVersion, "simulate", o.Simulate)
 	o.Notify("READY=1")
 	context.AfterFunc(ctx, func() { o.Notify("STOPPING=1") })
 	err = group.Wait()
@@ -245,6 +271,11 @@ func subresources(set *providers.Set, users *imageUsers, inside *ssh.Guests, dis
 			Resource: v1.Resource("sandboxes"), Name: e.Name, Methods: e.Methods, Stream: e.Stream, Handler: e.Serve,
 		})
 	}
+	for _, e := range handlers.PodEndpoints() {
+		subs = append(subs, apiserver.Subresource{
+			Resource: schema.GroupResource{Resource: "pods"}, Name: e.Name, Methods: e.Methods, Stream: e.Stream, Handler: e.Serve,
+		})
+	}
 	log := handlers.BuildLog(logs.Open)
 	return append(subs, apiserver.Subresource{
 		Resource: v1.Resource("goldenimages"), Name: log.Name, Methods: log.Methods, Stream: log.Stream, Handler: log.Serve,
@@ -270,7 +301,7 @@ func deniedDirs(c config.Config) []string {
 	if relative, err := filepath.Rel(c.DataDir, c.BaseImageDir); err != nil || !filepath.IsLocal(relative) {
 		return append(denied, c.DataDir)
 	}
-	for _, name := range []string{StoreFile, cluster.File, sshDir, buildsDir, exportDir, "kvm"} {
+	for _, name := range []string{StoreFile, cluster.File, sshDir, buildsDir, exportDir, pkiDir, "audit", "kvm"} {
 		denied = append(denied, filepath.Join(c.DataDir, name))
 	}
 	return denied
