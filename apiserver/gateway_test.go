@@ -26,7 +26,7 @@ func TestGateway(t *testing.T) {
 		_, _ = io.WriteString(w, "exec in "+parent.GetNamespace()+"/"+parent.GetName())
 	}
 	g, err := apiserver.NewGateway(apiserver.GatewayOptions{
-		Group: v1.GroupVersion, Version: version.Info{GitVersion: "v1.2.3"}, Ready: func() error { return notReady },
+		Version: version.Info{GitVersion: "v1.2.3"}, Ready: func() error { return notReady },
 		Parent: func(_ context.Context, gr schema.GroupResource, namespace, name string) (*unstructured.Unstructured, error) {
 			switch name {
 			case "gone":
@@ -44,6 +44,7 @@ func TestGateway(t *testing.T) {
 		}),
 		Subresources: []apiserver.Subresource{
 			{Resource: v1.Resource("sandboxes"), Name: "exec", Methods: []string{http.MethodGet}, Stream: true, Handler: handler},
+			{Resource: schema.GroupResource{Resource: "pods"}, Name: "exec", Methods: []string{http.MethodGet}, Stream: true, Handler: handler},
 			{Resource: v1.Resource("sandboxes"), Name: "broken", Methods: []string{http.MethodGet}, Handler: func(http.ResponseWriter, *http.Request, *unstructured.Unstructured) { panic("broken") }},
 		},
 		Endpoints: []apiserver.Endpoint{{Path: "metrics", Methods: []string{http.MethodGet}, Handler: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
@@ -59,6 +60,9 @@ func TestGateway(t *testing.T) {
 		body string
 	}{
 		"GET " + sandboxes + "web/exec":                         {200, "exec in ns/web"},
+		"GET /api/v1/namespaces/ns/pods/web/exec":               {200, "exec in ns/web"},
+		"GET /api/v1/namespaces/ns/pods/web":                    {200, "upstream"},
+		"GET /api":                                              {200, "upstream"},
 		"POST " + sandboxes + "web/exec":                        {405, "not supported"},
 		"GET " + sandboxes + "gone/exec":                        {404, `"gone\" not found`},
 		"GET " + sandboxes + "down/exec":                        {503, "does not answer: connection refused"},
