@@ -136,7 +136,7 @@ func samples(path string) [3]string {
 		return [3]string{"1Gi", "2Gi", "3Gi"}
 	case "capacity.overcommit.memory", "capacity.overcommit.cpus", "capacity.overcommit.disk":
 		return [3]string{"1.5", "2", "0"}
-	case "resync", "gc.interval", "gc.grace":
+	case "resync", "gc.interval", "gc.grace", "manifests.interval", "manifests.pruneHold":
 		return [3]string{"2m", "3h", "10s"}
 	case "log.level":
 		return [3]string{"debug", "error", "info"}
@@ -144,7 +144,7 @@ func samples(path string) [3]string {
 		return [3]string{"json", "text", "json"}
 	case "metrics.address":
 		return [3]string{"127.0.0.1:1", "127.0.0.1:2", "127.0.0.1:3"}
-	case "profiling":
+	case "profiling", "manifests.prune":
 		return [3]string{"true", "false", "true"}
 	case "allowedHostPaths":
 		return [3]string{"/a,/b", "/c", "/d,/e"}
