@@ -45,9 +45,6 @@ func TestArgoCD(t *testing.T) {
 	syncTo := func(all []*unstructured.Unstructured) []common.ResourceSyncResult {
 		t.Helper()
 		for _, u := range all {
-			if u.GetNamespace() == "" && u.GetKind() != "Namespace" && u.GetKind() != "GoldenImage" {
-				u.SetNamespace("default")
-			}
 			annotations := u.GetAnnotations()
 			if annotations == nil {
 				annotations = map[string]string{}

@@ -36,6 +36,12 @@ func load(t *testing.T) []*unstructured.Unstructured {
 		must(t, err)
 		all = append(all, parse(t, string(raw))...)
 	}
+	// Neither tool takes "default" for granted, as kubectl does.
+	for _, u := range all {
+		if u.GetNamespace() == "" && u.GetKind() != "Namespace" && u.GetKind() != "GoldenImage" {
+			u.SetNamespace("default")
+		}
+	}
 	return all
 }
 
