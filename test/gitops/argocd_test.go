@@ -79,7 +79,7 @@ func TestArgoCD(t *testing.T) {
 	healthy("GoldenImage", "", "tiny", health.HealthStatusHealthy)
 	healthy("Sandbox", "team-a", "worker", health.HealthStatusHealthy)
 	healthy("SandboxSnapshot", "default", "toolchain", health.HealthStatusHealthy)
-	healthy("Sandbox", "default", "asleep", health.HealthStatusSuspended)
+	healthy("Sandbox", "default", "asleep", health.HealthStatusHealthy)
 
 	// A change, and something that cannot be.
 	all := append(load(t), parse(t, stalled)...)
@@ -207,7 +207,7 @@ func TestHealth(t *testing.T) {
 	}
 	off := parse(t, "apiVersion: sandboxd.dev/v1\nkind: Sandbox\nmetadata: {name: x, generation: 2}\nspec: {image: tiny, powerState: Stopped}\n"+
 		"status: {conditions: [{type: Ready, status: 'False', reason: Stopped, observedGeneration: 2}]}")[0]
-	if got, err := checks.GetResourceHealth(off); err != nil || got.Status != health.HealthStatusSuspended {
+	if got, err := checks.GetResourceHealth(off); err != nil || got.Status != health.HealthStatusHealthy {
 		t.Errorf("off: %v, %v", got, err)
 	}
 }

@@ -39,6 +39,14 @@ func TestFlux(t *testing.T) {
 		}
 	}
 	// The one that is off is Ready at no time, see healthCheckExprs in the example.
+	until(t, "the daemon has looked at everything", func() bool {
+		for _, u := range all {
+			if u.GetKind() != "Namespace" && !seen(h.get(t, u.GetKind(), u.GetNamespace(), u.GetName())) {
+				return false
+			}
+		}
+		return true
+	})
 	must(t, m.Wait(without(all, "Sandbox", "asleep"), wait))
 	until(t, "the sandbox that is to be off is off", func() bool {
 		asleep := h.get(t, "Sandbox", "default", "asleep")
@@ -76,6 +84,10 @@ func TestFlux(t *testing.T) {
 	// What cannot be fails at once, and not when its time is up.
 	impossible := parse(t, stalled)
 	apply(impossible)
+	// An object that nobody has looked at yet is taken for current, see the docs.
+	until(t, "the daemon has looked at the sandbox", func() bool {
+		return judge(t, h.get(t, "Sandbox", "default", "impossible")) != status.CurrentStatus
+	})
 	begin := time.Now()
 	fast := wait
 	fast.FailFast = true
@@ -102,6 +114,12 @@ func TestFlux(t *testing.T) {
 	if h.get(t, "GoldenImage", "", "tiny") != nil || h.get(t, "Namespace", "", "team-a") != nil {
 		t.Error("something is left")
 	}
+}
+
+// seen tells whether an object has a status.
+func seen(u *unstructured.Unstructured) bool {
+	n, _, _ := unstructured.NestedInt64(u.Object, "status", "observedGeneration")
+	return n > 0
 }
 
 // judge is kstatus' judgement of an object.
