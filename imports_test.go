@@ -59,6 +59,7 @@ var rooms = map[string][]string{
 	"manifest":                     {"api/v1"},
 	"gitops":                       {"api/v1", "manifest"},
 	"config":                       {"api/v1"},
+	"cluster":                      {},
 	"identity":                     {},
 	"doctor":                       {"api/v1", "client", "config", "providers"},
 	"cmd/sandboxd":                 {""},

@@ -5,7 +5,6 @@ import (
 	"compress/gzip"
 	"crypto/sha256"
 	"encoding/hex"
-	"fmt"
 	"io"
 	"net/http"
 	"net/url"
@@ -15,8 +14,6 @@ import (
 
 	"github.com/google/gnostic-models/openapiv2"
 	"github.com/google/gnostic-models/openapiv3"
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
-	"k8s.io/apimachinery/pkg/runtime/schema"
 
 	"google.golang.org/protobuf/proto"
 )
@@ -119,8 +116,7 @@ func toProtobuf[T proto.Message](parse func([]byte) (T, error)) func([]byte) ([]
 func (d document) serve(w http.ResponseWriter, r *http.Request, protobuf string, encode func([]byte) ([]byte, error)) error {
 	media := documentMedia(r.Header.Get("Accept"), protobuf)
 	if media == "" {
-		return apierrors.NewGenericServerResponse(http.StatusNotAcceptable, "", schema.GroupResource{}, "",
-			fmt.Sprintf("this document can be had as %s, not as %q", mediaJSON, r.Header.Get("Accept")), 0, false)
+		return notAcceptable(r.Header.Get("Accept"), mediaJSON)
 	}
 	h := w.Header()
 	h.Set("Vary", "Accept, Accept-Encoding")

@@ -66,6 +66,14 @@ func (r *resource) modelOf(structure *structural.Structural) *spec.Schema {
 		Description: "metadata of the object.",
 		Ref:         spec.MustCreateRef(schemaRefs + metav1.ObjectMeta{}.OpenAPIModelName()),
 	}}
+	if m.Properties == nil {
+		m.Properties = map[string]spec.Schema{}
+	}
+	for _, name := range []string{"apiVersion", "kind"} { // definitions may leave them out
+		if _, ok := m.Properties[name]; !ok {
+			m.Properties[name] = *spec.StringProperty()
+		}
+	}
 	m.Properties["metadata"] = metadata
 	m.AddExtension(gvkExtension, []any{gvkMap(r.gvk)})
 	return m

@@ -6,7 +6,11 @@ import (
 	"net/url"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/apis/meta/internalversion"
+	"k8s.io/apimachinery/pkg/apis/meta/internalversion/validation"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"sandboxd.dev/sandboxd/store"
 )
 
 // get answers with one object. Whatever resourceVersion the client is content
@@ -40,19 +44,19 @@ func (s *Server) list(w http.ResponseWriter, rq *request) error {
 }
 
 // selectEntries reads one snapshot and picks from it.
-func (s *Server) selectEntries(rq *request, sel *selector) ([]selected, int64, error) {
+func (s *Server) selectEntries(rq *request, sel *selector) ([]store.Entry, int64, error) {
 	snapshot, err := s.store.List(rq.Context(), rq.resource.base().key, rq.namespace)
 	if err != nil {
 		return nil, 0, storeError(err, rq.resource.groupResource(), "")
 	}
-	entries := make([]selected, 0, len(snapshot.Entries))
+	entries := snapshot.Entries[:0] // it is ours
 	for _, e := range snapshot.Entries {
-		ok, u, err := sel.matches(e.Key, e.Value, e.Revision)
+		ok, _, err := sel.matches(e.Key, e.Value, e.Revision)
 		if err != nil {
 			return nil, 0, fmt.Errorf("%s: %w", e.Key, err)
 		}
 		if ok {
-			entries = append(entries, selected{Entry: e, object: u})
+			entries = append(entries, e)
 		}
 	}
 	return entries, snapshot.Revision, nil
@@ -73,6 +77,9 @@ func (s *Server) checkReached(text string) error {
 // checkListVersion checks which version of a collection a client asks for. Only
 // the newest can be had.
 func (s *Server) checkListVersion(query url.Values) error {
+	if err := checkListOptions(query, false); err != nil {
+		return err
+	}
 	text := query.Get("resourceVersion")
 	if query.Get("continue") != "" {
 		// No list of this server ends with a continue token.
@@ -81,21 +88,32 @@ func (s *Server) checkListVersion(query url.Values) error {
 	if err := s.checkReached(text); err != nil {
 		return err
 	}
-	switch match := query.Get("resourceVersionMatch"); metav1.ResourceVersionMatch(match) {
-	case "":
-	case metav1.ResourceVersionMatchNotOlderThan, metav1.ResourceVersionMatchExact:
-		if text == "" {
-			return apierrors.NewBadRequest("resourceVersionMatch is forbidden unless resourceVersion is provided")
-		}
-		wanted, err := queryRevision(text)
+	if metav1.ResourceVersionMatch(query.Get("resourceVersionMatch")) != metav1.ResourceVersionMatchExact {
+		return nil
+	}
+	wanted, err := queryRevision(text)
+	if err == nil && wanted != s.store.Revision() {
+		return expiredError(wanted)
+	}
+	return err
+}
+
+// checkListOptions refuses parameters of lists and watches that do not go
+// together, by the rules and in the words of Kubernetes.
+func checkListOptions(query url.Values, watch bool) error {
+	o := &internalversion.ListOptions{
+		Watch: watch, Continue: query.Get("continue"), ResourceVersion: query.Get("resourceVersion"),
+		ResourceVersionMatch: metav1.ResourceVersionMatch(query.Get("resourceVersionMatch")),
+	}
+	if query.Has("sendInitialEvents") {
+		initial, err := queryBool(query, "sendInitialEvents")
 		if err != nil {
 			return err
 		}
-		if metav1.ResourceVersionMatch(match) == metav1.ResourceVersionMatchExact && wanted != s.store.Revision() {
-			return expiredError(wanted)
-		}
-	default:
-		return apierrors.NewBadRequest(fmt.Sprintf("resourceVersionMatch %q is not one of Exact and NotOlderThan", match))
+		o.SendInitialEvents = &initial
+	}
+	if errs := validation.ValidateListOptions(o, true); len(errs) > 0 {
+		return apierrors.NewInvalid(metav1.SchemeGroupVersion.WithKind("ListOptions").GroupKind(), "", errs)
 	}
 	return nil
 }

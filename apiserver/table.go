@@ -8,8 +8,10 @@ import (
 	"time"
 
 	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/validation"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/util/duration"
 	"k8s.io/client-go/util/jsonpath"
@@ -104,13 +106,18 @@ func pathCell(path *jsonpath.JSONPath, kind string) func(map[string]any, time.Ti
 	}
 }
 
+// shownColumns are the columns of a table of the resource.
+func (r *resource) shownColumns() []column {
+	if r.tableColumns != nil {
+		return r.tableColumns
+	}
+	return r.columns
+}
+
 // tableFor renders objects as a Table. Each row carries as much of its object
 // as include says: None, Metadata (the default) or Object.
 func tableFor(r *resource, objects []*unstructured.Unstructured, include string, headers bool, now time.Time) (*metav1.Table, error) {
-	columns := r.columns
-	if r.tableColumns != nil {
-		columns = r.tableColumns
-	}
+	columns := r.shownColumns()
 	table := &metav1.Table{
 		TypeMeta:          metav1.TypeMeta{APIVersion: metav1.SchemeGroupVersion.String(), Kind: "Table"},
 		ColumnDefinitions: []metav1.TableColumnDefinition{},
@@ -134,6 +141,18 @@ func tableFor(r *resource, objects []*unstructured.Unstructured, include string,
 		table.Rows = append(table.Rows, row)
 	}
 	return table, nil
+}
+
+// checkTableOptions refuses an unknown value of includeObject.
+func checkTableOptions(rq *request) error {
+	if rq.accept.form != formTable {
+		return nil
+	}
+	o := &metav1.TableOptions{IncludeObject: metav1.IncludeObjectPolicy(rq.query.Get("includeObject"))}
+	if errs := validation.ValidateTableOptions(o); len(errs) > 0 {
+		return apierrors.NewBadRequest(errs.ToAggregate().Error())
+	}
+	return nil
 }
 
 // rowObject is the part of an object that a row carries.

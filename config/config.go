@@ -33,6 +33,10 @@ type Config struct {
 	// over TLS besides the socket; none unless set.
 	Listen []string
 	TLS    TLS
+	// Kubeconfig reaches the Kubernetes API server that keeps the objects; empty means
+	// that the daemon keeps them itself, and KubeconfigInCluster that it runs in a Pod.
+	Kubeconfig string
+	Cluster    Cluster
 	// Hypervisor is the provider of images that name none.
 	Hypervisor v1.ProviderName
 	KVM        KVM
@@ -82,6 +86,18 @@ type Audit struct {
 
 // AuditNone is no audit log.
 const AuditNone = "none"
+
+// KubeconfigInCluster stands for the service account of the daemon's own Pod.
+const KubeconfigInCluster = "in-cluster"
+
+// Cluster is for a daemon that has a kubeconfig.
+type Cluster struct {
+	// Namespace of the Lease that says which host serves the cluster.
+	Namespace string
+	// Accept is the fingerprint of a cluster that this host may belong to although it
+	// belonged to another.
+	Accept string
+}
 
 // Metrics are for Prometheus.
 type Metrics struct {
@@ -214,6 +230,7 @@ func Default(h Host) Config {
 	c := Config{
 		DataDir:    h.systemData(),
 		Socket:     h.systemSocket(),
+		Cluster:    Cluster{Namespace: "sandboxd-system"},
 		Hypervisor: v1.ProviderKVM,
 		KVM: KVM{
 			URI: "qemu:///system", Socket: "/var/run/libvirt/libvirt-sock",
@@ -252,9 +269,6 @@ func (c *Config) finish(h Host) error {
 	if c.Audit.File == "" && c.DataDir != "" {
 		c.Audit.File = filepath.Join(c.DataDir, "audit", "audit.log")
 	}
-	if c.Audit.File != AuditNone && !filepath.IsAbs(c.Audit.File) {
-		return fmt.Errorf("audit.file %q is neither an absolute path nor %q", c.Audit.File, AuditNone)
-	}
 	for _, p := range []struct{ name, path string }{
 		{"dataDir", c.DataDir},
 		{"socket", c.Socket},
@@ -266,8 +280,14 @@ func (c *Config) finish(h Host) error {
 			return fmt.Errorf("%s %q is not an absolute path", p.name, p.path)
 		}
 	}
+	if c.Audit.File != AuditNone && !filepath.IsAbs(c.Audit.File) {
+		return fmt.Errorf("audit.file %q is neither an absolute path nor %q", c.Audit.File, AuditNone)
+	}
 	if most := h.maxSocket(); len(c.Socket) > most {
 		return fmt.Errorf("socket %q is longer than the %d bytes that a unix socket's path may have", c.Socket, most)
+	}
+	if c.Kubeconfig != "" && c.Kubeconfig != KubeconfigInCluster && !filepath.IsAbs(c.Kubeconfig) {
+		return fmt.Errorf("kubeconfig %q is neither an absolute path nor %s", c.Kubeconfig, KubeconfigInCluster)
 	}
 	if home := c.VirtualBox.UserHome; home != "" && !filepath.IsAbs(home) {
 		return fmt.Errorf("virtualbox.userHome %q is not an absolute path", home)

@@ -68,6 +68,9 @@ func Settings(c *Config) []Setting {
 	return []Setting{
 		text("dataDir", &c.DataDir, "Folder of the store, of images and of machines"),
 		text("socket", &c.Socket, "Unix socket that the API is served on"),
+		text("kubeconfig", &c.Kubeconfig, "Kubeconfig file of the Kubernetes cluster that keeps the objects, or in-cluster in a Pod; none unless set: the daemon keeps them"),
+		text("cluster.namespace", &c.Cluster.Namespace, "With kubeconfig: namespace of the Lease of the one host that serves the cluster"),
+		text("cluster.accept", &c.Cluster.Accept, "With kubeconfig: fingerprint of another cluster than this host's before, which it may join; what it has of the former may then be collected"),
 		{
 			Path: "listen", List: true,
 			Help: "TCP addresses, as 127.0.0.1:6443, that the API is served on over TLS besides the socket; none unless set",

@@ -45,6 +45,7 @@ func TestScripts(t *testing.T) {
 			"bytes":     bytesCmd,
 			"seal":      sealCmd,
 			"http":      httpCmd,
+			"kube":      kubeCmd,
 			"web":       webCmd,
 			"artifact":  artifactCmd,
 			"canary":    canaryCmd,

@@ -70,6 +70,10 @@ func (a *admin) endpoints() []apiserver.Endpoint {
 // backup sends a copy of the store. One that breaks off ends the connection, so
 // that nobody takes it for whole.
 func (a *admin) backup(w http.ResponseWriter, r *http.Request) {
+	if a.store == nil {
+		http.Error(w, "this daemon has no store: the cluster that its kubeconfig names keeps the objects, back up that", http.StatusNotFound)
+		return
+	}
 	w.Header().Set("Content-Type", "application/octet-stream")
 	if err := a.store.Backup(r.Context(), w); err != nil {
 		a.log.Error(err, "A backup was not finished")
