@@ -138,7 +138,7 @@ the hypervisor match.`,
 		a.serve(), a.doctor(), a.backup(), a.restore(), a.gc(),
 		a.apply(), a.diff(), a.get(), a.describe(), a.delete(), a.wait(), a.events(), a.validate(), a.explain(),
 		a.snapshot(), a.fork(), a.revert(), a.image(), a.promote(),
-		a.exec(), a.cp(), a.logs(), a.diffDisk(),
+		a.exec(), a.attach(), a.cp(), a.logs(), a.portForward(), a.diffDisk(),
 		a.version(),
 	)
 	root.AddCommand(a.powerCommands()...)
