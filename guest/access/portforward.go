@@ -229,20 +229,17 @@ func (f *forwarder) carry(p *pair) error {
 		_ = conn.CloseWrite()
 	}()
 	_, err = io.Copy(p.data, conn)
-	if closed := p.data.Close(); err == nil && closed != nil {
-		return nil // the client has gone away
+	var refused *guestRefusal
+	if errors.As(err, &refused) {
+		return err
 	}
-	if err != nil {
-		_ = p.data.Reset()
+	if err != nil || p.data.Close() != nil {
+		return nil // one of them has broken off
 	}
 	_ = p.errors.Close() // the guest has said all: the client may end
 	select {
 	case <-sent:
 	case <-ctx.Done():
-	}
-	var refused *guestRefusal
-	if errors.As(err, &refused) {
-		return err
 	}
 	return nil
 }
