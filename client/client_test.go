@@ -194,10 +194,6 @@ func (b *slowBuffer) Write(p []byte) (int, error) {
 	return b.Buffer.Write(p)
 }
 
-type zeros struct{}
-
-func (zeros) Read(p []byte) (int, error) { clear(p); return len(p), nil }
-
 // TestExecCancelled: a command ends with its client's context, and an input that
 // never ends holds up nothing.
 func TestExecCancelled(t *testing.T) {
