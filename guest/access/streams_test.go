@@ -95,7 +95,7 @@ func TestClientGoTerminal(t *testing.T) {
 
 // TestConstantMemory passes much more through than may be kept.
 func TestConstantMemory(t *testing.T) {
-	const size = 256 << 20
+	const size = 128 << 20
 	address := server(t, true) + "/exec?stdin=true&stdout=true&command=cat"
 	for name, e := range executors(t, address) {
 		t.Run(name, func(t *testing.T) {
