@@ -55,7 +55,7 @@ func TestPods(t *testing.T) {
 		"labelSelector=a%3Db": 1, "labelSelector=a%3Dc": 0, "fieldSelector=status.phase%3DRunning": 1, "fieldSelector=status.phase%3DPending": 0,
 		"fieldSelector=spec.nodeName%3Dkvm": 1, "fieldSelector=metadata.name%3Dx": 1, "fieldSelector=metadata.name%3Dy": 0,
 	} {
-		if items, _ := a.get(podsPath+"?"+query).want(200).field("items").([]any); len(items) != n {
+		if items, _ := a.get(podsPath + "?" + query).want(200).field("items").([]any); len(items) != n {
 			t.Errorf("%s finds %d pods", query, len(items))
 		}
 	}
