@@ -142,6 +142,10 @@ bench: build tiny ## Print benchmarks, one line per figure: "bench: NAME VALUE U
 bench-snapshots: build tiny ## Print what going back to a snapshot costs beside making the sandbox again, and what a diff costs
 	hack/bench $(TINY) snapshots
 
+.PHONY: bench-api
+bench-api: build ## Print what the wire API costs with 10,000 objects, beside a real kube-apiserver where one is built
+	hack/bench-api
+
 .PHONY: bench-virtualbox
 bench-virtualbox: ## Count the processes and the time of a clone's life on VirtualBox beside the commands by hand
 	hack/install-deps

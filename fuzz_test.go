@@ -17,7 +17,7 @@ var hostile = map[string][]string{
 	"apiserver":                                  {"FuzzRequest"}, // bodies, patches, selectors, quantities, durations, event notes
 	"client":                                     {"FuzzLines", "FuzzOneFile", "FuzzResult"},
 	"cmd/sandboxd/internal/cli":                  {"FuzzGoal", "FuzzSides", "FuzzTerminal"},
-	"cmd/sandboxd/internal/manifest":             {"FuzzParse"},
+	"manifest":                                   {"FuzzParse"},
 	"controller/goldenimage":                     {"FuzzConsole"},
 	"disk/block":                                 {"FuzzQCOW2", "FuzzVDI"},
 	"disk/change":                                {"FuzzEscape"},
@@ -25,9 +25,11 @@ var hostile = map[string][]string{
 	"disk/partition":                             {"FuzzRead"},
 	"disk/volume":                                {"FuzzMounts", "FuzzOpen"},
 	"disk/worker":                                {"FuzzFrames"},
+	"gitops":                                     {"FuzzCheckout"},
 	"guest/access":                               {"FuzzParameters", "FuzzSession"},
 	"guest/archive":                              {"FuzzUnpack"},
 	"guest/cloudinit":                            {"FuzzSeed"},
+	"identity":                                   {"FuzzAuthenticate", "FuzzSignRequest"},
 	"guest/unattended":                           {"FuzzAnswers", "FuzzISO"},
 	"guest/wire":                                 {"FuzzEnd"},
 	"hostpath":                                   {"FuzzPath"},
@@ -58,7 +60,7 @@ var hostile = map[string][]string{
 var decoders = []string{"archive/tar", "compress/gzip", "encoding/binary", "encoding/json", "encoding/xml", "libvirt.org/go/libvirtxml", "sigs.k8s.io/yaml"}
 
 var trusted = map[string]string{
-	"cmd/sandboxd/internal/daemon":    "it writes answers only",
+	"cmd/sandboxd/internal/daemon":    "it reads what those ask who may do everything anyway",
 	"cmd/sandboxd/internal/kube":      "it reads what the daemon answers to whom asks it",
 	"config":                          "it reads the configuration of the host's owner",
 	"providers":                       "it writes hashes only",

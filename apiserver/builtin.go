@@ -26,10 +26,10 @@ const (
 	eventsKey      = "events"
 	eventsViewKey  = "events.events.k8s.io"
 	secretsKey     = "secrets"
+	configMapsKey  = "configmaps"
 	podsKey        = "pods"
 	servicesKey    = "services"
 	sandboxesKey   = "sandboxes.sandboxd.dev"
-	configMapsKey  = "configmaps"
 	leasesKey      = "leases.coordination.k8s.io"
 	definitionsKey = "customresourcedefinitions.apiextensions.k8s.io"
 )
@@ -69,21 +69,21 @@ func strategies() map[string]strategy {
 			ungenerated:   true,
 			tableColumns:  secretColumns(),
 		},
-		servicesKey: {
-			goType:   func() any { return &corev1.Service{} },
-			readOnly: "there are no services here: a sandbox is reached through spec.network.portForwards, or by kubectl port-forward to the Pod of its name",
-		},
-		podsKey: {
-			goType:       func() any { return &corev1.Pod{} },
-			readOnly:     podReadOnly,
-			tableColumns: podColumns(),
-		},
 		configMapsKey: {
 			goType:        func() any { return &corev1.ConfigMap{} },
 			check:         checkConfigMap,
 			unconditional: true,
 			ungenerated:   true,
 			tableColumns:  configMapColumns(),
+		},
+		podsKey: {
+			goType:       func() any { return &corev1.Pod{} },
+			readOnly:     podReadOnly,
+			tableColumns: podColumns(),
+		},
+		servicesKey: {
+			goType:   func() any { return &corev1.Service{} },
+			readOnly: "there are no services here: a sandbox is reached through spec.network.portForwards, or by kubectl port-forward to the Pod of its name",
 		},
 		leasesKey: {
 			goType:      func() any { return &coordinationv1.Lease{} },

@@ -161,7 +161,7 @@ func (s *Server) deleteCollection(w http.ResponseWriter, rq *request) error {
 	if err != nil {
 		return err
 	}
-	deleted := make([]selected, 0, len(entries))
+	deleted := make([]store.Entry, 0, len(entries))
 	for _, e := range entries {
 		one := *rq
 		one.namespace, one.name = e.Key.Namespace, e.Key.Name

@@ -1,7 +1,7 @@
 package apiserver
 
 import (
-	"container/list"
+	chain "container/list"
 	"net"
 	"sync"
 	"time"
@@ -23,18 +23,18 @@ type door struct {
 	net.Listener
 
 	mu        sync.Mutex
-	strangers *list.List // of *visitor, the oldest first
+	strangers *chain.List // of *visitor, the oldest first
 	visitors  int
 }
 
-func newDoor(l net.Listener) *door { return &door{Listener: l, strangers: list.New()} }
+func newDoor(l net.Listener) *door { return &door{Listener: l, strangers: chain.New()} }
 
 // visitor is a connection that came through a door.
 type visitor struct {
 	net.Conn
 	door *door
 	// entry in the door's strangers; nil once it is none. The door's mu guards it.
-	entry *list.Element
+	entry *chain.Element
 	once  sync.Once
 }
 

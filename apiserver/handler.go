@@ -237,6 +237,7 @@ type response struct {
 	begun        bool
 	compressible bool         // the client takes packed answers and gains by them
 	packer       *gzip.Writer // of an answer that is packed
+	estimate     int          // of the length of an answer that does not tell it; 0: none
 	// trail is the request's audit record, and denied that it was refused to its
 	// user.
 	trail  *trail

@@ -9,6 +9,8 @@ import (
 	"k8s.io/apimachinery/pkg/apis/meta/internalversion"
 	"k8s.io/apimachinery/pkg/apis/meta/internalversion/validation"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"sandboxd.dev/sandboxd/store"
 )
 
 // get answers with one object. Whatever resourceVersion the client is content
@@ -42,19 +44,19 @@ func (s *Server) list(w http.ResponseWriter, rq *request) error {
 }
 
 // selectEntries reads one snapshot and picks from it.
-func (s *Server) selectEntries(rq *request, sel *selector) ([]selected, int64, error) {
+func (s *Server) selectEntries(rq *request, sel *selector) ([]store.Entry, int64, error) {
 	snapshot, err := s.store.List(rq.Context(), rq.resource.base().key, rq.namespace)
 	if err != nil {
 		return nil, 0, storeError(err, rq.resource.groupResource(), "")
 	}
-	entries := make([]selected, 0, len(snapshot.Entries))
+	entries := snapshot.Entries[:0] // it is ours
 	for _, e := range snapshot.Entries {
-		ok, u, err := sel.matches(e.Key, e.Value, e.Revision)
+		ok, _, err := sel.matches(e.Key, e.Value, e.Revision)
 		if err != nil {
 			return nil, 0, fmt.Errorf("%s: %w", e.Key, err)
 		}
 		if ok {
-			entries = append(entries, selected{Entry: e, object: u})
+			entries = append(entries, e)
 		}
 	}
 	return entries, snapshot.Revision, nil

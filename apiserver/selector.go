@@ -1,6 +1,7 @@
 package apiserver
 
 import (
+	"bytes"
 	"fmt"
 	"net/url"
 	"slices"
@@ -54,6 +55,9 @@ type selector struct {
 	fields    fields.Selector
 	// keyOnly: everything that is asked can be answered from an entry's key.
 	keyOnly bool
+	// traces are texts that the stored value of every object that matches has: they
+	// pass over the others without decoding them.
+	traces [][]byte
 }
 
 // newSelector reads the selectors of a request.
@@ -79,7 +83,38 @@ func newSelector(r *resource, namespace string, query url.Values) (*selector, er
 				r.gvr.Resource, requirement.Field, strings.Join(r.selectableNames(), ", ")))
 		}
 	}
+	s.findTraces()
 	return s, nil
+}
+
+// findTraces finds what the stored values of all objects that match have in
+// common. A view shows other values than are stored.
+func (s *selector) findTraces() {
+	if s.resource.view != nil {
+		return
+	}
+	requirements, _ := s.labels.Requirements()
+	for _, r := range requirements {
+		trace := append(appendString(nil, r.Key()), ':')
+		switch r.Operator() {
+		case selection.Equals, selection.DoubleEquals:
+			if value, ok := r.Values().PopAny(); ok {
+				trace = appendString(trace, value)
+			}
+		case selection.Exists, selection.In, selection.GreaterThan, selection.LessThan:
+		default:
+			continue // what has no such label matches too
+		}
+		s.traces = append(s.traces, trace)
+	}
+	for _, r := range s.fields.Requirements() {
+		if r.Operator == selection.NotEquals || r.Value == "" || strings.HasPrefix(r.Field, "metadata.") {
+			continue
+		}
+		// As it is stored, but for the quotes, which only strings have.
+		quoted := appendString(nil, r.Value)
+		s.traces = append(s.traces, quoted[1:len(quoted)-1])
+	}
 }
 
 func (r *resource) selectableNames() []string {
@@ -139,6 +174,11 @@ func (s *selector) matches(key store.Key, value []byte, revision int64) (bool, *
 	}
 	if s.keyOnly {
 		return true, nil, nil
+	}
+	for _, trace := range s.traces {
+		if !bytes.Contains(value, trace) {
+			return false, nil, nil
+		}
 	}
 	u, err := s.resource.decode(value, revision)
 	if err != nil {

@@ -221,16 +221,22 @@ func (s *Server) ServeTLS(ctx context.Context, l net.Listener, config *tls.Confi
 }
 
 func (s *Server) serve(ctx context.Context, l net.Listener, run func(*http.Server) error) error {
+	return serveConnections(ctx, l, s.Handler(), s.log, run)
+}
+
+// serveConnections has a handler answer the connections of a listener, which run
+// accepts, until the context ends.
+func serveConnections(ctx context.Context, l net.Listener, handler http.Handler, logger logr.Logger, run func(*http.Server) error) error {
 	stopping := make(chan struct{})
 	base, abandon := context.WithCancel(context.WithValue(context.Background(), drainingKey, (<-chan struct{})(stopping)))
 	defer abandon()
 	server := &http.Server{
-		Handler:           s.Handler(),
+		Handler:           handler,
 		ReadHeaderTimeout: headerTimeout, // of TLS handshakes, too
 		WriteTimeout:      writeTimeout,
 		IdleTimeout:       idleTimeout,
 		MaxHeaderBytes:    maxHeader,
-		ErrorLog:          log.New(connectionLog{s.log}, "", 0),
+		ErrorLog:          log.New(connectionLog{logger}, "", 0),
 		BaseContext:       func(net.Listener) context.Context { return base },
 		ConnContext: func(ctx context.Context, c net.Conn) context.Context {
 			if v := visitorOf(c); v != nil {

@@ -79,7 +79,12 @@ func (s *Server) serveSubresource(w http.ResponseWriter, rq *request, sub Subres
 	if err != nil {
 		return fmt.Errorf("%s: %w", entry.Key, err)
 	}
-	r := rq.Request
+	handOver(w, rq.Request, sub, parent)
+	return nil
+}
+
+// handOver has a subresource serve a request.
+func handOver(w http.ResponseWriter, r *http.Request, sub Subresource, parent *unstructured.Unstructured) {
 	if sub.Stream {
 		ctx, cancel := context.WithCancelCause(r.Context())
 		defer cancel(nil)
@@ -89,7 +94,6 @@ func (s *Server) serveSubresource(w http.ResponseWriter, rq *request, sub Subres
 	// It may take as long as it likes. Not every writer has deadlines.
 	_ = http.NewResponseController(w).SetWriteDeadline(time.Time{})
 	sub.Handler(w, r, parent)
-	return nil
 }
 
 // ErrStopping is why a stream's context ends when the server stops.

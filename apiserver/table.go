@@ -106,13 +106,18 @@ func pathCell(path *jsonpath.JSONPath, kind string) func(map[string]any, time.Ti
 	}
 }
 
+// shownColumns are the columns of a table of the resource.
+func (r *resource) shownColumns() []column {
+	if r.tableColumns != nil {
+		return r.tableColumns
+	}
+	return r.columns
+}
+
 // tableFor renders objects as a Table. Each row carries as much of its object
 // as include says: None, Metadata (the default) or Object.
 func tableFor(r *resource, objects []*unstructured.Unstructured, include string, headers bool, now time.Time) (*metav1.Table, error) {
-	columns := r.columns
-	if r.tableColumns != nil {
-		columns = r.tableColumns
-	}
+	columns := r.shownColumns()
 	table := &metav1.Table{
 		TypeMeta:          metav1.TypeMeta{APIVersion: metav1.SchemeGroupVersion.String(), Kind: "Table"},
 		ColumnDefinitions: []metav1.TableColumnDefinition{},

@@ -94,8 +94,9 @@ func validatePart(part, s string) error {
 	return nil
 }
 
-// Entry is a value with its key and the revision of its last write. Callers
-// own Value.
+// Entry is a value with its key and the revision of its last write. Value is
+// shared with other readers: read only. It never changes, however long it is kept
+// and whatever is written meanwhile, and what is appended to it goes elsewhere.
 type Entry struct {
 	Key      Key
 	Value    []byte

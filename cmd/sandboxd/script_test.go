@@ -45,11 +45,13 @@ func TestScripts(t *testing.T) {
 			"bytes":     bytesCmd,
 			"seal":      sealCmd,
 			"http":      httpCmd,
+			"kube":      kubeCmd,
 			"web":       webCmd,
 			"artifact":  artifactCmd,
 			"canary":    canaryCmd,
 			"reachable": reachableCmd,
 			"ova":       ovaCmd,
+			"hashtree":  hashtreeCmd,
 		},
 	})
 }

@@ -15,9 +15,10 @@ type record struct {
 	revision int64
 }
 
-// entry copies the record for a caller, who owns the copy.
+// entry is the record as callers see it. They share its value: a list of many
+// objects for many clients takes no memory beyond theirs.
 func (r *record) entry() store.Entry {
-	return store.Entry{Key: r.key, Value: clone(r.value), Revision: r.revision}
+	return store.Entry{Key: r.key, Value: slices.Clip(r.value), Revision: r.revision}
 }
 
 // table holds the records of one resource, ordered by namespace and name.

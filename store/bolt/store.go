@@ -93,8 +93,8 @@ func (s *Store) Get(ctx context.Context, key store.Key) (store.Entry, error) {
 	return r.entry(), nil
 }
 
-// List implements store.Store. It copies the values after it let go of the
-// lock: a long list does not hold up a write.
+// List implements store.Store. It makes the entries after it let go of the lock:
+// a long list does not hold up a write.
 func (s *Store) List(ctx context.Context, resource, namespace string) (store.Snapshot, error) {
 	if err := store.ValidateScope(resource, namespace); err != nil {
 		return store.Snapshot{}, err

@@ -132,25 +132,34 @@ func checkOwnership(f *fixture) {
 	if err != nil {
 		f.Fatal(err)
 	}
-	scribble := func(b []byte) {
-		for i := range b {
-			b[i] = 'X'
-		}
-		_ = append(b, 'X')
-	}
-	scribble(mine)
+	copy(mine, "XXXX")
 	f.wantEntry(a, "mine", revision)
-	entry, err := f.s.Get(f.Context(), a)
+	f.wantEvents(w, store.Event{Type: store.Put, Key: a, Value: []byte("mine"), Revision: revision})
+	// What was read stays as it is, whatever is written afterwards.
+	read, err := f.s.Get(f.Context(), a)
 	if err != nil {
 		f.Fatal(err)
 	}
-	scribble(entry.Value)
-	f.wantEntry(a, "mine", revision)
-	scribble(f.list(a.Resource, "").Entries[0].Value)
-	f.wantEntry(a, "mine", revision)
-	f.wantEvents(w, store.Event{Type: store.Put, Key: a, Value: []byte("mine"), Revision: revision})
+	listed := f.list(a.Resource, "").Entries[0]
+	held := func(when string) {
+		f.Helper()
+		if string(read.Value) != "mine" || string(listed.Value) != "mine" {
+			f.Fatalf("%s, values that were read before are %q and %q", when, read.Value, listed.Value)
+		}
+	}
+	first, second := append(read.Value, '1'), append(listed.Value, '2')
+	if string(first) != "mine1" || string(second) != "mine2" {
+		f.Fatalf("what was appended to one value is found behind another: %q and %q", first, second)
+	}
+	updated := f.put(a, "ours", revision)
+	held("after an update")
+	f.wantEntry(a, "ours", updated)
+	f.delete(a, updated)
+	held("after a deletion")
+	f.put(a, "more", 0)
+	held("after another creation")
 	f.reopen()
-	f.wantEntry(a, "mine", revision)
+	held("after the store was closed")
 }
 
 func checkValueSizes(f *fixture) {

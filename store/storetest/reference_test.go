@@ -164,10 +164,16 @@ func (s *reference) Get(ctx context.Context, key store.Key) (store.Entry, error)
 	case !found && s.bug != "absent is empty":
 		return store.Entry{}, store.ErrNotFound
 	}
-	if s.bug != "hands out its own value" {
-		entry.Value = append([]byte{}, entry.Value...)
+	return s.shared(entry), nil
+}
+
+// shared is an entry as readers get it: nothing can be appended to what others
+// see.
+func (s *reference) shared(entry store.Entry) store.Entry {
+	if s.bug != "room behind values" {
+		entry.Value = slices.Clip(entry.Value)
 	}
-	return entry, nil
+	return entry
 }
 
 func (s *reference) validate(key store.Key) error {
@@ -202,8 +208,7 @@ func (s *reference) List(ctx context.Context, resource, namespace string) (store
 			in = key.Resource == resource && strings.HasPrefix(key.Namespace, namespace)
 		}
 		if in {
-			entry.Value = append([]byte{}, entry.Value...)
-			snapshot.Entries = append(snapshot.Entries, entry)
+			snapshot.Entries = append(snapshot.Entries, s.shared(entry))
 		}
 	}
 	slices.SortFunc(snapshot.Entries, func(a, b store.Entry) int {
@@ -220,7 +225,7 @@ func (s *reference) Put(ctx context.Context, key store.Key, value []byte, ifRevi
 		return 0, store.ErrTooLarge
 	}
 	if s.bug != "keeps the caller's value" {
-		value = append([]byte{}, value...)
+		value = append(make([]byte, 0, len(value)+1), value...)
 	}
 	return s.change(ctx, key, store.Event{Type: store.Put, Key: key, Value: value}, func(old store.Entry) error {
 		switch {
@@ -287,6 +292,9 @@ func (s *reference) change(ctx context.Context, key store.Key, e store.Event, ad
 		s.revision++
 	}
 	e.Revision = s.revision
+	if s.bug == "updates in place" && len(e.Value) == len(old.Value) {
+		copy(old.Value, e.Value)
+	}
 	if old.Revision > 0 && s.bug != "no previous value" {
 		e.Previous = old.Value
 	}

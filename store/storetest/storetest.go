@@ -61,7 +61,7 @@ func Run(t *testing.T, open func(t *testing.T) Backend) {
 		{"get and list of nothing", checkNothing},
 		{"list order and scope", checkList},
 		{"keys", checkKeys},
-		{"values belong to the caller", checkOwnership},
+		{"values stay as they are", checkOwnership},
 		{"value sizes", checkValueSizes},
 		{"watch history", checkHistory},
 		{"watch from now", checkFromNow},

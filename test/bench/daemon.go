@@ -11,7 +11,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -40,24 +39,29 @@ func (b *bench) startDaemon(ctx context.Context, name string, args ...string) (*
 	if err := os.MkdirAll(dir, 0o711); err != nil {
 		return nil, err
 	}
+	socket := filepath.Join(dir, "s.sock")
+	args = append([]string{
+		"serve", "--data-dir", filepath.Join(dir, "data"), "--socket", socket,
+		// As many machines are started as are measured. Their memory is the host's.
+		"--capacity-overcommit-cpus", "0", "--capacity-overcommit-disk", "0",
+	}, args...)
+	return start(ctx, dir, socket, exec.Command(b.binary, args...))
+}
+
+// start starts a server and waits until it answers on its socket.
+func start(ctx context.Context, dir, socket string, cmd *exec.Cmd) (*daemon, error) {
 	log, err := os.Create(filepath.Join(dir, "daemon.log"))
 	if err != nil {
 		return nil, err
 	}
-	d := &daemon{binary: b.binary, dir: dir, socket: filepath.Join(dir, "s.sock"), log: log, exited: make(chan error, 1)}
-	args = append([]string{
-		"serve", "--data-dir", filepath.Join(dir, "data"), "--socket", d.socket,
-		// As many machines are started as are measured. Their memory is the host's.
-		"--capacity-overcommit-cpus", "0", "--capacity-overcommit-disk", "0",
-	}, args...)
-	d.cmd = exec.Command(b.binary, args...)
-	d.cmd.Stdout, d.cmd.Stderr = log, log
-	d.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-	if err := d.cmd.Start(); err != nil {
+	d := &daemon{binary: cmd.Path, dir: dir, socket: socket, cmd: cmd, log: log, exited: make(chan error, 1)}
+	cmd.Stdout, cmd.Stderr = log, log
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	if err := cmd.Start(); err != nil {
 		return nil, err
 	}
-	go func() { d.exited <- d.cmd.Wait() }()
-	if d.client, err = client.New(client.Options{Socket: d.socket}); err != nil {
+	go func() { d.exited <- cmd.Wait() }()
+	if d.client, err = client.New(client.Options{Socket: socket}); err != nil {
 		return nil, err
 	}
 	return d, d.awaitReady(ctx)
@@ -118,40 +122,12 @@ func (d *daemon) run(ctx context.Context, args ...string) (string, error) {
 }
 
 // memory is a line of the daemon's /proc status, such as VmRSS, in megabytes.
-func (d *daemon) memory(line string) (float64, error) {
-	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", d.cmd.Process.Pid))
-	if err != nil {
-		return 0, err
-	}
-	for l := range strings.Lines(string(b)) {
-		if rest, ok := strings.CutPrefix(l, line+":"); ok {
-			kb, err := strconv.ParseFloat(strings.TrimSuffix(strings.TrimSpace(rest), " kB"), 64)
-			return kb / 1024, err
-		}
-	}
-	return 0, fmt.Errorf("no %s", line)
-}
-
-// clockTick is the unit of process times in /proc, in seconds (USER_HZ is 100
-// on every Linux that Go runs on).
-const clockTick = 0.01
+func (d *daemon) memory(line string) (float64, error) { return d.process().memory(line) }
 
 // cpu is the processor time the daemon has used, in seconds.
-func (d *daemon) cpu() (float64, error) {
-	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", d.cmd.Process.Pid))
-	if err != nil {
-		return 0, err
-	}
-	// The fields behind the command's closing parenthesis begin with the third.
-	fields := strings.Fields(string(b[bytes.LastIndexByte(b, ')')+1:]))
-	const utime, stime = 14 - 3, 15 - 3
-	u, err := strconv.ParseFloat(fields[utime], 64)
-	if err != nil {
-		return 0, err
-	}
-	s, err := strconv.ParseFloat(fields[stime], 64)
-	return (u + s) * clockTick, err
-}
+func (d *daemon) cpu() (float64, error) { return d.process().cpu() }
+
+func (d *daemon) process() process { return process(d.cmd.Process.Pid) }
 
 // sleep waits, unless the context ends.
 func sleep(ctx context.Context, d time.Duration) error {

@@ -11,6 +11,7 @@
 //
 //	bench --sandboxd bin/sandboxd                     the control plane, on simulated machines
 //	bench --sandboxd bin/sandboxd --image tiny.qcow2  real machines too; beside a libvirt
+//	bench --sandboxd bin/sandboxd --only api          the wire API, with very many objects
 package main
 
 import (
@@ -21,12 +22,17 @@ import (
 	"os/signal"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
+	"syscall"
 	"time"
+
+	"github.com/go-logr/logr"
+	"sigs.k8s.io/controller-runtime/pkg/log"
 )
 
 func main() {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	if err := run(ctx); err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
@@ -40,6 +46,9 @@ type bench struct {
 	image  string
 	dir    string
 	rounds int
+	// kubeconfig reaches a kube-apiserver, and processes serve it; empty for none.
+	kubeconfig string
+	processes  []process
 }
 
 func run(ctx context.Context) error {
@@ -47,8 +56,20 @@ func run(ctx context.Context) error {
 	flag.StringVar(&b.binary, "sandboxd", "bin/sandboxd", "the `program` to measure")
 	flag.StringVar(&b.image, "image", "", "a golden `image` for real machines; none are made without it")
 	flag.IntVar(&b.rounds, "rounds", 5, "how often real machines are made, each way")
-	only := flag.String("only", "", "a comma-separated `list` of parts: store, control, real, snapshots; all if empty")
+	only := flag.String("only", "", "a comma-separated `list` of parts: store, control, real, snapshots, api, api-alone, kube-apiserver; the first four if empty")
+	flag.StringVar(&b.kubeconfig, "kubeconfig", "", "a `file` that reaches a kube-apiserver with our definitions, for the part of its name")
+	flag.Func("pid", "the `number` of a process that serves it; may be repeated", func(text string) error {
+		pid, err := strconv.Atoi(text)
+		b.processes = append(b.processes, process(pid))
+		return err
+	})
+	alone := flag.String("serve-alone", "", "be the API server that is measured alone, with a store in this `folder`")
+	socket := flag.String("socket", "", "where it is served")
 	flag.Parse()
+	log.SetLogger(logr.Discard()) // of controller-runtime, which complains of none
+	if *alone != "" {
+		return serveAlone(ctx, *alone, *socket)
+	}
 	var err error
 	if b.binary, err = filepath.Abs(b.binary); err != nil {
 		return err
@@ -65,9 +86,15 @@ func run(ctx context.Context) error {
 		{"control", b.control},
 		{"real", b.real},
 		{"snapshots", b.snapshots},
+		{"api", b.api},
+		{"api-alone", b.apiAlone},
+		{"kube-apiserver", b.kubeAPI},
+	}
+	if *only == "" {
+		*only = "store,control,real,snapshots"
 	}
 	for _, p := range parts {
-		if *only != "" && !slices.Contains(strings.Split(*only, ","), p.name) {
+		if !slices.Contains(strings.Split(*only, ","), p.name) {
 			continue
 		}
 		if err := p.run(ctx); err != nil {

@@ -5,6 +5,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"os"
 	"path/filepath"
 	"sync"
 	"time"
@@ -89,11 +90,12 @@ func rate(writers int, work func(writer, i int) error) (float64, error) {
 
 // boltCreates lets as many writers wait for grouped transactions of bare bbolt.
 func (b *bench) boltCreates(writers int) (float64, error) {
-	db, err := bbolt.Open(filepath.Join(b.dir, fmt.Sprintf("floor-%d.db", writers)), 0o600, nil)
+	path := filepath.Join(b.dir, fmt.Sprintf("floor-%d.db", writers))
+	db, err := bbolt.Open(path, 0o600, nil)
 	if err != nil {
 		return 0, err
 	}
-	defer func() { _ = db.Close() }()
+	defer func() { _ = db.Close(); _ = os.Remove(path) }()
 	bucket := []byte("b")
 	if err := db.Update(func(tx *bbolt.Tx) error { _, err := tx.CreateBucket(bucket); return err }); err != nil {
 		return 0, err

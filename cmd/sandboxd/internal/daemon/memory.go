@@ -10,10 +10,19 @@ import (
 const (
 	// trimInterval is how often the daemon looks whether it is at rest.
 	trimInterval = 5 * time.Second
-	// restBytes is the most that a daemon at rest allocates in an interval.
-	restBytes = 4 << 20
+	// restBytes is the most that a daemon at rest allocates in an interval, or a
+	// fraction of what is alive: with many objects it looks at each of them now and
+	// then.
+	restBytes    = 4 << 20
+	restFraction = 2
 	// worthTrimming is how many bytes there must be to return to the system.
 	worthTrimming = 16 << 20
+	// restPercent and busyPercent are how much the heap grows until it is collected,
+	// in percent of what is alive. Garbage that comes slowly is collected as it comes,
+	// which keeps the memory small for a hundredth of a processor; in a burst that
+	// would slow it down.
+	restPercent = 25
+	busyPercent = 100
 )
 
 // trimMemory returns the memory of a burst of work to the system once there is
@@ -28,7 +37,10 @@ func trimMemory(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case <-ticker.C:
-			if t.due(readMemory()) {
+			m := readMemory()
+			due := t.due(m)
+			debug.SetGCPercent(t.percent())
+			if due {
 				debug.FreeOSMemory()
 				t.done(readMemory())
 			}
@@ -43,25 +55,36 @@ type memory struct {
 	// heap is what the heap takes of the system: objects, dead ones included,
 	// and free room that was not returned.
 	heap uint64
+	// live is what the last collection left.
+	live uint64
 }
 
 // trimmer decides when memory is returned.
 type trimmer struct {
 	allocated uint64 // at the last look
 	floor     uint64 // heap after the last trim
+	resting   bool
 }
 
 // due tells whether the daemon has come to rest with memory that it does not
 // need. Trimming collects the whole heap, which is worth it once after a burst
 // but not over and over.
 func (t *trimmer) due(m memory) bool {
-	resting := m.allocated-t.allocated < restBytes
+	t.resting = m.allocated-t.allocated < max(restBytes, m.live/restFraction)
 	t.allocated = m.allocated
-	return resting && m.heap >= t.floor+worthTrimming
+	return t.resting && m.heap >= t.floor+max(worthTrimming, m.live/restFraction)
 }
 
 // done tells what was left by a trim.
 func (t *trimmer) done(m memory) { t.allocated, t.floor = m.allocated, m.heap }
+
+// percent is how much the heap may grow until it is collected.
+func (t *trimmer) percent() int {
+	if t.resting {
+		return restPercent
+	}
+	return busyPercent
+}
 
 func readMemory() memory {
 	samples := []metrics.Sample{
@@ -69,10 +92,12 @@ func readMemory() memory {
 		{Name: "/memory/classes/heap/objects:bytes"},
 		{Name: "/memory/classes/heap/unused:bytes"},
 		{Name: "/memory/classes/heap/free:bytes"},
+		{Name: "/gc/heap/live:bytes"},
 	}
 	metrics.Read(samples)
 	return memory{
 		allocated: samples[0].Value.Uint64(),
 		heap:      samples[1].Value.Uint64() + samples[2].Value.Uint64() + samples[3].Value.Uint64(),
+		live:      samples[4].Value.Uint64(),
 	}
 }

@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"runtime"
+	"strings"
 	"testing"
 )
 
@@ -22,12 +23,17 @@ func TestTrimmer(t *testing.T) {
 		{"at rest after it", memory{allocated: 1201 * mb, heap: 250 * mb}, true, 60 * mb},
 		{"slow garbage", memory{allocated: 1204 * mb, heap: 63 * mb}, false, 0},
 		{"much slow garbage", memory{allocated: 1207 * mb, heap: 76 * mb}, true, 60 * mb},
-		{"less than before", memory{allocated: 1208 * mb, heap: 30 * mb}, false, 0},
+		{"a look at many objects", memory{allocated: 1236 * mb, heap: 91 * mb, live: 60 * mb}, true, 60 * mb},
+		{"work on many objects", memory{allocated: 1267 * mb, heap: 91 * mb, live: 60 * mb}, false, 0},
+		{"less than before", memory{allocated: 1268 * mb, heap: 30 * mb}, false, 0},
 	}
 	for _, s := range steps {
 		due := trim.due(s.m)
 		if due != s.due {
 			t.Errorf("%s: due %v, want %v", s.name, due, s.due)
+		}
+		if rest := trim.percent() == restPercent; rest == strings.Contains("starting, a burst, more of it, work on many objects", s.name) {
+			t.Errorf("%s: it is taken for rest: %v", s.name, rest)
 		}
 		if due {
 			trim.done(memory{allocated: s.m.allocated, heap: s.left})
