@@ -212,6 +212,13 @@ func (s *Server) readDeleteOptions(w http.ResponseWriter, rq *request) (*metav1.
 	if errs := validation.ValidateDeleteOptions(o); len(errs) > 0 {
 		return nil, apierrors.NewInvalid(metav1.SchemeGroupVersion.WithKind("DeleteOptions").GroupKind(), "", errs)
 	}
+	if orphan := o.OrphanDependents; orphan != nil { //nolint:staticcheck // clients still send it
+		policy := metav1.DeletePropagationBackground
+		if *orphan {
+			policy = metav1.DeletePropagationOrphan
+		}
+		o.PropagationPolicy = &policy
+	}
 	return o, nil
 }
 
@@ -226,7 +233,7 @@ func deleteOptionsFrom(query url.Values, o *metav1.DeleteOptions) error {
 		if err != nil {
 			return err
 		}
-		o.OrphanDependents = &orphan
+		o.OrphanDependents = &orphan //nolint:staticcheck // clients still send it
 	}
 	// Nothing here is deleted gracefully, but what is no number is a mistake.
 	if text := query.Get("gracePeriodSeconds"); text != "" {

@@ -59,21 +59,13 @@ func judgeOwners(refs []metav1.OwnerReference, state func(metav1.OwnerReference)
 // for: those that make the collector see to its dependents first follow the
 // policy, if one is given.
 func keepFor(finalizers []string, o *metav1.DeleteOptions) []string {
-	var policy metav1.DeletionPropagation
-	switch {
-	case o.PropagationPolicy != nil:
-		policy = *o.PropagationPolicy
-	case o.OrphanDependents != nil && *o.OrphanDependents:
-		policy = metav1.DeletePropagationOrphan
-	case o.OrphanDependents != nil:
-		policy = metav1.DeletePropagationBackground
-	default:
+	if o.PropagationPolicy == nil {
 		return finalizers
 	}
 	kept := slices.DeleteFunc(slices.Clone(finalizers), func(f string) bool {
 		return f == metav1.FinalizerDeleteDependents || f == metav1.FinalizerOrphanDependents
 	})
-	switch policy {
+	switch *o.PropagationPolicy {
 	case metav1.DeletePropagationOrphan:
 		kept = append(kept, metav1.FinalizerOrphanDependents)
 	case metav1.DeletePropagationForeground:

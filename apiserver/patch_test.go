@@ -87,7 +87,7 @@ func TestStrategicPatch(t *testing.T) {
 	if got.field("metadata", "labels", "a") != "b" || !reflect.DeepEqual(got.object().GetFinalizers(), []string{"example.com/b"}) {
 		t.Errorf("the patch made %s", got.body)
 	}
-	event := `{"apiVersion":"events.k8s.io/v1","kind":"Event","metadata":{"name":"e"},"reason":"R","note":"n","type":"Normal","regarding":{"kind":"Sandbox","name":"one","namespace":"default"}}`
+	event := `{"apiVersion":"events.k8s.io/v1","kind":"Event","metadata":{"name":"e"},"eventTime":"2026-01-01T00:00:00.000000Z","reportingController":"c","reportingInstance":"i","action":"A","reason":"R","note":"n","type":"Normal","regarding":{"kind":"Sandbox","name":"one","namespace":"default"}}`
 	a.do("POST", "/apis/events.k8s.io/v1/namespaces/default/events", event).want(201)
 	got = a.patch(strategicPatch, "/apis/events.k8s.io/v1/namespaces/default/events/e", `{"note":"m","series":{"count":2,"lastObservedTime":"2026-01-01T00:00:00.000000Z"}}`).want(200)
 	if got.field("note") != "m" || got.field("series", "count") != int64(2) || got.field("regarding", "name") != "one" {
