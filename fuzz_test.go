@@ -17,7 +17,7 @@ var hostile = map[string][]string{
 	"apiserver":                                  {"FuzzRaw", "FuzzRequest"}, // requests, bodies, patches, selectors, quantities, durations, event notes
 	"client":                                     {"FuzzLines", "FuzzOneFile", "FuzzResult"},
 	"cmd/sandboxd/internal/cli":                  {"FuzzGoal", "FuzzSides", "FuzzTerminal"},
-	"cmd/sandboxd/internal/manifest":             {"FuzzParse"},
+	"manifest":                                   {"FuzzParse"},
 	"controller/goldenimage":                     {"FuzzConsole"},
 	"disk/block":                                 {"FuzzQCOW2", "FuzzVDI"},
 	"disk/change":                                {"FuzzEscape"},
@@ -25,6 +25,7 @@ var hostile = map[string][]string{
 	"disk/partition":                             {"FuzzRead"},
 	"disk/volume":                                {"FuzzMounts", "FuzzOpen"},
 	"disk/worker":                                {"FuzzFrames"},
+	"gitops":                                     {"FuzzCheckout"},
 	"guest/access":                               {"FuzzParameters", "FuzzSession"},
 	"guest/archive":                              {"FuzzUnpack"},
 	"guest/cloudinit":                            {"FuzzSeed"},

@@ -4,6 +4,7 @@ import (
 	"embed"
 	"fmt"
 	"io/fs"
+	"slices"
 
 	corev1 "k8s.io/api/core/v1"
 	eventsv1 "k8s.io/api/events/v1"
@@ -25,6 +26,10 @@ const (
 	eventsKey      = "events"
 	eventsViewKey  = "events.events.k8s.io"
 	secretsKey     = "secrets"
+	configMapsKey  = "configmaps"
+	podsKey        = "pods"
+	servicesKey    = "services"
+	sandboxesKey   = "sandboxes.sandboxd.dev"
 	leasesKey      = "leases.coordination.k8s.io"
 	definitionsKey = "customresourcedefinitions.apiextensions.k8s.io"
 )
@@ -38,12 +43,14 @@ func strategies() map[string]strategy {
 			checkDelete:   checkNamespaceDelete,
 			holds:         namespaceHolds,
 			marked:        namespaceMarked,
+			finalize:      finalizeNamespace,
 			checkName:     apivalidation.NameIsDNSLabel,
 			unconditional: true,
 			ungenerated:   true,
 		},
 		eventsKey: {
 			goType:        func() any { return &corev1.Event{} },
+			prepare:       prepareEvent,
 			check:         checkEvent,
 			unconditional: true,
 			ungenerated:   true,
@@ -51,6 +58,7 @@ func strategies() map[string]strategy {
 		},
 		eventsViewKey: {
 			goType:       func() any { return &eventsv1.Event{} },
+			check:        checkEventView,
 			tableColumns: eventColumns("regarding", "note", "deprecatedFirstTimestamp", "deprecatedLastTimestamp", "deprecatedCount"),
 		},
 		secretsKey: {
@@ -60,6 +68,22 @@ func strategies() map[string]strategy {
 			unconditional: true,
 			ungenerated:   true,
 			tableColumns:  secretColumns(),
+		},
+		configMapsKey: {
+			goType:        func() any { return &corev1.ConfigMap{} },
+			check:         checkConfigMap,
+			unconditional: true,
+			ungenerated:   true,
+			tableColumns:  configMapColumns(),
+		},
+		podsKey: {
+			goType:       func() any { return &corev1.Pod{} },
+			readOnly:     podReadOnly,
+			tableColumns: podColumns(),
+		},
+		servicesKey: {
+			goType:   func() any { return &corev1.Service{} },
+			readOnly: "there are no services here: a sandbox is reached through spec.network.portForwards, or by kubectl port-forward to the Pod of its name",
 		},
 		leasesKey: {
 			goType:      func() any { return &coordinationv1.Lease{} },
@@ -100,6 +124,12 @@ func loadResources(crds fs.FS) ([]*resource, []*apiextensionsv1.CustomResourceDe
 		resources = append(resources, r)
 	}
 	byKey[definitionsKey].verbs = readVerbs
+	byKey[servicesKey].verbs = readVerbs
 	byKey[eventsViewKey].view = eventView(byKey[eventsKey])
+	if sandboxes, pods := byKey[sandboxesKey], byKey[podsKey]; sandboxes != nil {
+		pods.verbs, pods.view = readVerbs, podView(sandboxes)
+	} else { // there is nothing that they could show
+		resources = slices.DeleteFunc(resources, func(r *resource) bool { return r == pods })
+	}
 	return resources, definitions, nil
 }

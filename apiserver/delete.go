@@ -5,11 +5,14 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"net/url"
+	"slices"
+	"strconv"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
-	"k8s.io/apimachinery/pkg/util/validation/field"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/validation"
 
 	"sandboxd.dev/sandboxd/store"
 )
@@ -71,9 +74,12 @@ func (s *Server) deleteObject(rq *request, o *metav1.DeleteOptions) (gone bool, 
 		}); err != nil {
 			return false, nil, 0, err
 		}
+		kept := keepFor(old.GetFinalizers(), o)
+		again := slices.Equal(kept, old.GetFinalizers())
+		old.SetFinalizers(kept)
 		held := r.heldBack(old)
 		switch {
-		case held && old.GetDeletionTimestamp() != nil: // marked already
+		case held && old.GetDeletionTimestamp() != nil && again: // marked already
 			return false, entry.Value, entry.Revision, nil
 		case held:
 			value, revision, err = s.markDeleted(rq, entry, old, dryRun)
@@ -96,22 +102,27 @@ func (s *Server) deleteObject(rq *request, o *metav1.DeleteOptions) (gone bool, 
 // markDeleted stores an object as being deleted.
 func (s *Server) markDeleted(rq *request, entry store.Entry, old *unstructured.Unstructured, dryRun bool) ([]byte, int64, error) {
 	r := rq.resource.base()
-	meta := metadataOf(old.Object)
-	meta["deletionTimestamp"] = formatTime(s.clock.Now())
-	meta["deletionGracePeriodSeconds"] = int64(0)
-	if !r.ungenerated {
-		meta["generation"] = old.GetGeneration() + 1
-	}
-	if r.marked != nil {
-		r.marked(old.Object)
+	if old.GetDeletionTimestamp() == nil {
+		meta := metadataOf(old.Object)
+		meta["deletionTimestamp"] = formatTime(s.clock.Now())
+		meta["deletionGracePeriodSeconds"] = int64(0)
+		if !r.ungenerated {
+			meta["generation"] = old.GetGeneration() + 1
+		}
+		if r.marked != nil {
+			r.marked(old.Object)
+		}
 	}
 	value, err := encodeStored(old.Object)
 	if err != nil || dryRun {
 		return value, entry.Revision, err
 	}
 	revision, err := s.store.Put(rq.Context(), entry.Key, value, entry.Revision)
-	if err == nil && r.key == namespacesKey {
-		s.namespaces.terminating()
+	if err == nil {
+		s.garbage.wrote(entry.Key, value)
+		if r.key == namespacesKey {
+			s.namespaces.terminating()
+		}
 	}
 	return value, revision, err
 }
@@ -166,8 +177,7 @@ func (s *Server) deleteCollection(w http.ResponseWriter, rq *request) error {
 }
 
 // readDeleteOptions reads the options of a deletion from the body, or from the
-// query when there is no body. The propagation policy is checked; nothing
-// depends on it, because no kind of this server owns objects of another.
+// query when there is no body.
 func (s *Server) readDeleteOptions(w http.ResponseWriter, rq *request) (*metav1.DeleteOptions, error) {
 	body, err := readBody(w, rq.Request)
 	if err != nil {
@@ -193,29 +203,36 @@ func (s *Server) readDeleteOptions(w http.ResponseWriter, rq *request) (*metav1.
 		if err := json.Unmarshal(raw, o); err != nil {
 			return nil, apierrors.NewBadRequest(fmt.Sprintf("the DeleteOptions cannot be decoded: %v", err))
 		}
-	} else {
-		o.DryRun = rq.query["dryRun"]
-		if policy := metav1.DeletionPropagation(rq.query.Get("propagationPolicy")); policy != "" {
-			o.PropagationPolicy = &policy
-		}
-	}
-	dryRun, err := parseDryRun(o.DryRun)
-	if err != nil {
+	} else if err := deleteOptionsFrom(rq.query, o); err != nil {
 		return nil, err
 	}
-	if !dryRun {
+	if len(o.DryRun) == 1 && o.DryRun[0] == "" {
 		o.DryRun = nil
 	}
-	if o.PropagationPolicy != nil {
-		switch *o.PropagationPolicy {
-		case metav1.DeletePropagationOrphan, metav1.DeletePropagationBackground, metav1.DeletePropagationForeground:
-		default:
-			return nil, apierrors.NewInvalid(metav1.SchemeGroupVersion.WithKind("DeleteOptions").GroupKind(), "", field.ErrorList{
-				field.NotSupported(field.NewPath("propagationPolicy"), *o.PropagationPolicy, []metav1.DeletionPropagation{
-					metav1.DeletePropagationBackground, metav1.DeletePropagationForeground, metav1.DeletePropagationOrphan,
-				}),
-			})
-		}
+	if errs := validation.ValidateDeleteOptions(o); len(errs) > 0 {
+		return nil, apierrors.NewInvalid(metav1.SchemeGroupVersion.WithKind("DeleteOptions").GroupKind(), "", errs)
 	}
 	return o, nil
+}
+
+// deleteOptionsFrom reads the options of a deletion from a query.
+func deleteOptionsFrom(query url.Values, o *metav1.DeleteOptions) error {
+	o.DryRun = query["dryRun"]
+	if policy := metav1.DeletionPropagation(query.Get("propagationPolicy")); policy != "" {
+		o.PropagationPolicy = &policy
+	}
+	if query.Has("orphanDependents") {
+		orphan, err := queryBool(query, "orphanDependents")
+		if err != nil {
+			return err
+		}
+		o.OrphanDependents = &orphan
+	}
+	// Nothing here is deleted gracefully, but what is no number is a mistake.
+	if text := query.Get("gracePeriodSeconds"); text != "" {
+		if _, err := strconv.ParseInt(text, 10, 64); err != nil {
+			return apierrors.NewBadRequest(fmt.Sprintf("gracePeriodSeconds %q is not a number of seconds", text))
+		}
+	}
+	return nil
 }

@@ -63,13 +63,13 @@ func TestDeleteOptions(t *testing.T) {
 	a.do("DELETE", sandboxes+"/one", options(`"preconditions":{"resourceVersion":"1"}`)).refused(409, "Conflict", "the resourceVersion in the precondition (1)")
 	a.do("DELETE", sandboxes+"/one", options(`"propagationPolicy":"Sideways"`)).refused(422, "Invalid", "propagationPolicy: Unsupported value")
 	a.do("DELETE", sandboxes+"/one?propagationPolicy=Sideways", nil).refused(422, "Invalid")
-	a.do("DELETE", sandboxes+"/one", options(`"dryRun":["Some"]`)).refused(400, "BadRequest")
+	a.do("DELETE", sandboxes+"/one", options(`"dryRun":["Some"]`)).refused(422, "Invalid", "dryRun: Unsupported value")
 	a.do("DELETE", sandboxes+"/one", `{"kind":"Sandbox"}`).refused(400, "BadRequest", "DeleteOptions were expected")
 	a.do("DELETE", sandboxes+"/one", `{"kind":"DeleteOptions","preconditions":7}`).refused(400, "BadRequest", "cannot be decoded")
 	a.get(sandboxes + "/one").want(200)
 	a.do("DELETE", sandboxes+"/one", fmt.Sprintf("apiVersion: v1\nkind: DeleteOptions\npropagationPolicy: Foreground\npreconditions: {uid: %s, resourceVersion: %q}", one.GetUID(), one.GetResourceVersion()),
 		"Content-Type", "application/yaml").want(200)
-	a.get(sandboxes+"/one").refused(404, "NotFound")
+	a.gone(sandboxes + "/one")
 }
 
 func TestDeleteCollection(t *testing.T) {

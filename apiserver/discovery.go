@@ -1,9 +1,13 @@
 package apiserver
 
 import (
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
 	"mime"
 	"net/http"
 	"slices"
+	"strconv"
 	"strings"
 
 	apidiscoveryv2 "k8s.io/api/apidiscovery/v2"
@@ -12,18 +16,43 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 )
 
-// mediaAggregated is the media type of aggregated discovery.
-const mediaAggregated = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList"
-
-// wantsAggregated tells whether a client understands aggregated discovery.
-func wantsAggregated(r *http.Request) bool {
+// aggregatedVersion is the version of aggregated discovery that a client
+// understands; empty when it understands none. v2beta1 has the same form under
+// another name; clients from before 1.30 know only that.
+func aggregatedVersion(r *http.Request) string {
 	for _, part := range strings.Split(r.Header.Get("Accept"), ",") {
 		media, params, err := mime.ParseMediaType(part)
-		if err == nil && media == mediaJSON && params["g"] == "apidiscovery.k8s.io" && params["v"] == "v2" && params["as"] == "APIGroupDiscoveryList" {
-			return true
+		if err == nil && media == mediaJSON && params["g"] == "apidiscovery.k8s.io" && params["as"] == "APIGroupDiscoveryList" {
+			if v := params["v"]; v == "v2" || v == "v2beta1" {
+				return v
+			}
+		}
+		if err == nil && media == mediaJSON && params["as"] == "" {
+			return "" // the client likes the other form better
 		}
 	}
-	return false
+	return ""
+}
+
+// serveAggregated answers with everything below /api or /apis at once. Clients
+// that have it are told so.
+func (s *Server) serveAggregated(w http.ResponseWriter, r *http.Request, core bool, version string) error {
+	list := s.aggregatedDiscovery(core)
+	list.APIVersion = "apidiscovery.k8s.io/" + version
+	raw, err := json.Marshal(list)
+	if err != nil {
+		return err
+	}
+	sum := sha256.Sum256(raw)
+	tag := strconv.Quote(strings.ToUpper(hex.EncodeToString(sum[:])))
+	w.Header().Set("Etag", tag)
+	w.Header().Set("Cache-Control", "public")
+	if matchesTag(r, tag) {
+		w.WriteHeader(http.StatusNotModified)
+		return nil
+	}
+	writeBody(w, http.StatusOK, "application/json;g=apidiscovery.k8s.io;v="+version+";as=APIGroupDiscoveryList", append(raw, '\n'))
+	return nil
 }
 
 // serveDiscovery answers /api, /apis, /apis/GROUP, and the lists of resources
@@ -33,11 +62,13 @@ func (s *Server) serveDiscovery(w http.ResponseWriter, r *http.Request, segments
 		return methodNotAllowed(r.Method, r.URL.Path)
 	}
 	core := segments[0] == "api"
-	switch {
-	case len(segments) == 1 && wantsAggregated(r):
+	if len(segments) == 1 {
 		w.Header().Set("Vary", "Accept")
-		w.Header().Set("Content-Type", mediaAggregated)
-		return writeTyped(w, mediaAggregated, s.aggregatedDiscovery(core))
+		if version := aggregatedVersion(r); version != "" {
+			return s.serveAggregated(w, r, core, version)
+		}
+	}
+	switch {
 	case len(segments) == 1 && core:
 		return writeTyped(w, mediaJSON, metav1.APIVersions{
 			TypeMeta:                   metav1.TypeMeta{Kind: "APIVersions"},
@@ -88,6 +119,24 @@ func groupVersionOf(segments []string) schema.GroupVersion {
 // statusVerbs are the verbs of /status.
 var statusVerbs = []string{"get", "patch", "update"}
 
+// ownSubresource is one that the server itself serves, besides status.
+type ownSubresource struct {
+	name  string
+	kind  schema.GroupVersionKind
+	verbs []string
+}
+
+func (r *resource) ownSubresources() []ownSubresource {
+	var subs []ownSubresource
+	if r.finalize != nil {
+		subs = append(subs, ownSubresource{"finalize", r.gvk, []string{"update"}})
+	}
+	if r.scale != nil {
+		subs = append(subs, ownSubresource{"scale", scaleKind, statusVerbs})
+	}
+	return subs
+}
+
 func (s *Server) resourceList(gv schema.GroupVersion) metav1.APIResourceList {
 	list := metav1.APIResourceList{
 		TypeMeta:     metav1.TypeMeta{APIVersion: "v1", Kind: "APIResourceList"},
@@ -105,6 +154,12 @@ func (s *Server) resourceList(gv schema.GroupVersion) metav1.APIResourceList {
 		if r.status {
 			list.APIResources = append(list.APIResources, metav1.APIResource{
 				Name: r.gvr.Resource + "/status", Namespaced: r.namespaced, Kind: r.gvk.Kind, Verbs: statusVerbs,
+			})
+		}
+		for _, sub := range r.ownSubresources() {
+			list.APIResources = append(list.APIResources, metav1.APIResource{
+				Name: r.gvr.Resource + "/" + sub.name, Namespaced: r.namespaced, Kind: sub.kind.Kind,
+				Group: sub.kind.Group, Version: sub.kind.Version, Verbs: sub.verbs,
 			})
 		}
 		for _, sub := range s.subresources[r.groupResource()] {
@@ -151,6 +206,10 @@ func (s *Server) resourceDiscovery(r *resource) apidiscoveryv2.APIResourceDiscov
 	if r.status {
 		d.Subresources = append(d.Subresources, apidiscoveryv2.APISubresourceDiscovery{Subresource: "status", ResponseKind: kind, Verbs: statusVerbs})
 	}
+	for _, sub := range r.ownSubresources() {
+		kind := &metav1.GroupVersionKind{Group: sub.kind.Group, Version: sub.kind.Version, Kind: sub.kind.Kind}
+		d.Subresources = append(d.Subresources, apidiscoveryv2.APISubresourceDiscovery{Subresource: sub.name, ResponseKind: kind, Verbs: sub.verbs})
+	}
 	for _, sub := range s.subresources[r.groupResource()] {
 		d.Subresources = append(d.Subresources, apidiscoveryv2.APISubresourceDiscovery{Subresource: sub.Name, ResponseKind: kind, Verbs: sub.verbs()})
 	}
@@ -170,5 +229,13 @@ func methodNotAllowed(method, path string) error {
 	return &apierrors.StatusError{ErrStatus: metav1.Status{
 		Status: metav1.StatusFailure, Code: http.StatusMethodNotAllowed, Reason: metav1.StatusReasonMethodNotAllowed,
 		Message: method + " is not supported on " + path, Details: &metav1.StatusDetails{},
+	}}
+}
+
+// notWritable is the answer to a write of a kind that cannot be written.
+func notWritable(why string) error {
+	return &apierrors.StatusError{ErrStatus: metav1.Status{
+		Status: metav1.StatusFailure, Code: http.StatusMethodNotAllowed, Reason: metav1.StatusReasonMethodNotAllowed,
+		Message: why, Details: &metav1.StatusDetails{},
 	}}
 }

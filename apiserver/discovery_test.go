@@ -54,16 +54,20 @@ func TestDiscovery(t *testing.T) {
 		want := map[string]string{
 			"v1/namespaces":                 "Namespace ns  " + all,
 			"v1/namespaces/status":          "Namespace   get,patch,update",
+			"v1/namespaces/finalize":        "Namespace   update",
+			"v1/configmaps":                 "ConfigMap cm  " + all,
 			"v1/events":                     "Event ev  " + all,
 			"v1/secrets":                    "Secret   " + all,
+			"v1/pods":                       "Pod po  get,list,watch",
+			"v1/services":                   "Service svc  get,list,watch",
 			"events.k8s.io/v1/events":       "Event ev  " + all,
 			"coordination.k8s.io/v1/leases": "Lease   " + all,
 			"apiextensions.k8s.io/v1/customresourcedefinitions": "CustomResourceDefinition crd,crds api-extensions get,list,watch",
 			"sandboxd.dev/v1/goldenimages":                      "GoldenImage gi sandboxd " + all,
 			"sandboxd.dev/v1/goldenimages/status":               "GoldenImage   get,patch,update",
-			"sandboxd.dev/v1/sandboxes":                         "Sandbox sbx sandboxd " + all,
+			"sandboxd.dev/v1/sandboxes":                         "Sandbox sbx sandboxd,all " + all,
 			"sandboxd.dev/v1/sandboxes/status":                  "Sandbox   get,patch,update",
-			"sandboxd.dev/v1/sandboxsnapshots":                  "SandboxSnapshot snap sandboxd create,delete,deletecollection,get,list,patch,update,watch",
+			"sandboxd.dev/v1/sandboxsnapshots":                  "SandboxSnapshot snap sandboxd,all create,delete,deletecollection,get,list,patch,update,watch",
 			"sandboxd.dev/v1/sandboxsnapshots/status":           "SandboxSnapshot   get,patch,update",
 			"sandboxd.dev/v1/sandboxes/exec":                    "Sandbox   create,get",
 		}
@@ -113,7 +117,7 @@ func TestDiscoveryPaths(t *testing.T) {
 		t.Errorf("the group is %s", got.body)
 	}
 	a.get("/apis/").want(200)
-	for _, path := range []string{"/apis/nowhere.dev", "/apis/nowhere.dev/v1", "/apis/sandboxd.dev/v9", "/api/v2", "/apis/v1", "/openapi/v3/nowhere", "/openapi/v2", "/version/x"} {
+	for _, path := range []string{"/apis/nowhere.dev", "/apis/nowhere.dev/v1", "/apis/sandboxd.dev/v9", "/api/v2", "/apis/v1", "/openapi/v3/nowhere", "/openapi/v2/x", "/openapi/v4", "/version/x"} {
 		a.get(path).refused(404, "NotFound")
 	}
 	a.do("POST", "/apis", nil).refused(405, "MethodNotAllowed")
@@ -123,9 +127,68 @@ func TestDiscoveryPaths(t *testing.T) {
 			t.Errorf("%s is %s", path, got.body)
 		}
 	}
-	aggregated := "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList"
-	if got := a.do("GET", "/apis", nil, "Accept", aggregated+",application/json").want(200); got.header.Get("Content-Type") != aggregated || got.field("kind") != "APIGroupDiscoveryList" {
-		t.Errorf("aggregated discovery is %s: %s", got.header.Get("Content-Type"), got.body)
+}
+
+// TestAggregatedDiscovery asks for it as clients of several versions do.
+func TestAggregatedDiscovery(t *testing.T) {
+	a := newAPI(t, withPools)
+	const v2, v2beta1 = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList", "application/json;g=apidiscovery.k8s.io;v=v2beta1;as=APIGroupDiscoveryList"
+	for _, c := range []struct{ accept, want, version string }{
+		{v2 + ";profile=nopeer," + v2 + "," + v2beta1 + ",application/json", v2, "apidiscovery.k8s.io/v2"}, // 1.35 and later
+		{v2 + "," + v2beta1 + ",application/json", v2, "apidiscovery.k8s.io/v2"},                           // 1.30 and later
+		{v2beta1 + ",application/json", v2beta1, "apidiscovery.k8s.io/v2beta1"},                            // 1.26 to 1.29
+		{"application/json", "application/json", ""},
+		{"application/json, */*", "application/json", ""}, // before that
+		{"application/json;g=apidiscovery.k8s.io;v=v3;as=APIGroupDiscoveryList,application/json", "application/json", ""},
+	} {
+		for _, path := range []string{"/api", "/apis"} {
+			got := a.do("GET", path, nil, "Accept", c.accept).want(200)
+			if got.header.Get("Content-Type") != c.want || got.header.Get("Vary") != "Accept" {
+				t.Errorf("%s: %s was answered with %v", c.accept, path, got.header)
+			}
+			if c.version == "" {
+				continue
+			}
+			if got.field("kind") != "APIGroupDiscoveryList" || got.field("apiVersion") != c.version {
+				t.Errorf("%s: %s was answered with %s", c.accept, path, got.body)
+			}
+			tag := got.header.Get("Etag")
+			if again := a.do("GET", path, nil, "Accept", c.accept, "If-None-Match", tag).want(304); tag == "" || len(again.body) != 0 {
+				t.Errorf("%s: the tag of %s is %q", c.accept, path, tag)
+			}
+			a.do("GET", path, nil, "Accept", c.accept, "If-None-Match", `"0"`).want(200)
+		}
+	}
+	// A scale is of another kind than what is scaled, in both forms.
+	var list struct {
+		Items []struct {
+			Versions []struct {
+				Resources []struct {
+					Resource, SingularResource string
+					Categories                 []string
+					Subresources               []struct {
+						Subresource  string
+						ResponseKind struct{ Group, Version, Kind string }
+					}
+				}
+			}
+		}
+	}
+	if err := json.Unmarshal(a.do("GET", "/apis", nil, "Accept", v2).body, &list); err != nil {
+		t.Fatal(err)
+	}
+	found := false
+	for _, group := range list.Items {
+		for _, r := range group.Versions[0].Resources {
+			for _, sub := range r.Subresources {
+				found = found || r.Resource == "pools" && r.SingularResource == "pool" && slices.Contains(r.Categories, "all") &&
+					sub.Subresource == "scale" && sub.ResponseKind.Group == "autoscaling" && sub.ResponseKind.Kind == "Scale"
+			}
+		}
+	}
+	legacy := string(a.get("/apis/test.dev/v1").want(200).body)
+	if !found || !strings.Contains(legacy, `{"name":"pools/scale","singularName":"","namespaced":true,"group":"autoscaling","version":"v1","kind":"Scale"`) {
+		t.Errorf("the scale is not discovered: %v %s", list, legacy)
 	}
 }
 

@@ -2,6 +2,7 @@ package apiserver
 
 import (
 	"bufio"
+	"compress/gzip"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -19,12 +20,13 @@ import (
 // Serve; behind another server they are system:anonymous.
 func (s *Server) Handler() http.Handler {
 	return http.HandlerFunc(func(raw http.ResponseWriter, r *http.Request) {
-		w := &response{ResponseWriter: raw}
+		w := &response{ResponseWriter: raw, compressible: mayCompress(r)}
 		defer w.end()
 		defer s.recoverPanic(w, r)
 		if err := s.handle(w, r); err != nil {
 			s.fail(w, r, err)
 		}
+		w.finish()
 	})
 }
 
@@ -98,32 +100,27 @@ func (s *Server) route(w http.ResponseWriter, r *http.Request) error {
 		}
 		return s.serveResource(w, r, groupVersionOf(segments), segments[groupVersion:])
 	case "openapi":
-		if len(segments) >= 2 && segments[1] == "v3" {
-			return s.serveOpenAPI(w, r, strings.Join(segments[2:], "/"))
+		if len(segments) >= 2 && (segments[1] == "v2" || segments[1] == "v3") {
+			return s.serveOpenAPI(w, r, segments[1], strings.Join(segments[2:], "/"))
 		}
 	case "version":
 		if len(segments) == 1 {
-			return writeTyped(w, mediaJSON, s.version)
+			if r.Method != http.MethodGet && r.Method != http.MethodHead {
+				return methodNotAllowed(r.Method, r.URL.Path)
+			}
+			return writeTyped(w, mediaJSON, servedVersion(s.version))
 		}
-	case "healthz", "livez":
-		writeBody(w, http.StatusOK, "text/plain; charset=utf-8", []byte("ok"))
-		return nil
-	case "readyz":
-		return s.serveReady(w)
+	case "healthz", "livez", "readyz":
+		return s.serveHealth(w, r, segments)
+	case "":
+		if len(segments) == 1 {
+			return s.serveRoot(w, r)
+		}
 	}
 	if e, ok := s.endpoints[segments[0]]; ok {
 		return serveEndpoint(w, r, e)
 	}
 	return pathNotFound()
-}
-
-// serveReady tells whether requests can be answered: the store must be open.
-func (s *Server) serveReady(w http.ResponseWriter) error {
-	if s.store.Revision() == 0 {
-		return apierrors.NewServiceUnavailable("the store is not ready")
-	}
-	writeBody(w, http.StatusOK, "text/plain; charset=utf-8", []byte("ok"))
-	return nil
 }
 
 // splitPath splits a path into its decoded segments. A slash at the end is
@@ -162,7 +159,15 @@ func (s *Server) serveResource(w http.ResponseWriter, r *http.Request, gv schema
 		Request: r, resource: res, namespace: t.namespace, name: t.name, subresource: t.subresource,
 		query: query, user: UserFrom(r.Context()),
 	}
-	if t.subresource != "" && (t.subresource != "status" || !res.status) {
+	var serve func(http.ResponseWriter, *request) error
+	switch {
+	case t.subresource == "", t.subresource == "status" && res.status:
+		serve = s.serveVerb
+	case t.subresource == "scale" && res.scale != nil:
+		serve = s.serveScale
+	case t.subresource == "finalize" && res.finalize != nil:
+		serve = s.serveFinalize
+	default:
 		for _, sub := range s.subresources[res.groupResource()] {
 			if sub.Name == t.subresource {
 				return s.serveSubresource(w, rq, sub)
@@ -173,7 +178,10 @@ func (s *Server) serveResource(w http.ResponseWriter, r *http.Request, gv schema
 	if rq.accept, err = negotiate(r.Header.Get("Accept")); err != nil {
 		return err
 	}
-	return s.serveVerb(w, rq)
+	if err := checkTableOptions(rq); err != nil {
+		return err
+	}
+	return serve(w, rq)
 }
 
 // serveVerb finds out what a request wants done, and does it.
@@ -203,6 +211,9 @@ func (s *Server) serveVerb(w http.ResponseWriter, rq *request) error {
 	case rq.Method == http.MethodDelete && !one && (rq.namespace != "" || !rq.resource.namespaced):
 		verb, serve = "deletecollection", s.deleteCollection
 	}
+	if serve != nil && !rq.resource.allows(verb) && rq.resource.readOnly != "" {
+		return notWritable(rq.resource.readOnly)
+	}
 	if serve == nil || !rq.resource.allows(verb) {
 		return methodNotAllowed(rq.Method, rq.URL.Path)
 	}
@@ -223,7 +234,10 @@ func writeTyped(w http.ResponseWriter, media string, value any) error {
 // over like the one it wraps.
 type response struct {
 	http.ResponseWriter
-	begun bool
+	begun        bool
+	compressible bool         // the client takes packed answers and gains by them
+	packer       *gzip.Writer // of an answer that is packed
+	estimate     int          // of the length of an answer that does not tell it; 0: none
 	// trail is the request's audit record, and denied that it was refused to its
 	// user.
 	trail  *trail
@@ -240,6 +254,9 @@ func (w *response) end() {
 }
 
 func (w *response) WriteHeader(code int) {
+	if !w.begun {
+		w.compress(code)
+	}
 	w.begun = true
 	if w.code == 0 || w.code == http.StatusContinue {
 		w.code = code
@@ -248,7 +265,12 @@ func (w *response) WriteHeader(code int) {
 }
 
 func (w *response) Write(b []byte) (int, error) {
-	w.begun = true
+	if !w.begun {
+		w.WriteHeader(http.StatusOK)
+	}
+	if w.packer != nil {
+		return w.packer.Write(b)
+	}
 	return w.ResponseWriter.Write(b)
 }
 

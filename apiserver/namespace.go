@@ -67,6 +67,24 @@ func namespaceHolds(u *unstructured.Unstructured) bool {
 	return len(finalizers) > 0
 }
 
+// heldByServer tells whether the server's own finalizer is there; others may be
+// set by /finalize.
+func heldByServer(u *unstructured.Unstructured) bool {
+	finalizers, _, _ := unstructured.NestedStringSlice(u.Object, "spec", "finalizers")
+	return slices.Contains(finalizers, string(corev1.FinalizerKubernetes))
+}
+
+// dropFinalizer takes the server's own finalizer away.
+func dropFinalizer(u *unstructured.Unstructured) error {
+	finalizers, _, _ := unstructured.NestedStringSlice(u.Object, "spec", "finalizers")
+	finalizers = slices.DeleteFunc(finalizers, func(f string) bool { return f == string(corev1.FinalizerKubernetes) })
+	if len(finalizers) == 0 {
+		unstructured.RemoveNestedField(u.Object, "spec", "finalizers")
+		return nil
+	}
+	return unstructured.SetNestedStringSlice(u.Object, finalizers, "spec", "finalizers")
+}
+
 func namespaceMarked(obj map[string]any) {
 	status, _ := obj["status"].(map[string]any)
 	if status == nil {
@@ -164,7 +182,7 @@ func (n *namespaces) reap(ctx context.Context) error {
 			failed = append(failed, fmt.Errorf("%s: %w", entry.Key, err))
 			continue
 		}
-		if u.GetDeletionTimestamp() == nil || !namespaceHolds(u) {
+		if u.GetDeletionTimestamp() == nil || !heldByServer(u) {
 			continue
 		}
 		waiting = true
@@ -240,7 +258,9 @@ func (n *namespaces) finalize(ctx context.Context, key store.Key) error {
 		if err != nil {
 			return fmt.Errorf("%s: %w", key, err)
 		}
-		unstructured.RemoveNestedField(u.Object, "spec", "finalizers")
+		if err := dropFinalizer(u); err != nil {
+			return fmt.Errorf("%s: %w", key, err)
+		}
 		value, err := encodeStored(u.Object)
 		if err != nil {
 			return err

@@ -7,7 +7,6 @@ import (
 	"strings"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/runtime/schema"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 )
@@ -68,8 +67,16 @@ func negotiate(header string) (accept, error) {
 			return a, nil
 		}
 	}
-	return accept{}, apierrors.NewGenericServerResponse(http.StatusNotAcceptable, "", schema.GroupResource{}, "",
-		fmt.Sprintf("only %s and %s can be answered, not %q", mediaJSON, mediaYAML, header), 0, false)
+	return accept{}, notAcceptable(header, mediaJSON, mediaYAML)
+}
+
+// notAcceptable is the answer to a client that takes none of the supported
+// media types.
+func notAcceptable(header string, supported ...string) error {
+	return &apierrors.StatusError{ErrStatus: metav1.Status{
+		Status: metav1.StatusFailure, Code: http.StatusNotAcceptable, Reason: metav1.StatusReasonNotAcceptable,
+		Message: fmt.Sprintf("only the following media types are accepted: %s, and not %q", strings.Join(supported, ", "), header),
+	}}
 }
 
 // bodyMedia is the media type of a request's body, without parameters.
@@ -90,6 +97,8 @@ func bodyMedia(r *http.Request) (string, error) {
 
 // unsupportedMedia is the answer to a body that the server cannot read.
 func unsupportedMedia(media string, supported ...string) error {
-	return apierrors.NewGenericServerResponse(http.StatusUnsupportedMediaType, "", schema.GroupResource{}, "",
-		fmt.Sprintf("a body of type %s cannot be read here, only %s", media, strings.Join(supported, ", ")), 0, false)
+	return &apierrors.StatusError{ErrStatus: metav1.Status{
+		Status: metav1.StatusFailure, Code: http.StatusUnsupportedMediaType, Reason: metav1.StatusReasonUnsupportedMediaType,
+		Message: fmt.Sprintf("the body of the request was in an unknown format (%s) - accepted media types include: %s", media, strings.Join(supported, ", ")),
+	}}
 }

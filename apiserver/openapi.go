@@ -1,13 +1,12 @@
 package apiserver
 
 import (
-	"crypto/sha256"
-	"encoding/hex"
 	"encoding/json"
 	"net/http"
 	"slices"
 	"strings"
 
+	structural "k8s.io/apiextensions-apiserver/pkg/apiserver/schema"
 	generated "k8s.io/apiextensions-apiserver/pkg/generated/openapi"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
@@ -58,12 +57,23 @@ func modelName(gvk schema.GroupVersionKind) string {
 }
 
 // model is the published schema of a kind.
-func (r *resource) model() *spec.Schema {
-	m := r.schema.structural.ToKubeOpenAPI()
+func (r *resource) model() *spec.Schema { return r.modelOf(r.schema.structural) }
+
+// modelOf is the published schema of a kind, given its structure.
+func (r *resource) modelOf(structure *structural.Structural) *spec.Schema {
+	m := structure.ToKubeOpenAPI()
 	metadata := spec.Schema{SchemaProps: spec.SchemaProps{
 		Description: "metadata of the object.",
 		Ref:         spec.MustCreateRef(schemaRefs + metav1.ObjectMeta{}.OpenAPIModelName()),
 	}}
+	if m.Properties == nil {
+		m.Properties = map[string]spec.Schema{}
+	}
+	for _, name := range []string{"apiVersion", "kind"} { // definitions may leave them out
+		if _, ok := m.Properties[name]; !ok {
+			m.Properties[name] = *spec.StringProperty()
+		}
+	}
 	m.Properties["metadata"] = metadata
 	m.AddExtension(gvkExtension, []any{gvkMap(r.gvk)})
 	return m
@@ -100,21 +110,18 @@ func kindModels(resources []*resource) map[string]*spec.Schema {
 	return models
 }
 
-// openAPI holds the published documents, one for each group version.
+// openAPI holds the published documents: of version 3 one for each group version
+// and an index of them, and of version 2 one for everything.
 type openAPI struct {
-	index []byte
-	docs  map[string]openAPIDoc // by path behind /openapi/v3/
-}
-
-type openAPIDoc struct {
-	raw  []byte
-	hash string
+	index document
+	docs  map[string]document // by path behind /openapi/v3/
+	v2    document
 }
 
 // newOpenAPI renders the documents. They are wanted seldom, so the server only
 // does it when somebody asks.
 func newOpenAPI(g *registry, version string) (*openAPI, error) {
-	o := &openAPI{docs: map[string]openAPIDoc{}}
+	o := &openAPI{docs: map[string]document{}}
 	index := map[string]any{}
 	for _, gv := range g.groupVersions() {
 		var resources []*resource
@@ -127,14 +134,25 @@ func newOpenAPI(g *registry, version string) (*openAPI, error) {
 		if err != nil {
 			return nil, err
 		}
-		sum := sha256.Sum256(raw)
-		hash := strings.ToUpper(hex.EncodeToString(sum[:16]))
+		doc, err := newDocument(raw)
+		if err != nil {
+			return nil, err
+		}
 		path := strings.TrimPrefix(rootPath(gv), "/")
-		o.docs[path] = openAPIDoc{raw: raw, hash: hash}
-		index[path] = map[string]string{"serverRelativeURL": "/openapi/v3/" + path + "?hash=" + hash}
+		o.docs[path] = doc
+		index[path] = map[string]string{"serverRelativeURL": doc.address(path)}
 	}
-	var err error
-	o.index, err = json.Marshal(map[string]any{"paths": index})
+	raw, err := json.Marshal(map[string]any{"paths": index})
+	if err != nil {
+		return nil, err
+	}
+	if o.index, err = newDocument(raw); err != nil {
+		return nil, err
+	}
+	if raw, err = swaggerFor(g.all, version); err != nil {
+		return nil, err
+	}
+	o.v2, err = newDocument(raw)
 	return o, err
 }
 
@@ -269,30 +287,4 @@ func content(model string, media ...string) map[string]*spec3.MediaType {
 		types[name] = &spec3.MediaType{MediaTypeProps: spec3.MediaTypeProps{Schema: m}}
 	}
 	return types
-}
-
-// serveOpenAPI answers /openapi/v3 and the documents below it.
-func (s *Server) serveOpenAPI(w http.ResponseWriter, r *http.Request, path string) error {
-	if r.Method != http.MethodGet && r.Method != http.MethodHead {
-		return methodNotAllowed(r.Method, r.URL.Path)
-	}
-	documents, err := s.openAPI()
-	if err != nil {
-		return err
-	}
-	if path == "" {
-		writeBody(w, http.StatusOK, mediaJSON, documents.index)
-		return nil
-	}
-	doc, ok := documents.docs[path]
-	if !ok {
-		return pathNotFound()
-	}
-	w.Header().Set("Etag", `"`+doc.hash+`"`)
-	if r.Header.Get("If-None-Match") == `"`+doc.hash+`"` {
-		w.WriteHeader(http.StatusNotModified)
-		return nil
-	}
-	writeBody(w, http.StatusOK, mediaJSON, doc.raw)
-	return nil
 }

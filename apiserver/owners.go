@@ -30,6 +30,11 @@ func trackOwners(resources []*resource, schemas map[string]*spec.Schema) error {
 				return err
 			}
 		}
+		if r.scale != nil {
+			if r.scaleOwners, err = newOwners(types, r, "scale"); err != nil {
+				return err
+			}
+		}
 	}
 	return nil
 }

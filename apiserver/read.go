@@ -6,6 +6,8 @@ import (
 	"net/url"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/apis/meta/internalversion"
+	"k8s.io/apimachinery/pkg/apis/meta/internalversion/validation"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"sandboxd.dev/sandboxd/store"
@@ -75,6 +77,9 @@ func (s *Server) checkReached(text string) error {
 // checkListVersion checks which version of a collection a client asks for. Only
 // the newest can be had.
 func (s *Server) checkListVersion(query url.Values) error {
+	if err := checkListOptions(query, false); err != nil {
+		return err
+	}
 	text := query.Get("resourceVersion")
 	if query.Get("continue") != "" {
 		// No list of this server ends with a continue token.
@@ -83,21 +88,32 @@ func (s *Server) checkListVersion(query url.Values) error {
 	if err := s.checkReached(text); err != nil {
 		return err
 	}
-	switch match := query.Get("resourceVersionMatch"); metav1.ResourceVersionMatch(match) {
-	case "":
-	case metav1.ResourceVersionMatchNotOlderThan, metav1.ResourceVersionMatchExact:
-		if text == "" {
-			return apierrors.NewBadRequest("resourceVersionMatch is forbidden unless resourceVersion is provided")
-		}
-		wanted, err := queryRevision(text)
+	if metav1.ResourceVersionMatch(query.Get("resourceVersionMatch")) != metav1.ResourceVersionMatchExact {
+		return nil
+	}
+	wanted, err := queryRevision(text)
+	if err == nil && wanted != s.store.Revision() {
+		return expiredError(wanted)
+	}
+	return err
+}
+
+// checkListOptions refuses parameters of lists and watches that do not go
+// together, by the rules and in the words of Kubernetes.
+func checkListOptions(query url.Values, watch bool) error {
+	o := &internalversion.ListOptions{
+		Watch: watch, Continue: query.Get("continue"), ResourceVersion: query.Get("resourceVersion"),
+		ResourceVersionMatch: metav1.ResourceVersionMatch(query.Get("resourceVersionMatch")),
+	}
+	if query.Has("sendInitialEvents") {
+		initial, err := queryBool(query, "sendInitialEvents")
 		if err != nil {
 			return err
 		}
-		if metav1.ResourceVersionMatch(match) == metav1.ResourceVersionMatchExact && wanted != s.store.Revision() {
-			return expiredError(wanted)
-		}
-	default:
-		return apierrors.NewBadRequest(fmt.Sprintf("resourceVersionMatch %q is not one of Exact and NotOlderThan", match))
+		o.SendInitialEvents = &initial
+	}
+	if errs := validation.ValidateListOptions(o, true); len(errs) > 0 {
+		return apierrors.NewInvalid(metav1.SchemeGroupVersion.WithKind("ListOptions").GroupKind(), "", errs)
 	}
 	return nil
 }

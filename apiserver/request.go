@@ -4,12 +4,16 @@ import (
 	"fmt"
 	"net/http"
 	"net/url"
+	"slices"
 	"strconv"
 	"strings"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/validation"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/validation/field"
 
 	"sandboxd.dev/sandboxd/store"
 )
@@ -38,8 +42,8 @@ func parseTarget(gv schema.GroupVersion, segments []string) (target, bool) {
 	}
 	t := target{gv: gv}
 	// namespaces/NS/RESOURCE is in a namespace; namespaces/NS is the namespace,
-	// and namespaces/NS/status its status.
-	if len(segments) >= 3 && segments[0] == "namespaces" && (gv.Group != "" || segments[2] != "status") {
+	// and namespaces/NS/status and /finalize are its subresources.
+	if len(segments) >= 3 && segments[0] == "namespaces" && (gv.Group != "" || segments[2] != "status" && segments[2] != "finalize") {
 		t.namespace = segments[1]
 		segments = segments[2:]
 	}
@@ -82,33 +86,45 @@ type options struct {
 	validation string // what to do about fields the schema does not know
 }
 
-// writeOptions reads the options of a write.
+// writeOptions reads the options of a write. What may be in them, and the words
+// in which they are refused, are those of Kubernetes.
 func (rq *request) writeOptions() (options, error) {
 	o := options{
 		manager:    rq.query.Get("fieldManager"),
 		validation: rq.query.Get("fieldValidation"),
 	}
 	var err error
-	if o.dryRun, err = parseDryRun(rq.query["dryRun"]); err != nil {
-		return o, err
-	}
-	switch o.validation {
-	case "":
-		o.validation = metav1.FieldValidationWarn
-	case metav1.FieldValidationIgnore, metav1.FieldValidationWarn, metav1.FieldValidationStrict:
-	default:
-		return o, apierrors.NewBadRequest(fmt.Sprintf("fieldValidation %q is not one of Ignore, Warn and Strict", o.validation))
-	}
 	if o.force, err = queryBool(rq.query, "force"); err != nil {
 		return o, err
 	}
-	if len(o.manager) > maxManager {
-		return o, apierrors.NewBadRequest(fmt.Sprintf("fieldManager is longer than %d characters", maxManager))
-	}
-	for _, c := range o.manager {
-		if !strconv.IsPrint(c) {
-			return o, apierrors.NewBadRequest("fieldManager must have printable characters only")
+	dryRun := slices.DeleteFunc(slices.Clone(rq.query["dryRun"]), func(value string) bool { return value == "" })
+	o.dryRun = len(dryRun) > 0
+	var errs field.ErrorList
+	var kind string
+	switch rq.Method {
+	case http.MethodPost:
+		kind = "CreateOptions"
+		errs = validation.ValidateCreateOptions(&metav1.CreateOptions{DryRun: dryRun, FieldManager: o.manager, FieldValidation: o.validation})
+	case http.MethodPatch:
+		kind = "PatchOptions"
+		media, err := bodyMedia(rq.Request)
+		if err != nil {
+			return o, err
 		}
+		patch := &metav1.PatchOptions{DryRun: dryRun, FieldManager: o.manager, FieldValidation: o.validation}
+		if rq.query.Has("force") {
+			patch.Force = &o.force
+		}
+		errs = validation.ValidatePatchOptions(patch, types.PatchType(media))
+	default:
+		kind = "UpdateOptions"
+		errs = validation.ValidateUpdateOptions(&metav1.UpdateOptions{DryRun: dryRun, FieldManager: o.manager, FieldValidation: o.validation})
+	}
+	if len(errs) > 0 {
+		return o, apierrors.NewInvalid(metav1.SchemeGroupVersion.WithKind(kind).GroupKind(), "", errs)
+	}
+	if o.validation == "" {
+		o.validation = metav1.FieldValidationWarn
 	}
 	return o, nil
 }
@@ -131,18 +147,6 @@ func (o options) managerOr(r *http.Request) string {
 		return "unknown"
 	}
 	return agent
-}
-
-func parseDryRun(values []string) (bool, error) {
-	switch {
-	case len(values) == 0:
-		return false, nil
-	case len(values) == 1 && values[0] == metav1.DryRunAll:
-		return true, nil
-	case len(values) == 1 && values[0] == "":
-		return false, nil
-	}
-	return false, apierrors.NewBadRequest(fmt.Sprintf("dryRun %q is not supported: the only value is All", strings.Join(values, ",")))
 }
 
 func queryBool(query url.Values, name string) (bool, error) {

@@ -35,6 +35,9 @@ type resource struct {
 	verbs      []string
 	status     bool // has a /status subresource that alone writes status
 
+	// scale is set when it has a /scale subresource.
+	scale *scale
+
 	// key is the resource's name in store keys.
 	key string
 	// schema prunes, defaults and validates.
@@ -46,9 +49,10 @@ type resource struct {
 	selectable []selectableField
 	columns    []column
 	// owners tracks who set which field through the main endpoint, and
-	// statusOwners through /status.
+	// statusOwners and scaleOwners through /status and /scale.
 	owners       *managedfields.FieldManager
 	statusOwners *managedfields.FieldManager
+	scaleOwners  *managedfields.FieldManager
 
 	strategy
 	// view is set when this resource shows the objects of another one in
@@ -64,7 +68,8 @@ type strategy struct {
 	goType func() any
 	// prepare sets what the server itself determines. old is nil for a create.
 	prepare func(obj, old map[string]any)
-	// check validates what a schema cannot say. old is nil for a create.
+	// check validates what a schema cannot say. old is nil for a create. That of a
+	// view sees only creations, in the view's form.
 	check func(obj, old *unstructured.Unstructured) field.ErrorList
 	// checkDelete refuses a deletion.
 	checkDelete func(old *unstructured.Unstructured) error
@@ -72,6 +77,9 @@ type strategy struct {
 	// marked is told when an object begins to be deleted.
 	holds  func(u *unstructured.Unstructured) bool
 	marked func(obj map[string]any)
+	// finalize is what a write to /finalize may make of an object; nil when there
+	// is no such subresource.
+	finalize func(s *Server, rq *request, u, old *unstructured.Unstructured) (*unstructured.Unstructured, error)
 	// checkName validates names; nil means DNS subdomains.
 	checkName apivalidation.ValidateNameFunc
 	// unconditional allows updates without a resourceVersion.
@@ -80,6 +88,8 @@ type strategy struct {
 	ungenerated bool
 	// answer makes the kind a question: objects are answered and not kept.
 	answer answer
+	// readOnly says what to do in place of writing a kind that cannot be written.
+	readOnly string
 	// columns of tables; nil means those of the definition.
 	tableColumns []column
 }
@@ -214,6 +224,11 @@ func newResource(crd *apiextensionsv1.CustomResourceDefinition) (*resource, erro
 	}
 	if r.selectable, err = newSelectableFields(version.SelectableFields); err != nil {
 		return nil, fmt.Errorf("%s: %w", crd.Name, err)
+	}
+	if version.Subresources != nil && version.Subresources.Scale != nil {
+		if r.scale, err = newScale(version.Subresources.Scale); err != nil {
+			return nil, fmt.Errorf("%s: %w", crd.Name, err)
+		}
 	}
 	if r.columns, err = newColumns(version.AdditionalPrinterColumns); err != nil {
 		return nil, fmt.Errorf("%s: %w", crd.Name, err)

@@ -23,7 +23,9 @@ func writeBody(w http.ResponseWriter, code int, media string, body []byte) {
 	h := w.Header()
 	h.Set("Content-Type", media)
 	h.Set("Content-Length", strconv.Itoa(len(body)))
-	h.Set("Cache-Control", "no-cache, private")
+	if h.Get("Cache-Control") == "" {
+		h.Set("Cache-Control", "no-cache, private")
+	}
 	w.WriteHeader(code)
 	// The client is gone when this fails: nobody is left to tell.
 	_, _ = w.Write(body)

@@ -101,6 +101,7 @@ type Server struct {
 	endpoints     map[string]Endpoint
 	openAPI       func() (*openAPI, error)
 	namespaces    *namespaces
+	garbage       *garbage
 	events        *sweeper
 	crowd         *crowd
 
@@ -154,6 +155,7 @@ func New(ctx context.Context, o Options) (*Server, error) {
 	}
 	s.openAPI = sync.OnceValues(func() (*openAPI, error) { return newOpenAPI(s.registry, s.version.GitVersion) })
 	s.namespaces = newNamespaces(s)
+	s.garbage = newGarbage(s)
 	if o.EventTTL == 0 {
 		o.EventTTL = defaultEventTTL
 	}
@@ -170,6 +172,7 @@ func (s *Server) start() {
 	ctx, stop := context.WithCancel(context.Background())
 	s.stop = stop
 	s.running.Go(func() { s.namespaces.run(ctx) })
+	s.running.Go(func() { s.garbage.run(ctx) })
 	s.running.Go(func() { s.events.run(ctx) })
 	s.running.Go(func() {
 		if err := s.Serve(ctx, s.pipe); err != nil {
@@ -229,17 +232,23 @@ func (s *Server) ServeTLS(ctx context.Context, l net.Listener, config *tls.Confi
 }
 
 func (s *Server) serve(ctx context.Context, l net.Listener, run func(*http.Server) error) error {
+	return serveConnections(ctx, l, s.Handler(), s.crowd, s.log, run)
+}
+
+// serveConnections has a handler answer the connections of a listener, which run
+// accepts, until the context ends.
+func serveConnections(ctx context.Context, l net.Listener, handler http.Handler, c *crowd, logger logr.Logger, run func(*http.Server) error) error {
 	stopping := make(chan struct{})
 	base, abandon := context.WithCancel(context.WithValue(context.Background(), drainingKey, (<-chan struct{})(stopping)))
 	defer abandon()
 	server := &http.Server{
-		ConnState:         s.crowd.state,
-		Handler:           s.Handler(),
+		ConnState:         c.state,
+		Handler:           handler,
 		ReadHeaderTimeout: headerTimeout, // of TLS handshakes, too
 		WriteTimeout:      writeTimeout,
 		IdleTimeout:       idleTimeout,
 		MaxHeaderBytes:    maxHeader,
-		ErrorLog:          log.New(connectionLog{s.log}, "", 0),
+		ErrorLog:          log.New(connectionLog{logger}, "", 0),
 		BaseContext:       func(net.Listener) context.Context { return base },
 		ConnContext: func(ctx context.Context, c net.Conn) context.Context {
 			if v := visitorOf(c); v != nil {

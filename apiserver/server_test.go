@@ -184,3 +184,8 @@ func sandbox(name string) *unstructured.Unstructured {
 		"spec":     map[string]any{"image": "tiny", "memory": "128Mi"},
 	}}
 }
+
+// onStore makes newServer serve a store that others use too.
+func onStore(st store.Store) func(*apiserver.Options) {
+	return func(o *apiserver.Options) { o.Store = st }
+}

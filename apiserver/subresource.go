@@ -27,7 +27,8 @@ type Subresource struct {
 	// once when the server stops; those of others may finish.
 	Stream bool
 	// Handler serves a request once the parent object was found. It owns the
-	// response and may take over the connection. The parent is its own. The
+	// response and may take over the connection. The parent is its own, and of a
+	// view, such as a Pod, the object that is shown. The
 	// request's context ends when the client goes away or, with ErrStopping as
 	// its cause, when the server stops; UserFrom tells who asks.
 	Handler func(w http.ResponseWriter, r *http.Request, parent *unstructured.Unstructured)
@@ -74,11 +75,16 @@ func (s *Server) serveSubresource(w http.ResponseWriter, rq *request, sub Subres
 	if err != nil {
 		return storeError(err, rq.resource.groupResource(), rq.name)
 	}
-	parent, err := rq.resource.decode(entry.Value, entry.Revision)
+	parent, err := decodeStored(entry.Value, entry.Revision)
 	if err != nil {
 		return fmt.Errorf("%s: %w", entry.Key, err)
 	}
-	r := rq.Request
+	handOver(w, rq.Request, sub, parent)
+	return nil
+}
+
+// handOver has a subresource serve a request.
+func handOver(w http.ResponseWriter, r *http.Request, sub Subresource, parent *unstructured.Unstructured) {
 	if sub.Stream {
 		ctx, cancel := context.WithCancelCause(r.Context())
 		defer cancel(nil)
@@ -88,7 +94,6 @@ func (s *Server) serveSubresource(w http.ResponseWriter, rq *request, sub Subres
 	// It may take as long as it likes. Not every writer has deadlines.
 	_ = http.NewResponseController(w).SetWriteDeadline(time.Time{})
 	sub.Handler(w, r, parent)
-	return nil
 }
 
 // ErrStopping is why a stream's context ends when the server stops.

@@ -8,8 +8,10 @@ import (
 	"time"
 
 	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/validation"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/util/duration"
 	"k8s.io/client-go/util/jsonpath"
@@ -139,6 +141,18 @@ func tableFor(r *resource, objects []*unstructured.Unstructured, include string,
 		table.Rows = append(table.Rows, row)
 	}
 	return table, nil
+}
+
+// checkTableOptions refuses an unknown value of includeObject.
+func checkTableOptions(rq *request) error {
+	if rq.accept.form != formTable {
+		return nil
+	}
+	o := &metav1.TableOptions{IncludeObject: metav1.IncludeObjectPolicy(rq.query.Get("includeObject"))}
+	if errs := validation.ValidateTableOptions(o); len(errs) > 0 {
+		return apierrors.NewBadRequest(errs.ToAggregate().Error())
+	}
+	return nil
 }
 
 // rowObject is the part of an object that a row carries.

@@ -15,6 +15,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/watch"
+	"k8s.io/utils/clock"
 
 	"sandboxd.dev/sandboxd/store"
 )
@@ -64,16 +65,12 @@ func newWatchOptions(query url.Values) (watchOptions, error) {
 			o.timeout = timeout
 		}
 	}
-	match := metav1.ResourceVersionMatch(query.Get("resourceVersionMatch"))
+	if err := checkListOptions(query, true); err != nil {
+		return o, err
+	}
 	if !query.Has("sendInitialEvents") {
-		if match != "" {
-			return o, apierrors.NewBadRequest("resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided")
-		}
 		o.initial = o.after == 0
 		return o, nil
-	}
-	if match != metav1.ResourceVersionMatchNotOlderThan {
-		return o, apierrors.NewBadRequest("sendInitialEvents requires resourceVersionMatch NotOlderThan")
 	}
 	if o.initial, err = queryBool(query, "sendInitialEvents"); err != nil {
 		return o, err
@@ -97,7 +94,7 @@ func (s *Server) watch(w http.ResponseWriter, rq *request) error {
 		return err
 	}
 	if rq.accept.yaml {
-		return apierrors.NewBadRequest("a watch is answered in JSON only")
+		return notAcceptable(rq.Header.Get("Accept"), mediaJSON)
 	}
 	snapshot, watcher, err := s.openWatch(rq, o)
 	if errors.Is(err, store.ErrCompacted) {
@@ -121,7 +118,14 @@ func (s *Server) watch(w http.ResponseWriter, rq *request) error {
 	if err := stream.flush(); err != nil {
 		return nil // the client is gone
 	}
-	return stream.follow(watcher, o.timeout)
+	stream.seen, stream.told = o.after, o.after
+	if o.initial {
+		stream.seen = snapshot.Revision
+	}
+	if o.announce {
+		stream.told = snapshot.Revision
+	}
+	return stream.follow(watcher, o)
 }
 
 // openWatch opens the store's watch and, when the client wants the objects
@@ -153,14 +157,20 @@ type stream struct {
 	sel     *selector
 	buf     []byte
 	begun   bool // an event was sent: tables have had their headers
+	// seen is the revision up to which everything was looked at, and told the one
+	// that the client knows of. They differ when what happens is not selected.
+	seen, told int64
 }
 
 func newStream(s *Server, w http.ResponseWriter, rq *request, sel *selector) *stream {
 	h := w.Header()
 	h.Set("Content-Type", mediaJSON)
 	h.Set("Cache-Control", "no-cache, private")
-	// The connection keeps the last deadline, so nothing else may follow.
-	h.Set("Connection", "close")
+	if rq.ProtoMajor < 2 {
+		// The connection keeps the last deadline, so nothing else may follow. Of
+		// HTTP/2 each stream has its own, and this would end all of them.
+		h.Set("Connection", "close")
+	}
 	w.WriteHeader(http.StatusOK)
 	return &stream{s: s, w: w, control: http.NewResponseController(w), rq: rq, sel: sel}
 }
@@ -186,30 +196,58 @@ func (st *stream) snapshot(snapshot store.Snapshot, announce bool) error {
 	return st.bookmark(snapshot.Revision, map[string]string{metav1.InitialEventsAnnotationKey: "true"})
 }
 
+// bookmarkEvery is how often a client that wants it is told how far it is, as in
+// Kubernetes. It can go on from there later, although nothing that it selects
+// happened.
+const bookmarkEvery = time.Minute
+
 // follow sends what the store's watch delivers.
-func (st *stream) follow(watcher store.Watcher, timeout time.Duration) error {
-	limit := time.NewTimer(timeout)
+func (st *stream) follow(watcher store.Watcher, o watchOptions) error {
+	limit := time.NewTimer(o.timeout)
 	defer limit.Stop()
+	var bookmark clock.Timer
+	var mark <-chan time.Time
+	if o.bookmarks {
+		bookmark = st.s.clock.NewTimer(bookmarkEvery)
+		defer bookmark.Stop()
+		mark = bookmark.C()
+	}
 	for {
+		var err error
 		select {
 		case event, open := <-watcher.Events():
 			if !open {
 				return st.ended(watcher.Err())
 			}
-			if err := st.burst(event, watcher); err != nil {
-				return st.fail(err)
-			}
-			if err := st.flush(); err != nil {
-				return nil // the client is gone
-			}
+			err = st.burst(event, watcher)
+		case <-mark:
+			bookmark.Reset(bookmarkEvery)
+			err = st.keepUp()
 		case <-limit.C:
+			if o.bookmarks && st.keepUp() == nil {
+				_ = st.flush() // the stream ends either way
+			}
 			return nil
 		case <-draining(st.rq.Context()):
 			return nil
 		case <-st.rq.Context().Done():
 			return nil
 		}
+		if err != nil {
+			return st.fail(err)
+		}
+		if err := st.flush(); err != nil {
+			return nil // the client is gone
+		}
 	}
+}
+
+// keepUp tells the client how far it is, unless it knows.
+func (st *stream) keepUp() error {
+	if st.seen <= st.told {
+		return nil
+	}
+	return st.bookmark(st.seen, nil)
 }
 
 // maxBurst bounds how many events wait for one flush.
@@ -247,6 +285,7 @@ func (st *stream) ended(err error) error {
 // change sends one write of the store as the selector sees it: an object that
 // begins to match is added, one that no longer does is deleted.
 func (st *stream) change(event store.Event) error {
+	st.seen = event.Revision
 	is, u, err := st.sel.matches(event.Key, event.Value, event.Revision)
 	if err != nil {
 		return fmt.Errorf("%s: %w", event.Key, err)
@@ -271,6 +310,7 @@ func (st *stream) change(event store.Event) error {
 // send writes one event. A stored value is copied as it is; u is its decoded
 // object, if it is at hand.
 func (st *stream) send(kind watch.EventType, value []byte, revision int64, u *unstructured.Unstructured) error {
+	st.told = revision
 	b := append(st.buf[:0], `{"type":"`...)
 	b = append(b, kind...)
 	b = append(b, `","object":`...)
@@ -293,6 +333,7 @@ func (st *stream) send(kind watch.EventType, value []byte, revision int64, u *un
 
 // bookmark tells the client that it has seen everything up to a revision.
 func (st *stream) bookmark(revision int64, annotations map[string]string) error {
+	st.told = revision
 	apiVersion, kind := st.rq.resource.gvk.ToAPIVersionAndKind()
 	mark := &metav1.PartialObjectMetadata{
 		TypeMeta:   metav1.TypeMeta{APIVersion: apiVersion, Kind: kind},

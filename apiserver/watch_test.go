@@ -215,15 +215,15 @@ func TestWatchRefused(t *testing.T) {
 		{"resourceVersion=99999", 504, "Timeout", "Too large resource version"},
 		{"resourceVersion=x", 400, "BadRequest", "not a version"},
 		{"timeoutSeconds=x", 400, "BadRequest", "timeoutSeconds"},
-		{"sendInitialEvents=true", 400, "BadRequest", "requires resourceVersionMatch NotOlderThan"},
-		{"resourceVersionMatch=NotOlderThan", 400, "BadRequest", "forbidden for watch unless sendInitialEvents"},
+		{"sendInitialEvents=true", 422, "Invalid", "sendInitialEvents requires setting resourceVersionMatch to NotOlderThan"},
+		{"resourceVersionMatch=NotOlderThan", 422, "Invalid", "forbidden for watch unless sendInitialEvents"},
 		{"allowWatchBookmarks=maybe", 400, "BadRequest", "neither true nor false"},
 		{"fieldSelector=spec.cpus=1", 400, "BadRequest", "cannot be selected"},
 	}
 	for _, c := range cases {
 		a.get(sandboxes+"?watch=true&"+c.query).refused(c.code, c.reason, c.part)
 	}
-	a.do("GET", sandboxes+"?watch=true", nil, "Accept", "application/yaml").refused(400, "BadRequest", "JSON only")
+	a.do("GET", sandboxes+"?watch=true", nil, "Accept", "application/yaml").refused(406, "NotAcceptable", "application/json")
 }
 
 func TestWatchTable(t *testing.T) {

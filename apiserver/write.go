@@ -38,6 +38,11 @@ func (s *Server) create(w http.ResponseWriter, rq *request) error {
 		return s.review(w, rq, u)
 	}
 	if rq.resource.view != nil {
+		if rq.resource.check != nil {
+			if errs := rq.resource.check(u, nil); len(errs) > 0 {
+				return apierrors.NewInvalid(rq.resource.gvk.GroupKind(), u.GetName(), errs)
+			}
+		}
 		rq.resource.view.from(u.Object)
 	}
 	if u.GetResourceVersion() != "" {
@@ -108,8 +113,11 @@ func (s *Server) putNew(ctx context.Context, r *resource, key store.Key, value [
 	}
 	if !dryRun {
 		revision, err := s.store.Put(ctx, key, value, 0)
-		if err == nil && key.Resource == eventsKey {
-			s.events.wrote()
+		if err == nil {
+			s.garbage.wrote(key, value)
+			if key.Resource == eventsKey {
+				s.events.wrote()
+			}
 		}
 		return revision, err
 	}
@@ -140,12 +148,13 @@ func (s *Server) update(w http.ResponseWriter, rq *request) error {
 		return err
 	}
 	r := rq.resource.base()
-	if u.GetResourceVersion() == "" && !r.unconditional {
-		return apierrors.NewInvalid(r.gvk.GroupKind(), rq.name, field.ErrorList{
-			field.Invalid(field.NewPath("metadata", "resourceVersion"), "", "must be specified for an update"),
-		})
-	}
+	// What is not there is not found, before it is said what the update lacks.
 	value, revision, err := s.modify(rq, o, func(*unstructured.Unstructured) (*unstructured.Unstructured, error) {
+		if u.GetResourceVersion() == "" && !r.unconditional {
+			return nil, apierrors.NewInvalid(r.gvk.GroupKind(), rq.name, field.ErrorList{
+				field.Invalid(field.NewPath("metadata", "resourceVersion"), "", "must be specified for an update"),
+			})
+		}
 		return u.DeepCopy(), nil
 	}, o.managerOr(rq.Request))
 	if err != nil {
@@ -189,12 +198,17 @@ func (s *Server) modifyOnce(rq *request, o options, entry store.Entry, change fu
 		return nil, 0, err
 	}
 	owners := r.owners
-	if rq.subresource == "status" {
+	switch rq.subresource {
+	case "status":
 		u, owners = onlyStatus(u, old), r.statusOwners
 		if r.prepare != nil {
 			r.prepare(u.Object, old.Object)
 		}
-	} else {
+	case "scale":
+		r.prepareUpdate(u, old)
+		owners = r.scaleOwners
+	case "finalize": // which changes nothing else
+	default:
 		r.prepareUpdate(u, old)
 	}
 	r.schema.applyDefaults(u.Object)
@@ -242,14 +256,18 @@ func (s *Server) replace(ctx context.Context, r *resource, entry store.Entry, u 
 	case err != nil:
 		return 0, storeError(err, r.groupResource(), entry.Key.Name)
 	}
+	s.garbage.wrote(entry.Key, value)
 	return revision, nil
 }
 
 // remove deletes an entry at the revision at which it was read.
 func (s *Server) remove(ctx context.Context, entry store.Entry) (int64, error) {
 	revision, err := s.store.Delete(ctx, entry.Key, entry.Revision)
-	if err == nil && entry.Key.Namespace != "" {
-		s.namespaces.contentRemoved()
+	if err == nil {
+		s.garbage.removed(entry)
+		if entry.Key.Namespace != "" {
+			s.namespaces.contentRemoved()
+		}
 	}
 	return revision, err
 }

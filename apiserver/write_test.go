@@ -81,9 +81,9 @@ func TestCreateRefused(t *testing.T) {
 		{"bad label", sandboxes, with(sandbox("x"), "a b", "metadata", "labels", "l"), 422, "Invalid", "metadata.labels: Invalid value"},
 		{"spec is a string", sandboxes, with(sandbox("x"), "tiny", "spec"), 422, "Invalid", "spec in body must be of type object"},
 		{"unknown resource", "/apis/sandboxd.dev/v1/namespaces/default/pods", sandbox("x"), 404, "NotFound", "could not find the requested resource"},
-		{"bad field validation", sandboxes + "?fieldValidation=Maybe", sandbox("x"), 400, "BadRequest", "not one of Ignore, Warn and Strict"},
-		{"bad dry run", sandboxes + "?dryRun=Some", sandbox("x"), 400, "BadRequest", "the only value is All"},
-		{"bad manager", sandboxes + "?fieldManager=" + strings.Repeat("m", 129), sandbox("x"), 400, "BadRequest", "longer than 128"},
+		{"bad field validation", sandboxes + "?fieldValidation=Maybe", sandbox("x"), 422, "Invalid", "fieldValidation: Unsupported value"},
+		{"bad dry run", sandboxes + "?dryRun=Some", sandbox("x"), 422, "Invalid", "dryRun: Unsupported value"},
+		{"bad manager", sandboxes + "?fieldManager=" + strings.Repeat("m", 129), sandbox("x"), 422, "Invalid", "fieldManager: Too long: may not be more than 128 bytes"},
 	}
 	before := a.get(allSandboxes).field("metadata", "resourceVersion")
 	for _, c := range cases {
@@ -151,6 +151,8 @@ func TestUpdate(t *testing.T) {
 	stale := two.DeepCopy()
 	a.do("PUT", sandboxes+"/one", stale).refused(409, "Conflict", "the object has been modified; please apply your changes to the latest version and try again")
 	unversioned := with(four, nil, "metadata", "resourceVersion")
+	nowhere := with(unversioned, "nowhere", "metadata", "name")
+	a.do("PUT", sandboxes+"/nowhere", nowhere).refused(404, "NotFound", `sandboxes.sandboxd.dev "nowhere" not found`)
 	a.do("PUT", sandboxes+"/one", unversioned).refused(422, "Invalid", "metadata.resourceVersion: Invalid value", "must be specified for an update")
 	other := with(four, "00000000-0000-4000-8000-000000000000", "metadata", "uid")
 	a.do("PUT", sandboxes+"/one", other).refused(409, "Conflict", "the UID in the request")
@@ -290,7 +292,11 @@ func TestFieldValidation(t *testing.T) {
 		media := strings.TrimSpace(media)
 		a.do("PATCH", sandboxes+"/ignore?fieldManager=m&fieldValidation=Strict", patch, "Content-Type", media).
 			refused(400, "BadRequest", "strict decoding error", `unknown field "spec.memori"`)
-		got := a.do("PATCH", sandboxes+"/ignore?fieldManager=m&force=true", patch, "Content-Type", media).want(200)
+		force := ""
+		if media == applyPatch {
+			force = "&force=true"
+		}
+		got := a.do("PATCH", sandboxes+"/ignore?fieldManager=m"+force, patch, "Content-Type", media).want(200)
 		if warnings := strings.Join(got.header.Values("Warning"), " "); !strings.Contains(warnings, "spec.memori") {
 			t.Errorf("%s: the warnings are %q", media, warnings)
 		}

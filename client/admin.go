@@ -20,6 +20,9 @@ const (
 	// GarbagePath has a Garbage: GET what the collector would do now, POST what it
 	// did.
 	GarbagePath = "/admin/gc"
+	// ManifestsPath has a Manifests: GET what came of the last look at the directory,
+	// POST has it looked at now.
+	ManifestsPath = "/admin/manifests"
 )
 
 // Garbage is what the garbage collector finds on the hypervisors and in their

@@ -4,7 +4,7 @@
 //
 // Every setting has one name in each of them, all derived from its path in the
 // file: kvm.subnetPool is the flag --kvm-subnet-pool and the variable
-// SANDBOXD_KVM_SUBNET_POOL. Settings lists them all; the help of `sandboxd
+// SANDBOXD_KVM_SUBNET_POOL. (One flag is shorter: --manifests is manifests.dir.) Settings lists them all; the help of `sandboxd
 // serve` and docs/configuration.md are made from that list. What is not known
 // or cannot be read is refused with its name, never ignored.
 package config
@@ -33,6 +33,10 @@ type Config struct {
 	// over TLS besides the socket; none unless set.
 	Listen []string
 	TLS    TLS
+	// Kubeconfig reaches the Kubernetes API server that keeps the objects; empty means
+	// that the daemon keeps them itself, and KubeconfigInCluster that it runs in a Pod.
+	Kubeconfig string
+	Cluster    Cluster
 	// Hypervisor is the provider of images that name none.
 	Hypervisor v1.ProviderName
 	KVM        KVM
@@ -50,8 +54,10 @@ type Config struct {
 	// Resync is how often settled objects are looked at without being woken.
 	Resync time.Duration
 	GC     GC
-	Log    Log
-	Audit  Audit
+	// Manifests are applied from a directory.
+	Manifests Manifests
+	Log       Log
+	Audit     Audit
 	// Metrics say where they are served besides the socket.
 	Metrics Metrics
 	// Profiling serves profiles of the daemon on its socket.
@@ -80,6 +86,18 @@ type Audit struct {
 
 // AuditNone is no audit log.
 const AuditNone = "none"
+
+// KubeconfigInCluster stands for the service account of the daemon's own Pod.
+const KubeconfigInCluster = "in-cluster"
+
+// Cluster is for a daemon that has a kubeconfig.
+type Cluster struct {
+	// Namespace of the Lease that says which host serves the cluster.
+	Namespace string
+	// Accept is the fingerprint of a cluster that this host may belong to although it
+	// belonged to another.
+	Accept string
+}
 
 // Metrics are for Prometheus.
 type Metrics struct {
@@ -153,6 +171,19 @@ type GC struct {
 	Grace    time.Duration
 }
 
+// Manifests say which directory is applied all the time.
+type Manifests struct {
+	// Dir is the directory; empty means none.
+	Dir string
+	// Interval between two looks at it.
+	Interval time.Duration
+	// Prune: objects that leave it are deleted.
+	Prune bool
+	// PruneHold is how long it must have stayed as it is before more than half of
+	// what was applied from it is deleted at once.
+	PruneHold time.Duration
+}
+
 // Log says what is logged, and how.
 type Log struct {
 	Level  Level
@@ -199,6 +230,7 @@ func Default(h Host) Config {
 	c := Config{
 		DataDir:    h.systemData(),
 		Socket:     h.systemSocket(),
+		Cluster:    Cluster{Namespace: "sandboxd-system"},
 		Hypervisor: v1.ProviderKVM,
 		KVM: KVM{
 			URI: "qemu:///system", Socket: "/var/run/libvirt/libvirt-sock",
@@ -215,6 +247,7 @@ func Default(h Host) Config {
 		Audit:    Audit{MaxSize: resource.MustParse("32Mi"), MaxFiles: 8},
 		Log:      Log{Level: LevelInfo, Format: FormatText},
 	}
+	c.Manifests = Manifests{Interval: 15 * time.Second, Prune: true, PruneHold: 5 * time.Minute}
 	if !h.Root {
 		c.DataDir = filepath.Join(h.dataHome(), "sandboxd")
 		c.Socket = h.userSocket()
@@ -253,8 +286,14 @@ func (c *Config) finish(h Host) error {
 	if most := h.maxSocket(); len(c.Socket) > most {
 		return fmt.Errorf("socket %q is longer than the %d bytes that a unix socket's path may have", c.Socket, most)
 	}
+	if c.Kubeconfig != "" && c.Kubeconfig != KubeconfigInCluster && !filepath.IsAbs(c.Kubeconfig) {
+		return fmt.Errorf("kubeconfig %q is neither an absolute path nor %s", c.Kubeconfig, KubeconfigInCluster)
+	}
 	if home := c.VirtualBox.UserHome; home != "" && !filepath.IsAbs(home) {
 		return fmt.Errorf("virtualbox.userHome %q is not an absolute path", home)
+	}
+	if dir := c.Manifests.Dir; dir != "" && !filepath.IsAbs(dir) {
+		return fmt.Errorf("manifests.dir %q is not an absolute path", dir)
 	}
 	for _, name := range c.TLS.Names {
 		if _, err := netip.ParseAddr(name); err != nil && len(validation.IsDNS1123Subdomain(strings.TrimPrefix(name, "*."))) > 0 {
@@ -296,6 +335,10 @@ func (c *Config) checkNumbers() error {
 		return fmt.Errorf("gc.interval %v is less than 1s", c.GC.Interval)
 	case c.GC.Grace < time.Second:
 		return fmt.Errorf("gc.grace %v is less than 1s", c.GC.Grace)
+	case c.Manifests.Interval < time.Second:
+		return fmt.Errorf("manifests.interval %v is less than 1s", c.Manifests.Interval)
+	case c.Manifests.PruneHold < 0:
+		return fmt.Errorf("manifests.pruneHold %v is less than 0", c.Manifests.PruneHold)
 	}
 	return nil
 }

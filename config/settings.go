@@ -21,6 +21,8 @@ type Setting struct {
 	Help string
 	// Aliases are further environment variables.
 	Aliases []string
+	// Name of the flag, where it is not derived from Path.
+	Name string
 	// List: several values; separated by commas where only one text fits.
 	List bool
 
@@ -29,7 +31,12 @@ type Setting struct {
 }
 
 // Flag is the name of the command line flag, without dashes.
-func (s Setting) Flag() string { return strings.ToLower(words(s.Path, "-")) }
+func (s Setting) Flag() string {
+	if s.Name != "" {
+		return s.Name
+	}
+	return strings.ToLower(words(s.Path, "-"))
+}
 
 // Env lists the environment variables, the most specific first.
 func (s Setting) Env() []string {
@@ -61,6 +68,9 @@ func Settings(c *Config) []Setting {
 	return []Setting{
 		text("dataDir", &c.DataDir, "Folder of the store, of images and of machines"),
 		text("socket", &c.Socket, "Unix socket that the API is served on"),
+		text("kubeconfig", &c.Kubeconfig, "Kubeconfig file of the Kubernetes cluster that keeps the objects, or in-cluster in a Pod; none unless set: the daemon keeps them"),
+		text("cluster.namespace", &c.Cluster.Namespace, "With kubeconfig: namespace of the Lease of the one host that serves the cluster"),
+		text("cluster.accept", &c.Cluster.Accept, "With kubeconfig: fingerprint of another cluster than this host's before, which it may join; what it has of the former may then be collected"),
 		{
 			Path: "listen", List: true,
 			Help: "TCP addresses, as 127.0.0.1:6443, that the API is served on over TLS besides the socket; none unless set",
@@ -108,6 +118,10 @@ func Settings(c *Config) []Setting {
 		parsed("resync", &c.Resync, time.ParseDuration, "How often settled objects are looked at without being woken"),
 		parsed("gc.interval", &c.GC.Interval, time.ParseDuration, "How often left-over things are looked for"),
 		parsed("gc.grace", &c.GC.Grace, time.ParseDuration, "How long something must be seen to be left over before it is removed"),
+		named(text("manifests.dir", &c.Manifests.Dir, "Folder of manifests, such as a git checkout, that is applied all the time and never written to; none unless set"), "manifests"),
+		parsed("manifests.interval", &c.Manifests.Interval, time.ParseDuration, "How often that folder is looked at"),
+		parsed("manifests.prune", &c.Manifests.Prune, strconv.ParseBool, "Whether objects that leave that folder are deleted"),
+		parsed("manifests.pruneHold", &c.Manifests.PruneHold, time.ParseDuration, "How long that folder must have stayed as it is before more than half of its objects are deleted at once"),
 		{
 			Path: "metrics.address",
 			Help: "TCP address, as 127.0.0.1:9090, that metrics are served on besides the socket, to whoever reaches it; none unless set",
@@ -179,6 +193,11 @@ func shortDuration(d time.Duration) string {
 
 func alias(s Setting, names ...string) Setting {
 	s.Aliases = names
+	return s
+}
+
+func named(s Setting, name string) Setting {
+	s.Name = name
 	return s
 }
 

@@ -69,6 +69,8 @@ type Options struct {
 	Capacity Capacity
 	// GCInterval and GCGrace pace the garbage collection.
 	GCInterval, GCGrace time.Duration
+	// GCVerify tells why what the API lists cannot be relied on; nil relies on it.
+	GCVerify func(ctx context.Context, revisions ...string) error
 	// Clock is the wall clock that the reconcilers go by; nil means the real one.
 	// Intervals are measured on the monotonic clock of the process, which no jump of
 	// the wall clock moves.
@@ -228,7 +230,7 @@ func (c *Controllers) add(ctx context.Context, o Options) error {
 		places = append(places, o.BuildLogs)
 	}
 	c.garbage = gc.New(gc.Options{
-		Reader: c.manager.GetAPIReader(), Providers: o.Providers, Places: places,
+		Reader: c.manager.GetAPIReader(), Providers: o.Providers, Places: places, Verify: o.GCVerify,
 		Interval: o.GCInterval, Grace: o.GCGrace, Logger: o.Logger.WithName("gc"),
 	})
 	for _, r := range []manager.Runnable{w, admissions, c.garbage} {
@@ -282,7 +284,7 @@ func (c *Controllers) addImages(o Options, wake queue) error {
 		WatchesRawSource(wake.source(limiter)).
 		WithOptions(o.of("goldenimage", o.Imports+1, limiter)).
 		Complete(c.ending(goldenimage.New(goldenimage.Options{
-			Client: c.manager.GetClient(), Recorder: c.manager.GetEventRecorder("sandboxd"),
+			Client: c.manager.GetClient(), Recorder: newRecorder(c.manager.GetEventRecorder("sandboxd")),
 			Providers: o.Providers, HostPaths: o.HostPaths, Imports: c.imports, Resync: o.Resync, Clock: o.Clock,
 			Build: builds, Capacity: c.capacity,
 		})))
@@ -315,7 +317,7 @@ func (c *Controllers) addSandboxes(o Options, wake queue, turns *turn.Turns) err
 		WatchesRawSource(wake.source(limiter)).
 		WithOptions(o.of("sandbox", o.Workers, limiter)).
 		Complete(c.ending(sandbox.New(sandbox.Options{
-			Client: c.manager.GetClient(), Recorder: c.manager.GetEventRecorder("sandboxd"),
+			Client: c.manager.GetClient(), Recorder: newRecorder(c.manager.GetEventRecorder("sandboxd")),
 			Providers: o.Providers, HostPaths: o.HostPaths, Defaults: o.Defaults, Resync: o.Resync, SSH: o.SSH, Clock: o.Clock, Backoff: limiter,
 			Disks: o.Disks, Turns: turns, Usage: o.Usage, Capacity: c.capacity,
 		})))

@@ -227,6 +227,23 @@ func TestHostPathOutsideOfRoots(t *testing.T) {
 	until(d, sbx, "ready once mended", func(s *v1.Sandbox) bool { return ready(s) && condition(s, v1.ConditionStalled).Type == "" })
 }
 
+func TestArtifactsOutsideOfRoots(t *testing.T) {
+	d := host(t, fake.Options{})
+	d.start()
+	sbx := newSandbox("web", func(s *v1.Sandbox) {
+		s.Spec.Artifacts = []v1.Artifact{{Name: "out", Path: "/result", HostPath: "/etc"}}
+	})
+	d.create(goldenImage("golden"), sbx)
+	until(d, sbx, "stalled", because(v1.ConditionStalled, v1.ReasonHostPathForbidden))
+	if sbx.Status.MachineID != "" {
+		t.Errorf("machine %s was made", sbx.Status.MachineID)
+	}
+	d.update(sbx, func(s *v1.Sandbox) { s.Spec.Artifacts[0].HostPath = d.dir + "/share" })
+	until(d, sbx, "ready once mended", func(s *v1.Sandbox) bool { return ready(s) && condition(s, v1.ConditionStalled).Type == "" })
+	d.update(sbx, func(s *v1.Sandbox) { s.Spec.Artifacts[0].HostPath = "/etc" })
+	until(d, sbx, "stalled again", because(v1.ConditionStalled, v1.ReasonHostPathForbidden))
+}
+
 func TestRevert(t *testing.T) {
 	d := host(t, fake.Options{})
 	d.start()

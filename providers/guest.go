@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"math"
 	"time"
 
 	"k8s.io/apimachinery/pkg/types"
@@ -21,20 +22,42 @@ type ExecRequest struct {
 	Dir string
 	// Env adds variables, as NAME=value.
 	Env []string
-	// Stdin is read to its end before the command starts; nil means empty. A
-	// Read that blocks is the caller's to end.
+	// Stdin is read while the command runs, no faster than the command takes it,
+	// and in constant memory and space of the guest; its end is the command's end
+	// of input. nil means empty. An error of it other than io.EOF ends the command
+	// and is returned. What the command leaves unread is not read, and its end
+	// does not wait for that of the input: a Read that blocks then, even after
+	// Exec has returned, is the caller's to end.
 	Stdin io.Reader
 	// Stdout and Stderr get the output as it comes, and nothing once Exec has
 	// returned; nil discards. They may be one and the same. A Write that blocks
 	// is the caller's to end.
 	Stdout, Stderr io.Writer
+	// TTY gives the command a terminal of its own: Stdin is typed there, its end
+	// included, Stdout gets what is shown, and Stderr gets nothing. ErrUnsupported,
+	// with what to install, when the guest can make none.
+	TTY bool
+	// Resize tells the sizes that the terminal is to have; nil leaves it the
+	// guest's choice. One that is there when Exec is called is in force before the
+	// command starts. It need not be closed, and is not read without TTY.
+	Resize <-chan TerminalSize
 	// Timeout after which the command is killed, counted from its start; 0
 	// means none but the context's.
 	Timeout time.Duration
 	// MaxOutput bounds each of stdout and stderr, in bytes; 0 means
-	// DefaultMaxOutput. What exceeds it is dropped and reported.
+	// DefaultMaxOutput. What exceeds it is dropped and reported. Beyond
+	// DefaultMaxOutput, a command whose output nobody takes waits, so that the
+	// guest keeps little of it.
 	MaxOutput int64
 }
+
+// TerminalSize is that of a terminal, in characters.
+type TerminalSize struct {
+	Width, Height uint16
+}
+
+// NoMaxOutput is a MaxOutput that bounds nothing.
+const NoMaxOutput = math.MaxInt64
 
 // DefaultMaxOutput bounds each stream of a command that sets no bound, in
 // bytes.

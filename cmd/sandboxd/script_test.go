@@ -51,6 +51,7 @@ func TestScripts(t *testing.T) {
 			"canary":    canaryCmd,
 			"reachable": reachableCmd,
 			"ova":       ovaCmd,
+			"hashtree":  hashtreeCmd,
 		},
 	})
 }

@@ -27,6 +27,10 @@ type Options struct {
 	Providers *providers.Set
 	// Places are swept besides the providers.
 	Places []Place
+	// Verify tells, given the resource versions of the lists of objects in their order,
+	// why they cannot be relied on; nothing is decided then. A nil Verify relies on
+	// them.
+	Verify func(ctx context.Context, revisions ...string) error
 	// Interval between sweeps.
 	Interval time.Duration
 	// Grace is how long a thing must have been without an object.
@@ -187,6 +191,7 @@ func (c *Collector) inventory(ctx context.Context) (items []Item, unlisted []v1.
 // their metadata is asked for.
 func (c *Collector) liveObjects(ctx context.Context) (map[types.UID]bool, error) {
 	live := make(map[types.UID]bool)
+	var revisions []string
 	for _, kind := range []string{"Sandbox", "GoldenImage", "SandboxSnapshot"} {
 		list := &metav1.PartialObjectMetadataList{}
 		list.SetGroupVersionKind(v1.GroupVersion.WithKind(kind + "List"))
@@ -195,6 +200,12 @@ func (c *Collector) liveObjects(ctx context.Context) (map[types.UID]bool, error)
 		}
 		for i := range list.Items {
 			live[list.Items[i].UID] = true
+		}
+		revisions = append(revisions, list.ResourceVersion)
+	}
+	if c.o.Verify != nil {
+		if err := c.o.Verify(ctx, revisions...); err != nil {
+			return nil, err
 		}
 	}
 	return live, nil

@@ -158,8 +158,8 @@ func (r *Reconciler) reconcile(ctx context.Context, img *v1.GoldenImage) (reconc
 		return reconcile.Result{}, nil
 	}
 	if !deleting && controllerutil.AddFinalizer(img, v1.FinalizerImage) {
-		if err := r.writer.Object(ctx, before, img); err != nil {
-			return reconcile.Result{}, err
+		if err := r.writer.Claim(ctx, before, img); err != nil {
+			return reconcile.Result{}, client.IgnoreNotFound(err)
 		}
 		before = img.DeepCopy()
 	}

@@ -13,7 +13,7 @@ var capacityDesc = prometheus.NewDesc("sandboxd_capacity",
 	[]string{"resource", "kind"}, nil)
 
 // ObserveCapacity tells what a ledger has whenever it is asked.
-func (m *Metrics) ObserveCapacity(l *capacity.Ledger) { m.registry.MustRegister(ledger{l}) }
+func (m *Metrics) ObserveCapacity(l *capacity.Ledger) { m.observe(ledger{l}) }
 
 type ledger struct{ *capacity.Ledger }
 

@@ -11,6 +11,9 @@
 //	                                                         garbage collector found; Suspect and
 //	                                                         Remove are left-over things
 //
+//	sandboxd_manifests_*                                     what became of the directory of
+//	                                                         manifests, if there is one
+//
 // besides what controller-runtime measures of the reconcilers (reconciliations,
 // errors, queues: controller_runtime_*, workqueue_*) and the process (process_*,
 // go_*).
@@ -19,6 +22,7 @@ package metrics
 import (
 	"context"
 	"net/http"
+	"reflect"
 	"sync"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -39,6 +43,8 @@ type Metrics struct {
 	ready    *prometheus.HistogramVec
 
 	mu sync.Mutex
+	// observed are what is asked for figures, by type.
+	observed map[reflect.Type]prometheus.Collector
 	// seen are the sandboxes that were ready before, or that were there before
 	// this process was.
 	seen map[string]bool
@@ -59,10 +65,22 @@ func New() *Metrics {
 			Name: "sandboxd_time_to_ready_seconds", Help: "Time from the creation of a Sandbox until it was ready for the first time, in seconds.",
 			Buckets: []float64{.1, .3, 1, 3, 10, 30, 60, 120, 300, 600, 1800},
 		}, []string{"provider"}),
-		seen: map[string]bool{},
+		seen: map[string]bool{}, observed: map[reflect.Type]prometheus.Collector{},
 	}
 	m.registry.MustRegister(m.calls, m.errors, m.ready)
 	return m
+}
+
+// observe asks a collector from now on, in place of an earlier one of its type.
+func (m *Metrics) observe(c prometheus.Collector) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	kind := reflect.TypeOf(c)
+	if earlier, ok := m.observed[kind]; ok {
+		m.registry.Unregister(earlier)
+	}
+	m.observed[kind] = c
+	m.registry.MustRegister(c)
 }
 
 // Wrap measures the calls of a provider.
@@ -80,13 +98,16 @@ func (m *Metrics) Wrap(p providers.Provider) providers.Provider {
 	})
 }
 
+// Register adds what another part of the daemon measures by itself.
+func (m *Metrics) Register(c prometheus.Collector) { m.registry.MustRegister(c) }
+
 // Counter counts what a garbage collector found.
 type Counter interface {
 	Counts() map[gc.Count]int
 }
 
 // ObserveGarbage tells what the last sweep found.
-func (m *Metrics) ObserveGarbage(c Counter) { m.registry.MustRegister(garbage{c}) }
+func (m *Metrics) ObserveGarbage(c Counter) { m.observe(garbage{c}) }
 
 type garbage struct{ counter Counter }
 

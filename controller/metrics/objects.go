@@ -18,7 +18,7 @@ import (
 // ObserveObjects counts objects whenever it is asked, by listing them from a
 // cache, and measures how long sandboxes take to get ready.
 func (m *Metrics) ObserveObjects(ctx context.Context, c cache.Cache) error {
-	m.registry.MustRegister(objects{c})
+	m.observe(objects{c})
 	informer, err := c.GetInformer(ctx, &v1.Sandbox{})
 	if err != nil {
 		return fmt.Errorf("watch sandboxes for metrics: %w", err)

@@ -15,7 +15,7 @@ type Outages interface {
 }
 
 // ObserveOutages tells which providers answer.
-func (m *Metrics) ObserveOutages(o Outages) { m.registry.MustRegister(outages{o}) }
+func (m *Metrics) ObserveOutages(o Outages) { m.observe(outages{o}) }
 
 type outages struct{ source Outages }
 

@@ -52,6 +52,15 @@ func (w *Writer) Stale(o client.Object) bool {
 	return false
 }
 
+// Claim writes what must be there before anything is made for an object, which is its
+// finalizer. Unlike with Object, one that is gone is an error: nobody would be told to
+// remove what is made for it.
+func (w *Writer) Claim(ctx context.Context, before, after client.Object) error {
+	err := w.client.Patch(ctx, after, over(before))
+	_ = w.remember(after, err)
+	return err
+}
+
 // Object writes what changed outside of the status. An object that is gone is
 // no error.
 func (w *Writer) Object(ctx context.Context, before, after client.Object) error {

@@ -57,7 +57,7 @@ func (r *Reconciler) desire(v *view) (providers.MachineSpec, error) {
 	own := r.authorize(&spec, v.img)
 	v.desired.Hashes, v.desired.Known = spec.Hashes(), true
 	revertErr := v.desireRevert()
-	for _, e := range []error{specErr, revertErr, own} {
+	for _, e := range []error{specErr, revertErr, own, r.artifactPaths(v)} {
 		if err == nil {
 			err = e
 		}
@@ -113,7 +113,7 @@ func machineSpec(sbx *v1.Sandbox, img *v1.GoldenImage, revision string, d Defaul
 	for _, f := range sbx.Spec.SharedFolders {
 		path, err := resolve(f.HostPath)
 		if err != nil {
-			return spec, sharedFolderError(f, err)
+			return spec, hostPathError("shared folder "+f.Name, err)
 		}
 		f.HostPath = path
 		spec.SharedFolders = append(spec.SharedFolders, f)
@@ -121,10 +121,23 @@ func machineSpec(sbx *v1.Sandbox, img *v1.GoldenImage, revision string, d Defaul
 	return spec, nil
 }
 
-// sharedFolderError gives a refused path a kind: whatever is wrong with it,
-// somebody has to change the manifest or the host.
-func sharedFolderError(f v1.SharedFolder, err error) error {
-	e := providers.Errorf(providers.ErrInvalid, "shared folder "+f.Name, "%w", err)
+// artifactPaths refuses places that the host does not allow. What is missing on the host
+// is in the way of a machine that is not made yet, and of no other: it may come back
+// until something is copied there.
+func (r *Reconciler) artifactPaths(v *view) error {
+	for _, a := range v.sbx.Spec.Artifacts {
+		_, err := r.o.HostPaths.Dir(a.HostPath)
+		if err != nil && (v.machine == nil || errors.Is(err, hostpath.ErrForbidden)) {
+			return hostPathError("artifact "+a.Name, err)
+		}
+	}
+	return nil
+}
+
+// hostPathError gives a refused path a kind: whatever is wrong with it, somebody has to
+// change the manifest or the host.
+func hostPathError(object string, err error) error {
+	e := providers.Errorf(providers.ErrInvalid, object, "%w", err)
 	switch {
 	case errors.Is(err, hostpath.ErrForbidden):
 		return e.WithReason(v1.ReasonHostPathForbidden)

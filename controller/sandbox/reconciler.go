@@ -155,8 +155,8 @@ func (r *Reconciler) reconcile(ctx context.Context, sbx *v1.Sandbox) (reconcile.
 		return r.delete(ctx, before, sbx)
 	}
 	if controllerutil.AddFinalizer(sbx, v1.FinalizerMachine) {
-		if err := r.writer.Object(ctx, before, sbx); err != nil {
-			return reconcile.Result{}, err
+		if err := r.writer.Claim(ctx, before, sbx); err != nil {
+			return reconcile.Result{}, client.IgnoreNotFound(err)
 		}
 		before = sbx.DeepCopy()
 	}
@@ -241,10 +241,11 @@ func (r *Reconciler) advance(ctx context.Context, before, sbx *v1.Sandbox) view 
 // step observes, decides and acts once. It returns true when there is nothing
 // more to do.
 func (r *Reconciler) step(ctx context.Context, p providers.Provider, v *view) bool {
-	if v.machine, v.err = observe(ctx, p, v.sbx.UID); v.err != nil {
+	v.machine, v.err = observe(ctx, p, v.sbx.UID)
+	v.observed = v.err == nil // and what an earlier step saw is not so any more
+	if v.err != nil {
 		return true
 	}
-	v.observed = true
 	if v.err = r.artifacts(ctx, p, v); v.err != nil {
 		return true
 	}

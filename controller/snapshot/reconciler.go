@@ -122,9 +122,10 @@ func (r *Reconciler) reconcile(ctx context.Context, s *state) (reconcile.Result,
 		return reconcile.Result{}, nil
 	}
 	if !s.deleting() && controllerutil.AddFinalizer(s.snap, v1.FinalizerSnapshot) {
-		if err := r.writeObject(ctx, s); err != nil {
-			return reconcile.Result{}, err
+		if err := r.writer.Claim(ctx, s.before, s.snap); err != nil {
+			return reconcile.Result{}, client.IgnoreNotFound(err)
 		}
+		s.before = s.snap.DeepCopy()
 	}
 	if s.err = r.observe(ctx, s); s.err == nil {
 		s.last = next(s.observed())

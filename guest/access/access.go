@@ -45,15 +45,9 @@ type Options struct {
 	Used func(id types.UID) (end func())
 	// Disks reads disks; nil serves none.
 	Disks *Disks
-	// MaxStdin bounds a command's standard input, all of which is read before
-	// the command starts, in bytes; 0 means DefaultMaxStdin.
-	MaxStdin int64
 	// Logger gets what no client can be told.
 	Logger logr.Logger
 }
-
-// DefaultMaxStdin is the default of Options.MaxStdin, in bytes.
-const DefaultMaxStdin = 64 << 20
 
 // Handlers serve the subresources of a Sandbox. They may be used concurrently.
 type Handlers struct {
@@ -62,9 +56,6 @@ type Handlers struct {
 
 // New makes Handlers.
 func New(o Options) *Handlers {
-	if o.MaxStdin == 0 {
-		o.MaxStdin = DefaultMaxStdin
-	}
 	return &Handlers{o}
 }
 

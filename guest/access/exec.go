@@ -2,16 +2,12 @@ package access
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"net/http"
 	"net/url"
-	"slices"
 	"strconv"
-	"strings"
 	"time"
 
-	"github.com/coder/websocket"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 
@@ -30,13 +26,35 @@ const (
 // execRequest is a parsed request.
 type execRequest struct {
 	providers.ExecRequest
-	stdin, stdout, stderr bool
+	wanted
+}
+
+// parseWanted reads which streams a client asks for, and of which container.
+func parseWanted(q url.Values) (wanted, error) {
+	var want wanted
+	if name := q.Get(wire.ParamContainer); name != "" && name != wire.Guest {
+		return want, badRequestf("there is no container %q: a sandbox has one, %s", name, wire.Guest)
+	}
+	for _, p := range []struct {
+		name  string
+		value *bool
+	}{{wire.ParamStdin, &want.stdin}, {wire.ParamStdout, &want.stdout}, {wire.ParamStderr, &want.stderr}, {wire.ParamTTY, &want.tty}} {
+		var err error
+		if *p.value, err = parseBool(q, p.name); err != nil {
+			return want, err
+		}
+	}
+	if want.tty {
+		want.stderr = false // a terminal shows both in one
+	}
+	return want, nil
 }
 
 // parseExec reads the parameters of a request.
 func parseExec(q url.Values) (execRequest, error) {
 	r := execRequest{ExecRequest: providers.ExecRequest{
 		Command: q[wire.ParamCommand], User: q.Get(wire.ParamUser), Dir: q.Get(wire.ParamDir), Env: q[wire.ParamEnv],
+		MaxOutput: providers.NoMaxOutput,
 	}}
 	if len(r.Command) == 0 || r.Command[0] == "" {
 		return r, badRequestf("no command was given: repeat the parameter %q for each argument", wire.ParamCommand)
@@ -44,27 +62,17 @@ func parseExec(q url.Values) (execRequest, error) {
 	if len(r.Command) > maxArguments || len(r.Env) > maxArguments {
 		return r, badRequestf("a command has at most %d arguments and %d variables", maxArguments, maxArguments)
 	}
-	var tty bool
-	for _, p := range []struct {
-		name  string
-		value *bool
-	}{{wire.ParamStdin, &r.stdin}, {wire.ParamStdout, &r.stdout}, {wire.ParamStderr, &r.stderr}, {wire.ParamTTY, &tty}} {
-		var err error
-		if *p.value, err = parseBool(q, p.name); err != nil {
-			return r, err
-		}
+	var err error
+	if r.wanted, err = parseWanted(q); err != nil {
+		return r, err
 	}
-	if tty {
-		return r, badRequestf("a terminal is not available: commands run without one, so leave out tty")
-	}
+	r.TTY = r.tty
 	if text := q.Get(wire.ParamTimeout); text != "" {
-		var err error
 		if r.Timeout, err = time.ParseDuration(text); err != nil || r.Timeout <= 0 || r.Timeout > maxTimeout {
 			return r, badRequestf("timeout %q is not a duration between 1ns and %v, such as 30s", text, maxTimeout)
 		}
 	}
 	if text := q.Get(wire.ParamMaxOutput); text != "" {
-		var err error
 		if r.MaxOutput, err = strconv.ParseInt(text, 10, 64); err != nil || r.MaxOutput <= 0 {
 			return r, badRequestf("maxOutput %q is not a number of bytes above 0", text)
 		}
@@ -92,97 +100,67 @@ func (h *Handlers) Exec(w http.ResponseWriter, r *http.Request, parent *unstruct
 		if err != nil {
 			return err
 		}
-		if err := checkUpgrade(r); err != nil {
-			return err
-		}
 		if req.User, err = h.userOf(r.Context(), m, req.User); err != nil {
 			return err
 		}
-		conn, err := websocket.Accept(w, r, &websocket.AcceptOptions{
-			Subprotocols: []string{wire.Protocol},
-			// The socket admits those who may; a browser's origin says nothing.
-			InsecureSkipVerify: true,
-			CompressionMode:    websocket.CompressionDisabled,
-		})
-		if err != nil {
-			return nil // Accept has answered
+		client, err := accept(w, r, req.wanted)
+		if err != nil || client == nil {
+			return err
 		}
-		h.run(r.Context(), conn, m, req)
+		h.run(r.Context(), client, m, func(ctx context.Context) metav1.Status {
+			return exec(ctx, client, m, req)
+		})
 		return nil
 	})
 }
 
-// checkUpgrade refuses what cannot become a WebSocket of our protocol.
-func checkUpgrade(r *http.Request) error {
-	upgrade := strings.ToLower(r.Header.Get("Upgrade"))
-	if strings.HasPrefix(upgrade, "spdy/") {
-		return badRequestf("SPDY is not spoken here: use a client that executes over WebSocket, such as kubectl 1.31 or later")
-	}
-	if upgrade != "websocket" {
-		return badRequestf("exec needs a WebSocket: ask for the upgrade with the subprotocol %s", wire.Protocol)
-	}
-	var offered []string
-	for _, line := range r.Header.Values("Sec-WebSocket-Protocol") {
-		for p := range strings.SplitSeq(line, ",") {
-			offered = append(offered, strings.TrimSpace(p))
-		}
-	}
-	if !slices.Contains(offered, wire.Protocol) {
-		return badRequestf("the subprotocol %s is needed, and the client offers %q", wire.Protocol, offered)
-	}
-	return nil
-}
-
-// run runs the command and tells its end over the connection.
-func (h *Handlers) run(ctx context.Context, conn *websocket.Conn, m machine, req execRequest) {
-	defer func() { _ = conn.CloseNow() }()
+// run does something for a client until it is done or the client goes away, and
+// tells how it ended.
+func (h *Handlers) run(ctx context.Context, client remote, m machine, do func(context.Context) metav1.Status) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	s := newSession(conn, cancel, h.o.MaxStdin)
-	if req.stdin {
-		req.Stdin = s.stdin
-	}
-	if req.stdout {
-		req.Stdout = s.writer(ctx, wire.Stdout)
-	}
-	if req.stderr {
-		req.Stderr = s.writer(ctx, wire.Stderr)
-	}
-	defer s.start(ctx, req.stdin)()
-	result, err := m.Exec(ctx, req.ExecRequest)
-	_ = s.stdin.Close() // what still comes goes nowhere
+	defer client.start(ctx, cancel)()
+	status := do(ctx)
+	_ = client.stdin().Close() // what still comes goes nowhere
 	if errors.Is(context.Cause(ctx), errClientGone) {
 		return
 	}
+	if ctx.Err() != nil && status.Status == metav1.StatusFailure && status.Reason != wire.ReasonNonZeroExitCode {
+		status = statusOf(m.object, providers.Errorf(providers.ErrUnavailable, m.object, "it was told to end, because the daemon is stopping"))
+	}
 	last, done := context.WithTimeout(context.WithoutCancel(ctx), farewell)
 	defer done()
-	switch {
-	case err != nil && s.overflowed():
-		err = providers.Errorf(providers.ErrInvalid, m.object,
-			"%w: it has more than %d KiB: copy it into the guest as a file first", errStdinTooLarge, h.o.MaxStdin>>10)
-	case err != nil && ctx.Err() != nil:
-		err = providers.Errorf(providers.ErrUnavailable, m.object, "the command was told to end, because the daemon is stopping")
-	}
-	if raw, err := json.Marshal(outcome(last, m, result, err)); err == nil {
-		_ = s.write(last, wire.Result, raw)
-	}
-	_ = conn.Close(websocket.StatusNormalClosure, "")
+	client.end(last, status)
 }
 
-// farewell is how long a client may take to be told the end of its command.
-const farewell = 30 * time.Second
+// exec runs the command.
+func exec(ctx context.Context, client remote, m machine, req execRequest) metav1.Status {
+	if req.stdin {
+		req.Stdin = client.stdin()
+	}
+	if req.stdout {
+		req.Stdout = client.output(ctx, wire.Stdout)
+	}
+	if req.stderr {
+		req.Stderr = client.output(ctx, wire.Stderr)
+	}
+	if req.tty {
+		req.Resize = client.sizes()
+	}
+	result, err := m.Exec(ctx, req.ExecRequest)
+	last, done := context.WithTimeout(context.WithoutCancel(ctx), farewell)
+	defer done()
+	return outcome(last, m, result, err)
+}
 
 // outcome is the Status that tells how a command ended.
 func outcome(ctx context.Context, m machine, result providers.ExecResult, err error) metav1.Status {
-	switch {
-	case err == nil:
+	if err == nil {
 		end := wire.End{ExitCode: result.ExitCode, TimedOut: result.TimedOut, Truncated: result.Truncated}
 		if end.TimedOut {
 			end.Message = "the command was killed because its time was up"
 		}
 		return end.Status()
-	case errors.Is(err, errStdinTooLarge):
-		return statusOf(m.object, err)
 	}
 	code := 0
 	switch providers.KindOf(err) {
@@ -210,9 +188,3 @@ func unknown(m machine, err error) metav1.Status {
 	s.Message += ": whether and how the command ended is unknown, and it was not run again"
 	return s
 }
-
-// errStdinTooLarge: the client sent more input than a command may get.
-var errStdinTooLarge = errors.New("standard input is too large")
-
-// errClientGone ends a command whose client has gone away.
-var errClientGone = errors.New("the client has gone away")

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"io"
 	"net/http"
+	"net/url"
 	"strconv"
 
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
@@ -20,6 +21,10 @@ const maxTailLines = 1 << 20
 func (h *Handlers) Log(w http.ResponseWriter, r *http.Request, parent *unstructured.Unstructured) {
 	h.serve(w, parent, func(m machine) error {
 		q := r.URL.Query()
+		limit, err := parseLog(q)
+		if err != nil {
+			return err
+		}
 		follow, err := parseBool(q, wire.ParamFollow)
 		if err != nil {
 			return err
@@ -51,9 +56,36 @@ func (h *Handlers) Log(w http.ResponseWriter, r *http.Request, parent *unstructu
 			out.begin()
 			_ = http.NewResponseController(w).Flush()
 		}
-		_, err = io.Copy(out, console)
+		if limit >= 0 {
+			_, err = io.Copy(out, io.LimitReader(console, limit))
+		} else {
+			_, err = io.Copy(out, console)
+		}
 		return h.finish(out, m, err)
 	})
+}
+
+// parseLog refuses what kubectl may ask for and the log of a console cannot tell.
+// It returns the most bytes to send; -1 when there is no bound.
+func parseLog(q url.Values) (limit int64, err error) {
+	if _, err := parseWanted(url.Values{wire.ParamContainer: q[wire.ParamContainer]}); err != nil {
+		return 0, err
+	}
+	for name, why := range map[string]string{
+		wire.ParamPrevious:   "there is no log of a previous machine: a console's log goes on over restarts, so leave out --previous",
+		wire.ParamTimestamps: "a console's log has no times, so leave out --timestamps",
+	} {
+		switch asked, err := parseBool(q, name); {
+		case err != nil:
+			return 0, err
+		case asked:
+			return 0, badRequestf("%s", why)
+		}
+	}
+	if q.Get(wire.ParamSinceSeconds) != "" || q.Get(wire.ParamSinceTime) != "" {
+		return 0, badRequestf("a console's log has no times, so --since and --since-time cannot be told: use --tail")
+	}
+	return parseCount(q.Get(wire.ParamLimitBytes), wire.ParamLimitBytes, 1<<62)
 }
 
 // parseCount reads a number that is not negative; -1 when there is none.

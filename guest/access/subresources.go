@@ -2,6 +2,7 @@ package access
 
 import (
 	"net/http"
+	"slices"
 
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 
@@ -21,8 +22,9 @@ type Endpoint struct {
 // Endpoints lists the subresources to serve.
 func (h *Handlers) Endpoints() []Endpoint {
 	read, both := []string{http.MethodGet}, []string{http.MethodGet, http.MethodPut}
+	connect := []string{http.MethodGet, http.MethodPost} // a WebSocket is opened by GET, SPDY by POST
 	list := []Endpoint{
-		{wire.Exec, read, true, h.Exec},
+		{wire.Exec, connect, true, h.Exec},
 		{wire.Files, both, false, h.Files},
 		{wire.Archive, both, false, h.Archive},
 		{wire.Log, read, true, h.Log},
@@ -31,4 +33,11 @@ func (h *Handlers) Endpoints() []Endpoint {
 		list = append(list, Endpoint{wire.DiskDiff, read, true, h.DiskDiff}, Endpoint{wire.DiskArchive, read, true, h.DiskArchive})
 	}
 	return list
+}
+
+// PodEndpoints lists those of the pod that shows a Sandbox, which are the same.
+func (h *Handlers) PodEndpoints() []Endpoint {
+	return slices.DeleteFunc(h.Endpoints(), func(e Endpoint) bool {
+		return !slices.Contains([]string{wire.Exec, wire.Attach, wire.PortForward, wire.Log}, e.Name)
+	})
 }

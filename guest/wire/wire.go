@@ -3,6 +3,8 @@
 // the end of a command is told.
 //
 //	GET …/sandboxes/NAME/exec?command=…   WebSocket, subprotocol v5.channel.k8s.io
+//	GET …/sandboxes/NAME/attach           the same, to the serial console
+//	GET …/sandboxes/NAME/portforward      WebSocket, subprotocol SPDY/3.1+portforward.k8s.io
 //	GET, PUT …/sandboxes/NAME/files?path=…      one file
 //	GET, PUT …/sandboxes/NAME/archive?path=…    a directory, as a tar stream
 //	GET …/sandboxes/NAME/log?follow=…           the serial console
@@ -26,10 +28,13 @@ import (
 
 // Names of the endpoints.
 const (
-	Exec    = "exec"
-	Files   = "files"
-	Archive = "archive"
-	Log     = "log"
+	Exec   = "exec"
+	Attach = "attach"
+	// PortForward carries TCP connections to ports of the guest.
+	PortForward = "portforward"
+	Files       = "files"
+	Archive     = "archive"
+	Log         = "log"
 	// DiskDiff and DiskArchive read disks without the guest's help.
 	DiskDiff    = "diskdiff"
 	DiskArchive = "diskarchive"
@@ -52,8 +57,17 @@ const (
 // MaxMessage is the greatest size of a message, in bytes, its channel included.
 const MaxMessage = 1 << 20
 
+// PortForwardProtocol is the WebSocket subprotocol of PortForward: SPDY in
+// binary messages.
+const PortForwardProtocol = "SPDY/3.1+portforward.k8s.io"
+
+// Guest is the name of the container of the pod that shows a Sandbox.
+const Guest = "guest"
+
 // Parameters of Exec.
 const (
+	// ParamContainer is empty or Guest.
+	ParamContainer = "container"
 	ParamCommand   = "command" // repeated
 	ParamStdin     = "stdin"
 	ParamStdout    = "stdout"
@@ -73,6 +87,13 @@ const (
 	ParamFollow    = "follow"
 	ParamTailBytes = "tailBytes"
 	ParamTailLines = "tailLines"
+	// ParamLimitBytes bounds what is sent. Of what kubectl may ask for besides, the
+	// log of a console does not know times.
+	ParamLimitBytes   = "limitBytes"
+	ParamPrevious     = "previous"
+	ParamTimestamps   = "timestamps"
+	ParamSinceSeconds = "sinceSeconds"
+	ParamSinceTime    = "sinceTime"
 )
 
 // Parameters of DiskDiff and DiskArchive.

@@ -3,7 +3,6 @@ package fake
 import (
 	"context"
 	"fmt"
-	"io"
 	"net"
 	"strings"
 	"syscall"
@@ -12,18 +11,13 @@ import (
 
 	v1 "sandboxd.dev/sandboxd/api/v1"
 	"sandboxd.dev/sandboxd/providers"
-)
-
-// What the only service of a guest, an ssh server, listens on and says.
-const (
-	sshPort   = "22"
-	sshBanner = "SSH-2.0-fake\r\n"
+	"sandboxd.dev/sandboxd/providers/fake/internal/guest"
 )
 
 // DialContext connects to a forwarded port of the simulated host, or to a guest
-// that the host can reach, in place of a net.Dialer. The only service that a
-// guest has is on TCP port 22: it greets like an ssh server and then reads
-// until the connection ends.
+// that the host can reach, in place of a net.Dialer. Of the services that a
+// guest has, the one on TCP port 22 greets like an ssh server and then reads until
+// the connection ends, and the one on 7 sends back what it gets.
 func (w *World) DialContext(ctx context.Context, network, address string) (net.Conn, error) {
 	refused := func(err error) error {
 		return &net.OpError{Op: "dial", Net: network, Err: fmt.Errorf("%s: %w", address, err)}
@@ -41,15 +35,14 @@ func (w *World) DialContext(ctx context.Context, network, address string) (net.C
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	m, guestPort := w.target(host, port)
-	if m == nil || guestPort != sshPort || m.power != providers.PowerRunning || !m.booted {
+	service := guest.Service(guestPort)
+	if m == nil || service == nil || m.power != providers.PowerRunning || !m.booted {
 		return nil, refused(syscall.ECONNREFUSED)
 	}
 	near, far := net.Pipe()
 	go func() {
 		defer func() { _ = far.Close() }()
-		if _, err := io.WriteString(far, sshBanner); err == nil {
-			_, _ = io.Copy(io.Discard, far) // until the other side closes
-		}
+		_ = service(far, far) // until the other side closes
 	}()
 	return near, nil
 }

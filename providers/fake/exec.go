@@ -1,7 +1,6 @@
 package fake
 
 import (
-	"bytes"
 	"cmp"
 	"context"
 	"errors"
@@ -29,21 +28,17 @@ func (p *Provider) Exec(ctx context.Context, id types.UID, req providers.ExecReq
 	if err := validateExec(id, req); err != nil {
 		return result, err
 	}
-	var stdin []byte
-	if req.Stdin != nil {
-		stdin, err = io.ReadAll(io.LimitReader(contextReader{ctx, c.lost, id, req.Stdin}, maxFile))
-		if err != nil {
-			return result, ownError(id, err, "standard input")
-		}
-	}
 	out := newOutputs(req)
+	in := newInput(req, out)
+	defer in.close()
 	job, err := c.system.Start(guest.Command{
 		Args: req.Command, User: req.User, Dir: req.Dir, Env: req.Env,
-		Streams: shell.Streams{In: bytes.NewReader(stdin), Out: out.stdout, Err: out.stderr},
+		Streams: shell.Streams{In: in.r, Out: out.stdout, Err: out.stderr}, Terminal: in.terminal,
 	})
 	if err != nil {
 		return result, startError(id, err)
 	}
+	in.begin(req)
 	var timeout <-chan time.Time
 	if req.Timeout > 0 {
 		t := p.w.clock.NewTimer(req.Timeout)
@@ -59,6 +54,9 @@ func (p *Provider) Exec(ctx context.Context, id types.UID, req providers.ExecReq
 		job.Kill()
 		<-job.Done()
 		result.TimedOut = true
+	case inErr := <-in.failed:
+		job.Kill()
+		err = ownError(id, inErr, "standard input")
 	case <-ctx.Done():
 		job.Kill()
 		err = ctx.Err()
@@ -78,6 +76,93 @@ func (p *Provider) Exec(ctx context.Context, id types.UID, req providers.ExecReq
 	result.Truncated = truncated
 	result.ExitCode = job.ExitCode()
 	return result, nil
+}
+
+// input is what a command reads: a pipe, or a terminal.
+type input struct {
+	r        *io.PipeReader
+	w        *io.PipeWriter
+	terminal *guest.Terminal
+	failed   chan error
+	over     chan struct{}
+}
+
+func newInput(req providers.ExecRequest, out *outputs) *input {
+	in := &input{failed: make(chan error, 1), over: make(chan struct{})}
+	in.r, in.w = io.Pipe()
+	if req.TTY {
+		in.terminal = guest.NewTerminal(func(p []byte) error {
+			_, err := out.stdout.Write(p)
+			return err
+		})
+		select {
+		case size := <-req.Resize:
+			in.terminal.Resize(size.Width, size.Height)
+		default:
+		}
+	}
+	return in
+}
+
+// begin passes on what is read and the sizes of the terminal. It goes on until
+// the input ends or, after close, something is read.
+func (in *input) begin(req providers.ExecRequest) {
+	if in.terminal != nil {
+		go func() {
+			for {
+				select {
+				case size := <-req.Resize:
+					in.terminal.Resize(size.Width, size.Height)
+				case <-in.over:
+					return
+				}
+			}
+		}()
+	}
+	if req.Stdin == nil {
+		in.end()
+		return
+	}
+	go func() {
+		buf := make([]byte, 32<<10)
+		for {
+			n, err := req.Stdin.Read(buf)
+			if n > 0 && in.pass(buf[:n]) != nil {
+				return // nobody reads it
+			}
+			if errors.Is(err, io.EOF) {
+				in.end()
+				return
+			}
+			if err != nil {
+				in.failed <- err
+				return
+			}
+		}
+	}()
+}
+
+func (in *input) pass(p []byte) error {
+	if in.terminal != nil {
+		return in.terminal.Type(p)
+	}
+	_, err := in.w.Write(p)
+	return err
+}
+
+func (in *input) end() {
+	_ = in.w.Close()
+	if in.terminal != nil {
+		in.terminal.End()
+	}
+}
+
+func (in *input) close() {
+	close(in.over)
+	_ = in.r.Close()
+	if in.terminal != nil {
+		in.terminal.Close()
+	}
 }
 
 func validateExec(id types.UID, req providers.ExecRequest) error {

@@ -37,7 +37,7 @@ func (p *Provider) examineMachine(ctx context.Context, object string, spec provi
 	if strings.HasPrefix(src.Name, "-") || strings.HasPrefix(a.name, "-") || strings.ContainsFunc(src.Name+a.name, func(r rune) bool { return r < ' ' }) {
 		return a, providers.Errorf(providers.ErrInvalid, object, "machine %q or snapshot %q has a name that VBoxManage takes for something else: name them by their UUIDs", src.Name, a.name)
 	}
-	info, err := p.showMachine(ctx, object, src.Name)
+	info, err := p.vbox.Show(ctx, object, src.Name)
 	if errors.Is(err, providers.ErrNotFound) {
 		return a, providers.Errorf(providers.ErrNotFound, object, "VirtualBox has no machine %q (VBoxManage list vms)", src.Name).WithReason(providers.ReasonSourceNotFound)
 	}
@@ -71,15 +71,6 @@ func (p *Provider) madeBySandboxd(config string) bool {
 	return sandbox.claimed() && within(sandbox.Machines(), config) || golden.claimed() && within(golden.Images(), config)
 }
 
-// showMachine asks about any machine, by name or UUID.
-func (p *Provider) showMachine(ctx context.Context, object, name string) (vboxmanage.Info, error) {
-	out, err := p.vbox.Run(ctx, vboxmanage.Call{Object: object, VM: name, Args: []string{"showvminfo", name, "--machinereadable"}})
-	if err != nil {
-		return nil, err
-	}
-	return vboxmanage.ParseInfo(out.Stdout), nil
-}
-
 // snapshotOf finds a machine's snapshot by its name or UUID and returns the UUID.
 // The keys are SnapshotName, SnapshotName-1, SnapshotName-1-1 and so on.
 func snapshotOf(info vboxmanage.Info, name string) string {
@@ -106,7 +97,7 @@ func (p *Provider) adopt(ctx context.Context, object string, spec providers.Imag
 		if err := p.manageImage(ctx, object, "snapshot", string(a.id), "take", a.name, "--description", "golden image "+spec.Name+" of sandboxd"); err != nil {
 			return providers.Image{}, err
 		}
-		info, err := p.showMachine(ctx, object, string(a.id))
+		info, err := p.vbox.Show(ctx, object, string(a.id))
 		if err != nil {
 			return providers.Image{}, err
 		}
@@ -114,11 +105,11 @@ func (p *Provider) adopt(ctx context.Context, object string, spec providers.Imag
 			return providers.Image{}, providers.Errorf(providers.ErrUnavailable, object, "VirtualBox took the snapshot %q and does not show it", a.name)
 		}
 	}
-	out, err := p.vbox.Run(ctx, vboxmanage.Call{Object: object, Args: []string{"showmediuminfo", "disk", a.disk}})
+	medium, err := p.vbox.Medium(ctx, object, "", a.disk)
 	if err != nil {
 		return providers.Image{}, err
 	}
-	img := adopted(spec.ImageRef, vboxmanage.Blocks(out.Stdout))
+	img := adopted(spec.ImageRef, medium)
 	if err := files.Mkdir(p.data.ImageDir(spec.UID), dirMode); err != nil {
 		return providers.Image{}, p.fileError(object, err)
 	}
@@ -131,18 +122,15 @@ func (p *Provider) adopt(ctx context.Context, object string, spec providers.Imag
 
 // adopted describes an image by VirtualBox's words on its disk. It has no digest:
 // there is no file that it was made of.
-func adopted(ref providers.ImageRef, medium []map[string]string) providers.Image {
+func adopted(ref providers.ImageRef, medium map[string]string) providers.Image {
 	img := providers.Image{ImageRef: ref, Format: v1.DiskFormatVDI, SealedAt: time.Now().UTC().Truncate(time.Second)}
-	if len(medium) == 0 {
-		return img
-	}
 	for format, name := range map[v1.DiskFormat]string{v1.DiskFormatVMDK: "VMDK", v1.DiskFormatVHD: "VHD"} {
-		if strings.EqualFold(medium[0]["Storage format"], name) {
+		if strings.EqualFold(medium["Storage format"], name) {
 			img.Format = format
 		}
 	}
-	img.VirtualSize = megabytes(medium[0]["Capacity"])
-	img.ActualSize = megabytes(medium[0]["Size on disk"])
+	img.VirtualSize = megabytes(medium["Capacity"])
+	img.ActualSize = megabytes(medium["Size on disk"])
 	return img
 }
 

@@ -144,12 +144,12 @@ func (p *Provider) childless(ctx context.Context, m machine) error {
 	if m.info["SnapshotUUID"] == "" {
 		return nil
 	}
-	out, err := p.vbox.Run(ctx, vboxmanage.Call{Object: machineObject(m.id), Args: []string{"list", "--long", "hdds"}})
+	out, err := p.vbox.ListLong(ctx, machineObject(m.id), "hdds")
 	if err != nil {
 		return err
 	}
 	own := p.data.MachineDir(m.id)
-	if _, child := childrenOf(vboxmanage.Blocks(out.Stdout), own, own); child != "" {
+	if _, child := childrenOf(vboxmanage.Blocks(out), own, own); child != "" {
 		return providers.Errorf(providers.ErrBusy, machineObject(m.id), "the disk %s was cloned from a snapshot of it: remove what uses that disk first", child)
 	}
 	return nil
@@ -178,11 +178,11 @@ func (p *Provider) unregisterLost(ctx context.Context, id types.UID, cause error
 // configOf is the file in which VirtualBox keeps, or has lost, a machine's
 // settings; empty when it does not have the machine.
 func (p *Provider) configOf(ctx context.Context, id types.UID) (string, error) {
-	out, err := p.vbox.Run(ctx, vboxmanage.Call{Object: machineObject(id), Args: []string{"list", "--long", "vms"}})
+	out, err := p.vbox.ListLong(ctx, machineObject(id), "vms")
 	if err != nil {
 		return "", err
 	}
-	for _, b := range vboxmanage.Blocks(out.Stdout) {
+	for _, b := range vboxmanage.Blocks(out) {
 		if b["UUID"] == string(id) {
 			return b["Config file"], nil
 		}

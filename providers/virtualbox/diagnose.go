@@ -69,7 +69,7 @@ func Diagnose(ctx context.Context, o Options) []providers.Finding {
 		return []providers.Finding{missing(check, "install VirtualBox 7.0 or newer, or set virtualbox.manage (VBOX_MANAGE_PATH)", "%v", err)}
 	}
 	findings := []providers.Finding{judgeVersion(version, o.Engine)}
-	if _, err := c.Run(ctx, vboxmanage.Call{Object: check, Args: []string{"list", "vms"}}); err != nil {
+	if _, err := c.List(ctx, check, "vms"); err != nil {
 		findings = append(findings, missing("VBoxSVC", "look at VBoxSVC.log in VirtualBox's folder of settings", "it does not answer: %v", err))
 	} else {
 		findings = append(findings, ok("VBoxSVC", "it answers"))

@@ -13,7 +13,6 @@ import (
 	v1 "sandboxd.dev/sandboxd/api/v1"
 	"sandboxd.dev/sandboxd/providers"
 	"sandboxd.dev/sandboxd/providers/internal/datafolder"
-	"sandboxd.dev/sandboxd/providers/virtualbox/internal/vboxmanage"
 )
 
 // mostLayers bounds the disks that lie on each other.
@@ -182,7 +181,7 @@ func firstDisk(ref providers.DiskRef, s state) (string, error) {
 // adoptedDisk is the disk of the snapshot that an adopted image is, by its UUID.
 func (p *Provider) adoptedDisk(ctx context.Context, s sealed) (string, error) {
 	ref := providers.DiskRef{Image: s.Image.ImageRef}
-	info, err := p.showMachine(ctx, ref.String(), string(s.Machine))
+	info, err := p.vbox.Show(ctx, ref.String(), string(s.Machine))
 	if err != nil {
 		return "", err
 	}
@@ -227,15 +226,14 @@ func (p *Provider) askMedium(ctx context.Context, ref providers.DiskRef, id stri
 	if !datafolder.IsUUID(types.UID(id)) {
 		return vdi{}, providers.Errorf(providers.ErrUnavailable, ref.String(), "its disk has no UUID")
 	}
-	out, err := p.vbox.Run(ctx, vboxmanage.Call{Object: ref.String(), Args: []string{"showmediuminfo", "disk", id}})
+	medium, err := p.vbox.Medium(ctx, ref.String(), "", id)
 	if err != nil {
 		return vdi{}, err
 	}
-	blocks := vboxmanage.Blocks(out.Stdout)
-	if len(blocks) == 0 || !strings.EqualFold(blocks[0]["Storage format"], "VDI") {
+	if !strings.EqualFold(medium["Storage format"], "VDI") {
 		return vdi{}, providers.Errorf(providers.ErrUnsupported, ref.String(), "a disk of the adopted machine is not of VirtualBox's own format VDI: clone it into one (VBoxManage clonemedium --format VDI) and adopt a machine with that")
 	}
-	v, err := readVDI(blocks[0]["Location"])
+	v, err := readVDI(medium["Location"])
 	if err == nil && v.id != id {
 		err = providers.Errorf(providers.ErrUnavailable, ref.String(), "the file %s is another disk than VirtualBox says", v.path)
 	}

@@ -22,7 +22,7 @@ func answering(t *testing.T, script string) (*Provider, string) {
 	t.Helper()
 	dir := t.TempDir()
 	path := filepath.Join(dir, "VBoxManage")
-	if err := os.WriteFile(path, []byte("#!/bin/sh\nset -eu\ncd "+dir+"\n"+script), 0o755); err != nil {
+	if err := os.WriteFile(path, []byte("#!/bin/sh\nset -eu\ncd "+dir+"\n"+wholeOutputs+script), 0o755); err != nil {
 		t.Fatal(err)
 	}
 	p, err := New(Options{Instance: "test", DataDir: filepath.Join(dir, "data"), Manage: path})

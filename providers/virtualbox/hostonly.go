@@ -85,12 +85,12 @@ func (h hostAdapters) run(ctx context.Context, object string, args ...string) (v
 }
 
 func (h hostAdapters) present(ctx context.Context) (map[string]string, error) {
-	out, err := h.run(ctx, "host-only networks", "list", "hostonlyifs")
+	out, err := h.p.vbox.List(ctx, "host-only networks", "hostonlyifs")
 	if err != nil {
 		return nil, err
 	}
 	present := map[string]string{}
-	for _, b := range vboxmanage.Blocks(out.Stdout) {
+	for _, b := range vboxmanage.Blocks(out) {
 		present[b["Name"]] = b["IPAddress"]
 	}
 	return present, nil
@@ -181,14 +181,14 @@ func (h hostNetworks) run(ctx context.Context, object string, args ...string) (v
 }
 
 func (h hostNetworks) present(ctx context.Context) (map[string]string, error) {
-	out, err := h.run(ctx, "host-only networks", "list", "hostonlynets")
+	out, err := h.p.vbox.List(ctx, "host-only networks", "hostonlynets")
 	if err != nil {
 		return nil, err
 	}
 	// Of each, VBoxManage prints an empty line after the GUID too.
-	out.Stdout = bytes.ReplaceAll(out.Stdout, []byte("\n\nState:"), []byte("\nState:"))
+	out = bytes.ReplaceAll(out, []byte("\n\nState:"), []byte("\nState:"))
 	present := map[string]string{}
-	for _, b := range vboxmanage.Blocks(out.Stdout) {
+	for _, b := range vboxmanage.Blocks(out) {
 		present[b["Name"]] = b["LowerIP"]
 	}
 	return present, nil

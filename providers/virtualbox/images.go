@@ -158,11 +158,11 @@ func (p *Provider) usersOf(ref providers.ImageRef) ([]string, error) {
 // ours lies, with what broken clones have left on its disk.
 func (p *Provider) removeGolden(ctx context.Context, ref providers.ImageRef) error {
 	object, id := imageObject(ref), goldenID(p.opts.Instance, ref)
-	out, err := p.vbox.Run(ctx, vboxmanage.Call{Object: object, Args: []string{"list", "--long", "hdds"}})
+	out, err := p.vbox.ListLong(ctx, object, "hdds")
 	if err != nil {
 		return err
 	}
-	strays, foreign := childrenOf(vboxmanage.Blocks(out.Stdout), p.data.golden(ref), p.data.Machines())
+	strays, foreign := childrenOf(vboxmanage.Blocks(out), p.data.golden(ref), p.data.Machines())
 	if foreign != "" {
 		return providers.Errorf(providers.ErrBusy, object, "the disk %s depends on it, which is not sandboxd's: remove what uses it first", foreign)
 	}

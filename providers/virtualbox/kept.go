@@ -150,12 +150,12 @@ func (p *Provider) attachOwn(ctx context.Context, r record, at disk, path string
 
 // knownDisks are all disks that VirtualBox knows, by their UUIDs.
 func (p *Provider) knownDisks(ctx context.Context, id types.UID) (map[string]bool, error) {
-	out, err := p.vbox.Run(ctx, vboxmanage.Call{Object: machineObject(id), Args: []string{"list", "hdds"}})
+	out, err := p.vbox.List(ctx, machineObject(id), "hdds")
 	if err != nil {
 		return nil, err
 	}
 	known := map[string]bool{}
-	for _, b := range vboxmanage.Blocks(out.Stdout) {
+	for _, b := range vboxmanage.Blocks(out) {
 		known[b["UUID"]] = true
 	}
 	return known, nil

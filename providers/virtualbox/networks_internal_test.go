@@ -26,6 +26,7 @@ import (
 const hostOnlyScript = `#!/bin/sh
 set -eu
 cd "$(dirname "$0")"
+` + wholeOutputs + `
 mkdir -p adapters networks servers
 refuse() {
 	echo "VBoxManage: error: $1
@@ -34,8 +35,7 @@ VBoxManage: error: Details: code NS_ERROR_INVALID_ARG (0x80070057), component Ho
 }
 keep() { rm -rf "$1"; cp -a data/networks "$1"; }
 case "$1 ${2-} ${3-}" in
-"list --multiple "*) ;;
-"list hostonlyifs "*)
+"list --multiple hostonlyifs")
 	for f in adapters/*; do
 		[ -e "$f" ] || continue
 		printf 'Name:            %s\nGUID:            786f6276-656e-4074-8000-0a0027000000\nDHCP:            Disabled\nIPAddress:       %s\nNetworkMask:     255.255.255.0\nStatus:          Up\nVBoxNetworkName: HostInterfaceNetworking-%s\n\n' \
@@ -56,7 +56,7 @@ case "$1 ${2-} ${3-}" in
 "dhcpserver remove "*) [ -e "servers/$4" ] || refuse "no server of $4"; rm "servers/$4" ;;
 "dhcpserver findlease "*) echo "IP Address:  192.168.56.35
 MAC Address: $6" ;;
-"list hostonlynets "*)
+"list --multiple hostonlynets")
 	for f in networks/*; do
 		[ -e "$f" ] || continue
 		set -- $(cat "$f")
@@ -70,6 +70,7 @@ MAC Address: $6" ;;
 	echo "$8 $6 ${10}" >"networks/$4" ;;
 "hostonlynet modify "*) [ -e "networks/$4" ] || refuse "no $4"; echo "$8 $6 ${10}" >"networks/$4" ;;
 "hostonlynet remove "*) [ -e "networks/$4" ] || refuse "no $4"; rm "networks/$4" ;;
+"list --multiple "*) ;;
 *) echo "VBoxManage: error: unexpected: $*" >&2; exit 2 ;;
 esac
 `

@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"regexp"
+	"slices"
 	"strconv"
 	"time"
 
@@ -25,8 +26,15 @@ const (
 	statePoweroff = "poweroff"
 	stateSaved    = "saved"
 	stateRunning  = "running"
-	stateDeleting = "deletingsnapshot" // of a machine that is off or saved
 )
+
+// At work on the disks of a machine that is off or saved.
+const (
+	stateDeleting     = "deletingsnapshot"
+	stateSnapshotting = "snapshotting"
+)
+
+var atDisks = []string{stateDeleting, stateSnapshotting}
 
 // machine is what VirtualBox and the record say of a machine.
 type machine struct {
@@ -58,11 +66,11 @@ func (p *Provider) look(ctx context.Context, id types.UID) (machine, error) {
 		return machine{}, providers.Errorf(providers.ErrNotFound, object, "the ID is not a UUID, so there is no such machine")
 	}
 	asked := time.Now()
-	out, err := p.vbox.Run(ctx, vboxmanage.Call{Object: object, VM: string(id), Args: []string{"showvminfo", string(id), "--machinereadable"}})
+	info, err := p.vbox.Show(ctx, object, string(id))
 	if err != nil {
 		return machine{}, err
 	}
-	m := machine{id: id, info: vboxmanage.ParseInfo(out.Stdout), asked: asked}
+	m := machine{id: id, info: info, asked: asked}
 	m.record, err = p.readRecord(id)
 	switch {
 	case err != nil && !errors.Is(err, fs.ErrNotExist):
@@ -71,17 +79,19 @@ func (p *Provider) look(ctx context.Context, id types.UID) (machine, error) {
 		return machine{}, providers.Errorf(providers.ErrNotFound, object, "VirtualBox's machine of that UUID was %w", errForeign)
 	}
 	m.power, m.off = power(m.info["VMState"])
-	if m.info["VMState"] == stateDeleting && m.info["VMStateFile"] != "" {
+	switch state := m.info["VMState"]; {
+	case m.power == "":
+		return machine{}, providers.Errorf(providers.ErrUnavailable, object, "VirtualBox says that it is %s, which is no state that sandboxd knows", shown(state))
+	case slices.Contains(atDisks, state) && m.info["VMStateFile"] != "":
 		m.power = providers.PowerSaved
-	}
-	if m.power == providers.PowerOff && m.off == "" {
+	case m.power == providers.PowerOff && (m.off == "" || m.record.Forced):
 		m.off = p.offReason(m)
 	}
 	return m, nil
 }
 
-// power translates VirtualBox's state of a machine. How one came to be powered
-// off, VirtualBox does not say.
+// power translates VirtualBox's state of a machine, and is empty for one that is none.
+// How one came to be powered off, VirtualBox does not say.
 func power(state string) (providers.Power, providers.OffReason) {
 	switch state {
 	case stateRunning, "livesnapshotting", "onlinesnapshotting", "deletingsnapshotlive", "teleporting":
@@ -95,8 +105,10 @@ func power(state string) (providers.Power, providers.OffReason) {
 		return providers.PowerSaved, ""
 	case "aborted":
 		return providers.PowerOff, providers.OffCrashed
-	default:
+	case statePoweroff, "teleported", "restoringsnapshot", stateDeleting, stateSnapshotting, "settingup":
 		return providers.PowerOff, ""
+	default:
+		return "", ""
 	}
 }
 

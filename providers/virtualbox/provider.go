@@ -235,11 +235,11 @@ func accelerator(engine string) string {
 
 // list asks which machines there are.
 func (p *Provider) list(ctx context.Context) (vboxmanage.Listing, error) {
-	out, err := p.vbox.Run(ctx, vboxmanage.Call{Object: "VirtualBox", Args: []string{"list", "--multiple", "vms", "runningvms"}})
+	out, err := p.vbox.List(ctx, "VirtualBox", "vms", "runningvms")
 	if err != nil {
 		return vboxmanage.Listing{}, err
 	}
-	return vboxmanage.ParseListing(out.Stdout), nil
+	return vboxmanage.ParseListing(out), nil
 }
 
 // manage makes a call that changes a machine.

@@ -11,7 +11,6 @@ import (
 	"sandboxd.dev/sandboxd/providers"
 	"sandboxd.dev/sandboxd/providers/internal/datafolder"
 	"sandboxd.dev/sandboxd/providers/internal/files"
-	"sandboxd.dev/sandboxd/providers/virtualbox/internal/vboxmanage"
 )
 
 // Reset implements providers.Machines.
@@ -181,19 +180,18 @@ func (p *Provider) goldenParent(ctx context.Context, r record, d disk) (string, 
 	if first, err := p.firstParent(r); err != nil || first != "" {
 		return first, err
 	}
-	out, err := p.vbox.Run(ctx, vboxmanage.Call{Object: object, VM: string(r.ID), Args: []string{"showmediuminfo", "disk", d.medium}})
+	medium, err := p.vbox.Medium(ctx, object, string(r.ID), d.medium)
 	if err != nil {
 		return "", err
 	}
-	blocks := vboxmanage.Blocks(out.Stdout)
-	if len(blocks) == 0 || !datafolder.IsUUID(types.UID(blocks[0]["Parent UUID"])) {
+	if !datafolder.IsUUID(types.UID(medium["Parent UUID"])) {
 		return "", providers.Errorf(providers.ErrInvalid, object, "its disk %s lies on no image: delete the sandbox and apply it again", d.path)
 	}
 	own, err := vdisIn(p.vmDir(r))
 	if err != nil {
 		return "", p.fileError(object, err)
 	}
-	parent := blocks[0]["Parent UUID"]
+	parent := medium["Parent UUID"]
 	for range own {
 		if v, is := own[parent]; is && v.parent != "" {
 			parent = v.parent

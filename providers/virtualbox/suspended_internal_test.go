@@ -41,7 +41,7 @@ func suspended(t *testing.T) (*scripted, record) {
 	dir := filepath.Join(s.data.MachineDir(r.ID), r.VM)
 	info, _, _ := sound(r.Network.Mode)
 	info["VMState"], info["hostonlyadapter1"], info["macaddress1"] = stateSaved, adapter, macArgument(r.ID)
-	info["uartmode1"], info["CfgFile"] = "file,"+s.data.console(r.ID), filepath.Join(dir, r.VM+".vbox")
+	info["name"], info["uartmode1"], info["CfgFile"] = r.VM, "file,"+s.data.console(r.ID), filepath.Join(dir, r.VM+".vbox")
 	info["SATA-0-0"], info["SATA-1-0"] = filepath.Join(dir, "disk.vdi"), filepath.Join(dir, seedName)
 	delete(info, "SharedFolderNameMachineMapping1")
 	delete(info, "SharedFolderPathMachineMapping1")

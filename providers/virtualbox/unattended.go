@@ -127,11 +127,11 @@ func unattendedArguments(spec providers.MachineSpec, iso, passwordFile string) (
 
 // closeDVDs has VirtualBox forget the CDs in a folder that are in no drive.
 func (p *Provider) closeDVDs(ctx context.Context, id types.UID, dir string) error {
-	out, err := p.vbox.Run(ctx, vboxmanage.Call{Object: machineObject(id), Args: []string{"list", "dvds"}})
+	out, err := p.vbox.List(ctx, machineObject(id), "dvds")
 	if err != nil {
 		return err
 	}
-	for _, b := range vboxmanage.Blocks(out.Stdout) {
+	for _, b := range vboxmanage.Blocks(out) {
 		if !within(dir, b["Location"]) {
 			continue
 		}

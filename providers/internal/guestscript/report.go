@@ -36,6 +36,10 @@ func Refusal(word string) error {
 		return fmt.Errorf("%w: the guest has no such user", guestcall.ErrBadRequest)
 	case "su":
 		return fmt.Errorf("%w: only root may run commands as others, and the image's guest.user is not root", guestcall.ErrBadRequest)
+	case "mkfifo":
+		return fmt.Errorf("%w: it has no program mkfifo, which streams need: install coreutils or busybox in it", guestcall.ErrGuestLacks)
+	case "script":
+		return fmt.Errorf("%w: it has neither script nor python3, one of which makes terminals: install util-linux (on Debian, bsdutils) in it, or leave out the terminal", guestcall.ErrGuestLacks)
 	case "temp":
 		return fmt.Errorf("%w: it cannot write to its /tmp; is the disk full?", guestcall.ErrRefused)
 	default:

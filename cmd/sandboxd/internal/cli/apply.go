@@ -14,6 +14,7 @@ import (
 	"k8s.io/cli-runtime/pkg/printers"
 
 	"sandboxd.dev/sandboxd/cmd/sandboxd/internal/kube"
+	"sandboxd.dev/sandboxd/manifest"
 )
 
 func (a *app) apply() *cobra.Command {
@@ -184,17 +185,17 @@ func explainConflict(err error) error {
 
 // applyAll applies everything, in order.
 func (p *applier) applyAll(ctx context.Context, api *kube.API, targets []target, trial []outcome, printer printers.ResourcePrinter) error {
-	before := map[identity]*unstructured.Unstructured{}
+	before := map[manifest.Identity]*unstructured.Unstructured{}
 	for i, o := range targets {
-		before[identityOf(o.Object)] = trial[i].before
+		before[manifest.IdentityOf(o.Object)] = trial[i].before
 	}
-	for _, group := range inOrder(targets) {
+	for _, group := range manifest.InOrder(targets) {
 		done, err := each(ctx, group, func(ctx context.Context, o target) (outcome, error) {
 			after, err := api.Apply(ctx, o.Resource, o.Unstructured, p.force, false)
 			if err != nil {
 				return outcome{}, o.Errorf("%w", explainConflict(err))
 			}
-			was := before[identityOf(o.Object)]
+			was := before[manifest.IdentityOf(o.Object)]
 			verb := verbFor(was, after)
 			if was != nil && was.GetUID() != after.GetUID() {
 				verb = "created" // it was deleted in between

@@ -136,7 +136,7 @@ the hypervisor match.`,
 	root.SetHelpCommandGroupID(groupOther)
 	root.SetCompletionCommandGroupID(groupOther)
 	root.AddCommand(
-		a.serve(), a.doctor(), a.backup(), a.restore(), a.gc(),
+		a.serve(), a.crds(), a.doctor(), a.backup(), a.restore(), a.gc(), a.manifests(),
 		a.apply(), a.diff(), a.get(), a.describe(), a.delete(), a.wait(), a.events(), a.validate(), a.explain(),
 		a.snapshot(), a.fork(), a.revert(), a.image(), a.promote(),
 		a.exec(), a.cp(), a.logs(), a.diffDisk(),

@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -20,6 +19,7 @@ import (
 	"sandboxd.dev/sandboxd/client"
 	"sandboxd.dev/sandboxd/cmd/sandboxd/internal/kube"
 	"sandboxd.dev/sandboxd/config"
+	"sandboxd.dev/sandboxd/manifest"
 )
 
 // TestSockets: the daemon listens where clients look.
@@ -183,7 +183,7 @@ func TestPrunable(t *testing.T) {
 	deleting := make("a", "sandboxd", metav1.ManagedFieldsOperationApply)
 	now := metav1.Now()
 	deleting.SetDeletionTimestamp(&now)
-	keep := map[identity]bool{{schema.GroupKind{Group: v1.GroupName, Kind: "Sandbox"}, "b", "x"}: true}
+	keep := map[manifest.Identity]bool{{Kind: schema.GroupKind{Group: v1.GroupName, Kind: "Sandbox"}, Namespace: "b", Name: "x"}: true}
 	for name, c := range map[string]struct {
 		u    *unstructured.Unstructured
 		want bool
@@ -199,36 +199,5 @@ func TestPrunable(t *testing.T) {
 		if got := prunable(c.u, keep, map[string]bool{"a": true, "b": true}); got != c.want {
 			t.Errorf("%s: got %v", name, got)
 		}
-	}
-}
-
-type kinded struct{ gvk schema.GroupVersionKind }
-
-func (k kinded) GroupVersionKind() schema.GroupVersionKind { return k.gvk }
-
-func TestOrder(t *testing.T) {
-	var all []kinded
-	for _, kind := range []string{"Sandbox", "GoldenImage", "Sandbox"} {
-		all = append(all, kinded{v1.GroupVersion.WithKind(kind)})
-	}
-	for _, kind := range []string{"Secret", "Namespace", "Lease"} {
-		all = append(all, kinded{schema.GroupVersionKind{Version: "v1", Kind: kind}})
-	}
-	names := func(groups [][]kinded) (out [][]string) {
-		for _, g := range groups {
-			var n []string
-			for _, k := range g {
-				n = append(n, k.gvk.Kind)
-			}
-			out = append(out, n)
-		}
-		return out
-	}
-	want := [][]string{{"Namespace"}, {"Secret"}, {"Lease"}, {"GoldenImage"}, {"Sandbox", "Sandbox"}}
-	if got := names(inOrder(all)); !reflect.DeepEqual(got, want) {
-		t.Errorf("got %v", got)
-	}
-	if got := names(reversed(all)); got[0][0] != "Sandbox" || got[4][0] != "Namespace" {
-		t.Errorf("reversed: got %v", got)
 	}
 }

@@ -12,6 +12,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 
 	"sandboxd.dev/sandboxd/cmd/sandboxd/internal/kube"
+	"sandboxd.dev/sandboxd/manifest"
 )
 
 func (a *app) delete() *cobra.Command {
@@ -59,7 +60,7 @@ type doomed struct {
 	uid string
 }
 
-// GroupVersionKind is for inOrder.
+// GroupVersionKind is for manifest.InOrder.
 func (d doomed) GroupVersionKind() schema.GroupVersionKind { return d.Kind }
 
 func (d *deleter) run(ctx context.Context, args []string) error {
@@ -91,7 +92,7 @@ func (d *deleter) run(ctx context.Context, args []string) error {
 		ctx, cancel = context.WithTimeout(ctx, d.timeout)
 	}
 	defer cancel()
-	groups := reversed(all)
+	groups := manifest.Reversed(all)
 	var errs []error
 	var held []doomed // snapshots, which may wait for sandboxes that are deleted after them
 	for i, group := range groups {
@@ -100,11 +101,11 @@ func (d *deleter) run(ctx context.Context, args []string) error {
 			return err
 		}
 		deleted = append(deleted, held...)
-		if held = nil; rank(group[0].Kind.GroupKind()) == rankSnapshot && i < len(groups)-1 {
+		if held = nil; manifest.Rank(group[0].Kind.GroupKind()) == manifest.RankSnapshot && i < len(groups)-1 {
 			held = deleted
 			continue
 		}
-		imagesFollow := rank(group[0].Kind.GroupKind()) == rankSandbox && i < len(groups)-1
+		imagesFollow := manifest.Rank(group[0].Kind.GroupKind()) == manifest.RankSandbox && i < len(groups)-1
 		if d.dryRun != "none" || !d.wait && !imagesFollow {
 			continue
 		}

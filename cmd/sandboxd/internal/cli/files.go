@@ -7,7 +7,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"sandboxd.dev/sandboxd/cmd/sandboxd/internal/kube"
-	"sandboxd.dev/sandboxd/cmd/sandboxd/internal/manifest"
+	"sandboxd.dev/sandboxd/manifest"
 )
 
 // files are the flags that name manifests.
@@ -44,7 +44,7 @@ func (f *files) read(ctx context.Context, a *app, api *kube.API) ([]target, erro
 		}
 		targets[i] = target{o, r}
 	}
-	return targets, checkDuplicates(objects)
+	return targets, manifest.CheckDuplicates(objects)
 }
 
 // place puts an object into its namespace.

@@ -10,6 +10,7 @@ import (
 
 	v1 "sandboxd.dev/sandboxd/api/v1"
 	"sandboxd.dev/sandboxd/cmd/sandboxd/internal/kube"
+	"sandboxd.dev/sandboxd/manifest"
 )
 
 // pruneOld deletes what a former apply made and no manifest names any more:
@@ -18,9 +19,9 @@ func (p *applier) pruneOld(ctx context.Context, api *kube.API, targets []target,
 	if !p.prune {
 		return nil
 	}
-	keep, namespaces := map[identity]bool{}, map[string]bool{p.namespaceOr(): true}
+	keep, namespaces := map[manifest.Identity]bool{}, map[string]bool{p.namespaceOr(): true}
 	for _, t := range targets {
-		keep[identityOf(t.Object)] = true
+		keep[manifest.IdentityOf(t.Object)] = true
 		if t.Namespaced {
 			namespaces[t.GetNamespace()] = true
 		}
@@ -48,8 +49,8 @@ func (p *applier) pruneOld(ctx context.Context, api *kube.API, targets []target,
 }
 
 // prunable tells whether an object was made by apply and is in no manifest.
-func prunable(u *unstructured.Unstructured, keep map[identity]bool, namespaces map[string]bool) bool {
-	id := identity{u.GroupVersionKind().GroupKind(), u.GetNamespace(), u.GetName()}
+func prunable(u *unstructured.Unstructured, keep map[manifest.Identity]bool, namespaces map[string]bool) bool {
+	id := manifest.IdentityOf(u)
 	if keep[id] || u.GetDeletionTimestamp() != nil || u.GetNamespace() != "" && !namespaces[u.GetNamespace()] {
 		return false
 	}

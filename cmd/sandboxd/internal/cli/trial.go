@@ -15,6 +15,7 @@ import (
 	v1 "sandboxd.dev/sandboxd/api/v1"
 	"sandboxd.dev/sandboxd/apiserver"
 	"sandboxd.dev/sandboxd/cmd/sandboxd/internal/kube"
+	"sandboxd.dev/sandboxd/manifest"
 )
 
 var (
@@ -31,7 +32,7 @@ type trial struct {
 	// images and namespaces of the same apply.
 	images, namespaces map[string]bool
 	// live are the objects as they are, without those that do not exist.
-	live map[identity]*unstructured.Unstructured
+	live map[manifest.Identity]*unstructured.Unstructured
 }
 
 // try lets the daemon try everything without storing it.
@@ -62,7 +63,7 @@ func (p *applier) try(ctx context.Context, api *kube.API, targets []target) ([]o
 }
 
 func (t *trial) one(ctx context.Context, o target) (outcome, error) {
-	live := t.live[identityOf(o.Object)]
+	live := t.live[manifest.IdentityOf(o.Object)]
 	after, err := t.api.Apply(ctx, o.Resource, o.Unstructured, t.force, true)
 	if live == nil && isNamespaceMissing(err) {
 		if !t.namespaces[o.GetNamespace()] {
@@ -109,7 +110,7 @@ const worthListing = 100
 
 // existing reads the objects that the targets name, as they are now. Those that
 // do not exist are left out.
-func existing(ctx context.Context, api *kube.API, targets []target) (map[identity]*unstructured.Unstructured, error) {
+func existing(ctx context.Context, api *kube.API, targets []target) (map[manifest.Identity]*unstructured.Unstructured, error) {
 	type place struct {
 		kube.Resource
 		namespace string
@@ -119,7 +120,7 @@ func existing(ctx context.Context, api *kube.API, targets []target) (map[identit
 		in := place{o.Resource, o.GetNamespace()}
 		groups[in] = append(groups[in], o)
 	}
-	live := map[identity]*unstructured.Unstructured{}
+	live := map[manifest.Identity]*unstructured.Unstructured{}
 	for in, group := range groups {
 		var found []*unstructured.Unstructured
 		var err error
@@ -142,7 +143,7 @@ func existing(ctx context.Context, api *kube.API, targets []target) (map[identit
 		}
 		for i, u := range found {
 			if u != nil {
-				live[identityOf(group[i].Object)] = u
+				live[manifest.IdentityOf(group[i].Object)] = u
 			}
 		}
 	}

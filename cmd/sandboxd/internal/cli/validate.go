@@ -11,7 +11,7 @@ import (
 	v1 "sandboxd.dev/sandboxd/api/v1"
 	"sandboxd.dev/sandboxd/apiserver"
 	"sandboxd.dev/sandboxd/cmd/sandboxd/internal/kube"
-	"sandboxd.dev/sandboxd/cmd/sandboxd/internal/manifest"
+	"sandboxd.dev/sandboxd/manifest"
 )
 
 func (a *app) validate() *cobra.Command {
@@ -81,7 +81,7 @@ func (a *app) validateFiles(ctx context.Context, from files) ([]validated, error
 		}
 		all = append(all, validated{target{manifest.Object{Unstructured: full, Source: o.Source}, r}})
 	}
-	return all, checkDuplicates(objects)
+	return all, manifest.CheckDuplicates(objects)
 }
 
 // resourceOf finds the resource of a kind, or says what is wrong with the kind.

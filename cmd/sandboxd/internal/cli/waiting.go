@@ -13,6 +13,7 @@ import (
 	"k8s.io/apimachinery/pkg/watch"
 
 	"sandboxd.dev/sandboxd/cmd/sandboxd/internal/kube"
+	"sandboxd.dev/sandboxd/manifest"
 )
 
 // awaited is an object and what is waited for.
@@ -210,7 +211,7 @@ func (w *waiter) timedOut(ctx context.Context, all []awaited, pending map[string
 // waitForTargets waits until manifests are so.
 func (a *app) waitForTargets(ctx context.Context, api *kube.API, targets []target, timeout time.Duration) error {
 	var all []awaited
-	for _, group := range inOrder(targets) {
+	for _, group := range manifest.InOrder(targets) {
 		for _, t := range group {
 			if s := goalApplied(t.Unstructured); !s.met { // kinds with nothing to wait for
 				all = append(all, awaited{t.Resource, t.GetNamespace(), t.GetName(), goalApplied})

@@ -18,6 +18,7 @@ import (
 	"sandboxd.dev/sandboxd/client"
 	"sandboxd.dev/sandboxd/controller/gc"
 	"sandboxd.dev/sandboxd/controller/metrics"
+	"sandboxd.dev/sandboxd/gitops"
 	"sandboxd.dev/sandboxd/store/bolt"
 )
 
@@ -26,6 +27,8 @@ import (
 //	GET  /admin/backup   a copy of the store
 //	GET  /admin/gc       what the garbage collector would do now
 //	POST /admin/gc       has it sweep, and tells what it decided
+//	GET  /admin/manifests  what came of the directory of manifests
+//	POST /admin/manifests  has it looked at now
 //	…    /admin/users    see remote
 //	GET  /metrics        for Prometheus
 //	GET  /debug/pprof/   profiles, if they are asked for
@@ -37,6 +40,8 @@ type admin struct {
 	remote  *remote
 	// garbage is set once the controllers are there.
 	garbage atomic.Pointer[gc.Collector]
+	// manifests are set once they are applied, if they are.
+	manifests atomic.Pointer[gitops.Source]
 }
 
 func (a *admin) endpoints() []apiserver.Endpoint {
@@ -44,6 +49,8 @@ func (a *admin) endpoints() []apiserver.Endpoint {
 	mux.HandleFunc("GET "+client.BackupPath, a.backup)
 	mux.HandleFunc("GET "+client.GarbagePath, a.previewGarbage)
 	mux.HandleFunc("POST "+client.GarbagePath, a.collectGarbage)
+	mux.HandleFunc("GET "+client.ManifestsPath, a.tellManifests)
+	mux.HandleFunc("POST "+client.ManifestsPath, a.syncManifests)
 	a.remote.handle(mux)
 	all := []apiserver.Endpoint{
 		{Path: "admin", Methods: []string{http.MethodGet, http.MethodPost, http.MethodDelete}, Handler: mux},
@@ -63,6 +70,10 @@ func (a *admin) endpoints() []apiserver.Endpoint {
 // backup sends a copy of the store. One that breaks off ends the connection, so
 // that nobody takes it for whole.
 func (a *admin) backup(w http.ResponseWriter, r *http.Request) {
+	if a.store == nil {
+		http.Error(w, "this daemon has no store: the cluster that its kubeconfig names keeps the objects, back up that", http.StatusNotFound)
+		return
+	}
 	w.Header().Set("Content-Type", "application/octet-stream")
 	if err := a.store.Backup(r.Context(), w); err != nil {
 		a.log.Error(err, "A backup was not finished")

@@ -19,10 +19,12 @@ import (
 	"golang.org/x/sync/errgroup"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/version"
+	"k8s.io/client-go/rest"
 
 	"sandboxd.dev/sandboxd/admission"
 	v1 "sandboxd.dev/sandboxd/api/v1"
 	"sandboxd.dev/sandboxd/apiserver"
+	"sandboxd.dev/sandboxd/cluster"
 	"sandboxd.dev/sandboxd/config"
 	"sandboxd.dev/sandboxd/controller"
 	"sandboxd.dev/sandboxd/controller/goldenimage/build"
@@ -64,7 +66,13 @@ const (
 // Run runs a daemon until the context ends, and returns once everything has
 // stopped.
 func Run(ctx context.Context, o Options) (err error) {
+	if o.Config.Kubeconfig != "" {
+		return runInCluster(ctx, o)
+	}
 	if err := prepareDirs(o.Config); err != nil {
+		return err
+	}
+	if err := refuseData(o.Config.DataDir, cluster.File, "holds the machines of a cluster's objects: start the daemon with --kubeconfig"); err != nil {
 		return err
 	}
 	listener, err := Listen(o.Config.Socket)
@@ -164,8 +172,35 @@ type running struct {
 // of them fails.
 func serve(ctx context.Context, o Options, r running) error {
 	group, ctx := errgroup.WithContext(ctx)
+	controllers, err := r.controllers(ctx, r.options(o, r.server.LoopbackConfig()))
+	if err != nil {
+		return err
+	}
+	group.Go(func() error { return r.server.Serve(ctx, r.listener) })
+	for _, l := range r.remote.listeners {
+		group.Go(func() error { return r.server.ServeTLS(ctx, l, r.remote.keeper.TLSConfig()) })
+	}
+	if r.scraped != nil {
+		group.Go(func() error { return r.own.serveMetrics(ctx, r.scraped) })
+	}
+	group.Go(func() error { return controllers.Start(ctx) })
+	if err := applyManifests(ctx, group, o, r); err != nil {
+		return err
+	}
+	group.Go(func() error { trimMemory(ctx, r.own.store.Trim); return nil })
+	group.Go(func() error { probe(ctx, o.Logger, r.set); return nil })
+	o.Logger.Info("Serving", "socket", o.Config.Socket, "listen", o.Config.Listen, "version", o.Version.GitVersion, "simulate", o.Simulate)
+	o.Notify("READY=1")
+	context.AfterFunc(ctx, func() { o.Notify("STOPPING=1") })
+	err = group.Wait()
+	o.Logger.Info("Stopped")
+	return err
+}
+
+// options are those of controllers that reach the API by a configuration.
+func (r *running) options(o Options, config *rest.Config) controller.Options {
 	options := controller.Options{
-		Config: r.server.LoopbackConfig(), Providers: r.set, HostPaths: r.paths,
+		Config: config, Providers: r.set, HostPaths: r.paths,
 		Defaults: sandbox.Defaults{CPUs: o.Config.Defaults.CPUs, Memory: o.Config.Defaults.Memory},
 		Logger:   o.Logger.WithName("controller"),
 		Workers:  o.Config.Workers, Resync: o.Config.Resync,
@@ -177,33 +212,23 @@ func serve(ctx context.Context, o Options, r running) error {
 	if r.inside != nil {
 		options.SSH, options.BuildSSH = r.inside, builders{r.inside}
 	}
+	return options
+}
+
+// controllers makes the controllers, and has them measured.
+func (r *running) controllers(ctx context.Context, options controller.Options) (*controller.Controllers, error) {
 	controllers, err := controller.New(ctx, options)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	if err := r.own.metrics.ObserveObjects(ctx, controllers.Cache()); err != nil {
-		return err
+		return nil, err
 	}
 	r.own.metrics.ObserveCapacity(controllers.Capacity())
 	r.own.metrics.ObserveGarbage(controllers.Garbage())
 	r.own.metrics.ObserveOutages(controllers)
 	r.own.garbage.Store(controllers.Garbage())
-	group.Go(func() error { return r.server.Serve(ctx, r.listener) })
-	for _, l := range r.remote.listeners {
-		group.Go(func() error { return r.server.ServeTLS(ctx, l, r.remote.keeper.TLSConfig()) })
-	}
-	if r.scraped != nil {
-		group.Go(func() error { return r.own.serveMetrics(ctx, r.scraped) })
-	}
-	group.Go(func() error { return controllers.Start(ctx) })
-	group.Go(func() error { trimMemory(ctx, r.own.store.Trim); return nil })
-	group.Go(func() error { probe(ctx, o.Logger, r.set); return nil })
-	o.Logger.Info("Serving", "socket", o.Config.Socket, "listen", o.Config.Listen, "version", o.Version.GitVersion, "simulate", o.Simulate)
-	o.Notify("READY=1")
-	context.AfterFunc(ctx, func() { o.Notify("STOPPING=1") })
-	err = group.Wait()
-	o.Logger.Info("Stopped")
-	return err
+	return controllers, nil
 }
 
 // probe logs what the hypervisors are, so that the log tells at once when one
@@ -246,6 +271,11 @@ func subresources(set *providers.Set, users *imageUsers, inside *ssh.Guests, dis
 			Resource: v1.Resource("sandboxes"), Name: e.Name, Methods: e.Methods, Stream: e.Stream, Handler: e.Serve,
 		})
 	}
+	for _, e := range handlers.PodEndpoints() {
+		subs = append(subs, apiserver.Subresource{
+			Resource: schema.GroupResource{Resource: "pods"}, Name: e.Name, Methods: e.Methods, Stream: e.Stream, Handler: e.Serve,
+		})
+	}
 	log := handlers.BuildLog(logs.Open)
 	return append(subs, apiserver.Subresource{
 		Resource: v1.Resource("goldenimages"), Name: log.Name, Methods: log.Methods, Stream: log.Stream, Handler: log.Serve,
@@ -271,7 +301,7 @@ func deniedDirs(c config.Config) []string {
 	if relative, err := filepath.Rel(c.DataDir, c.BaseImageDir); err != nil || !filepath.IsLocal(relative) {
 		return append(denied, c.DataDir)
 	}
-	for _, name := range []string{StoreFile, sshDir, buildsDir, exportDir, pkiDir, "audit", "kvm"} {
+	for _, name := range []string{StoreFile, cluster.File, sshDir, buildsDir, exportDir, pkiDir, "audit", "kvm"} {
 		denied = append(denied, filepath.Join(c.DataDir, name))
 	}
 	return denied

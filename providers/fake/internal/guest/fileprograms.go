@@ -42,6 +42,10 @@ func (p *process) Open(dir, name string, mode shell.OpenMode) (io.ReadWriteClose
 	f, in := p.sys.resolve(absolute(dir, name))
 	switch mode {
 	case shell.OpenRead:
+		if h, ok := f.(hostFolder); ok {
+			r, _, err := h.open(in)
+			return r, err
+		}
 		data, err := f.read(in)
 		return &openFile{Reader: bytes.NewReader(data)}, err
 	case shell.OpenTruncate:
@@ -191,7 +195,7 @@ func chmod(c call) int {
 	})
 }
 
-// test knows -e, -f, -d, -x, -s, -n and -z, =, !=, -eq and -ne, and ! in front.
+// test knows -e, -f, -d, -x, -s, -t, -n and -z, =, !=, -eq and -ne, and ! in front.
 func test(c call) int {
 	args := c.Args[1:]
 	if c.Args[0] == "[" {
@@ -242,6 +246,9 @@ func (c call) test(args []string) (bool, error) {
 func (c call) testOne(op, arg string) (bool, error) {
 	if op == "-n" || op == "-z" {
 		return (arg == "") == (op == "-z"), nil
+	}
+	if op == "-t" {
+		return c.terminal() != nil, nil
 	}
 	name := c.path(arg)
 	info, err := c.process.sys.Stat(name)

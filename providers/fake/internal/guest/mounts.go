@@ -163,29 +163,42 @@ func (h hostFolder) stat(name string) (info Info, err error) {
 	return info, err
 }
 
-func (h hostFolder) read(name string) (data []byte, err error) {
+func (h hostFolder) read(name string) ([]byte, error) {
+	f, info, err := h.open(name)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = f.Close() }()
+	if info.Size > maxHostFile {
+		return nil, syscall.EFBIG
+	}
+	data, err := io.ReadAll(io.LimitReader(f, maxHostFile))
+	return data, errno(err)
+}
+
+// open opens a regular file for reading.
+func (h hostFolder) open(name string) (file *os.File, info Info, err error) {
 	err = h.at(name, func(r *os.Root, name string) error {
 		// Without blocking, because the file may be a pipe.
 		f, err := r.OpenFile(name, os.O_RDONLY|syscall.O_NONBLOCK, 0)
 		if err != nil {
 			return err
 		}
-		defer func() { _ = f.Close() }()
-		info, err := f.Stat()
+		i, err := f.Stat()
 		switch {
 		case err != nil:
-			return err
-		case info.IsDir():
-			return syscall.EISDIR
-		case !info.Mode().IsRegular():
-			return syscall.EACCES
-		case info.Size() > maxHostFile:
-			return syscall.EFBIG
+		case i.IsDir():
+			err = syscall.EISDIR
+		case !i.Mode().IsRegular():
+			err = syscall.EACCES
+		default:
+			file, info = f, Info{Size: i.Size(), Mode: uint32(i.Mode().Perm())}
+			return nil
 		}
-		data, err = io.ReadAll(io.LimitReader(f, maxHostFile))
+		_ = f.Close()
 		return err
 	})
-	return data, err
+	return file, info, err
 }
 
 func (h hostFolder) write(name string, mode uint32, data []byte) error {

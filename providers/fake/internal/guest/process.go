@@ -46,6 +46,8 @@ type process struct {
 	done     chan struct{}
 	children []*process // made by Spawn, guarded by sys.mu
 	steps    atomic.Int64
+	// interactive: a shell that somebody types at, which Ctrl-C does not end.
+	interactive atomic.Bool
 }
 
 // Command is a program to start.
@@ -55,6 +57,8 @@ type Command struct {
 	Dir  string
 	Env  []string
 	shell.Streams
+	// Terminal, unless it is nil, takes the place of the streams.
+	Terminal *Terminal
 }
 
 // Job is a program that was started.
@@ -113,6 +117,16 @@ func (s *System) Start(cmd Command) (*Job, error) {
 		return nil, err
 	}
 	j := &Job{process: p}
+	if in, ok := cmd.In.(io.Closer); ok { // what reads it must end too
+		context.AfterFunc(p.ctx, func() { _ = in.Close() })
+	}
+	if t := cmd.Terminal; t != nil {
+		cmd.Streams = shell.Streams{In: t, Out: t, Err: t}
+		t.mu.Lock()
+		t.interrupt = func() { s.interruptSession(p.session) }
+		t.mu.Unlock()
+		context.AfterFunc(p.ctx, t.Close)
+	}
 	env := append([]string{
 		"PATH=/usr/sbin:/usr/bin:/sbin:/bin", "HOME=" + u.home, "USER=" + cmd.User,
 	}, cmd.Env...)

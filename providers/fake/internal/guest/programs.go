@@ -70,6 +70,12 @@ func lookup(name string) program {
 		return func(c call) int { return c.print(fmt.Sprintln(c.process.sys.cfg.CPUs)) }
 	case "id", "whoami":
 		return id
+	case "stty":
+		return stty
+	case "tty":
+		return tty
+	case "nc":
+		return nc
 	case "poweroff", "halt":
 		return poweroff
 	}
@@ -105,6 +111,8 @@ func runShell(c call) int {
 	cfg := shell.Config{Args: c.Args[:1], Env: c.Env, Dir: c.Dir, Streams: c.Streams}
 	var script string
 	switch {
+	case c.terminal() != nil && (len(args) == 0 || (len(args) == 1 && args[0] == "-i")):
+		return interactive(c, cfg)
 	case len(args) == 0:
 		data, err := io.ReadAll(io.LimitReader(c.In, maxHostFile))
 		if err != nil {

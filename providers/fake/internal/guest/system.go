@@ -15,6 +15,7 @@
 package guest
 
 import (
+	"bytes"
 	"context"
 	"crypto/sha256"
 	"errors"
@@ -256,6 +257,16 @@ func (s *System) ReadFile(name string) ([]byte, Info, error) {
 	}
 	data, err := f.read(name)
 	return data, info, err
+}
+
+// openFile opens a regular file for reading.
+func (s *System) openFile(name string) (io.ReadCloser, Info, error) {
+	f, in := s.resolve(name)
+	if h, ok := f.(hostFolder); ok {
+		return h.open(in)
+	}
+	data, info, err := s.ReadFile(name)
+	return io.NopCloser(bytes.NewReader(data)), info, err
 }
 
 // WriteFile replaces a file as a whole. It takes data over.

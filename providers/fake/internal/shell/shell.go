@@ -97,3 +97,24 @@ func Run(ctx context.Context, h Host, script string, cfg Config) int {
 	e := newEvaluator(h, cfg)
 	return e.run(ctx, l)
 }
+
+// Interact runs lines as they are typed, until there are none or one of them says
+// exit. next returns the next line, and false at the end.
+func Interact(ctx context.Context, h Host, cfg Config, next func() (string, bool)) int {
+	e := newEvaluator(h, cfg)
+	for !e.exiting && ctx.Err() == nil {
+		fmt.Fprint(e.streams.Err, "$ ")
+		line, ok := next()
+		if !ok {
+			break
+		}
+		l, err := parse(line)
+		if err != nil {
+			fmt.Fprintf(e.streams.Err, "sh: syntax error: %v\n", err)
+			e.status = ExitSyntax
+			continue
+		}
+		e.run(ctx, l)
+	}
+	return e.status
+}

@@ -8,6 +8,8 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"time"
 	"unicode/utf8"
 
@@ -45,8 +47,15 @@ type run struct {
 	dir     string // private directory in the guest
 	pid     int64  // of run.sh
 	started time.Time
-	streams [2]*stream
+	streams [2]outlet
+	feeder  *feeder     // nil when the input travels with the command
+	moved   atomic.Bool // something went in since the last look
+	starved bool        // the input could not be passed on
 }
+
+// settle is how long a short input is waited for, which then travels with its
+// command.
+const settle = 20 * time.Millisecond
 
 // Exec runs a command; see providers.Guests. The kinds of errors are the
 // caller's to add: those of package guestcall, a context's, or the transport's.
@@ -54,12 +63,21 @@ func (c *Client) Exec(ctx context.Context, req providers.ExecRequest) (providers
 	if err := guestcall.CheckExec(req); err != nil {
 		return providers.ExecResult{}, err
 	}
-	r := &run{c: c, dir: "/tmp/.sandboxd-" + guestscript.Token()}
+	token := guestscript.Token()
+	r := &run{c: c, dir: "/tmp/.sandboxd-" + token}
 	stdout, stderr := guestio.Outputs(req)
-	r.streams[0] = &stream{c: c, path: r.dir + "/out", out: stdout}
-	r.streams[1] = &stream{c: c, path: r.dir + "/err", out: stderr}
-
-	if err := r.start(ctx, req); err != nil {
+	if pumps(req) {
+		r.streams = [2]outlet{newPumped(c, r.dir+"/out", token, stdout), newPumped(c, r.dir+"/err", token, stderr)}
+	} else {
+		token = ""
+		r.streams = [2]outlet{&stream{c: c, path: r.dir + "/out", out: stdout}, &stream{c: c, path: r.dir + "/err", out: stderr}}
+	}
+	var in *guestio.Gather
+	if req.Stdin != nil {
+		in = guestio.NewGather(req.Stdin, piece)
+		defer in.Close()
+	}
+	if err := r.start(ctx, req, in, token); err != nil {
 		return providers.ExecResult{}, err
 	}
 	if req.Timeout > 0 {
@@ -67,11 +85,68 @@ func (c *Client) Exec(ctx context.Context, req providers.ExecRequest) (providers
 		ctx, cancel = context.WithTimeoutCause(ctx, req.Timeout, guestcall.ErrTimeUp)
 		defer cancel()
 	}
+	code, err := r.attend(ctx, req)
+	return r.outcome(ctx, code, err)
+}
+
+// pumps tells whether the output of a command may be more than the guest is to
+// keep.
+func pumps(req providers.ExecRequest) bool {
+	return req.TTY || req.MaxOutput > providers.DefaultMaxOutput
+}
+
+// attend feeds the command, and follows it to its end.
+func (r *run) attend(ctx context.Context, req providers.ExecRequest) (int, error) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	var beside sync.WaitGroup
+	if r.feeder != nil {
+		beside.Go(func() {
+			if err := r.feeder.feed(ctx, func() { r.moved.Store(true) }); err != nil && ctx.Err() == nil {
+				cancel(err)
+			}
+		})
+	}
+	if req.TTY {
+		beside.Go(func() { r.resize(ctx, req.Resize) })
+	}
 	code, err := r.follow(ctx)
-	if err != nil && ctx.Err() != nil {
+	cause := context.Cause(ctx)
+	cancel(nil)
+	beside.Wait()
+	if r.feeder != nil {
+		late, done := context.WithTimeout(context.WithoutCancel(ctx), afterwards)
+		defer done()
+		r.feeder.stop(late)
+	}
+	if err != nil && cause != nil {
+		err, r.starved = cause, true
+	}
+	return code, err
+}
+
+// outcome tells how the command ended, and ends it if it has not.
+func (r *run) outcome(ctx context.Context, code int, err error) (providers.ExecResult, error) {
+	switch {
+	case err != nil && ctx.Err() != nil:
 		return r.abandon(ctx)
+	case errors.Is(err, guestcall.ErrCaller), r.starved:
+		_, _ = r.abandon(ctx)
 	}
 	return providers.ExecResult{ExitCode: code, Truncated: r.truncated()}, lost(err)
+}
+
+// resize passes on the sizes of the terminal.
+func (r *run) resize(ctx context.Context, sizes <-chan providers.TerminalSize) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case size := <-sizes:
+			// A guest without stty has a terminal that keeps its size.
+			_, _ = r.c.shell(ctx, `exec stty rows "$2" cols "$3" <"$(cat "$1/tty")" 2>/dev/null`, nil,
+				r.dir, strconv.Itoa(int(size.Height)), strconv.Itoa(int(size.Width)))
+		}
+	}
 }
 
 // lost words the error of a transport that ended a command under way. That the
@@ -99,52 +174,43 @@ func encode(args []string) (encoded []string, coded string) {
 	return encoded, "yes"
 }
 
-// start hands over the input and starts the command.
-func (r *run) start(ctx context.Context, req providers.ExecRequest) error {
+// start starts the command, with its input if that is short.
+func (r *run) start(ctx context.Context, req providers.ExecRequest, in *guestio.Gather, token string) error {
 	mode := "none"
 	var inline []byte
-	if req.Stdin != nil {
-		head := make([]byte, inlineMax)
-		n, err := io.ReadFull(req.Stdin, head)
-		switch {
-		case errors.Is(err, io.EOF):
-		case errors.Is(err, io.ErrUnexpectedEOF):
-			mode, inline = "inline", head[:n]
-		case err != nil:
-			return fmt.Errorf("%w: standard input: %w", guestcall.ErrCaller, err)
-		default:
-			mode = "file"
-			if err := r.upload(ctx, head, req.Stdin); err != nil {
-				r.clean(ctx)
-				return err
-			}
+	if in != nil {
+		all, ended := in.Settle(ctx, settle)
+		if mode = "inline"; !ended || len(all) > inlineMax || req.TTY {
+			mode = "fifo"
+			r.feeder = &feeder{c: r.c, dir: r.dir, tty: req.TTY, in: in}
+		} else {
+			inline = all
 		}
 	}
-	rest, coded := encode(slices.Concat([]string{req.Dir, strconv.Itoa(len(req.Env))}, req.Env, req.Command))
+	words := slices.Concat([]string{req.Dir, strconv.Itoa(len(req.Env))}, req.Env, req.Command)
+	tty := ""
+	if req.TTY {
+		tty = "yes"
+		select {
+		case size := <-req.Resize:
+			tty = fmt.Sprintf("%d %d", size.Height, size.Width)
+		default:
+		}
+		words = []string{guestscript.Quote(guestscript.Inner), guestscript.Quote(words...)}
+	}
+	rest, coded := encode(words)
 	args := append([]string{
-		"-c", runScript, "sandboxd", r.dir, req.User, mode, strconv.Itoa(inlineMax), guestscript.Inner, coded,
+		"-c", runScript, "sandboxd", r.dir, req.User, mode, strconv.Itoa(inlineMax), guestscript.Inner, coded, token, tty,
 	}, rest...)
 	pid, err := r.c.start(ctx, shellPath, args, inline)
 	if err != nil {
-		if mode == "file" || ctx.Err() != nil {
+		if ctx.Err() != nil {
 			r.clean(ctx)
 		}
 		return noShell(err)
 	}
 	r.pid, r.started = pid, time.Now()
 	return nil
-}
-
-// upload writes the command's input to a file of its directory.
-func (r *run) upload(ctx context.Context, head []byte, rest io.Reader) error {
-	out, err := r.c.shell(ctx, `umask 077; mkdir "$1" && true >"$1/in" && echo ok`, nil, r.dir)
-	if err != nil {
-		return err
-	}
-	if line, _ := cutLine(out); line != "ok" {
-		return fmt.Errorf("%w: the guest cannot make a directory in /tmp", guestcall.ErrRefused)
-	}
-	return r.c.fill(ctx, r.dir+"/in", io.MultiReader(strings.NewReader(string(head)), rest))
 }
 
 // fill writes an existing file, in constant memory.
@@ -179,14 +245,18 @@ func (c *Client) copyIn(ctx context.Context, handle int64, from io.Reader) error
 func (r *run) follow(ctx context.Context) (int, error) {
 	var p pace
 	heard := time.Now()
+	var passed int64
 	for {
+		if now := r.streams[0].passed() + r.streams[1].passed(); r.moved.Swap(false) || now != passed {
+			p, passed = pace{}, now // somebody may be talking with it
+		}
 		s, err := r.c.status(ctx, r.pid)
 		switch {
 		case err == nil && s.Exited:
 			return r.finish(ctx, s)
 		case err == nil:
 			heard = time.Now()
-			if time.Since(r.started) > tailAfter {
+			if r.feeder != nil || time.Since(r.started) > tailAfter {
 				if err := r.tail(ctx); err != nil && !isSilence(err) {
 					return 0, err
 				}
@@ -245,7 +315,7 @@ func parseReport(s status) (report, error) {
 // finish passes on the rest of the output and returns the exit code.
 func (r *run) finish(ctx context.Context, s status) (int, error) {
 	if s.Signal != nil && len(s.Out) == 0 { // somebody in the guest killed run.sh itself
-		err := r.drain(ctx)
+		err := r.drain(ctx, true)
 		r.clean(ctx)
 		return 128 + *s.Signal, err
 	}
@@ -258,13 +328,16 @@ func (r *run) finish(ctx context.Context, s status) (int, error) {
 		return 0, guestscript.Refusal(rep.refused)
 	}
 	if !rep.inline {
-		err := r.drain(ctx)
+		err := r.drain(ctx, false)
 		r.clean(ctx)
 		return rep.code, err
 	}
 	// The script has removed the directory: what was not read yet is here.
 	for i, data := range [][]byte{rep.out, rep.stdER} {
-		st := r.streams[i]
+		st, ok := r.streams[i].(*stream)
+		if !ok {
+			return 0, fmt.Errorf("the guest's report on the command is not understood")
+		}
 		if int64(len(data)) != rep.sizes[i] {
 			err = first(err, fmt.Errorf("the guest says the command wrote %d bytes and sent %d", rep.sizes[i], len(data)))
 			continue
@@ -285,19 +358,8 @@ func (r *run) tail(ctx context.Context) error {
 }
 
 // drain reads both streams to their end and closes them.
-func (r *run) drain(ctx context.Context) error {
-	var errs []error
-	for _, s := range r.streams {
-		if !s.out.Dropped() {
-			err := s.ensureOpen(ctx)
-			if err == nil {
-				err = s.rest(ctx)
-			}
-			errs = append(errs, err)
-		}
-		errs = append(errs, s.close(ctx))
-	}
-	return first(errs...)
+func (r *run) drain(ctx context.Context, killed bool) error {
+	return first(r.streams[0].drain(ctx, killed), r.streams[1].drain(ctx, killed))
 }
 
 // abandon kills the command because its time is up or its caller is gone. The
@@ -308,7 +370,7 @@ func (r *run) abandon(ctx context.Context) (providers.ExecResult, error) {
 	out, err := r.c.shell(late, guestscript.Kill, nil, r.dir, strconv.FormatInt(r.pid, 10))
 	timeUp := errors.Is(context.Cause(ctx), guestcall.ErrTimeUp)
 	if timeUp {
-		err = first(err, r.drain(late))
+		err = first(err, r.drain(late, true))
 	}
 	r.clean(late)
 	if !timeUp {
@@ -330,7 +392,7 @@ func (r *run) clean(ctx context.Context) {
 	for _, s := range r.streams {
 		_ = s.close(late)
 	}
-	_, _ = r.c.shell(late, `rm -rf "$1"`, nil, r.dir)
+	_, _ = r.c.shell(late, `b=$(cat "$1/bg") && [ -n "$b" ] && kill $b; rm -rf "$1"`, nil, r.dir)
 }
 
-func (r *run) truncated() bool { return r.streams[0].out.Dropped() || r.streams[1].out.Dropped() }
+func (r *run) truncated() bool { return r.streams[0].dropped() || r.streams[1].dropped() }

@@ -82,6 +82,22 @@ func (s *stream) shrink(ctx context.Context) error {
 	return err
 }
 
+// drain reads the file to its end.
+func (s *stream) drain(ctx context.Context, _ bool) error {
+	if s.out.Dropped() {
+		return s.close(ctx)
+	}
+	err := s.ensureOpen(ctx)
+	if err == nil {
+		err = s.rest(ctx)
+	}
+	return first(err, s.close(ctx))
+}
+
+func (s *stream) dropped() bool { return s.out.Dropped() }
+
+func (s *stream) passed() int64 { return s.read }
+
 func (s *stream) close(ctx context.Context) error {
 	if !s.open {
 		return nil

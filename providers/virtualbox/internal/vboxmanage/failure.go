@@ -58,6 +58,10 @@ type Failure struct {
 	Unreached bool
 	// Lost: VBoxSVC ended during the call, and nobody knows what was done.
 	Lost bool
+	// Cut: it ended with 0, and had not said all that it was asked.
+	Cut bool
+
+	looked bool // and changed nothing
 }
 
 var (
@@ -74,7 +78,7 @@ var lost = regexp.MustCompile(`VBoxManage: error: Code NS_ERROR_(ABORT|CALL_FAIL
 
 // newFailure reads what VBoxManage printed when it failed.
 func newFailure(args []string, exit int, stderr []byte) *Failure {
-	f := &Failure{Verb: verb(args), Exit: exit}
+	f := &Failure{Verb: verb(args), Exit: exit, looked: onlyLooks(args)}
 	if m := codePattern.FindSubmatch(stderr); m != nil {
 		n, _ := strconv.ParseUint(string(m[1]), 0, 32) // the pattern is a number
 		f.Code = Code(n)
@@ -116,6 +120,10 @@ func (f *Failure) Error() string {
 	switch {
 	case f.Lost:
 		return fmt.Sprintf("VirtualBox's service, VBoxSVC, ended during VBoxManage %s: %s", f.Verb, f.Message)
+	case f.Cut && f.Message == "":
+		return fmt.Sprintf("VBoxManage %s did not say all that it was asked", f.Verb)
+	case f.Cut:
+		return fmt.Sprintf("VBoxManage %s did not say all that it was asked: %s", f.Verb, f.Message)
 	case f.Message == "" && f.Code == 0:
 		return fmt.Sprintf("VBoxManage %s ended with exit code %d", f.Verb, f.Exit)
 	case f.Code == 0:
@@ -127,6 +135,9 @@ func (f *Failure) Error() string {
 
 // Kind of the failure, by its codes alone.
 func (f *Failure) Kind() error {
+	if f.Cut {
+		return providers.ErrUnavailable // whatever it was that went wrong on the way
+	}
 	if f.Status == "VERR_DISK_FULL" {
 		return providers.ErrCapacity
 	}
@@ -150,9 +161,10 @@ func (f *Failure) Kind() error {
 }
 
 // momentary tells whether the same call may well succeed in a moment: somebody
-// has the machine's lock, or VBoxSVC has just ended or died.
+// has the machine's lock, or VBoxSVC has just ended or died. With it, VBoxManage may
+// crash.
 func (f *Failure) momentary() bool {
-	if f.Unreached {
+	if f.Unreached || f.Cut || f.looked && (f.Lost || f.Exit < 0) {
 		return true
 	}
 	switch f.Code {

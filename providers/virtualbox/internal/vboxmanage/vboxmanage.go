@@ -26,6 +26,7 @@ import (
 	"os"
 	"os/exec"
 	"slices"
+	"strings"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -119,6 +120,9 @@ type Call struct {
 	// Stdout and Stderr get the output as it comes; nil keeps it for Output.
 	// With one of them set a call is not tried again.
 	Stdout, Stderr io.Writer
+	// whole tells whether the output of a call that ended with 0 is all that was
+	// asked for; nil where there is nothing to miss.
+	whole func(Output) bool
 }
 
 // Output of a call that succeeded.
@@ -263,7 +267,7 @@ func (c *Client) explain(ctx context.Context, call Call, limit time.Duration, er
 	switch {
 	case err == nil:
 		return nil
-	case errors.Is(context.Cause(ctx), errLimit) && verb(call.Args) == "list": // of all machines: it hangs for all
+	case errors.Is(context.Cause(ctx), errLimit) && slices.Contains(call.Args[:min(1, len(call.Args))], "list"): // of all machines: it hangs for all
 		return providers.Errorf(providers.ErrDown, "VirtualBox", "VBoxManage list did not end within %v and was killed", limit)
 	case errors.Is(context.Cause(ctx), errLimit):
 		return providers.Errorf(providers.ErrUnavailable, call.Object, "VBoxManage %s did not end within %v and was killed", verb(call.Args), limit)
@@ -312,6 +316,11 @@ func (c *Client) once(ctx context.Context, call Call) (Output, error) {
 	var exit *exec.ExitError
 	if errors.As(err, &exit) && ctx.Err() == nil {
 		return out, newFailure(call.Args, exit.ExitCode(), out.Stderr)
+	}
+	if err == nil && call.whole != nil && !call.whole(out) {
+		f := newFailure(call.Args, 0, out.Stderr)
+		f.Cut = true
+		return out, f
 	}
 	return out, err
 }
@@ -377,18 +386,22 @@ func verb(args []string) string {
 		if len(args) > 2 && args[0] != "guestproperty" {
 			return args[0] + " " + args[2]
 		}
-	case len(args) > 1 && (args[0] == "hostonlyif" || args[0] == "hostonlynet" || args[0] == "dhcpserver" || args[0] == "list"):
+	case args[0] == "list":
+		return strings.TrimSpace(args[0] + " " + listedBy(args[1:]))
+	case len(args) > 1 && (args[0] == "hostonlyif" || args[0] == "hostonlynet" || args[0] == "dhcpserver"):
 		return args[0] + " " + args[1]
 	}
 	return args[0]
 }
 
 // bounded keeps the first maxOutput bytes written to it.
-type bounded struct{ bytes.Buffer }
+type bounded struct{ kept bytes.Buffer }
+
+func (b *bounded) Bytes() []byte { return b.kept.Bytes() }
 
 func (b *bounded) Write(p []byte) (int, error) {
-	if room := maxOutput - b.Len(); room > 0 {
-		_, _ = b.Buffer.Write(p[:min(len(p), room)])
+	if room := maxOutput - b.kept.Len(); room > 0 {
+		_, _ = b.kept.Write(p[:min(len(p), room)])
 	}
 	return len(p), nil
 }

@@ -1,12 +1,18 @@
 # Runs a command, keeps its output in files of a private directory, and reports.
-#   run.sh DIR USER STDIN MAX INNER CODED CWD NENV [NAME=VALUE...] COMMAND [ARG...]
-# STDIN is none, inline (ours is the command's) or file (DIR/in). CODED is yes if
-# what follows is written for printf %b, because it is no text. The report is one
-# line: "refused REASON", or "done EXIT-CODE OUT-BYTES ERR-BYTES inline|files";
-# with inline, which is for at most MAX bytes each, the output itself follows.
+#   run.sh DIR USER STDIN MAX INNER CODED TOKEN TTY CWD NENV [NAME=VALUE...] COMMAND [ARG...]
+# STDIN is none, inline (ours is the command's) or fifo (DIR/in, which is fed from
+# outside until the process that DIR/hold names is killed). CODED is yes if what
+# follows is written for printf %b, because it is no text. The report is one line:
+# "refused REASON", or "done EXIT-CODE OUT-BYTES ERR-BYTES inline|files"; with
+# inline, which is for at most MAX bytes each, the output itself follows.
+# With a TOKEN, the output goes through pipes to files DIR/out.0, DIR/out.1 and so on,
+# of which there are never more than three; between the bytes 1, TOKEN, " start" or
+# " done" and a newline it is the command's.
+# With a TTY, which is "yes" or its ROWS and COLS, the command gets a terminal. What
+# follows CODED is then two texts for a shell: INNER, and its arguments from CWD on.
 exec 5>&2 2>/dev/null
-d=$1 u=$2 i=$3 max=$4 inner=$5 coded=$6
-shift 6
+d=$1 u=$2 i=$3 max=$4 inner=$5 coded=$6 t=$7 tty=$8
+shift 8
 if [ "$coded" = yes ]; then
 	n=$#
 	while [ "$n" -gt 0 ]; do
@@ -18,18 +24,55 @@ if [ "$coded" = yes ]; then
 fi
 m=$(umask)
 umask 077
+bg=
 refuse() {
+	[ -z "$bg" ] || kill $bg
 	rm -rf "$d"
 	echo "refused $1"
 	exit 0
 }
-[ "$i" = file ] || mkdir "$d" || refuse temp
+pump() {
+	exec <"$d/$1.p"
+	n=0
+	while :; do
+		while [ -e "$d/$1.$((n - 2))" ]; do
+			sleep 0.05 || sleep 1
+		done
+		dd bs=65536 count=64 of="$d/$1.$n" || break
+		[ -s "$d/$1.$n" ] || break
+		n=$((n + 1))
+	done
+}
+mkdir "$d" || refuse temp
 { true >"$d/out" && true >"$d/err" && true >"$d/fail"; } || refuse temp
+if [ "$i" = fifo ]; then
+	command -v mkfifo >/dev/null || refuse mkfifo
+	mkfifo "$d/in" || refuse temp
+	sleep 1000000000 6>"$d/in" >/dev/null </dev/null 5>&- &
+	bg="$bg $!"
+	echo "$!" >"$d/hold"
+fi
+if [ -n "$t" ]; then
+	command -v mkfifo >/dev/null || refuse mkfifo
+	mkfifo "$d/out.p" "$d/err.p" || refuse temp
+	pump out >/dev/null 5>&- &
+	bg="$bg $!"
+	pump err >/dev/null 5>&- &
+	bg="$bg $!"
+fi
+echo "$bg" >"$d/bg"
 case $i in
-file) exec 3<"$d/in" ;;
+fifo) exec 3<"$d/in" ;;
 inline) exec 3<&0 ;;
 *) exec 3</dev/null ;;
 esac
+if [ -n "$t" ]; then
+	exec 7>"$d/out.p" 8>"$d/err.p"
+	printf '\001%s start\n' "$t" >&7
+	printf '\001%s start\n' "$t" >&8
+else
+	exec 7>>"$d/out" 8>>"$d/err"
+fi
 umask "$m"
 : "${PATH:=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin}"
 export PATH
@@ -47,19 +90,48 @@ elif [ -n "$n" ] && { [ -n "$u" ] || [ "${HOME:-/}" = / ]; }; then
 fi
 s=
 command -v setsid >/dev/null && s=setsid
-if [ -n "$su" ]; then
+if [ -n "$tty" ]; then
+	c="sh -c $1 sh '' $2"
+	[ -z "$su" ] || c="su -s /bin/sh -c $1 -- $u sh '' $2"
+	c="tty >'$d/tty'; $c 4>'$d/fail'; echo \$? >'$d/code'"
+	[ "$tty" = yes ] || c="stty rows ${tty% *} cols ${tty#* } 2>/dev/null; $c"
+	if command -v script >/dev/null; then
+		set -- script -q -f -c "$c" /dev/null
+	elif command -v python3 >/dev/null; then
+		set -- python3 -c 'import pty,sys; pty.spawn(sys.argv[1:])' /bin/sh -c "$c"
+	else
+		refuse script
+	fi
+	SHELL=/bin/sh TERM=xterm
+	export SHELL TERM
+	# In the foreground: a shell lets what it runs beside itself ignore Ctrl-C.
 	$s sh -c 'echo "$$" >"$1/pid"; shift; exec "$@"' sh "$d" \
-		su -s /bin/sh -c "$inner" -- "$u" sh "" "$@" <&3 3<&- 5>&- 4>"$d/fail" >>"$d/out" 2>>"$d/err" &
+		"$@" <&3 3<&- 5>&- >&7 2>&8 7>&- 8>&-
+	c=$?
+elif [ -n "$su" ]; then
+	$s sh -c 'echo "$$" >"$1/pid"; shift; exec "$@"' sh "$d" \
+		su -s /bin/sh -c "$inner" -- "$u" sh "" "$@" <&3 3<&- 5>&- 4>"$d/fail" >&7 2>&8 7>&- 8>&- &
 else
-	$s sh -c "$inner" sh "$d/pid" "$@" <&3 3<&- 5>&- 4>"$d/fail" >>"$d/out" 2>>"$d/err" &
+	$s sh -c "$inner" sh "$d/pid" "$@" <&3 3<&- 5>&- 4>"$d/fail" >&7 2>&8 7>&- 8>&- &
 fi
 exec 3<&-
-wait "$!"
-c=$?
+if [ -z "$tty" ]; then
+	wait "$!"
+	c=$?
+fi
+[ ! -s "$d/code" ] || read -r c <"$d/code"
 if [ -s "$d/fail" ]; then
 	read -r f <"$d/fail"
 	refuse "$f"
 fi
+if [ -n "$t" ]; then
+	printf '\001%s done\n' "$t" >&7
+	printf '\001%s done\n' "$t" >&8
+	echo "done $c 0 0 files"
+	exit 0
+fi
+exec 7>&- 8>&-
+[ -z "$bg" ] || kill $bg
 o=0 e=0
 if [ -s "$d/out" ] || [ -s "$d/err" ]; then
 	set -- $(wc -c "$d/out" "$d/err")

@@ -1,0 +1,112 @@
+package guestio
+
+import (
+	"context"
+	"io"
+	"sync"
+	"time"
+)
+
+// Gather reads ahead of who passes an input on to a guest, so that what is there
+// goes in few pieces and what is typed goes at once.
+//
+//	reader ──▶ at most so many bytes ──Take──▶ guest
+//
+// Its reading goes on until the reader ends, or delivers something after Close.
+type Gather struct {
+	most int
+
+	mu      sync.Mutex
+	buf     []byte
+	err     error
+	closed  bool
+	changed chan struct{} // closed and replaced at every change
+}
+
+// NewGather begins to read.
+func NewGather(r io.Reader, most int) *Gather {
+	g := &Gather{most: most, changed: make(chan struct{})}
+	go g.read(r)
+	return g
+}
+
+// wake needs the lock.
+func (g *Gather) wake() {
+	close(g.changed)
+	g.changed = make(chan struct{})
+}
+
+func (g *Gather) read(r io.Reader) {
+	buf := make([]byte, 32<<10)
+	for {
+		n, err := r.Read(buf)
+		g.mu.Lock()
+		for len(g.buf) > 0 && len(g.buf)+n > g.most && !g.closed {
+			changed := g.changed
+			g.mu.Unlock()
+			<-changed
+			g.mu.Lock()
+		}
+		g.buf = append(g.buf, buf[:n]...)
+		g.err = err
+		g.wake()
+		over := err != nil || g.closed
+		g.mu.Unlock()
+		if over {
+			return
+		}
+	}
+}
+
+// Settle waits a moment for the end of a short input. It returns what there is,
+// which Take still gives, and whether that is all.
+func (g *Gather) Settle(ctx context.Context, moment time.Duration) (all []byte, ended bool) {
+	t := time.NewTimer(moment)
+	defer t.Stop()
+	for {
+		g.mu.Lock()
+		all, changed, err := g.buf, g.changed, g.err
+		g.mu.Unlock()
+		if err != nil {
+			return all, err == io.EOF //nolint:errorlint // as readers say it
+		}
+		select {
+		case <-changed:
+		case <-t.C:
+			return all, false
+		case <-ctx.Done():
+			return all, false
+		}
+	}
+}
+
+// Take waits for something, or for the end or an error of the reader, and returns
+// all that there is.
+func (g *Gather) Take(ctx context.Context) ([]byte, error) {
+	for {
+		g.mu.Lock()
+		data, changed, err := g.buf, g.changed, g.err
+		if len(data) > 0 {
+			g.buf = nil
+			g.wake()
+			err = nil
+		}
+		g.mu.Unlock()
+		if len(data) > 0 || err != nil {
+			return data, err
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+	}
+}
+
+// Close says that nobody will take anything any more.
+func (g *Gather) Close() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.closed = true
+	g.wake()
+}

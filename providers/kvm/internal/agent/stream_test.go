@@ -1,0 +1,226 @@
+package agent
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"sandboxd.dev/sandboxd/providers"
+)
+
+// leftovers are private directories of commands in the guest.
+func leftovers(t *testing.T) []string {
+	t.Helper()
+	found, err := filepath.Glob("/tmp/.sandboxd-*")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return found
+}
+
+// screen keeps what is shown.
+type screen struct {
+	mu    sync.Mutex
+	shown bytes.Buffer
+}
+
+func (s *screen) Write(p []byte) (int, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.shown.Write(p)
+}
+
+func (s *screen) String() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.shown.String()
+}
+
+// await waits until something is shown.
+func (s *screen) await(t *testing.T, text string) {
+	t.Helper()
+	for deadline := time.Now().Add(time.Minute); !strings.Contains(s.String(), text); time.Sleep(5 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("%q is not shown, but %q", text, s.String())
+		}
+	}
+}
+
+func TestStreamsBothWays(t *testing.T) {
+	const size = 9 << 20 // more than the guest keeps
+	before := len(leftovers(t))
+	source := rand.New(rand.NewPCG(1, 2))
+	data := make([]byte, size)
+	for i := range data {
+		data[i] = byte(source.Uint32())
+	}
+	var out bytes.Buffer
+	result, err := New(newLocalGuest(t).send).Exec(context.Background(), providers.ExecRequest{
+		Command: []string{"cat"}, Stdin: bytes.NewReader(data), Stdout: &out, MaxOutput: providers.NoMaxOutput,
+	})
+	if err != nil || result.ExitCode != 0 || result.Truncated {
+		t.Fatal(result, err)
+	}
+	if got, want := sha256.Sum256(out.Bytes()), sha256.Sum256(data); got != want {
+		t.Errorf("%d bytes came back as %d others (%s)", size, out.Len(), hex.EncodeToString(got[:4]))
+	}
+	if after := leftovers(t); len(after) > before {
+		t.Errorf("it leaves %v behind", after)
+	}
+}
+
+// TestAnswersWhileItReads holds a conversation, which needs each line to arrive
+// before the next is sent.
+func TestAnswersWhileItReads(t *testing.T) {
+	in, w := io.Pipe()
+	var out screen
+	ended := make(chan error, 1)
+	var result providers.ExecResult
+	go func() {
+		var err error
+		result, err = New(newLocalGuest(t).send).Exec(context.Background(), providers.ExecRequest{
+			Command: []string{"sh", "-c", `while read -r l; do echo "got $l"; done; echo end; exit 3`}, Stdin: in, Stdout: &out, MaxOutput: providers.NoMaxOutput,
+		})
+		ended <- err
+	}()
+	for i := range 5 {
+		fmt.Fprintf(w, "line%d\n", i)
+		out.await(t, fmt.Sprintf("got line%d\n", i))
+	}
+	_ = w.Close()
+	if err := <-ended; err != nil || result.ExitCode != 3 || !strings.HasSuffix(out.String(), "end\n") {
+		t.Error(result, err, out.String())
+	}
+}
+
+func TestEndsBeforeItsInput(t *testing.T) {
+	in, w := io.Pipe()
+	defer func() { _ = w.Close() }()
+	go func() { _, _ = io.Copy(w, zeros{}) }()
+	result, err := New(newLocalGuest(t).send).Exec(context.Background(), providers.ExecRequest{
+		Command: []string{"sh", "-c", "head -c 10 >/dev/null; exit 4"}, Stdin: in, MaxOutput: providers.NoMaxOutput,
+	})
+	if err != nil || result.ExitCode != 4 {
+		t.Error(result, err)
+	}
+	_ = in.Close()
+}
+
+type zeros struct{}
+
+func (zeros) Read(p []byte) (int, error) { clear(p); return len(p), nil }
+
+// TestSlowReaderBoundsTheGuest looks at what the guest keeps of a command that
+// prints without end for somebody who takes nothing.
+func TestSlowReaderBoundsTheGuest(t *testing.T) {
+	ctx, cancel := context.WithCancel(context.Background())
+	stuck := make(chan struct{})
+	known := map[string]bool{}
+	for _, d := range leftovers(t) {
+		known[d] = true
+	}
+	ended := make(chan error, 1)
+	go func() {
+		_, err := New(newLocalGuest(t).send).Exec(ctx, providers.ExecRequest{
+			Command: []string{"sh", "-c", "while :; do echo 0123456789abcdef0123456789abcdef0123456789abcdef; done"}, MaxOutput: providers.NoMaxOutput,
+			Stdout: writer(func(p []byte) (int, error) { <-stuck; return len(p), nil }),
+		})
+		ended <- err
+	}()
+	var most, last int64
+	for stable := 0; stable < 10; time.Sleep(100 * time.Millisecond) {
+		var size int64
+		for _, d := range leftovers(t) {
+			if !known[d] {
+				_ = filepath.Walk(d, func(_ string, i os.FileInfo, err error) error {
+					if err == nil && i.Mode().IsRegular() {
+						size += i.Size()
+					}
+					return nil
+				})
+			}
+		}
+		most = max(most, size)
+		if size == last && size > 0 {
+			stable++
+		} else {
+			stable = 0
+		}
+		last = size
+	}
+	cancel()
+	close(stuck)
+	if err := <-ended; err == nil {
+		t.Error("it was not ended")
+	}
+	if most > 3*64*65536 {
+		t.Errorf("the guest keeps %d bytes", most)
+	}
+}
+
+type writer func([]byte) (int, error)
+
+func (w writer) Write(p []byte) (int, error) { return w(p) }
+
+func TestTerminal(t *testing.T) {
+	before := len(leftovers(t))
+	in, w := io.Pipe()
+	var out screen
+	sizes := make(chan providers.TerminalSize, 1)
+	sizes <- providers.TerminalSize{Width: 101, Height: 33}
+	ended := make(chan error, 1)
+	var result providers.ExecResult
+	go func() {
+		var err error
+		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+		defer cancel()
+		result, err = New(newLocalGuest(t).send).Exec(ctx, providers.ExecRequest{
+			Command: []string{"sh"}, Stdin: in, Stdout: &out, TTY: true, Resize: sizes, Env: []string{"PS1=>"},
+		})
+		ended <- err
+	}()
+	out.await(t, ">")
+	fmt.Fprint(w, "stty size\r")
+	out.await(t, "33 101\r\n")
+	sizes <- providers.TerminalSize{Width: 132, Height: 50}
+	for range 100 {
+		fmt.Fprint(w, "stty size\r")
+		time.Sleep(50 * time.Millisecond)
+		if strings.Contains(out.String(), "50 132") {
+			break
+		}
+	}
+	out.await(t, "50 132\r\n")
+	fmt.Fprint(w, "sleep 1000\r")
+	out.await(t, "sleep 1000")
+	time.Sleep(300 * time.Millisecond)
+	fmt.Fprint(w, "\x03")
+	fmt.Fprint(w, "echo 'it is '\"back\"; exit 5\r")
+	if err := <-ended; err != nil || result.ExitCode != 5 || !strings.Contains(out.String(), "it is back\r\n") {
+		t.Errorf("%+v %v %q", result, err, out.String())
+	}
+	if after := leftovers(t); len(after) > before {
+		t.Errorf("it leaves %v behind", after)
+	}
+}
+
+// TestTerminalEnds: the end of the input is typed.
+func TestTerminalEnds(t *testing.T) {
+	var out screen
+	result, err := New(newLocalGuest(t).send).Exec(context.Background(), providers.ExecRequest{
+		Command: []string{"cat"}, Stdin: strings.NewReader("a line\n"), Stdout: &out, TTY: true,
+	})
+	if err != nil || result.ExitCode != 0 || strings.Count(out.String(), "a line\r\n") != 2 {
+		t.Errorf("%+v %v %q", result, err, out.String())
+	}
+}
