@@ -107,7 +107,7 @@ func FuzzRaw(f *testing.F) {
 	}
 	config := newServer(f).LoopbackConfig()
 	f.Fuzz(func(t *testing.T, sent []byte) {
-		exchange(t, config.Dial, sent, 50*time.Millisecond)
+		exchange(t, config.Dial, sent, 20*time.Millisecond)
 		if code := exchange(t, config.Dial, []byte("GET /readyz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"), patience); code != http.StatusOK {
 			t.Fatalf("the next client is answered %d", code)
 		}

@@ -227,27 +227,39 @@ func (e *endpoint) initialLists(ctx context.Context) error {
 		return err
 	}
 	took, err := parallel(clients, clients, func(int) error {
-		w, err := e.watch(ctx, "sendInitialEvents=true&resourceVersionMatch=NotOlderThan&allowWatchBookmarks=true")
-		if err != nil {
-			return err
-		}
-		defer w.stop()
-		for count := 0; ; count++ {
-			line, err := w.next()
-			if err != nil {
+		const tries = 20 // a server may end a watch that it is too busy for, and clients begin anew
+		var err error
+		for range tries {
+			if err = e.initialList(ctx); !errors.Is(err, io.EOF) {
 				return err
 			}
-			if bytes.Contains(line, []byte("k8s.io/initial-events-end")) {
-				if count < objects {
-					return fmt.Errorf("an initial list has %d objects", count)
-				}
-				return nil
-			}
 		}
+		return err
 	})
 	if err != nil {
 		return err
 	}
 	e.figure("watch_list_10000x20", took.Seconds(), "s")
 	return e.memory("VmHWM", "watch_list_10000x20_rss_peak")
+}
+
+// initialList reads a watch that begins with all objects, until they are there.
+func (e *endpoint) initialList(ctx context.Context) error {
+	w, err := e.watch(ctx, "sendInitialEvents=true&resourceVersionMatch=NotOlderThan&allowWatchBookmarks=true")
+	if err != nil {
+		return err
+	}
+	defer w.stop()
+	for count := 0; ; count++ {
+		line, err := w.next()
+		if err != nil {
+			return err
+		}
+		if bytes.Contains(line, []byte("k8s.io/initial-events-end")) {
+			if count < objects {
+				return fmt.Errorf("an initial list has %d objects", count)
+			}
+			return nil
+		}
+	}
 }

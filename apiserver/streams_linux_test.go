@@ -99,7 +99,7 @@ func TestStormHandshakes(t *testing.T) {
 		}
 		if i%100 == 99 {
 			fresh := *config
-			fresh.TLSClientConfig.NextProtos = []string{"http/1.1"} // a connection of its own
+			fresh.NextProtos = []string{"http/1.1"} // a connection of its own
 			if code, body := ask(t, &fresh, "GET", "/readyz", nil); code != 200 {
 				t.Fatalf("after %d strangers a client is answered %d: %s", i, code, body)
 			}
