@@ -105,7 +105,10 @@ func (s *Server) route(w http.ResponseWriter, r *http.Request) error {
 		}
 	case "version":
 		if len(segments) == 1 {
-			return writeTyped(w, mediaJSON, s.version)
+			if r.Method != http.MethodGet && r.Method != http.MethodHead {
+				return methodNotAllowed(r.Method, r.URL.Path)
+			}
+			return writeTyped(w, mediaJSON, servedVersion(s.version))
 		}
 	case "healthz", "livez", "readyz":
 		return s.serveHealth(w, r, segments)
