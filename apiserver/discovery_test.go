@@ -96,7 +96,7 @@ func TestDiscovery(t *testing.T) {
 			t.Errorf("legacy %v: Sandbox maps to %v: %v", legacy, mapping, err)
 		}
 		version, err := client.ServerVersion()
-		if err != nil || version.GitVersion != "v1.37.0-sandboxd" {
+		if err != nil || version.GitVersion != "v1.37.2+sandboxd.v1.37.0-sandboxd" {
 			t.Errorf("the version is %v: %v", version, err)
 		}
 	}
