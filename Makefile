@@ -84,6 +84,11 @@ test-virtualbox: ## All tests on a real VirtualBox, which is fetched, not instal
 	images/guestadditions/smoke-test $(GUESTADDITIONS)
 	SANDBOXD_INSTALLER_ISO=$(INSTALLER) hack/test-virtualbox $(GUESTADDITIONS)
 
+.PHONY: test-kube-apiserver
+test-kube-apiserver: build tiny ## The same daemon on a real kube-apiserver, which is built the first time: some 30 CPU minutes
+	hack/install-deps
+	hack/test-kube-apiserver $(TINY)
+
 .PHONY: test-unit
 test-unit: ## Run the tests that need no hypervisor
 	$(GO) test -race ./...
@@ -113,6 +118,10 @@ soak-simulated: ## A week of two hosts in simulated time, with everything going 
 .PHONY: test-storm
 test-storm: ## Storms on the API server at full size: idle, slow and hostile clients by the thousand (make test has small ones)
 	SANDBOXD_STORM=1 $(GO) test -count=1 -timeout 15m -v -run 'TestStorm|TestMalformed|TestBombs|TestSelectorBombs|TestCutOff|TestPipelined|TestManyWriters' ./apiserver
+
+.PHONY: test-gitops
+test-gitops: build ## Drive a simulated daemon by the engines of Flux and Argo CD (their modules are fetched and built: minutes)
+	cd test/gitops && SANDBOXD_BIN='$(CURDIR)/bin/sandboxd' SANDBOXD_REQUIRE_CLIENTS=1 $(GO) test -count=1 -timeout 20m -v ./...
 
 .PHONY: vet
 vet: ## Run go vet

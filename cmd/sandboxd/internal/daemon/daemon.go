@@ -261,8 +261,9 @@ func sshGuests(o Options, users *imageUsers) *ssh.Guests {
 
 func subresources(set *providers.Set, users *imageUsers, inside *ssh.Guests, disks *access.Disks, logs *build.Logs, uses *usage.Tracker, logger logr.Logger) []apiserver.Subresource {
 	options := access.Options{Providers: set, User: users.of, Used: uses.Begin, Disks: disks, Logger: logger}
-	if inside != nil {
+	if inside != nil { // nothing is simulated
 		options.SSH = users.without(inside)
+		options.Dial = (&net.Dialer{}).DialContext
 	}
 	handlers := access.New(options)
 	var subs []apiserver.Subresource
@@ -294,10 +295,13 @@ func prepareDirs(c config.Config) error {
 	return nil
 }
 
-// deniedDirs are folders that no manifest may reach into: the data folder, or
+// deniedDirs are what no manifest may reach into: the kubeconfig, and the data folder or
 // what the daemon keeps in it when images may lie there too.
 func deniedDirs(c config.Config) []string {
 	denied := []string{c.VirtualBox.MachineFolder}
+	if filepath.IsAbs(c.Kubeconfig) {
+		denied = append(denied, c.Kubeconfig)
+	}
 	if relative, err := filepath.Rel(c.DataDir, c.BaseImageDir); err != nil || !filepath.IsLocal(relative) {
 		return append(denied, c.DataDir)
 	}
