@@ -91,6 +91,9 @@ func (d *door) forget(v *visitor) {
 
 // welcome makes a connection one of a client that is known.
 func (v *visitor) welcome() {
+	if v == nil {
+		return
+	}
 	v.door.mu.Lock()
 	defer v.door.mu.Unlock()
 	v.door.forget(v)

@@ -100,12 +100,9 @@ func unauthorized() error {
 	}}
 }
 
-// visitorOf is the connection below TLS as the door knows it.
-func visitorOf(c any) *visitor {
-	if t, ok := c.(*tls.Conn); ok {
-		c = t.NetConn()
-	}
-	v, _ := c.(*visitor)
+// visitorOf is the connection below TLS as the door knows it; nil when no door does.
+func visitorOf(t *tls.Conn) *visitor {
+	v, _ := t.NetConn().(*visitor)
 	return v
 }
 

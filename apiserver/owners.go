@@ -19,7 +19,7 @@ func trackOwners(resources []*resource, schemas map[string]*spec.Schema) error {
 		return fmt.Errorf("schemas cannot be used to track field owners: %w", err)
 	}
 	for _, r := range resources {
-		if r.view != nil {
+		if r.view != nil || r.answer != nil {
 			continue
 		}
 		if r.owners, err = newOwners(types, r, ""); err != nil {

@@ -36,6 +36,11 @@ func reviewStrategies() map[string]strategy {
 	return all
 }
 
+// storedOnly leaves out the questions, of which nothing is kept.
+func storedOnly(resources []*resource) []*resource {
+	return slices.DeleteFunc(slices.Clone(resources), func(r *resource) bool { return r.answer != nil })
+}
+
 // review answers a question.
 func (s *Server) review(w http.ResponseWriter, rq *request, u *unstructured.Unstructured) error {
 	status, err := rq.resource.answer(rq.Context(), s, rq, u)

@@ -121,7 +121,7 @@ func New(ctx context.Context, o Options) (*Server, error) {
 	if err != nil {
 		return nil, fmt.Errorf("the definitions cannot be served: %w", err)
 	}
-	if err := trackOwners(resources, kindModels(resources)); err != nil {
+	if err := trackOwners(resources, kindModels(storedOnly(resources))); err != nil {
 		return nil, fmt.Errorf("the definitions cannot be served: %w", err)
 	}
 	s := &Server{
@@ -251,8 +251,8 @@ func serveConnections(ctx context.Context, l net.Listener, handler http.Handler,
 		ErrorLog:          log.New(connectionLog{logger}, "", 0),
 		BaseContext:       func(net.Listener) context.Context { return base },
 		ConnContext: func(ctx context.Context, c net.Conn) context.Context {
-			if v := visitorOf(c); v != nil {
-				return context.WithValue(ctx, remoteKey, v)
+			if t, ok := c.(*tls.Conn); ok { // whoever comes by TLS has to show who he is
+				return context.WithValue(ctx, remoteKey, visitorOf(t))
 			}
 			return context.WithValue(ctx, userKey, peer(c))
 		},
