@@ -176,4 +176,11 @@ type Guests interface {
 	// Console reads the log of the serial console. The caller closes it.
 	// ErrNotFound when the machine does not exist; an empty log is no error.
 	Console(ctx context.Context, id types.UID, opts ConsoleOptions) (io.ReadCloser, error)
+
+	// TypeAtConsole opens the way to type at the serial console, whose log goes on
+	// as it did. What is typed while the guest does not read may be lost. The caller
+	// closes it; it ends with the context too. ErrNotFound when the machine does not
+	// exist, ErrBusy when it is not running, ErrUnsupported where a console can
+	// only be read.
+	TypeAtConsole(ctx context.Context, id types.UID) (io.WriteCloser, error)
 }

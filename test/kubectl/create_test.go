@@ -91,7 +91,7 @@ var createChecks = []check{
 	{"create namespace", 0, func(k *kubectl) {
 		k.ok("create", "namespace", k.ns+"-b").is("namespace/" + k.ns + "-b created")
 		k.ok("get", "ns", k.ns+"-b", "-o", "jsonpath={.status.phase} {.spec.finalizers[0]}").is("Active kubernetes")
-		k.fails(1, "create", "namespace", k.ns+"-b").says(`^Error from server \(AlreadyExists\): namespaces "`+k.ns+`-b" already exists$`)
+		k.fails(1, "create", "namespace", k.ns+"-b").says(`^Error from server \(AlreadyExists\): namespaces "` + k.ns + `-b" already exists$`)
 		k.ok("delete", "ns", k.ns+"-b")
 	}},
 	{"create namespace --dry-run=client -o yaml", 0, func(k *kubectl) {
