@@ -52,9 +52,9 @@ var guestChecks = []check{
 		}
 	}},
 	{"exec into what is off, and into what is not there", 0, func(k *kubectl) {
-		k.apply(stopped("off"))
-		k.eventually("it has stopped", func() bool { return k.get("sbx/off", ".status.phase") == "Stopped" })
-		r := k.run("", "exec", "off", "--", "true")
+		k.apply(stopped("idle"))
+		k.eventually("it has stopped", func() bool { return k.get("sbx/idle", ".status.phase") == "Stopped" })
+		r := k.run("", "exec", "idle", "--", "true")
 		if r.code == 0 || r.err == "" {
 			k.t.Errorf("%s: exit %d", r, r.code)
 		}
