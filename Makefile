@@ -93,6 +93,10 @@ test-kube-apiserver: build tiny ## The same daemon on a real kube-apiserver, whi
 test-unit: ## Run the tests that need no hypervisor
 	$(GO) test -race ./...
 
+.PHONY: test-kubectl
+test-kubectl: build ## Check the API with kubectl 1.20 and a current one, and with unmodified client-go and controller-runtime programs
+	hack/test-kubectl
+
 .PHONY: crash-matrix
 crash-matrix: build tiny ## Kill the daemon at every point of every operation and print the table; ON="simulated libvirt virtualbox"
 	hack/install-deps

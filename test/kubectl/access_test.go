@@ -15,6 +15,33 @@ var accessChecks = []check{
 	{"auth can-i --list", 0, func(k *kubectl) {
 		k.ok("auth", "can-i", "--list").has(`^Resources +Non-Resource URLs +Resource Names +Verbs`, `\*\.\* .*\[\*\]`)
 	}},
+	{"a user of one namespace works there, and nowhere else", 0, func(k *kubectl) {
+		k.apply(stopped("one"))
+		user := *k
+		user.config = k.d.KubeconfigOf(k.t, "alice-"+k.ns, k.ns, "--role", "user", "--namespace", k.ns)
+		user.ok("get", "sbx", "-o", "name").is("sandbox.sandboxd.dev/one")
+		user.apply(stopped("two"))
+		user.ok("auth", "can-i", "create", "sandboxes").is("yes")
+		user.fails(1, "auth", "can-i", "create", "sandboxes", "-n", "default").has(`^no`)
+		user.fails(1, "get", "secrets", "-n", "default").says(`^Error from server \(Forbidden\): secrets is forbidden: User "alice-` + k.ns + `" cannot list resource "secrets" in API group "" in the namespace "default"`)
+		user.fails(1, "delete", "ns", k.ns).says(`\(Forbidden\)`)
+	}},
+	{"one who may only read changes nothing", 0, func(k *kubectl) {
+		k.apply(stopped("one") + secret("keys", "a", "b"))
+		reader := *k
+		reader.config = k.d.KubeconfigOf(k.t, "reader-"+k.ns, k.ns, "--role", "read-only", "--token")
+		reader.ok("get", "sbx", "one")
+		reader.fails(1, "delete", "sbx", "one").says(`\(Forbidden\).*cannot delete resource "sandboxes"`)
+		reader.run(stopped("two"), "create", "-f", "-").ended(1).says(`\(Forbidden\)`)
+		reader.fails(1, "get", "secret", "keys").says(`\(Forbidden\)`)
+		reader.fails(1, "auth", "can-i", "delete", "sandboxes").has(`^no`)
+	}},
+	{"a credential that nobody gave is not let in", 0, func(k *kubectl) {
+		stranger := *k
+		stranger.config = k.d.KubeconfigOf(k.t, "stranger-"+k.ns, k.ns, "--token")
+		stranger.fails(1, "get", "sbx").says(`\(Forbidden\)`)
+		stranger.fails(1, "get", "sbx", "--token=wrong").says(`Unauthorized|must be logged in|\(Forbidden\)`)
+	}},
 	{"auth whoami", 28, func(k *kubectl) {
 		k.ok("auth", "whoami").has(`^Username +\S+`, `^Groups +\[`)
 		k.ok("auth", "whoami", "-o", "jsonpath={.status.userInfo.username}").has(`.`)

@@ -173,7 +173,7 @@ var applyChecks = []check{
 		k.pipe(stopped("one"), "diff", "--server-side", "-f", "-").is("")
 		k.run(strings.Replace(stopped("one"), "Stopped", "Suspended", 1), "diff", "--server-side", "-f", "-").ended(1).has(`^\+  powerState: Suspended$`)
 	}},
-	{"diff masks the values of secrets", 0, func(k *kubectl) {
+	{"diff masks the values of secrets", 22, func(k *kubectl) {
 		k.apply(secret("keys", "a", "old-canary"))
 		k.run(secret("keys", "a", "new-canary"), "diff", "-f", "-").ended(1).has(`\*\*\* \(before\)`, `\*\*\* \(after\)`)
 	}},

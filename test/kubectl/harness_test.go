@@ -253,7 +253,8 @@ func (p *process) shows(pattern string) {
 func (p *process) wait() *result {
 	p.k.t.Helper()
 	select {
-	case <-p.done:
+	case err := <-p.done:
+		p.done <- err // for who asks again; the exit code tells how it ended
 	case <-time.After(daemon.Patience):
 		p.k.t.Fatalf("kubectl %s does not end:\n%s%s", strings.Join(p.args, " "), &p.out, &p.errs)
 	}

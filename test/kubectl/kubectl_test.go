@@ -46,6 +46,7 @@ var groups = []struct {
 	{"describe", describeChecks},
 	{"refuse", refuseChecks},
 	{"access", accessChecks},
+	{"guest", guestChecks},
 	{"other", otherChecks},
 }
 
