@@ -84,6 +84,11 @@ test-virtualbox: ## All tests on a real VirtualBox, which is fetched, not instal
 	images/guestadditions/smoke-test $(GUESTADDITIONS)
 	SANDBOXD_INSTALLER_ISO=$(INSTALLER) hack/test-virtualbox $(GUESTADDITIONS)
 
+.PHONY: test-kube-apiserver
+test-kube-apiserver: build tiny ## The same daemon on a real kube-apiserver, which is built the first time: some 30 CPU minutes
+	hack/install-deps
+	hack/test-kube-apiserver $(TINY)
+
 .PHONY: test-unit
 test-unit: ## Run the tests that need no hypervisor
 	$(GO) test -race ./...

@@ -26,12 +26,12 @@ type GatewayOptions struct {
 	Upstream http.Handler
 	// Ready tells why requests cannot be served; nil when they can.
 	Ready func() error
-	// Group of the resources that subresources belong to.
-	Group schema.GroupVersion
-	// Subresources, Endpoints and Version are as those of Options.
+	// Subresources, Endpoints, Version and Audit are as those of Options. What of it is
+	// served upstream is recorded here too: there, the daemon asks.
 	Subresources []Subresource
 	Endpoints    []Endpoint
 	Version      version.Info
+	Audit        Audit
 	// Logger gets what nobody else is told of.
 	Logger logr.Logger
 }
@@ -39,19 +39,22 @@ type GatewayOptions struct {
 // Gateway serves what is on this host where another API server keeps the objects:
 // subresources and endpoints. All else is the other's.
 //
-//	/apis/GROUP/VERSION/namespaces/NS/RESOURCE/NAME/SUB  ── Parent ──▶ Subresource
+//	/apis/GROUP/v1/namespaces/NS/RESOURCE/NAME/SUB       ── Parent ──▶ Subresource
 //	/ENDPOINT, /version, /healthz, /livez, /readyz                    this process
 //	everything else                                                   Upstream
 type Gateway struct {
 	o            GatewayOptions
 	subresources map[schema.GroupResource][]Subresource
 	endpoints    map[string]Endpoint
-	server       *Server // for its handling of errors and panics alone
+	server       *Server // for what it does around a request, and nothing of what it serves
 }
 
 // NewGateway makes a Gateway.
 func NewGateway(o GatewayOptions) (*Gateway, error) {
-	g := &Gateway{o: o, subresources: map[schema.GroupResource][]Subresource{}, server: &Server{log: o.Logger, crowd: newCrowd(connectionLimit(), o.Logger)}}
+	g := &Gateway{
+		o: o, subresources: map[schema.GroupResource][]Subresource{},
+		server: &Server{log: o.Logger, audit: o.Audit, crowd: newCrowd(connectionLimit(), o.Logger)},
+	}
 	for _, sub := range o.Subresources {
 		g.subresources[sub.Resource] = append(g.subresources[sub.Resource], sub)
 	}
@@ -70,10 +73,12 @@ func (g *Gateway) Serve(ctx context.Context, l net.Listener) error {
 func (g *Gateway) Handler() http.Handler {
 	return http.HandlerFunc(func(raw http.ResponseWriter, r *http.Request) {
 		w := &response{ResponseWriter: raw}
+		defer w.end()
 		defer g.server.recoverPanic(w, r)
-		if err := g.route(w, r); err != nil {
+		if err := g.server.handleBy(w, r, g.route); err != nil {
 			g.server.fail(w, r, err)
 		}
+		w.finish()
 	})
 }
 
@@ -113,10 +118,15 @@ func (g *Gateway) serveReady(w http.ResponseWriter) error {
 
 // find tells whether a path is that of a subresource of this host.
 func (g *Gateway) find(segments []string) (target, Subresource, bool) {
-	if len(segments) < 3 || groupVersionOf(segments) != g.o.Group {
+	gv := groupVersionOf(segments)
+	behind := 2
+	if gv.Group != "" {
+		behind = 3
+	}
+	if gv.Version != "v1" {
 		return target{}, Subresource{}, false
 	}
-	t, ok := parseTarget(g.o.Group, segments[3:])
+	t, ok := parseTarget(gv, segments[behind:])
 	if !ok || t.subresource == "" {
 		return target{}, Subresource{}, false
 	}

@@ -31,7 +31,10 @@ func (s *Server) Handler() http.Handler {
 }
 
 // handle finds out who asks and whether he may, records it, and does it.
-func (s *Server) handle(w *response, r *http.Request) error {
+func (s *Server) handle(w *response, r *http.Request) error { return s.handleBy(w, r, s.route) }
+
+// handleBy does it by a route of somebody else's.
+func (s *Server) handleBy(w *response, r *http.Request, route func(http.ResponseWriter, *http.Request) error) error {
 	r, done, err := s.identify(w, r)
 	defer done()
 	if err != nil {
@@ -52,7 +55,7 @@ func (s *Server) handle(w *response, r *http.Request) error {
 		return err
 	}
 	t.begun(a)
-	return s.route(w, r)
+	return route(w, r)
 }
 
 // fail answers with an error, if nothing else was answered yet.

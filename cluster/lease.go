@@ -73,7 +73,7 @@ func Hold(ctx context.Context, o LeaseOptions, work func(context.Context) error)
 	held, ended := make(chan struct{}), make(chan struct{})
 	elector, err := leaderelection.NewLeaderElector(leaderelection.LeaderElectionConfig{
 		Lock: &resourcelock.LeaseLock{
-			LeaseMeta:  metav1.ObjectMeta{Namespace: o.Namespace, Name: LeaseName},
+			LeaseMeta: metav1.ObjectMeta{Namespace: o.Namespace, Name: LeaseName},
 			Client: &homes{client, o, func() {
 				select {
 				case <-held:

@@ -61,6 +61,8 @@ type daemon struct {
 	clock clock.Clock
 	// api changes how the controllers reach the API.
 	api func(*rest.Config)
+	// verify judges what the garbage collector lists; nil relies on it.
+	verify func(context.Context, ...string) error
 	// resync is how often what is settled is looked at.
 	resync time.Duration
 	// log gets what the controllers log; the zero Logger means the test's.
@@ -117,7 +119,7 @@ func (d *daemon) start() {
 		Usage:    d.usage,
 		SSH:      d.ssh, BuildSSH: d.buildSSH, BuildLogs: build.NewLogs(filepath.Join(d.dir, "builds")), BuildLimits: d.limits,
 		Capacity: d.capacity, Clock: d.clock,
-		Logger: log, Resync: d.resync, GCInterval: d.sweep, GCGrace: 300 * time.Millisecond,
+		Logger: log, Resync: d.resync, GCInterval: d.sweep, GCGrace: 300 * time.Millisecond, GCVerify: d.verify,
 	})
 	must(t, err)
 	ended := make(chan error, 1)

@@ -47,6 +47,9 @@ type Options struct {
 	ServerVersion func(context.Context) (*version.Info, error)
 	// Authorities asks the daemon for its certificates; nil asks nothing.
 	Authorities func(context.Context) (client.Authorities, error)
+	// ServerReady asks the daemon why it does not look after machines; nil asks
+	// nothing.
+	ServerReady func(context.Context) error
 	// Capacity says what machines may have; nil says nothing.
 	Capacity func() providers.Finding
 	// Hypervisors make the checks of the providers.
@@ -155,6 +158,11 @@ func daemonChecks(ctx context.Context, o Options) []providers.Finding {
 		return []providers.Finding{found("daemon", missing, fmt.Sprintf("something listens on %s but does not answer: %v", o.Socket, err), "look at the daemon's log")}
 	}
 	checks := []providers.Finding{found("daemon", ok, fmt.Sprintf("it answers on %s", o.Socket), "")}
+	if o.ServerReady != nil {
+		if err := o.ServerReady(ctx); err != nil {
+			checks = append(checks, found("readiness", missing, fmt.Sprintf("the daemon does not look after machines: %v", err), ""))
+		}
+	}
 	plain, simulated := strings.CutSuffix(v.GitVersion, "+simulated")
 	if simulated {
 		checks = append(checks, found("daemon", warning, "it simulates its hypervisors: machines exist in memory only and run no real code", "start it without --simulate"))

@@ -66,6 +66,9 @@ func TestRun(t *testing.T) {
 		"no socket":          {func(o *Options) { o.Socket = dir + "/no" }, "daemon", "no daemon runs", missing, false},
 		"dumb socket":        {func(o *Options) { o.ServerVersion = answer("", errors.New("EOF")) }, "daemon", "does not answer", missing, false},
 		"another version":    {func(o *Options) { o.ServerVersion = answer("v2", nil) }, "versions", "the daemon is v2, this program v1", warning, true},
+		"waiting": {func(o *Options) {
+			o.ServerReady = func(context.Context) error { return errors.New("another host is before it") }
+		}, "readiness", "does not look after machines: another host is before it", missing, false},
 		"simulated":          {func(o *Options) { o.ServerVersion = answer("v1+simulated", nil) }, "daemon", "simulates", warning, true},
 		"hypervisor is wrong": {func(o *Options) {
 			o.Hypervisors = append(o.Hypervisors, func(context.Context) []providers.Finding {

@@ -32,12 +32,17 @@ func TestMain(m *testing.M) {
 // TestScripts runs testdata/script/*.txtar. Each script has a folder and a
 // simulated daemon of its own, which it starts with `daemon start`.
 func TestScripts(t *testing.T) {
-	testscript.Run(t, testscript.Params{
-		Dir:                 "testdata/script",
+	params := scriptParams()
+	params.Dir, params.UpdateScripts = "testdata/script", os.Getenv("UPDATE_SCRIPTS") != ""
+	testscript.Run(t, params)
+}
+
+// scriptParams are what all runs of scripts have in common.
+func scriptParams() testscript.Params {
+	return testscript.Params{
 		Setup:               setup,
 		RequireExplicitExec: true,
 		ContinueOnError:     true,
-		UpdateScripts:       os.Getenv("UPDATE_SCRIPTS") != "",
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"daemon":    daemonCmd,
 			"refused":   refusedCmd,
@@ -53,7 +58,7 @@ func TestScripts(t *testing.T) {
 			"ova":       ovaCmd,
 			"hashtree":  hashtreeCmd,
 		},
-	})
+	}
 }
 
 // setup makes what every script begins with: an image to import, and folders.
@@ -173,6 +178,9 @@ func (d *daemonProcess) start(ts *testscript.TestScript, flags []string) {
 	ts.Check(err)
 	d.cmd = exec.Command(program, args...)
 	d.cmd.Env = []string{"HOME=" + work, "PATH=" + os.Getenv("PATH"), "SANDBOXD_CONFIG=/dev/null", "GORACE=" + os.Getenv("GORACE")}
+	if kubeconfig := ts.Getenv(kubeconfigVar); kubeconfig != "" {
+		d.cmd.Env = append(d.cmd.Env, kubeconfigVar+"="+kubeconfig)
+	}
 	d.cmd.Stderr, d.cmd.Stdout, d.cmd.Dir = &d.log, &d.log, work
 	cmd, done := d.cmd, make(chan error, 1)
 	d.done = done
@@ -260,7 +268,11 @@ func world(ts *testscript.TestScript) string {
 	if ts.Value(daemonKey{}).(*daemonProcess).cmd == nil {
 		return ""
 	}
-	get := exec.Command("sandboxd", "get", "sandboxes,goldenimages,namespaces,secrets", "-A", "--ignore-not-found",
+	kinds := "sandboxes,goldenimages,namespaces,secrets"
+	if ts.Getenv(kubeconfigVar) != "" {
+		kinds = "sandboxes,goldenimages,namespaces" // a cluster's Secrets are not the socket's
+	}
+	get := exec.Command("sandboxd", "get", kinds, "-A", "--ignore-not-found",
 		"-o", `jsonpath={range .items[*]}{.kind}/{.metadata.namespace}/{.metadata.name} {.metadata.uid} {.metadata.generation} {.metadata.labels} {.spec}{"\n"}{end}`)
 	get.Env = []string{"SANDBOXD_SOCKET=" + ts.Getenv("SANDBOXD_SOCKET"), "GORACE=" + os.Getenv("GORACE")}
 	state, err := get.Output()

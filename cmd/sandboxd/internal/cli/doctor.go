@@ -43,7 +43,7 @@ sudo sandboxd doctor --config /etc/sandboxd/config.yaml`),
 		}
 		checks := doctor.Run(cmd.Context(), doctor.Options{
 			Config: c, ConfigErr: err, Socket: a.socketPath(),
-			Version: a.build.GitVersion, ServerVersion: a.serverVersion, Authorities: a.authorities,
+			Version: a.build.GitVersion, ServerVersion: a.serverVersion, ServerReady: a.serverReady, Authorities: a.authorities,
 			Capacity:    func() providers.Finding { return daemon.CapacityCheck(c) },
 			Hypervisors: daemon.Diagnoses(c),
 		})

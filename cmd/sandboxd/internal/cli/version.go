@@ -66,6 +66,15 @@ func (a *app) serverVersion(ctx context.Context) (*version.Info, error) {
 	return &v, nil
 }
 
+// serverReady asks the daemon whether it looks after machines.
+func (a *app) serverReady(ctx context.Context) error {
+	api, err := a.api()
+	if err != nil {
+		return err
+	}
+	return api.ServerReady(ctx)
+}
+
 func (a *app) printVersions(v versions, format string) error {
 	switch format {
 	case "":

@@ -51,7 +51,9 @@ func (a *admin) endpoints() []apiserver.Endpoint {
 	mux.HandleFunc("POST "+client.GarbagePath, a.collectGarbage)
 	mux.HandleFunc("GET "+client.ManifestsPath, a.tellManifests)
 	mux.HandleFunc("POST "+client.ManifestsPath, a.syncManifests)
-	a.remote.handle(mux)
+	if a.remote != nil { // a cluster has users of its own
+		a.remote.handle(mux)
+	}
 	all := []apiserver.Endpoint{
 		{Path: "admin", Methods: []string{http.MethodGet, http.MethodPost, http.MethodDelete}, Handler: mux},
 		{Path: "metrics", Methods: []string{http.MethodGet}, Handler: a.metrics.Handler()},

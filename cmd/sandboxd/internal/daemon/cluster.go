@@ -20,7 +20,9 @@ import (
 
 	v1 "sandboxd.dev/sandboxd/api/v1"
 	"sandboxd.dev/sandboxd/apiserver"
+	"sandboxd.dev/sandboxd/audit"
 	"sandboxd.dev/sandboxd/cluster"
+	"sandboxd.dev/sandboxd/config"
 	"sandboxd.dev/sandboxd/controller/goldenimage/build"
 	"sandboxd.dev/sandboxd/controller/metrics"
 	"sandboxd.dev/sandboxd/controller/usage"
@@ -40,6 +42,9 @@ func runInCluster(ctx context.Context, o Options) (err error) {
 		return err
 	}
 	if err := refuseData(o.Config.DataDir, StoreFile, "holds objects of its own, and their machines: start the daemon without --kubeconfig"); err != nil {
+		return err
+	}
+	if err := refuseSettings(o.Config); err != nil {
 		return err
 	}
 	config, err := cluster.Connect(o.Config.Kubeconfig, "sandboxd/"+o.Version.GitVersion)
@@ -63,7 +68,14 @@ func runInCluster(ctx context.Context, o Options) (err error) {
 	if scraped != nil {
 		defer func() { _ = scraped.Close() }()
 	}
-	m := &member{o: o, config: config, record: record, state: newReadiness(errStarting)}
+	audited, err := openAudit(o)
+	if err != nil {
+		return err
+	}
+	if audited != nil {
+		defer func() { err = errors.Join(err, audited.Close()) }()
+	}
+	m := &member{o: o, config: config, record: record, audited: audited, state: newReadiness(errStarting)}
 	m.listener, m.scraped, m.uses = listener, scraped, usage.New(nil)
 	m.own = &admin{metrics: metrics.New(), profile: o.Config.Profiling, log: o.Logger.WithName("admin")}
 	m.users = &imageUsers{}
@@ -88,6 +100,20 @@ func runInCluster(ctx context.Context, o Options) (err error) {
 	return m.serve(ctx)
 }
 
+// refuseSettings refuses what the cluster does itself.
+func refuseSettings(c config.Config) error {
+	switch {
+	case len(c.Listen) > 0:
+		return fmt.Errorf("listen %s: with kubeconfig, the cluster's API server is what clients reach: leave listen out", c.Listen[0])
+	case c.Manifests.Dir != "":
+		return fmt.Errorf("manifests.dir %s: with kubeconfig, manifests are applied to the cluster, by Flux or Argo CD for example: leave manifests.dir out", c.Manifests.Dir)
+	}
+	return nil
+}
+
+// podResource is that of the Pods that show Sandboxes.
+var podResource = schema.GroupResource{Resource: "pods"}
+
 // refuseData refuses a data folder that is used in the other way.
 func refuseData(dir, file, why string) error {
 	path := filepath.Join(dir, file)
@@ -104,7 +130,9 @@ type member struct {
 	config *rest.Config
 	record *cluster.Record
 	users  *imageUsers
-	state  *readiness
+	// audited is what was asked for by the socket; nil keeps nothing.
+	audited *audit.Log
+	state   *readiness
 	// working is true while the controllers work.
 	working atomic.Bool
 }
@@ -151,8 +179,11 @@ func (m *member) gateway() (*apiserver.Gateway, error) {
 		return nil, err
 	}
 	return apiserver.NewGateway(apiserver.GatewayOptions{
-		Group: v1.GroupVersion, Upstream: upstream, Ready: m.state.why, Version: m.o.Version, Logger: m.o.Logger.WithName("gateway"),
+		Upstream: upstream, Audit: auditOf(m.audited, m.o.Config.Audit), Ready: m.state.why, Version: m.o.Version, Logger: m.o.Logger.WithName("gateway"),
 		Parent: func(ctx context.Context, resource schema.GroupResource, namespace, name string) (*unstructured.Unstructured, error) {
+			if resource == podResource { // which shows a Sandbox of its name
+				resource = v1.Resource("sandboxes")
+			}
 			all := objects.Resource(resource.WithVersion(v1.GroupVersion.Version))
 			if namespace != "" {
 				return all.Namespace(namespace).Get(ctx, name, metav1.GetOptions{})

@@ -294,10 +294,13 @@ func prepareDirs(c config.Config) error {
 	return nil
 }
 
-// deniedDirs are folders that no manifest may reach into: the data folder, or
+// deniedDirs are what no manifest may reach into: the kubeconfig, and the data folder or
 // what the daemon keeps in it when images may lie there too.
 func deniedDirs(c config.Config) []string {
 	denied := []string{c.VirtualBox.MachineFolder}
+	if filepath.IsAbs(c.Kubeconfig) {
+		denied = append(denied, c.Kubeconfig)
+	}
 	if relative, err := filepath.Rel(c.DataDir, c.BaseImageDir); err != nil || !filepath.IsLocal(relative) {
 		return append(denied, c.DataDir)
 	}

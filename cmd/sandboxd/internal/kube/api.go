@@ -155,6 +155,11 @@ func (a *API) ServerVersion(ctx context.Context) ([]byte, error) {
 	return a.rest.Get().AbsPath("/version").Do(ctx).Raw()
 }
 
+// ServerReady is why the server is not ready; nil when it is.
+func (a *API) ServerReady(ctx context.Context) error {
+	return a.rest.Get().AbsPath("/readyz").Do(ctx).Error()
+}
+
 // path is the URL path of a resource's objects, or of one.
 func (r Resource) path(namespace, name string) []string {
 	segments := []string{"/apis", r.Group, r.Version}
