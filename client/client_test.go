@@ -91,7 +91,7 @@ func start(t *testing.T) (*client.Client, *provider) {
 		t.Fatal(err)
 	}
 	mux := http.NewServeMux()
-	handlers := access.New(access.Options{Providers: providers.NewSet(v1.ProviderKVM, p), MaxStdin: 1 << 20, Logger: testr.New(t)})
+	handlers := access.New(access.Options{Providers: providers.NewSet(v1.ProviderKVM, p), Logger: testr.New(t)})
 	for _, e := range handlers.Endpoints() {
 		for _, method := range e.Methods {
 			mux.HandleFunc(method+" /apis/sandboxd.dev/v1/namespaces/default/sandboxes/x/"+e.Name, func(w http.ResponseWriter, r *http.Request) {
@@ -193,21 +193,6 @@ func (b *slowBuffer) Write(p []byte) (int, error) {
 	}
 	return b.Buffer.Write(p)
 }
-
-// TestExecTooMuchInput: what is too large is refused in words, and the client
-// that is still sending gets to read them.
-func TestExecTooMuchInput(t *testing.T) {
-	c, _ := start(t)
-	_, err := c.Exec(context.Background(), key, client.ExecOptions{Command: []string{"cat"}, Stdin: io.LimitReader(zeros{}, 5<<20)})
-	var status apierrors.APIStatus
-	if !errors.As(err, &status) || status.Status().Code != http.StatusUnprocessableEntity || !strings.Contains(err.Error(), "more than 1024 KiB") {
-		t.Errorf("got %v", err)
-	}
-}
-
-type zeros struct{}
-
-func (zeros) Read(p []byte) (int, error) { clear(p); return len(p), nil }
 
 // TestExecCancelled: a command ends with its client's context, and an input that
 // never ends holds up nothing.

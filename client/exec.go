@@ -29,17 +29,23 @@ type ExecOptions struct {
 	Dir string
 	// Env adds variables, as NAME=value.
 	Env []string
-	// Stdin is read to its end, at most 64 MiB, before the command starts; nil
-	// means empty. A Read that blocks when the command has ended is left behind.
+	// Stdin is read while the command runs; nil means empty. A Read that blocks when
+	// the command has ended is left behind.
 	Stdin io.Reader
 	// Stdout and Stderr get the output as it comes; nil discards.
 	Stdout, Stderr io.Writer
+	// TTY gives the command a terminal, which shows everything on Stdout. Resize
+	// tells its sizes.
+	TTY    bool
+	Resize <-chan TerminalSize
 	// Timeout after which the command is killed; 0 means none.
 	Timeout time.Duration
-	// MaxOutput bounds each of stdout and stderr, in bytes; 0 means the
-	// daemon's bound of 64 MiB.
+	// MaxOutput bounds each of stdout and stderr, in bytes; 0 means no bound.
 	MaxOutput int64
 }
+
+// TerminalSize is that of a terminal, in characters.
+type TerminalSize struct{ Width, Height uint16 }
 
 // ExecResult is how a command ended.
 type ExecResult struct {
@@ -67,9 +73,24 @@ const maxStdinChunk = 32 << 10
 // The command ends with the context. Errors are Status errors, or
 // ErrOutcomeUnknown.
 func (c *Client) Exec(ctx context.Context, key types.NamespacedName, o ExecOptions) (ExecResult, error) {
+	return c.converse(ctx, key, wire.Exec, o)
+}
+
+// Attach connects with the serial console of a sandbox, until the machine is gone,
+// the context ends or Stdin returns an error other than io.EOF. Of the options
+// only the streams count. What cannot be typed at is a Status error when Stdin is
+// given.
+func (c *Client) Attach(ctx context.Context, key types.NamespacedName, o ExecOptions) error {
+	o.Command, o.TTY = nil, true
+	_, err := c.converse(ctx, key, wire.Attach, o)
+	return err
+}
+
+// converse holds a conversation of the protocol of exec.
+func (c *Client) converse(ctx context.Context, key types.NamespacedName, endpoint string, o ExecOptions) (ExecResult, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	conn, response, err := websocket.Dial(ctx, c.sandboxURL(key, wire.Exec, o.query()), &websocket.DialOptions{
+	conn, response, err := websocket.Dial(ctx, c.sandboxURL(key, endpoint, o.query()), &websocket.DialOptions{
 		HTTPClient: c.http, Subprotocols: []string{wire.Protocol}, CompressionMode: websocket.CompressionDisabled,
 	})
 	if err != nil {
@@ -77,6 +98,9 @@ func (c *Client) Exec(ctx context.Context, key types.NamespacedName, o ExecOptio
 	}
 	defer func() { _ = conn.CloseNow() }()
 	conn.SetReadLimit(wire.MaxMessage)
+	if o.TTY && o.Resize != nil {
+		go sendSizes(ctx, conn, o.Resize)
+	}
 	if o.Stdin != nil {
 		go sendStdin(ctx, conn, o.Stdin)
 	}
@@ -92,7 +116,8 @@ func (o ExecOptions) query() url.Values {
 	}
 	flag(wire.ParamStdin, o.Stdin != nil)
 	flag(wire.ParamStdout, o.Stdout != nil)
-	flag(wire.ParamStderr, o.Stderr != nil)
+	flag(wire.ParamStderr, o.Stderr != nil && !o.TTY)
+	flag(wire.ParamTTY, o.TTY)
 	for name, value := range map[string]string{wire.ParamUser: o.User, wire.ParamDir: o.Dir} {
 		if value != "" {
 			q.Set(name, value)
@@ -149,6 +174,24 @@ func sendStdin(ctx context.Context, conn *websocket.Conn, r io.Reader) {
 		if err != nil {
 			_ = conn.Write(ctx, websocket.MessageBinary, []byte{wire.Close, wire.Stdin})
 			return
+		}
+	}
+}
+
+// sendSizes sends the sizes of the terminal.
+func sendSizes(ctx context.Context, conn *websocket.Conn, sizes <-chan TerminalSize) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case size, ok := <-sizes:
+			if !ok {
+				return
+			}
+			raw, err := json.Marshal(size)
+			if err != nil || conn.Write(ctx, websocket.MessageBinary, append([]byte{wire.Resize}, raw...)) != nil {
+				return
+			}
 		}
 	}
 }

@@ -22,7 +22,8 @@ type ExecRequest struct {
 	Dir string
 	// Env adds variables, as NAME=value.
 	Env []string
-	// Stdin is read while the command runs, no faster than the command takes it,
+	// Stdin is read while the command runs, no faster than the command takes it (on
+	// VirtualBox before it starts, into a file of the guest),
 	// and in constant memory and space of the guest; its end is the command's end
 	// of input. nil means empty. An error of it other than io.EOF ends the command
 	// and is returned. What the command leaves unread is not read, and its end
@@ -176,4 +177,11 @@ type Guests interface {
 	// Console reads the log of the serial console. The caller closes it.
 	// ErrNotFound when the machine does not exist; an empty log is no error.
 	Console(ctx context.Context, id types.UID, opts ConsoleOptions) (io.ReadCloser, error)
+
+	// TypeAtConsole opens the way to type at the serial console, whose log goes on
+	// as it did. What is typed while the guest does not read may be lost. The caller
+	// closes it; it ends with the context too. ErrNotFound when the machine does not
+	// exist, ErrBusy when it is not running, ErrUnsupported where a console can
+	// only be read.
+	TypeAtConsole(ctx context.Context, id types.UID) (io.WriteCloser, error)
 }

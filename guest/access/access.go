@@ -1,10 +1,12 @@
 // Package access serves the inside of guests over HTTP: commands, files,
 // directories and the console of a Sandbox. Package wire lists the endpoints.
 //
-//	request ─▶ Sandbox ─▶ provider and machine ─┬─ exec     WebSocket ◀─▶ Guest.Exec
+//	request ─▶ Sandbox ─▶ provider and machine ─┬─ exec     WebSocket or SPDY ◀─▶ Guest.Exec
 //	            (status)                        ├─ files    body ◀─▶ ReadFile, WriteFile
 //	                                            ├─ archive  tar in the guest, between a file and exec
 //	                                            ├─ log      Console
+//	                                            ├─ attach   Console, TypeAtConsole
+//	                                            ├─ portforward  a route of the host's, or Guest.Exec
 //	                                            └─ diskdiff, diskarchive  OpenDisk ─▶ disk/worker
 //
 // A Guest is reached by the provider, which asks the guest's agent, or by ssh where
@@ -19,6 +21,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 
 	"github.com/go-logr/logr"
@@ -43,6 +46,9 @@ type Options struct {
 	// Used is told of each use of a sandbox, and calls end when it is over; nil is
 	// told nothing.
 	Used func(id types.UID) (end func())
+	// Dial connects to addresses that providers name as ways to guests; nil where
+	// they lead nowhere, and ports are reached from inside only.
+	Dial func(ctx context.Context, network, address string) (net.Conn, error)
 	// Disks reads disks; nil serves none.
 	Disks *Disks
 	// Logger gets what no client can be told.

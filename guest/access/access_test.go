@@ -102,11 +102,16 @@ func TestRefused(t *testing.T) {
 		code   int
 		want   string
 	}{
-		"no upgrade":      {url + "/exec?command=true", nil, 400, "exec needs a WebSocket"},
-		"SPDY":            {url + "/exec?command=true", map[string]string{"Upgrade": "SPDY/3.1", "Connection": "Upgrade"}, 400, "SPDY is not spoken here"},
-		"old protocol":    {url + "/exec?command=true", map[string]string{"Upgrade": "websocket", "Sec-WebSocket-Protocol": "v4.channel.k8s.io"}, 400, "subprotocol v5.channel.k8s.io is needed"},
+		"no upgrade":      {url + "/exec?command=true", nil, 400, "ask for the upgrade to a WebSocket"},
+		"old SPDY":        {url + "/exec?command=true", map[string]string{"Upgrade": "SPDY/2", "Connection": "Upgrade"}, 400, "ask for SPDY/3.1"},
+		"unknown SPDY":    {url + "/exec?command=true", map[string]string{"Upgrade": "SPDY/3.1", "Connection": "Upgrade", "X-Stream-Protocol-Version": "v9"}, 400, "none is known here"},
+		"other protocol":  {url + "/exec?command=true", map[string]string{"Upgrade": "websocket", "Sec-WebSocket-Protocol": "v9.channel.k8s.io"}, 400, "subprotocol v5.channel.k8s.io is needed"},
+		"no tunnel":       {url + "/portforward?ports=80", upgrade, 400, "subprotocol SPDY/3.1+portforward.k8s.io is needed"},
+		"container":       {url + "/exec?command=true&container=web", upgrade, 400, "a sandbox has one, guest"},
+		"previous":        {url + "/log?previous=true", nil, 400, "leave out --previous"},
+		"timestamps":      {url + "/log?timestamps=true", nil, 400, "leave out --timestamps"},
+		"since":           {url + "/log?sinceSeconds=5", nil, 400, "use --tail"},
 		"no command":      {url + "/exec", upgrade, 400, "no command was given"},
-		"terminal":        {url + "/exec?command=sh&tty=true", upgrade, 400, "a terminal is not available"},
 		"bad flag":        {url + "/exec?command=sh&stdin=maybe", upgrade, 400, `stdin "maybe" is neither true nor false`},
 		"bad timeout":     {url + "/exec?command=sh&timeout=soon", upgrade, 400, `timeout "soon"`},
 		"negative time":   {url + "/exec?command=sh&timeout=-1s", upgrade, 400, `timeout "-1s"`},

@@ -145,12 +145,40 @@ func exec(ctx context.Context, client remote, m machine, req execRequest) metav1
 		req.Stderr = client.output(ctx, wire.Stderr)
 	}
 	if req.tty {
-		req.Resize = client.sizes()
+		req.Resize = sized(ctx, client.sizes())
 	}
 	result, err := m.Exec(ctx, req.ExecRequest)
 	last, done := context.WithTimeout(context.WithoutCancel(ctx), farewell)
 	defer done()
 	return outcome(last, m, result, err)
+}
+
+// sizeTimeout is how long the first size of a client's terminal is waited for.
+const sizeTimeout = 250 * time.Millisecond
+
+// sized passes sizes on once the first one is there, so that the command begins
+// with it; not every client tells one.
+func sized(ctx context.Context, from <-chan providers.TerminalSize) <-chan providers.TerminalSize {
+	to := newLatest()
+	t := time.NewTimer(sizeTimeout)
+	defer t.Stop()
+	select {
+	case size := <-from:
+		to.put(size)
+	case <-t.C:
+	case <-ctx.Done():
+	}
+	go func() {
+		for {
+			select {
+			case size := <-from:
+				to.put(size)
+			case <-ctx.Done():
+				return
+			}
+		}
+	}()
+	return to
 }
 
 // outcome is the Status that tells how a command ended.

@@ -11,8 +11,6 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/coder/websocket"
-
 	"sandboxd.dev/sandboxd/guest/wire"
 )
 
@@ -38,21 +36,18 @@ func FuzzParameters(f *testing.F) {
 }
 
 // FuzzSession: whatever follows a client's handshake, frames or not, the session
-// ends with the connection, and no more input is taken than is allowed.
+// ends with the connection, and no more input is taken than was sent.
 func FuzzSession(f *testing.F) {
-	const maxStdin = 64
 	got := make(chan int64, 1)
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		conn, err := websocket.Accept(w, r, &websocket.AcceptOptions{Subprotocols: []string{wire.Protocol}})
-		if err != nil {
+		client, err := acceptWebSocket(w, r, wanted{stdin: true, tty: true})
+		if err != nil || client == nil {
 			got <- 0
 			return
 		}
-		defer func() { _ = conn.CloseNow() }()
 		ctx, cancel := context.WithCancelCause(context.Background())
-		s := newSession(conn, cancel, maxStdin)
-		stop := s.start(ctx, true)
-		n, _ := io.Copy(io.Discard, s.stdin)
+		stop := client.start(ctx, cancel)
+		n, _ := io.Copy(io.Discard, client.stdin())
 		<-ctx.Done()
 		stop()
 		got <- n
@@ -79,7 +74,7 @@ func FuzzSession(f *testing.F) {
 		}
 		_, _ = conn.Write(sent)
 		_ = conn.Close()
-		if n := <-got; n > maxStdin {
+		if n := <-got; n > int64(len(sent)) {
 			t.Fatalf("%d bytes of input were taken", n)
 		}
 	})

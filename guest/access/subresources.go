@@ -25,6 +25,8 @@ func (h *Handlers) Endpoints() []Endpoint {
 	connect := []string{http.MethodGet, http.MethodPost} // a WebSocket is opened by GET, SPDY by POST
 	list := []Endpoint{
 		{wire.Exec, connect, true, h.Exec},
+		{wire.Attach, connect, true, h.Attach},
+		{wire.PortForward, connect, true, h.PortForward},
 		{wire.Files, both, false, h.Files},
 		{wire.Archive, both, false, h.Archive},
 		{wire.Log, read, true, h.Log},

@@ -19,6 +19,9 @@ import (
 func (s *suite) testExec(t *testing.T) {
 	t.Run("Exec hands arguments over as they are", s.testArguments)
 	t.Run("Exec delivers standard input to its end", s.testStdin)
+	t.Run("Exec passes standard input on as it comes", s.testConversation)
+	t.Run("Exec returns when the command has ended, whatever is left of its input", s.testEndsFirst)
+	t.Run("Exec gives a command a terminal, or is ErrUnsupported", s.testTerminal)
 	t.Run("Exec keeps standard output and error apart and clean", s.testStreams)
 	t.Run("Exec returns the exit code, and 128+N for signal N", s.testExitCodes)
 	t.Run("Exec runs with the given environment, directory and user", s.testEnvironment)
@@ -345,7 +348,7 @@ func (s *suite) testOwnErrors(t *testing.T) {
 	})
 	want(t, "exec with a broken reader", err, errOwn)
 	if o := s.try(t, id, `[ -e "$1" ]`, file); o.ExitCode == 0 {
-		t.Error("the command was started although its input could not be read")
+		t.Error("the command went on although its input could not be read")
 	}
 	s.put(t, id, file, pattern(s.b.Bulk/4))
 	_, err = s.p.Exec(s.ctx(t), id, providers.ExecRequest{Command: []string{"cat", file}, Stdout: &broken{left: 1000}})

@@ -221,3 +221,57 @@ func (p *Provider) Console(ctx context.Context, id types.UID, o providers.Consol
 	})
 	return r, err
 }
+
+// TypeAtConsole implements providers.Guests. Whoever types talks to a shell.
+func (p *Provider) TypeAtConsole(ctx context.Context, id types.UID) (io.WriteCloser, error) {
+	var log *console
+	var system *guest.System
+	err := p.look(ctx, func() error {
+		m := p.own(id)
+		switch {
+		case m == nil:
+			return errNoMachine(id)
+		case m.power != providers.PowerRunning || m.system == nil:
+			return providers.Errorf(providers.ErrBusy, machineObject(id), "it is %s: nobody would read what is typed", m.power)
+		}
+		pt := p.folder().partsOf(id)
+		if pt.log == nil {
+			pt.log = newConsole() // others took it away
+		}
+		log, system = pt.log, m.system
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	terminal := guest.NewTerminal(func(b []byte) error {
+		_, err := log.Write(b)
+		return err
+	})
+	job, err := system.Start(guest.Command{Args: []string{"sh"}, Terminal: terminal})
+	if err != nil {
+		return nil, startError(id, err)
+	}
+	context.AfterFunc(ctx, job.Kill)
+	return keyboard{terminal, job}, nil
+}
+
+// keyboard is that of a console.
+type keyboard struct {
+	terminal *guest.Terminal
+	job      *guest.Job
+}
+
+// Write implements io.Writer.
+func (k keyboard) Write(b []byte) (int, error) {
+	if err := k.terminal.Type(b); err != nil {
+		return 0, err
+	}
+	return len(b), nil
+}
+
+// Close implements io.Closer.
+func (k keyboard) Close() error {
+	k.job.Kill()
+	return nil
+}

@@ -237,6 +237,13 @@ func (p *provider) Console(ctx context.Context, id types.UID, opts providers.Con
 	})
 }
 
+// TypeAtConsole, too.
+func (p *provider) TypeAtConsole(ctx context.Context, id types.UID) (io.WriteCloser, error) {
+	return call(ctx, p, "TypeAtConsole", string(id), func(context.Context) (io.WriteCloser, error) {
+		return p.p.TypeAtConsole(ctx, id)
+	})
+}
+
 func (p *provider) ListResources(ctx context.Context) ([]providers.Resource, error) {
 	return call(ctx, p, "ListResources", "", p.p.ListResources)
 }

@@ -7,6 +7,7 @@ import (
 	"io"
 	"strconv"
 	"strings"
+	"time"
 
 	"sandboxd.dev/sandboxd/providers"
 	"sandboxd.dev/sandboxd/providers/internal/guestcall"
@@ -38,21 +39,31 @@ func (c *Client) Exec(ctx context.Context, req providers.ExecRequest) (providers
 }
 
 func (c *connection) exec(ctx context.Context, req providers.ExecRequest) (providers.ExecResult, error) {
+	if req.TTY {
+		return providers.ExecResult{}, fmt.Errorf("%w: terminals are not made over ssh: leave out the terminal (-t), or give the image a guest agent", guestcall.ErrGuestLacks)
+	}
 	id, dir := guestscript.Token(), "/tmp/.sandboxd-"+guestscript.Token()
-	mode, data, err := c.input(ctx, dir+".in", req.Stdin)
-	if err != nil {
-		return providers.ExecResult{}, err
+	mode, data := "none", ""
+	var in io.Reader
+	if req.Stdin != nil {
+		ahead := guestio.NewGather(guestcall.Input(ctx, req.Stdin), readAhead)
+		defer ahead.Close()
+		var err error
+		if mode, data, in, err = input(ctx, ahead); err != nil {
+			return providers.ExecResult{}, err
+		}
 	}
 	args := append([]string{id, dir, mode, data, req.User, guestscript.Inner, req.Dir, strconv.Itoa(len(req.Env))}, req.Env...)
 	line := lineOf(execScript, append(args, req.Command...)...)
 
 	stdout, stderr := guestio.Outputs(req)
 	r := newRun(id, stdout.Deliver, stderr.Deliver)
+	r.live = true
 	inner, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	defer guestio.After(r.started, req.Timeout, func() { cancel(guestcall.ErrTimeUp) })()
 	var killed error
-	err = c.do(inner, r, line, nil, func() { killed = c.kill(ctx, dir) })
+	err := c.do(inner, r, line, in, func() { killed = c.kill(ctx, dir) })
 
 	result := providers.ExecResult{Truncated: stdout.Dropped() || stderr.Dropped()}
 	switch {
@@ -82,31 +93,26 @@ func (c *connection) kill(ctx context.Context, dir string) error {
 	return nil
 }
 
-// input reads what a command is given to read: nothing, a short text that travels
-// with it, or a file that is written to path.
-func (c *connection) input(ctx context.Context, path string, stdin io.Reader) (mode, data string, err error) {
-	if stdin == nil {
-		return "none", "", nil
-	}
-	head := make([]byte, inlineMax+1)
-	n, err := io.ReadFull(guestcall.Input(ctx, stdin), head)
-	head = head[:n]
+const (
+	// readAhead is how much of an input is read before it is wanted, in bytes.
+	readAhead = 256 << 10
+	// settle is how long a short input is waited for, which then travels with its
+	// command.
+	settle = 20 * time.Millisecond
+)
+
+// input is what a command is given to read: a short text that travels with it, or
+// a stream.
+func input(ctx context.Context, ahead *guestio.Gather) (mode, data string, in io.Reader, err error) {
+	all, ended, err := ahead.Settle(ctx, settle)
 	switch {
-	case errors.Is(err, io.EOF):
-		return "none", "", nil
-	case err != nil && !errors.Is(err, io.ErrUnexpectedEOF):
-		return "", "", err
-	case n <= inlineMax && !strings.ContainsRune(string(head), 0):
-		return "inline", string(head), nil
+	case err != nil:
+		return "", "", nil, err
+	case ended && len(all) == 0:
+		return "none", "", nil, nil
+	case ended && len(all) <= inlineMax && !strings.ContainsRune(string(all), 0):
+		return "inline", string(all), nil, nil
+	default:
+		return "stream", "", ahead.Reader(ctx), nil
 	}
-	var said string
-	err = c.stream(ctx, `umask 077; cat >"$1" 2>/dev/null && echo ok`, io.MultiReader(strings.NewReader(string(head)), stdin), nil,
-		func(p []byte) error { said += string(p[:min(len(p), maxReply-len(said))]); return nil }, path)
-	if err == nil && strings.TrimSpace(said) != "ok" {
-		err = guestscript.Refusal("temp")
-	}
-	if err != nil {
-		_, _ = c.late(ctx, `rm -f "$1"`, path)
-	}
-	return "file", "", err
 }

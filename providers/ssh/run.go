@@ -21,6 +21,7 @@ const bootstrap = `exec /bin/sh -c 'IFS= read -r s && eval "$(printf %b "$s")"'`
 // run is one script under way: its streams, and what it has reported.
 type run struct {
 	stdout, stderr *stream
+	live           bool          // it may end before its input does
 	started        chan struct{} // closed when the command is started
 	ended          chan struct{} // closed when both streams have reported the end
 
@@ -67,15 +68,7 @@ func (c *connection) do(ctx context.Context, r *run, line string, in io.Reader, 
 		r.exit = err
 	})
 	defer func() { _ = session.Close() }()
-	fed := c.feed(ctx, session, stdin, line, in)
-	if fed == nil {
-		select {
-		case <-r.ended:
-			await(linger, gone, nil)
-		case <-gone:
-		case <-ctx.Done():
-		}
-	}
+	fed := c.feedAndAttend(ctx, r, session, stdin, line, in, gone)
 	if fed != nil || ctx.Err() != nil {
 		if interrupt != nil {
 			interrupt()
@@ -85,6 +78,58 @@ func (c *connection) do(ctx context.Context, r *run, line string, in io.Reader, 
 		}
 	}
 	return r.verdict(ctx, fed)
+}
+
+// feedAndAttend feeds the script and waits until it has ended, its input has
+// failed, or the context has ended. It returns the input's error. A script that is
+// not live reads all of its input, and only then ends.
+func (c *connection) feedAndAttend(ctx context.Context, r *run, session *xssh.Session, stdin io.WriteCloser, line string, in io.Reader, gone <-chan struct{}) error {
+	if !r.live {
+		if err := c.feed(ctx, session, stdin, line, in, nil); err != nil {
+			return err
+		}
+		return r.attend(ctx, gone, nil)
+	}
+	feeding, starve := context.WithCancel(ctx)
+	fedUp := make(chan error, 2)
+	var beside sync.WaitGroup
+	beside.Go(func() { fedUp <- c.feed(feeding, session, stdin, line, in, fedUp) })
+	err := r.attend(ctx, gone, fedUp)
+	if err == nil && ctx.Err() == nil {
+		_ = session.Close() // what is left of the input has nowhere to go
+	}
+	starve()
+	beside.Wait()
+	return err
+}
+
+// attend waits until the script has ended, its input has failed, or the context
+// has ended. It returns the input's error.
+func (r *run) attend(ctx context.Context, gone <-chan struct{}, fedUp <-chan error) error {
+	failed := func() error { // before it ended
+		select {
+		case err := <-fedUp:
+			return err
+		default:
+			return nil
+		}
+	}
+	for {
+		select {
+		case <-r.ended:
+			await(linger, gone, nil)
+			return failed()
+		case <-gone:
+			return failed()
+		case <-ctx.Done():
+			return nil
+		case err := <-fedUp:
+			if err != nil {
+				return err
+			}
+			fedUp = nil
+		}
+	}
 }
 
 // open starts the shell that reads the line. Nothing runs before it has got that,
@@ -134,8 +179,9 @@ func (c *connection) tryOpen(ctx context.Context, r *run) (*xssh.Session, io.Wri
 
 // feed hands over the line and the input, and ends it. Of its errors only those of
 // the reader and the context's are returned: why else the script did not take its
-// input, it reports itself.
-func (c *connection) feed(ctx context.Context, session *xssh.Session, stdin io.WriteCloser, line string, in io.Reader) error {
+// input, it reports itself. failed is told of the reader's before the script can
+// take what there was for all.
+func (c *connection) feed(ctx context.Context, session *xssh.Session, stdin io.WriteCloser, line string, in io.Reader, failed chan<- error) error {
 	over := make(chan struct{})
 	stop := context.AfterFunc(ctx, func() {
 		// A write may be waiting for the script to read, or for a server that
@@ -150,6 +196,9 @@ func (c *connection) feed(ctx context.Context, session *xssh.Session, stdin io.W
 	_, err := io.WriteString(stdin, line+"\n")
 	if err == nil && in != nil {
 		_, err = io.Copy(stdin, guestcall.Input(ctx, in))
+	}
+	if failed != nil && errors.Is(err, guestcall.ErrCaller) {
+		failed <- err
 	}
 	_ = stdin.Close()
 	close(over)

@@ -74,6 +74,17 @@ func (p *Provider) Console(ctx context.Context, id types.UID, opts providers.Con
 	return c, nil
 }
 
+// TypeAtConsole implements providers.Guests: a console is a file.
+func (p *Provider) TypeAtConsole(ctx context.Context, id types.UID) (io.WriteCloser, error) {
+	if err := p.ready(ctx); err != nil {
+		return nil, err
+	}
+	if _, err := p.look(ctx, id); err != nil {
+		return nil, err
+	}
+	return nil, providers.Errorf(providers.ErrUnsupported, machineObject(id), "its serial console can only be read: leave out the input (-i), and use exec for a shell")
+}
+
 // console reads a log that somebody else writes to.
 type console struct {
 	ctx, end context.Context

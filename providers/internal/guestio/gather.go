@@ -2,6 +2,7 @@ package guestio
 
 import (
 	"context"
+	"errors"
 	"io"
 	"sync"
 	"time"
@@ -59,23 +60,27 @@ func (g *Gather) read(r io.Reader) {
 }
 
 // Settle waits a moment for the end of a short input. It returns what there is,
-// which Take still gives, and whether that is all.
-func (g *Gather) Settle(ctx context.Context, moment time.Duration) (all []byte, ended bool) {
+// which Take still gives, and whether that is all; or the error of a reader that
+// fails at once.
+func (g *Gather) Settle(ctx context.Context, moment time.Duration) (all []byte, ended bool, err error) {
 	t := time.NewTimer(moment)
 	defer t.Stop()
 	for {
 		g.mu.Lock()
 		all, changed, err := g.buf, g.changed, g.err
 		g.mu.Unlock()
-		if err != nil {
-			return all, err == io.EOF //nolint:errorlint // as readers say it
+		switch {
+		case errors.Is(err, io.EOF):
+			return all, true, nil
+		case err != nil:
+			return nil, false, err
 		}
 		select {
 		case <-changed:
 		case <-t.C:
-			return all, false
+			return all, false, nil
 		case <-ctx.Done():
-			return all, false
+			return all, false, nil
 		}
 	}
 }
@@ -101,6 +106,28 @@ func (g *Gather) Take(ctx context.Context) ([]byte, error) {
 			return nil, ctx.Err()
 		}
 	}
+}
+
+// Reader reads what Take gives, until the context ends.
+func (g *Gather) Reader(ctx context.Context) io.Reader { return &gathered{g: g, ctx: ctx} }
+
+type gathered struct {
+	g    *Gather
+	ctx  context.Context
+	rest []byte
+}
+
+// Read implements io.Reader.
+func (r *gathered) Read(p []byte) (int, error) {
+	if len(r.rest) == 0 {
+		var err error
+		if r.rest, err = r.g.Take(r.ctx); err != nil {
+			return 0, err
+		}
+	}
+	n := copy(p, r.rest)
+	r.rest = r.rest[n:]
+	return n, nil
 }
 
 // Close says that nobody will take anything any more.

@@ -1,6 +1,6 @@
 # Runs a command and reports:
 #   exec.sh TOKEN DIR STDIN DATA USER INNER CWD NENV [NAME=VALUE...] COMMAND [ARG...]
-# STDIN is none, inline (DATA is the command's) or file (DIR.in). A report is the
+# STDIN is none, inline (DATA is the command's) or stream (what follows). A report is the
 # byte 1, TOKEN, a space, the words and a newline, on both streams: "start" when
 # the command is started, "done EXIT-CODE" or "refused REASON" at the end.
 t=$1 d=$2 i=$3 x=$4 u=$5 inner=$6
@@ -10,7 +10,7 @@ report() {
 	printf '\001%s %s\n' "$t" "$1" >&2
 }
 refuse() {
-	rm -rf "$d" "$d.in" 2>/dev/null
+	rm -rf "$d" 2>/dev/null
 	report "refused $1"
 	exit 0
 }
@@ -18,7 +18,7 @@ m=$(umask)
 umask 077
 { mkdir "$d" && echo "$$" >"$d/run" && : >"$d/fail"; } 2>/dev/null || refuse temp
 case $i in
-file) exec 3<"$d.in" && rm -f "$d.in" ;;
+stream) exec 3<&0 ;;
 inline) printf '%s' "$x" >"$d/in" && exec 3<"$d/in" ;;
 *) exec 3</dev/null ;;
 esac 2>/dev/null || refuse temp

@@ -5,5 +5,5 @@ if mkdir "$r" 2>/dev/null; then
 	echo gone
 	exit 0
 fi
-trap 'rm -rf "$r" "$r.in"' EXIT
+trap 'rm -rf "$r"' EXIT
 set -- "$r" "$(cat "$r/run" 2>/dev/null)"

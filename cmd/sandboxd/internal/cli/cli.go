@@ -141,6 +141,7 @@ the hypervisor match.`,
 		a.snapshot(), a.fork(), a.revert(), a.image(), a.promote(),
 		a.exec(), a.cp(), a.logs(), a.diffDisk(),
 		a.kubeconfig(), a.users(), a.pki(),
+		a.exec(), a.attach(), a.cp(), a.logs(), a.portForward(), a.diffDisk(),
 		a.version(),
 	)
 	root.AddCommand(a.powerCommands()...)

@@ -21,8 +21,8 @@ func (a *app) exec() *cobra.Command {
 		Use:   "exec SANDBOX [flags] -- COMMAND [ARGUMENT…]",
 		Short: "Run a command in a sandbox",
 		Long: `Run a command in a sandbox and exit with its exit code. No shell is involved,
-unless the command is one. Standard input is read to its end before the command
-starts.
+unless the command is one. With -i, the command reads standard input as it comes;
+with -t, it gets a terminal of the size of ours, and each key is passed on.
 
 Exit codes: the command's own; 124 when its time was up and it was killed; 125
 when it may have run and nobody saw how it ended; 126 when it could not be started
@@ -31,23 +31,27 @@ reached, and nothing was run. A command is never run a second time.`,
 		Example: examples(`
 sandboxd exec web -- uname -a
 sandboxd exec web --timeout 30s -- sh -c 'make test'
-echo 'print(6 * 7)' | sandboxd exec web -i -- python3 -`),
+echo 'print(6 * 7)' | sandboxd exec web -i -- python3 -
+sandboxd exec web -it -- sh`),
 		GroupID: groupGuests,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			name, command, err := execArgs(args, cmd.ArgsLenAtDash())
 			if err != nil {
 				return err
 			}
-			if tty {
-				return errors.New("a terminal is not available: the guest agent runs commands without one, so leave out -t")
-			}
 			key, err := a.sandboxKey(name)
 			if err != nil {
 				return err
 			}
 			o.Command, o.Stdout, o.Stderr, o.MaxOutput = command, a.Out, a.Err, maxOutput
+			if tty {
+				o.MaxOutput = 0
+			}
 			if stdin {
 				o.Stdin = a.In
+			}
+			if o.MaxOutput < 0 {
+				return fmt.Errorf("--max-output %d is negative", o.MaxOutput)
 			}
 			if o.Timeout < 0 {
 				return fmt.Errorf("the timeout %v is negative", o.Timeout)
@@ -55,6 +59,15 @@ echo 'print(6 * 7)' | sandboxd exec web -i -- python3 -`),
 			c, err := a.client()
 			if err != nil {
 				return err
+			}
+			if tty {
+				sizes, restore, ok, err := a.takeTerminal()
+				if err != nil {
+					return err
+				}
+				if o.TTY, o.Resize = ok, sizes; ok {
+					defer restore()
+				}
 			}
 			result, err := c.Exec(cmd.Context(), key, o)
 			if errors.Is(err, client.ErrOutcomeUnknown) {
@@ -68,13 +81,12 @@ echo 'print(6 * 7)' | sandboxd exec web -i -- python3 -`),
 	}
 	flags := cmd.Flags()
 	flags.BoolVarP(&stdin, "stdin", "i", false, "Pass standard input to the command")
-	flags.BoolVarP(&tty, "tty", "t", false, "Not available")
-	_ = flags.MarkHidden("tty") // known, so that its error can say why
+	flags.BoolVarP(&tty, "tty", "t", false, "Give the command a terminal")
 	flags.StringVarP(&o.User, "user", "u", "", "User to run as (default: the image's)")
 	flags.StringVarP(&o.Dir, "workdir", "w", "", "Directory to run in")
 	flags.StringArrayVarP(&o.Env, "env", "e", nil, "Variable to set, as NAME=value; may be repeated")
 	flags.DurationVar(&o.Timeout, "timeout", 0, "Kill the command after this time, such as 30s (default: never)")
-	flags.Int64Var(&maxOutput, "max-output", 0, "Keep at most so many bytes each of standard output and standard error (default 64 MiB)")
+	flags.Int64Var(&maxOutput, "max-output", 64<<20, "Keep at most so many bytes each of standard output and standard error; 0: all, which takes the guest a little longer to begin. A terminal shows all")
 	return a.namespaced(cmd)
 }
 

@@ -261,8 +261,9 @@ func sshGuests(o Options, users *imageUsers) *ssh.Guests {
 
 func subresources(set *providers.Set, users *imageUsers, inside *ssh.Guests, disks *access.Disks, logs *build.Logs, uses *usage.Tracker, logger logr.Logger) []apiserver.Subresource {
 	options := access.Options{Providers: set, User: users.of, Used: uses.Begin, Disks: disks, Logger: logger}
-	if inside != nil {
+	if inside != nil { // nothing is simulated
 		options.SSH = users.without(inside)
+		options.Dial = (&net.Dialer{}).DialContext
 	}
 	handlers := access.New(options)
 	var subs []apiserver.Subresource

@@ -70,6 +70,13 @@ func lookup(name string) program {
 		return func(c call) int { return c.print(fmt.Sprintln(c.process.sys.cfg.CPUs)) }
 	case "id", "whoami":
 		return id
+	case "command":
+		return func(c call) int {
+			if len(c.Args) != 3 || c.Args[1] != "-v" || lookup(c.Args[2]) == nil {
+				return 1
+			}
+			return c.print("/bin/" + c.Args[2] + "\n")
+		}
 	case "stty":
 		return stty
 	case "tty":

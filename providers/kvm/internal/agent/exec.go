@@ -179,7 +179,10 @@ func (r *run) start(ctx context.Context, req providers.ExecRequest, in *guestio.
 	mode := "none"
 	var inline []byte
 	if in != nil {
-		all, ended := in.Settle(ctx, settle)
+		all, ended, err := in.Settle(ctx, settle)
+		if err != nil {
+			return guestcall.InputError(err)
+		}
 		if mode = "inline"; !ended || len(all) > inlineMax || req.TTY {
 			mode = "fifo"
 			r.feeder = &feeder{c: r.c, dir: r.dir, tty: req.TTY, in: in}

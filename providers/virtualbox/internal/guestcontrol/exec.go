@@ -18,6 +18,9 @@ func (c *Client) Exec(ctx context.Context, req providers.ExecRequest) (providers
 	if err := guestcall.CheckExec(req); err != nil {
 		return providers.ExecResult{}, err
 	}
+	if req.TTY {
+		return providers.ExecResult{}, fmt.Errorf("%w: VirtualBox's guest control makes no terminals: leave out the terminal (-t), or reach the guest by ssh", guestcall.ErrGuestLacks)
+	}
 	id := token()
 	in, err := c.input(ctx, id, req.Env, req.Stdin)
 	if err != nil {
