@@ -173,7 +173,7 @@ func TestApplied(t *testing.T) {
 
 func TestMark(t *testing.T) {
 	entry := func(manager string, operation metav1.ManagedFieldsOperationType, subresource, fields string) metav1.ManagedFieldsEntry {
-		return metav1.ManagedFieldsEntry{Manager: manager, Operation: operation, Subresource: subresource, APIVersion: "sandboxd.dev/v1", FieldsV1: &metav1.FieldsV1{Raw: []byte(fields)}}
+		return metav1.ManagedFieldsEntry{Manager: manager, Operation: operation, Subresource: subresource, APIVersion: "sandboxd.dev/v1", FieldsV1: metav1.NewFieldsV1(fields)}
 	}
 	apply, update := metav1.ManagedFieldsOperationApply, metav1.ManagedFieldsOperationUpdate
 	ours := markOf([]metav1.ManagedFieldsEntry{entry(FieldManager, apply, "", `{"f:spec":{}}`)})

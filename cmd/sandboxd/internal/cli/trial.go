@@ -21,7 +21,6 @@ import (
 var (
 	kindGoldenImage = v1.GroupVersion.WithKind("GoldenImage").GroupKind()
 	kindSandbox     = v1.GroupVersion.WithKind("Sandbox").GroupKind()
-	kindSnapshot    = v1.GroupVersion.WithKind("SandboxSnapshot").GroupKind()
 	kindNamespace   = schema.GroupKind{Kind: "Namespace"}
 )
 
