@@ -29,6 +29,7 @@ var hostile = map[string][]string{
 	"guest/access":                               {"FuzzParameters", "FuzzSession"},
 	"guest/archive":                              {"FuzzUnpack"},
 	"guest/cloudinit":                            {"FuzzSeed"},
+	"identity":                                   {"FuzzAuthenticate", "FuzzSignRequest"},
 	"guest/unattended":                           {"FuzzAnswers", "FuzzISO"},
 	"guest/wire":                                 {"FuzzEnd"},
 	"hostpath":                                   {"FuzzPath"},
@@ -59,7 +60,7 @@ var hostile = map[string][]string{
 var decoders = []string{"archive/tar", "compress/gzip", "encoding/binary", "encoding/json", "encoding/xml", "libvirt.org/go/libvirtxml", "sigs.k8s.io/yaml"}
 
 var trusted = map[string]string{
-	"cmd/sandboxd/internal/daemon":    "it writes answers only",
+	"cmd/sandboxd/internal/daemon":    "it reads what those ask who may do everything anyway",
 	"cmd/sandboxd/internal/kube":      "it reads what the daemon answers to whom asks it",
 	"config":                          "it reads the configuration of the host's owner",
 	"providers":                       "it writes hashes only",

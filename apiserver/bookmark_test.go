@@ -1,8 +1,6 @@
 package apiserver_test
 
 import (
-	"context"
-	"net/http/httptrace"
 	"testing"
 	"time"
 
@@ -10,14 +8,6 @@ import (
 
 	"sandboxd.dev/sandboxd/apiserver"
 )
-
-// traced is a context that records the local addresses of the connections that
-// requests take.
-func traced(t *testing.T, peers map[string]bool) context.Context {
-	return httptrace.WithClientTrace(t.Context(), &httptrace.ClientTrace{
-		GotConn: func(info httptrace.GotConnInfo) { peers[info.Conn.LocalAddr().String()] = true },
-	})
-}
 
 // TestBookmarks: a client that selects little learns how far it is.
 func TestBookmarks(t *testing.T) {

@@ -28,6 +28,7 @@ const (
 	secretsKey     = "secrets"
 	configMapsKey  = "configmaps"
 	podsKey        = "pods"
+	servicesKey    = "services"
 	sandboxesKey   = "sandboxes.sandboxd.dev"
 	leasesKey      = "leases.coordination.k8s.io"
 	definitionsKey = "customresourcedefinitions.apiextensions.k8s.io"
@@ -49,6 +50,7 @@ func strategies() map[string]strategy {
 		},
 		eventsKey: {
 			goType:        func() any { return &corev1.Event{} },
+			prepare:       prepareEvent,
 			check:         checkEvent,
 			unconditional: true,
 			ungenerated:   true,
@@ -56,6 +58,7 @@ func strategies() map[string]strategy {
 		},
 		eventsViewKey: {
 			goType:       func() any { return &eventsv1.Event{} },
+			check:        checkEventView,
 			tableColumns: eventColumns("regarding", "note", "deprecatedFirstTimestamp", "deprecatedLastTimestamp", "deprecatedCount"),
 		},
 		secretsKey: {
@@ -77,6 +80,10 @@ func strategies() map[string]strategy {
 			goType:       func() any { return &corev1.Pod{} },
 			readOnly:     podReadOnly,
 			tableColumns: podColumns(),
+		},
+		servicesKey: {
+			goType:   func() any { return &corev1.Service{} },
+			readOnly: "there are no services here: a sandbox is reached through spec.network.portForwards, or by kubectl port-forward to the Pod of its name",
 		},
 		leasesKey: {
 			goType:      func() any { return &coordinationv1.Lease{} },
@@ -117,6 +124,7 @@ func loadResources(crds fs.FS) ([]*resource, []*apiextensionsv1.CustomResourceDe
 		resources = append(resources, r)
 	}
 	byKey[definitionsKey].verbs = readVerbs
+	byKey[servicesKey].verbs = readVerbs
 	byKey[eventsViewKey].view = eventView(byKey[eventsKey])
 	if sandboxes, pods := byKey[sandboxesKey], byKey[podsKey]; sandboxes != nil {
 		pods.verbs, pods.view = readVerbs, podView(sandboxes)

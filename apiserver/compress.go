@@ -36,10 +36,14 @@ func mayCompress(r *http.Request) bool {
 }
 
 // compress begins to pack the answer whose header is about to be written, if it
-// is one of objects and long. Streams have no length, and so are never packed.
+// is one of objects and long. Streams have neither a length nor an estimate of it, and
+// so are never packed.
 func (w *response) compress(code int) {
 	h := w.Header()
 	length, err := strconv.Atoi(h.Get("Content-Length"))
+	if w.estimate > 0 {
+		length, err = w.estimate, nil
+	}
 	media := h.Get("Content-Type")
 	if code != http.StatusOK || err != nil || length < compressFrom || h.Get("Content-Encoding") != "" ||
 		!strings.HasPrefix(media, mediaJSON) && !strings.HasPrefix(media, mediaYAML) {

@@ -85,9 +85,13 @@ func keepFor(finalizers []string, o *metav1.DeleteOptions) []string {
 // dropReferences removes references to owners from an object.
 func (g *garbage) dropReferences(ctx context.Context, key store.Key, uid types.UID, owners []types.UID) error {
 	err := g.change(ctx, key, uid, func(u *unstructured.Unstructured) {
-		u.SetOwnerReferences(slices.DeleteFunc(u.GetOwnerReferences(), func(ref metav1.OwnerReference) bool {
+		left := slices.DeleteFunc(u.GetOwnerReferences(), func(ref metav1.OwnerReference) bool {
 			return slices.Contains(owners, ref.UID)
-		}))
+		})
+		if len(left) == 0 {
+			left = nil // the field goes, as if there had never been owners
+		}
+		u.SetOwnerReferences(left)
 	})
 	if err != nil {
 		return err

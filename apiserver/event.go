@@ -5,8 +5,10 @@ import (
 	"strings"
 	"time"
 
+	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 )
 
@@ -39,6 +41,16 @@ func eventView(of *resource) *view {
 	}
 }
 
+// prepareEvent writes the times that an event does not have as null, as Kubernetes does:
+// kubectl sorts events by a field only where one has it.
+func prepareEvent(obj, _ map[string]any) {
+	for _, name := range []string{"firstTimestamp", "lastTimestamp", "eventTime"} {
+		if _, ok := obj[name]; !ok {
+			obj[name] = nil
+		}
+	}
+}
+
 // checkEvent refuses an event that lies in another namespace than the object
 // that it is about. Those about cluster-scoped objects lie in default.
 func checkEvent(u, _ *unstructured.Unstructured) field.ErrorList {
@@ -48,6 +60,57 @@ func checkEvent(u, _ *unstructured.Unstructured) field.ErrorList {
 	}
 	return field.ErrorList{field.Invalid(field.NewPath("involvedObject", "namespace"), about,
 		fmt.Sprintf("does not match the event's namespace %s", u.GetNamespace()))}
+}
+
+// The limits of events.k8s.io/v1, in bytes. core/v1 has none: old clients know of
+// none.
+const (
+	maxEventNote = 1024
+	maxEventWord = 128
+)
+
+// checkEventView refuses an event of events.k8s.io/v1 that a real API server
+// refuses: reporters that were only ever tried here would be mute there.
+func checkEventView(u, _ *unstructured.Unstructured) field.ErrorList {
+	var errs field.ErrorList
+	text := func(name string) string {
+		s, _, _ := unstructured.NestedString(u.Object, name)
+		return s
+	}
+	if text("eventTime") == "" {
+		errs = append(errs, field.Required(field.NewPath("eventTime"), ""))
+	}
+	if kind := text("type"); kind != corev1.EventTypeNormal && kind != corev1.EventTypeWarning {
+		errs = append(errs, field.NotSupported(field.NewPath("type"), kind, []string{corev1.EventTypeNormal, corev1.EventTypeWarning}))
+	}
+	controller := text("reportingController")
+	if controller == "" {
+		errs = append(errs, field.Required(field.NewPath("reportingController"), ""))
+	} else {
+		for _, message := range validation.IsQualifiedName(controller) {
+			errs = append(errs, field.Invalid(field.NewPath("reportingController"), controller, message))
+		}
+	}
+	for _, name := range []string{"reportingInstance", "action", "reason"} {
+		switch value := text(name); {
+		case value == "":
+			errs = append(errs, field.Required(field.NewPath(name), ""))
+		case len(value) > maxEventWord:
+			errs = append(errs, field.Invalid(field.NewPath(name), "", fmt.Sprintf("can have at most %d characters", maxEventWord)))
+		}
+	}
+	if len(text("note")) > maxEventNote {
+		errs = append(errs, field.Invalid(field.NewPath("note"), "", fmt.Sprintf("can have at most %d characters", maxEventNote)))
+	}
+	if series, ok := u.Object["series"].(map[string]any); ok {
+		if count, _, _ := unstructured.NestedInt64(series, "count"); count < 2 {
+			errs = append(errs, field.Invalid(field.NewPath("series", "count"), count, "should be at least 2"))
+		}
+		if last, _, _ := unstructured.NestedString(series, "lastObservedTime"); last == "" {
+			errs = append(errs, field.Required(field.NewPath("series", "lastObservedTime"), ""))
+		}
+	}
+	return errs
 }
 
 // eventColumns are the columns of events, whose fields have other names in the

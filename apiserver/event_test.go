@@ -38,6 +38,12 @@ func TestEvents(t *testing.T) {
 	if core.field("message") != "it does not run" || core.field("involvedObject", "name") != "b" || core.field("eventTime") != "2026-01-01T00:00:00.123456Z" {
 		t.Errorf("the core form is %s", core.body)
 	}
+	// kubectl sorts by a time only where some event has it, if only as null.
+	for _, name := range []string{"firstTimestamp", "lastTimestamp"} {
+		if !strings.Contains(string(core.body), `"`+name+`":null`) {
+			t.Errorf("the core form has no %s: %s", name, core.body)
+		}
+	}
 	for query, want := range map[string][]string{
 		events + "?fieldSelector=involvedObject.name=a":                               {"one"},
 		events + "?fieldSelector=involvedObject.kind=Sandbox,type=Warning":            {"two"},

@@ -29,6 +29,10 @@ func FuzzRequest(f *testing.F) {
 		{"PATCH", sandboxes + "/one/status?fieldManager=m", applyPatch, "apiVersion: sandboxd.dev/v1\nkind: Sandbox\nstatus: {conditions: [{type: A}]}"},
 		{"PATCH", namespaces + "/default", strategicPatch, `{"metadata":{"finalizers":[{"$patch":"delete"}],"$setElementOrder/finalizers":[1]},"status":{"conditions":[{"type":"a","$patch":"replace"}]}}`},
 		{"DELETE", sandboxes + "?labelSelector=a", "application/json", `{"kind":"DeleteOptions","preconditions":{"uid":"x"},"dryRun":["All"]}`},
+		{"POST", "/apis/authorization.k8s.io/v1/subjectaccessreviews", "application/json", `{"apiVersion":"authorization.k8s.io/v1","kind":"SubjectAccessReview","spec":{"user":"u","extra":{"a":["b"]},"resourceAttributes":{"verb":"get"}}}`},
+		{"POST", "/apis/authorization.k8s.io/v1/selfsubjectrulesreviews", "application/yaml", "apiVersion: authorization.k8s.io/v1\nkind: SelfSubjectRulesReview\nspec: {namespace: default}"},
+		{"POST", "/apis/authentication.k8s.io/v1/tokenreviews", "application/json", `{"apiVersion":"authentication.k8s.io/v1","kind":"TokenReview","spec":{"token":"t"}}`},
+		{"POST", "/apis/rbac.authorization.k8s.io/v1/clusterrolebindings", "application/json", `{"apiVersion":"rbac.authorization.k8s.io/v1","kind":"ClusterRoleBinding","metadata":{"name":"a:b"},"roleRef":{"kind":"ClusterRole","name":"c"},"subjects":[{"kind":"User","name":"u"}]}`},
 		{"GET", "/apis/sandboxd.dev/v1/namespaces/%2e%2e/sandboxes/%00", "", ""},
 		{"GET", sandboxes + "?watch=true&timeoutSeconds=1&resourceVersion=9999999", "", ""},
 	} {

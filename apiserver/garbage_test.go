@@ -2,6 +2,7 @@ package apiserver_test
 
 import (
 	"fmt"
+	"strings"
 	"testing"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -113,6 +114,9 @@ func TestGarbageOrphan(t *testing.T) {
 		a.gone(sandboxes + "/" + name)
 		if got := a.get(secrets + "/" + name).want(200).object(); len(got.GetOwnerReferences()) != 0 || got.GetDeletionTimestamp() != nil {
 			t.Errorf("%v: the orphan is %v", how, got.Object)
+		}
+		if orphan := a.get(secrets + "/" + name).want(200); strings.Contains(string(orphan.body), `"ownerReferences":`) {
+			t.Errorf("%v: the orphan still has owners, if none: %s", how, orphan.body)
 		}
 	}
 	a.do("DELETE", sandboxes+"/x?propagationPolicy=Orphan&orphanDependents=true", nil).refused(422, "Invalid", "cannot be both set")

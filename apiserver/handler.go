@@ -108,7 +108,10 @@ func (s *Server) route(w http.ResponseWriter, r *http.Request) error {
 		}
 	case "version":
 		if len(segments) == 1 {
-			return writeTyped(w, mediaJSON, s.version)
+			if r.Method != http.MethodGet && r.Method != http.MethodHead {
+				return methodNotAllowed(r.Method, r.URL.Path)
+			}
+			return writeTyped(w, mediaJSON, servedVersion(s.version))
 		}
 	case "healthz", "livez", "readyz":
 		return s.serveHealth(w, r, segments)
@@ -237,6 +240,7 @@ type response struct {
 	begun        bool
 	compressible bool         // the client takes packed answers and gains by them
 	packer       *gzip.Writer // of an answer that is packed
+	estimate     int          // of the length of an answer that does not tell it; 0: none
 	// trail is the request's audit record, and denied that it was refused to its
 	// user.
 	trail  *trail

@@ -52,6 +52,10 @@ func (s *Server) writeList(w http.ResponseWriter, rq *request, entries []store.E
 			size += n
 		}
 		h.Set("Content-Length", strconv.Itoa(size))
+	} else if answer, ok := w.(*response); ok {
+		for _, e := range entries {
+			answer.estimate += len(e.Value)
+		}
 	}
 	beginAnswer(w)
 	h.Set("Content-Type", mediaJSON)

@@ -12,6 +12,7 @@ import (
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/util/strategicpatch"
+	kjson "sigs.k8s.io/json"
 )
 
 // The media types of patches.
@@ -80,7 +81,7 @@ func newPatcher(r *resource, media string, body []byte) (patch patcher, problems
 	switch media {
 	case mediaJSONPatch:
 		patch, err := newJSONPatcher(body)
-		return patch, nil, err
+		return patch, jsonPatchProblems(body), err
 	case mediaMergePatch:
 		changes, problems, err := parseJSON(body)
 		if err != nil {
@@ -131,6 +132,25 @@ func newJSONPatcher(body []byte) (patcher, error) {
 		tree, _, err = parseJSON(patched)
 		return tree, err
 	}, nil
+}
+
+// jsonPatchProblems is what strict decoding finds in a JSON patch: members that
+// operations do not have, and duplicate ones.
+func jsonPatchProblems(body []byte) []error {
+	var operations []struct {
+		Op    string `json:"op"`
+		Path  string `json:"path"`
+		From  string `json:"from"`
+		Value any    `json:"value"`
+	}
+	problems, err := kjson.UnmarshalStrict(body, &operations)
+	if err != nil {
+		return nil // the patcher says why
+	}
+	for i, problem := range problems {
+		problems[i] = fmt.Errorf("json patch %w", problem)
+	}
+	return problems
 }
 
 // mergeInto applies a JSON merge patch (RFC 7386) to a tree. The patch is not

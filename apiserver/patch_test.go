@@ -229,3 +229,30 @@ func TestOwnersReset(t *testing.T) {
 		t.Errorf("applying after a reset made %s", got.body)
 	}
 }
+
+// TestStrictPatches: what strict validation finds in a patch itself, whatever
+// becomes of it.
+func TestStrictPatches(t *testing.T) {
+	a := newAPI(t)
+	a.do("POST", sandboxes, sandbox("one")).want(201)
+	a.do("POST", namespaces, namespace("n")).want(201)
+	for _, c := range []struct{ media, path, body, problem string }{
+		{jsonPatch, sandboxes + "/one", `[{"op":"add","path":"/spec/cpus","value":2,"extra":1}]`, `json patch unknown field "[0].extra"`},
+		{jsonPatch, sandboxes + "/one", `[{"op":"add","path":"/spec/cpus","value":2,"value":3}]`, `json patch duplicate field "[0].value"`},
+		{mergePatch, sandboxes + "/one", `{"spec":{"cpus":1,"cpus":2}}`, `duplicate field "spec.cpus"`},
+		{applyPatch, sandboxes + "/one", "apiVersion: sandboxd.dev/v1\nkind: Sandbox\nmetadata: {name: one}\nspec:\n  image: tiny\n  image: tiny\n", `"image" already set in map`},
+		{strategicPatch, namespaces + "/n", `{"metadata":{"labels":{"a":"b","a":"c"}}}`, `duplicate field "metadata.labels.a"`},
+		{mergePatch, sandboxes + "/one/status", `{"status":{"phase":"Running","phase":"Failed"}}`, `duplicate field "status.phase"`},
+		{mergePatch, sandboxes + "/one/status", `{"status":{"fase":"Running"}}`, `unknown field "status.fase"`},
+	} {
+		path := c.path + "?fieldManager=m"
+		a.patch(c.media, path+"&fieldValidation=Strict", c.body).refused(400, "BadRequest", "strict decoding error", c.problem)
+		if got := a.patch(c.media, path+"&fieldValidation=Ignore", c.body).want(200); got.header.Get("Warning") != "" {
+			t.Errorf("%s: ignored, and yet warned of: %v", c.body, got.header)
+		}
+		got := a.patch(c.media, path, c.body).want(200)
+		if warnings := strings.Join(got.header.Values("Warning"), " "); !strings.Contains(strings.ReplaceAll(warnings, `\"`, `"`), c.problem) {
+			t.Errorf("%s: the warnings are %s", c.body, warnings)
+		}
+	}
+}

@@ -68,7 +68,8 @@ type strategy struct {
 	goType func() any
 	// prepare sets what the server itself determines. old is nil for a create.
 	prepare func(obj, old map[string]any)
-	// check validates what a schema cannot say. old is nil for a create.
+	// check validates what a schema cannot say. old is nil for a create. That of a
+	// view sees only creations, in the view's form.
 	check func(obj, old *unstructured.Unstructured) field.ErrorList
 	// checkDelete refuses a deletion.
 	checkDelete func(old *unstructured.Unstructured) error

@@ -152,6 +152,7 @@ func (s *Server) scaleChange(method, media string, body []byte) (func(*autoscali
 		tree, problems, err = s.codecs.parseBody(media, body)
 		change = func(map[string]any) (map[string]any, error) { return runtime.DeepCopyJSON(tree), nil }
 	case media == mediaJSONPatch:
+		problems = jsonPatchProblems(body)
 		change, err = newJSONPatcher(body)
 	case media == mediaMergePatch || media == mediaStrategicPatch:
 		var changes map[string]any

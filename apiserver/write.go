@@ -38,6 +38,11 @@ func (s *Server) create(w http.ResponseWriter, rq *request) error {
 		return s.review(w, rq, u)
 	}
 	if rq.resource.view != nil {
+		if rq.resource.check != nil {
+			if errs := rq.resource.check(u, nil); len(errs) > 0 {
+				return apierrors.NewInvalid(rq.resource.gvk.GroupKind(), u.GetName(), errs)
+			}
+		}
 		rq.resource.view.from(u.Object)
 	}
 	if u.GetResourceVersion() != "" {
@@ -143,12 +148,13 @@ func (s *Server) update(w http.ResponseWriter, rq *request) error {
 		return err
 	}
 	r := rq.resource.base()
-	if u.GetResourceVersion() == "" && !r.unconditional {
-		return apierrors.NewInvalid(r.gvk.GroupKind(), rq.name, field.ErrorList{
-			field.Invalid(field.NewPath("metadata", "resourceVersion"), "", "must be specified for an update"),
-		})
-	}
+	// What is not there is not found, before it is said what the update lacks.
 	value, revision, err := s.modify(rq, o, func(*unstructured.Unstructured) (*unstructured.Unstructured, error) {
+		if u.GetResourceVersion() == "" && !r.unconditional {
+			return nil, apierrors.NewInvalid(r.gvk.GroupKind(), rq.name, field.ErrorList{
+				field.Invalid(field.NewPath("metadata", "resourceVersion"), "", "must be specified for an update"),
+			})
+		}
 		return u.DeepCopy(), nil
 	}, o.managerOr(rq.Request))
 	if err != nil {

@@ -151,6 +151,8 @@ func TestUpdate(t *testing.T) {
 	stale := two.DeepCopy()
 	a.do("PUT", sandboxes+"/one", stale).refused(409, "Conflict", "the object has been modified; please apply your changes to the latest version and try again")
 	unversioned := with(four, nil, "metadata", "resourceVersion")
+	nowhere := with(unversioned, "nowhere", "metadata", "name")
+	a.do("PUT", sandboxes+"/nowhere", nowhere).refused(404, "NotFound", `sandboxes.sandboxd.dev "nowhere" not found`)
 	a.do("PUT", sandboxes+"/one", unversioned).refused(422, "Invalid", "metadata.resourceVersion: Invalid value", "must be specified for an update")
 	other := with(four, "00000000-0000-4000-8000-000000000000", "metadata", "uid")
 	a.do("PUT", sandboxes+"/one", other).refused(409, "Conflict", "the UID in the request")

@@ -269,9 +269,6 @@ func (c *Config) finish(h Host) error {
 	if c.Audit.File == "" && c.DataDir != "" {
 		c.Audit.File = filepath.Join(c.DataDir, "audit", "audit.log")
 	}
-	if c.Audit.File != AuditNone && !filepath.IsAbs(c.Audit.File) {
-		return fmt.Errorf("audit.file %q is neither an absolute path nor %q", c.Audit.File, AuditNone)
-	}
 	for _, p := range []struct{ name, path string }{
 		{"dataDir", c.DataDir},
 		{"socket", c.Socket},
@@ -282,6 +279,9 @@ func (c *Config) finish(h Host) error {
 		if !filepath.IsAbs(p.path) {
 			return fmt.Errorf("%s %q is not an absolute path", p.name, p.path)
 		}
+	}
+	if c.Audit.File != AuditNone && !filepath.IsAbs(c.Audit.File) {
+		return fmt.Errorf("audit.file %q is neither an absolute path nor %q", c.Audit.File, AuditNone)
 	}
 	if most := h.maxSocket(); len(c.Socket) > most {
 		return fmt.Errorf("socket %q is longer than the %d bytes that a unix socket's path may have", c.Socket, most)

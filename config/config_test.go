@@ -142,6 +142,18 @@ func samples(path string) [3]string {
 		return [3]string{"debug", "error", "info"}
 	case "log.format":
 		return [3]string{"json", "text", "json"}
+	case "listen":
+		return [3]string{"127.0.0.1:1", "[::1]:2,0.0.0.0:2", "127.0.0.1:3"}
+	case "tls.names":
+		return [3]string{"a.example.org,192.0.2.1", "b", "*.example.org"}
+	case "audit.maxSize":
+		return [3]string{"1Mi", "2Mi", "3Mi"}
+	case "audit.maxFiles":
+		return [3]string{"2", "3", "4"}
+	case "audit.sync", "audit.commands":
+		return [3]string{"true", "false", "true"}
+	case "audit.file":
+		return [3]string{"/one", "none", "/three"}
 	case "metrics.address":
 		return [3]string{"127.0.0.1:1", "127.0.0.1:2", "127.0.0.1:3"}
 	case "profiling":
@@ -155,7 +167,7 @@ func samples(path string) [3]string {
 
 // nest writes a setting as YAML.
 func nest(path, value string) string {
-	if path == "allowedHostPaths" {
+	if path == "allowedHostPaths" || path == "listen" || path == "tls.names" {
 		value = "[" + value + "]"
 	}
 	var b strings.Builder
@@ -214,6 +226,12 @@ func TestRefused(t *testing.T) {
 		"no capacity":          {flags: map[string]string{"capacity.memory": "-1"}, want: `capacity: none of memory -1, cpus 0, disk 0 and sandboxes 0 may be less than 0`},
 		"bad factor":           {flags: map[string]string{"capacity.overcommit.cpus": "-2"}, want: `flag --capacity-overcommit-cpus: "-2" is not a number from 0 to 1000`},
 		"not a factor":         {flags: map[string]string{"capacity.overcommit.disk": "NaN"}, want: `flag --capacity-overcommit-disk: "NaN" is not a number from 0 to 1000`},
+		"listen by name":       {flags: map[string]string{"listen": "localhost:6443"}, want: `flag --listen: "localhost:6443" is not an IP address with a port`},
+		"listen without port":  {env: map[string]string{"SANDBOXD_LISTEN": "127.0.0.1:1,127.0.0.1"}, want: `"127.0.0.1" is not an IP address with a port`},
+		"no name":              {flags: map[string]string{"tls.names": "a,b_c"}, want: `tls.names: "b_c" is neither a name nor an address of a host`},
+		"relative audit log":   {flags: map[string]string{"audit.file": "audit.log"}, want: `audit.file "audit.log" is neither an absolute path nor "none"`},
+		"small audit log":      {flags: map[string]string{"audit.maxSize": "1Ki"}, want: `audit.maxSize 1Ki is less than 64Ki`},
+		"one audit log":        {flags: map[string]string{"audit.maxFiles": "1"}, want: `audit.maxFiles 1 is not between 2 and 1000`},
 		"bad workers":          {flags: map[string]string{"workers": "0"}, want: `workers 0 is not between 1 and 1024`},
 		"bad pool":             {flags: map[string]string{"kvm.subnetPool": "10.0.0.0/24"}, want: `kvm.subnetPool 10.0.0.0/24 is not an IPv4 prefix of at most /20`},
 		"long socket":          {flags: map[string]string{"socket": "/" + strings.Repeat("x", 200)}, want: `is longer than the 94 bytes`},

@@ -284,7 +284,7 @@ func (c *Controllers) addImages(o Options, wake queue) error {
 		WatchesRawSource(wake.source(limiter)).
 		WithOptions(o.of("goldenimage", o.Imports+1, limiter)).
 		Complete(c.ending(goldenimage.New(goldenimage.Options{
-			Client: c.manager.GetClient(), Recorder: c.manager.GetEventRecorder("sandboxd"),
+			Client: c.manager.GetClient(), Recorder: newRecorder(c.manager.GetEventRecorder("sandboxd")),
 			Providers: o.Providers, HostPaths: o.HostPaths, Imports: c.imports, Resync: o.Resync, Clock: o.Clock,
 			Build: builds, Capacity: c.capacity,
 		})))
@@ -317,7 +317,7 @@ func (c *Controllers) addSandboxes(o Options, wake queue, turns *turn.Turns) err
 		WatchesRawSource(wake.source(limiter)).
 		WithOptions(o.of("sandbox", o.Workers, limiter)).
 		Complete(c.ending(sandbox.New(sandbox.Options{
-			Client: c.manager.GetClient(), Recorder: c.manager.GetEventRecorder("sandboxd"),
+			Client: c.manager.GetClient(), Recorder: newRecorder(c.manager.GetEventRecorder("sandboxd")),
 			Providers: o.Providers, HostPaths: o.HostPaths, Defaults: o.Defaults, Resync: o.Resync, SSH: o.SSH, Clock: o.Clock, Backoff: limiter,
 			Disks: o.Disks, Turns: turns, Usage: o.Usage, Capacity: c.capacity,
 		})))

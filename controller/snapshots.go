@@ -33,7 +33,7 @@ func (c *Controllers) addSnapshots(o Options, wake queue, turns *turn.Turns) err
 		WatchesRawSource(wake.source(limiter)).
 		WithOptions(o.of("snapshot", o.Snapshots, limiter)).
 		Complete(c.ending(snapshot.New(snapshot.Options{
-			Client: c.manager.GetClient(), Recorder: c.manager.GetEventRecorder("sandboxd"),
+			Client: c.manager.GetClient(), Recorder: newRecorder(c.manager.GetEventRecorder("sandboxd")),
 			Providers: o.Providers, Work: c.snapshots, Turns: turns, Resync: o.Resync, Clock: o.Clock,
 		})))
 }

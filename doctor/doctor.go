@@ -1,7 +1,7 @@
 // Package doctor finds out what keeps sandboxd from working on a host, and says
 // in plain words how to mend it.
 //
-//	configuration ─▶ folders ─▶ capacity ─▶ daemon (socket, answer, version) ─▶ hypervisors
+//	configuration ─▶ folders ─▶ capacity ─▶ daemon (socket, answer, certificates, version) ─▶ hypervisors
 //
 // Every check looks and changes nothing. A check that failed does not keep the
 // others from being made.
@@ -22,6 +22,7 @@ import (
 	"golang.org/x/sys/unix"
 	"k8s.io/apimachinery/pkg/version"
 
+	"sandboxd.dev/sandboxd/client"
 	"sandboxd.dev/sandboxd/config"
 	"sandboxd.dev/sandboxd/providers"
 )
@@ -47,6 +48,8 @@ type Options struct {
 	// ServerReady asks the daemon why it does not look after machines; nil asks
 	// nothing.
 	ServerReady func(context.Context) error
+	// Authorities asks the daemon for its certificates; nil asks nothing.
+	Authorities func(context.Context) (client.Authorities, error)
 	// Capacity says what machines may have; nil says nothing.
 	Capacity func() providers.Finding
 	// Hypervisors make the checks of the providers.
@@ -164,6 +167,7 @@ func daemonChecks(ctx context.Context, o Options) []providers.Finding {
 	if simulated {
 		checks = append(checks, found("daemon", warning, "it simulates its hypervisors: machines exist in memory only and run no real code", "start it without --simulate"))
 	}
+	checks = append(checks, accessCheck(ctx, o)...)
 	if plain != o.Version {
 		return append(checks, found("versions", warning, fmt.Sprintf("the daemon is %s, this program %s", plain, o.Version), "restart the daemon after an upgrade"))
 	}

@@ -204,6 +204,8 @@ type ProvisionFile struct {
 // +kubebuilder:resource:scope=Cluster,shortName=gi,categories=sandboxd
 // +kubebuilder:subresource:status
 // +kubebuilder:selectablefield:JSONPath=`.spec.provider`
+// +kubebuilder:selectablefield:JSONPath=`.status.phase`
+// +kubebuilder:selectablefield:JSONPath=`.status.provider`
 // +kubebuilder:printcolumn:name="Phase",type=string,JSONPath=`.status.phase`
 // +kubebuilder:printcolumn:name="Provider",type=string,JSONPath=`.status.provider`
 // +kubebuilder:printcolumn:name="Size",type=string,JSONPath=`.status.virtualSize`

@@ -206,9 +206,13 @@ func (f SharedFolder) GuestPath() string {
 
 // Sandbox is one throw-away virtual machine, cloned from a GoldenImage.
 // +kubebuilder:object:root=true
-// +kubebuilder:resource:scope=Namespaced,path=sandboxes,singular=sandbox,shortName=sbx,categories=sandboxd
+// +kubebuilder:resource:scope=Namespaced,path=sandboxes,singular=sandbox,shortName=sbx,categories={sandboxd,all}
 // +kubebuilder:subresource:status
 // +kubebuilder:selectablefield:JSONPath=`.spec.image`
+// +kubebuilder:selectablefield:JSONPath=`.spec.powerState`
+// +kubebuilder:selectablefield:JSONPath=`.spec.network.mode`
+// +kubebuilder:selectablefield:JSONPath=`.status.phase`
+// +kubebuilder:selectablefield:JSONPath=`.status.provider`
 // +kubebuilder:printcolumn:name="Image",type=string,JSONPath=`.spec.image`
 // +kubebuilder:printcolumn:name="Phase",type=string,JSONPath=`.status.phase`
 // +kubebuilder:printcolumn:name="Ready",type=string,JSONPath=`.status.conditions[?(@.type=="Ready")].status`

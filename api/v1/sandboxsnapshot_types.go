@@ -73,9 +73,10 @@ const (
 // SandboxSnapshot is the state of a Sandbox at one moment: its disk and, if asked
 // for, its memory. It is kept until it is deleted, or its Sandbox is.
 // +kubebuilder:object:root=true
-// +kubebuilder:resource:scope=Namespaced,shortName=snap,categories=sandboxd
+// +kubebuilder:resource:scope=Namespaced,shortName=snap,categories={sandboxd,all}
 // +kubebuilder:subresource:status
 // +kubebuilder:selectablefield:JSONPath=`.spec.sandbox`
+// +kubebuilder:selectablefield:JSONPath=`.status.phase`
 // +kubebuilder:printcolumn:name="Sandbox",type=string,JSONPath=`.spec.sandbox`
 // +kubebuilder:printcolumn:name="Phase",type=string,JSONPath=`.status.phase`
 // +kubebuilder:printcolumn:name="Memory",type=boolean,JSONPath=`.spec.memory`

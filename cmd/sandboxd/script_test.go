@@ -50,6 +50,7 @@ func scriptParams() testscript.Params {
 			"bytes":     bytesCmd,
 			"seal":      sealCmd,
 			"http":      httpCmd,
+			"kube":      kubeCmd,
 			"web":       webCmd,
 			"artifact":  artifactCmd,
 			"canary":    canaryCmd,

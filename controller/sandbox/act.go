@@ -37,6 +37,9 @@ func (r *Reconciler) remember(v *view) {
 	case providers.PowerOff:
 		st.StoppingSince = nil
 		st.Addresses = nil
+		if crashed := v.machine != nil && v.machine.OffReason == providers.OffCrashed; crashed && st.StartedAt == nil {
+			st.StartedAt = onSince(st) // it ended by itself before we could end it
+		}
 		if v.desired.Power != v1.PowerRunning {
 			st.StartedAt = nil // off on purpose: the next start is no restart
 		}
@@ -46,6 +49,16 @@ func (r *Reconciler) remember(v *view) {
 	if power != providers.PowerRunning || v.machine.Agent != providers.AgentConnected && !agentless(v.img) {
 		forgetGuestConfig(st) // mounts do not outlive the guest's run
 	}
+}
+
+// onSince is since when a machine ran that the last look found running, and that was
+// not started since; nil for any other.
+func onSince(st *v1.SandboxStatus) *metav1.Time {
+	c := meta.FindStatusCondition(st.Conditions, v1.ConditionPoweredOn)
+	if c == nil || c.Status != metav1.ConditionTrue {
+		return nil
+	}
+	return c.LastTransitionTime.DeepCopy()
 }
 
 // act carries out a step and records what a later run must know.
@@ -129,11 +142,14 @@ func (r *Reconciler) reverted(ctx context.Context, v *view) error {
 	st := &v.sbx.Status
 	st.Revert = v.sbx.Spec.RevertTo.DeepCopy()
 	st.StartedAt, st.StoppingSince, st.Addresses = nil, nil, nil
-	meta.SetStatusCondition(&st.Conditions, metav1.Condition{
-		Type: v1.ConditionReady, Status: metav1.ConditionFalse, Reason: v1.ReasonReconciling,
-		Message:            "it was reverted, and the machine has not been looked at since",
-		ObservedGeneration: v.sbx.Generation, LastTransitionTime: metav1.NewTime(r.o.Clock.Now()),
-	})
+	for _, c := range []metav1.Condition{
+		{Type: v1.ConditionReady, Status: metav1.ConditionFalse, Reason: v1.ReasonReconciling},
+		{Type: v1.ConditionPoweredOn, Status: metav1.ConditionUnknown, Reason: v1.ReasonNotObserved},
+	} {
+		c.Message = "it was reverted, and the machine has not been looked at since"
+		c.ObservedGeneration, c.LastTransitionTime = v.sbx.Generation, metav1.NewTime(r.o.Clock.Now())
+		meta.SetStatusCondition(&st.Conditions, c)
+	}
 	return r.write(ctx, v)
 }
 

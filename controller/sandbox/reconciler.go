@@ -241,10 +241,11 @@ func (r *Reconciler) advance(ctx context.Context, before, sbx *v1.Sandbox) view 
 // step observes, decides and acts once. It returns true when there is nothing
 // more to do.
 func (r *Reconciler) step(ctx context.Context, p providers.Provider, v *view) bool {
-	if v.machine, v.err = observe(ctx, p, v.sbx.UID); v.err != nil {
+	v.machine, v.err = observe(ctx, p, v.sbx.UID)
+	v.observed = v.err == nil // and what an earlier step saw is not so any more
+	if v.err != nil {
 		return true
 	}
-	v.observed = true
 	if v.err = r.artifacts(ctx, p, v); v.err != nil {
 		return true
 	}

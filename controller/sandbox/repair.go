@@ -26,7 +26,8 @@ func (r *Reconciler) announce(ctx context.Context, v *view) error {
 			countRepair(v)
 		}
 	case actStart:
-		ends = st.StartedAt != nil // cut off, a start leaves the machine paused or off
+		// Cut off, a start leaves the machine paused or off.
+		ends = st.StartedAt != nil || onSince(st) != nil
 	case actRestart:
 		ends = true
 		st.Restarts++
@@ -36,6 +37,9 @@ func (r *Reconciler) announce(ctx context.Context, v *view) error {
 	}
 	if ends {
 		st.StartedAt = nil
+		if v.last.action != actStopForce { // what comes of the start is no end of the run before
+			meta.SetStatusCondition(&st.Conditions, poweredNow(*v))
+		}
 	}
 	if v.told.what != "" {
 		setDrifted(*v)

@@ -191,6 +191,13 @@ func networkCondition(v view) metav1.Condition {
 	return c
 }
 
+// poweredNow is poweredCondition to be written by itself.
+func poweredNow(v view) metav1.Condition {
+	c := poweredCondition(v)
+	c.ObservedGeneration, c.LastTransitionTime = v.sbx.Generation, metav1.NewTime(v.now)
+	return c
+}
+
 func poweredCondition(v view) metav1.Condition {
 	c := metav1.Condition{Type: v1.ConditionPoweredOn, Status: metav1.ConditionFalse}
 	if v.machine == nil {

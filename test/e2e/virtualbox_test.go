@@ -45,6 +45,10 @@ func newVirtualBoxHost(t *testing.T) *host {
 		flags: []string{"--virtualbox-execution-engine", "interpreter"},
 		world: virtualBoxWorld,
 	})
+	t.Cleanup(func() {
+		h.kill()
+		h.endMachines()
+	})
 	disk := make([]byte, 2<<20)
 	copy(disk, []byte{0xfa, 0xf4, 0xeb, 0xfd}) // cli; hlt; jmp to the hlt
 	disk[510], disk[511] = 0x55, 0xaa
@@ -113,6 +117,41 @@ func processes(program string, arg ...string) []int {
 		}
 	}
 	return found
+}
+
+// endMachines ends and removes what a test that has failed left on VirtualBox, as far
+// as that is possible: it is nothing to the next one.
+func (h *host) endMachines() {
+	if left := h.hypervisor.world(h.t); slices.Equal(left, h.before) {
+		return
+	}
+	for range 3 { // what others lie on goes after them
+		vms, err := manage("list", "vms")
+		if err != nil {
+			h.t.Logf("what is left cannot be listed: %v", err)
+			return
+		}
+		for line := range strings.Lines(vms) {
+			line = strings.TrimSpace(line)
+			if slices.Contains(h.before, "vms "+line) {
+				continue
+			}
+			id := strings.TrimSuffix(line[strings.LastIndex(line, "{")+1:], "}")
+			for _, pid := range processes("VBoxHeadless", id) {
+				_ = syscall.Kill(pid, syscall.SIGKILL)
+			}
+			_, err := manage("unregistervm", id, "--delete")
+			h.t.Logf("machine %s was left, and is removed: %v", line, err)
+		}
+		for kind, list := range map[string]string{"disk": "hdds", "dvd": "dvds"} {
+			media, _ := manage("list", list)
+			for line := range strings.Lines(media) {
+				if path, ok := strings.CutPrefix(line, "Location:"); ok && strings.Contains(path, h.dir) {
+					_, _ = manage("closemedium", kind, strings.TrimSpace(path))
+				}
+			}
+		}
+	}
 }
 
 // killSVC ends VBoxSVC, so long after VBoxManage was seen at work on a command.

@@ -1,11 +1,13 @@
 package cli
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 
 	"github.com/spf13/cobra"
 
+	"sandboxd.dev/sandboxd/client"
 	"sandboxd.dev/sandboxd/cmd/sandboxd/internal/daemon"
 	"sandboxd.dev/sandboxd/config"
 	"sandboxd.dev/sandboxd/doctor"
@@ -41,7 +43,7 @@ sudo sandboxd doctor --config /etc/sandboxd/config.yaml`),
 		}
 		checks := doctor.Run(cmd.Context(), doctor.Options{
 			Config: c, ConfigErr: err, Socket: a.socketPath(),
-			Version: a.build.GitVersion, ServerVersion: a.serverVersion, ServerReady: a.serverReady,
+			Version: a.build.GitVersion, ServerVersion: a.serverVersion, ServerReady: a.serverReady, Authorities: a.authorities,
 			Capacity:    func() providers.Finding { return daemon.CapacityCheck(c) },
 			Hypervisors: daemon.Diagnoses(c),
 		})
@@ -73,4 +75,13 @@ func (a *app) printChecks(checks []providers.Finding, format string) error {
 	encoder := json.NewEncoder(a.Out)
 	encoder.SetIndent("", "  ")
 	return encoder.Encode(map[string]any{"checks": entries})
+}
+
+// authorities asks the daemon for its certificates.
+func (a *app) authorities(ctx context.Context) (client.Authorities, error) {
+	c, err := a.client()
+	if err != nil {
+		return client.Authorities{}, err
+	}
+	return c.Authorities(ctx)
 }

@@ -8,6 +8,8 @@ import (
 	"github.com/spf13/cobra"
 	"k8s.io/apimachinery/pkg/version"
 	"sigs.k8s.io/yaml"
+
+	"sandboxd.dev/sandboxd/apiserver"
 )
 
 // versions are what version prints.
@@ -42,7 +44,8 @@ func (a *app) version() *cobra.Command {
 	return a.connected(cmd)
 }
 
-// serverVersion asks the daemon for its version.
+// serverVersion asks the daemon for its version: its own, not that of the
+// Kubernetes API that it serves.
 func (a *app) serverVersion(ctx context.Context) (*version.Info, error) {
 	api, err := a.api()
 	if err != nil {
@@ -52,8 +55,15 @@ func (a *app) serverVersion(ctx context.Context) (*version.Info, error) {
 	if err != nil {
 		return nil, err
 	}
-	v := &version.Info{}
-	return v, json.Unmarshal(raw, v)
+	served := &apiserver.ServedVersion{}
+	if err := json.Unmarshal(raw, served); err != nil {
+		return nil, err
+	}
+	v := served.Info
+	if served.Sandboxd != "" { // else it is another server
+		v.Major, v.Minor, v.GitVersion = "", "", served.Sandboxd
+	}
+	return &v, nil
 }
 
 // serverReady asks the daemon whether it looks after machines.
