@@ -69,7 +69,7 @@ func TestRun(t *testing.T) {
 		"waiting": {func(o *Options) {
 			o.ServerReady = func(context.Context) error { return errors.New("another host is before it") }
 		}, "readiness", "does not look after machines: another host is before it", missing, false},
-		"simulated":          {func(o *Options) { o.ServerVersion = answer("v1+simulated", nil) }, "daemon", "simulates", warning, true},
+		"simulated": {func(o *Options) { o.ServerVersion = answer("v1+simulated", nil) }, "daemon", "simulates", warning, true},
 		"hypervisor is wrong": {func(o *Options) {
 			o.Hypervisors = append(o.Hypervisors, func(context.Context) []providers.Finding {
 				return []providers.Finding{found("QEMU", missing, "none", "install it")}
