@@ -115,6 +115,14 @@ fuzz: ## Run every fuzz target for FUZZTIME (default 5m), which takes hours
 soak-simulated: ## A week of two hosts in simulated time, with everything going wrong (SIMULATED=168h; SEED repeats the plan)
 	SOAK_SIMULATED=$(or $(SIMULATED),168h) $(if $(SEED),SOAK_SEED=$(SEED)) $(GO) test -count=1 -timeout 30m -v -run '^TestSoak$$' ./test/soak
 
+.PHONY: test-gitops
+test-gitops: build ## Drive a simulated daemon by the engines of Flux and Argo CD (their modules are fetched and built: minutes)
+	cd test/gitops && SANDBOXD_BIN='$(CURDIR)/bin/sandboxd' SANDBOXD_REQUIRE_CLIENTS=1 $(GO) test -count=1 -timeout 20m -v ./...
+
+.PHONY: test-storm
+test-storm: ## Storms on the API server at full size: idle, slow and hostile clients by the thousand (make test has small ones)
+	SANDBOXD_STORM=1 $(GO) test -count=1 -timeout 15m -v -run 'TestStorm|TestMalformed|TestBombs|TestSelectorBombs|TestCutOff|TestPipelined|TestManyWriters' ./apiserver
+
 .PHONY: vet
 vet: ## Run go vet
 	$(GO) vet ./...

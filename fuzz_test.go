@@ -14,7 +14,7 @@ import (
 // hostile are the packages that read what guests, users, servers or hypervisors say,
 // with what must be fuzzed of each. Whoever adds a parser adds it here.
 var hostile = map[string][]string{
-	"apiserver":                                  {"FuzzRequest"}, // bodies, patches, selectors, quantities, durations, event notes
+	"apiserver":                                  {"FuzzRaw", "FuzzRequest"}, // requests, bodies, patches, selectors, quantities, durations, event notes
 	"client":                                     {"FuzzLines", "FuzzOneFile", "FuzzResult"},
 	"cmd/sandboxd/internal/cli":                  {"FuzzGoal", "FuzzSides", "FuzzTerminal"},
 	"manifest":                                   {"FuzzParse"},

@@ -37,6 +37,9 @@ const (
 
 // readBody reads a bounded body within a bounded time.
 func readBody(w http.ResponseWriter, r *http.Request) ([]byte, error) {
+	if r.ContentLength > maxBody {
+		return nil, &http.MaxBytesError{Limit: maxBody} // before the client is told to go on
+	}
 	control := http.NewResponseController(w)
 	// Not every writer has deadlines (a test's recorder has none); the size is
 	// bounded all the same.

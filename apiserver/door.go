@@ -1,7 +1,7 @@
 package apiserver
 
 import (
-	chain "container/list"
+	"container/list"
 	"net"
 	"sync"
 	"time"
@@ -23,18 +23,18 @@ type door struct {
 	net.Listener
 
 	mu        sync.Mutex
-	strangers *chain.List // of *visitor, the oldest first
+	strangers *list.List // of *visitor, the oldest first
 	visitors  int
 }
 
-func newDoor(l net.Listener) *door { return &door{Listener: l, strangers: chain.New()} }
+func newDoor(l net.Listener) *door { return &door{Listener: l, strangers: list.New()} }
 
 // visitor is a connection that came through a door.
 type visitor struct {
 	net.Conn
 	door *door
 	// entry in the door's strangers; nil once it is none. The door's mu guards it.
-	entry *chain.Element
+	entry *list.Element
 	once  sync.Once
 }
 
@@ -45,7 +45,11 @@ func (d *door) Accept() (net.Conn, error) {
 		if err != nil {
 			return nil, err
 		}
-		if t, ok := c.(*net.TCPConn); ok {
+		below := c
+		if m, ok := c.(*member); ok {
+			below = m.Conn
+		}
+		if t, ok := below.(*net.TCPConn); ok {
 			_ = t.SetKeepAlivePeriod(keepAlive)
 		}
 		if v := d.enter(c); v != nil {

@@ -1,10 +1,16 @@
 package apiserver_test
 
 import (
+	"bufio"
+	"context"
 	"encoding/json"
+	"io"
+	"net"
+	"net/http"
 	"net/http/httptest"
 	"strings"
 	"testing"
+	"time"
 )
 
 // FuzzRequest throws requests at the server. Whatever comes, it answers: with
@@ -55,7 +61,7 @@ func FuzzRequest(f *testing.F) {
 		r.Header.Set("Accept", media)
 		w := httptest.NewRecorder()
 		handler.ServeHTTP(w, r)
-		if w.Code == 500 {
+		if w.Code >= 500 && !contains([]int{501, 503, 504, 507}, w.Code) {
 			t.Fatalf("%s %s was answered with %s", method, path, w.Body)
 		}
 		if w.Code >= 400 {
@@ -81,3 +87,60 @@ func FuzzRequest(f *testing.F) {
 		}
 	})
 }
+
+// FuzzRaw throws bytes at a connection. What is answered is HTTP, every refusal of
+// the server itself is a Status, and the next client is served.
+func FuzzRaw(f *testing.F) {
+	body := sandboxJSON("raw")
+	for _, seed := range []string{
+		"GET /version HTTP/1.1\r\nHost: x\r\n\r\n",
+		"GET " + sandboxes + "?labelSelector=a HTTP/1.0\r\n\r\n",
+		"POST " + sandboxes + " HTTP/1.1\r\nHost: x\r\nContent-Length: 400\r\nContent-Type: application/yaml\r\n\r\n" + body,
+		"POST " + sandboxes + " HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\nTrailer: X\r\n\r\n5\r\n{\"a\":\r\n0\r\nX: y\r\n\r\n",
+		"PATCH " + sandboxes + "/one?fieldManager=m HTTP/1.1\r\nHost: x\r\nContent-Type: application/apply-patch+yaml\r\nExpect: 100-continue\r\nContent-Length: 2\r\n\r\n{}",
+		"GET " + sandboxes + "/one/exec?command=a HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: SPDY/3.1\r\n\r\n",
+		"GET " + sandboxes + "?watch=1&timeoutSeconds=1 HTTP/1.1\r\nHost: x\r\nAccept: " + asTable + "\r\n\r\n",
+		"DELETE " + namespaces + "/default HTTP/1.1\r\nHost: x\r\nImpersonate-User: a\r\nAuthorization: Bearer b\r\nContent-Encoding: gzip\r\n\r\nGET / HTTP/1.1\r\n\r\n",
+		"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+	} {
+		f.Add([]byte(seed))
+	}
+	config := newServer(f).LoopbackConfig()
+	f.Fuzz(func(t *testing.T, sent []byte) {
+		exchange(t, config.Dial, sent, 50*time.Millisecond)
+		if code := exchange(t, config.Dial, []byte("GET /readyz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"), patience); code != http.StatusOK {
+			t.Fatalf("the next client is answered %d", code)
+		}
+	})
+}
+
+// exchange sends bytes on a connection of their own and reads the first answer, if
+// one comes in time; 0 if none does.
+func exchange(t *testing.T, dial dialer, sent []byte, wait time.Duration) int {
+	t.Helper()
+	c, err := dial(t.Context(), "", "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = c.Close() }()
+	_ = c.SetDeadline(time.Now().Add(wait))
+	go func() { _, _ = c.Write(sent) }()
+	response, err := http.ReadResponse(bufio.NewReader(c), nil)
+	if err != nil {
+		return 0
+	}
+	defer func() { _ = response.Body.Close() }()
+	answer, err := io.ReadAll(io.LimitReader(response.Body, 1<<20))
+	json := strings.HasPrefix(response.Header.Get("Content-Type"), "application/json")
+	switch {
+	case response.StatusCode >= 500 && !contains([]int{501, 503, 504, 505, 507}, response.StatusCode):
+		t.Fatalf("%q is answered with %d: %s", sent, response.StatusCode, answer)
+	case response.StatusCode >= 400 && json && err == nil && !strings.HasPrefix(string(sent), "HEAD") && !isStatus(response.StatusCode, answer):
+		t.Fatalf("%q is refused with %d and %s", sent, response.StatusCode, answer)
+	case response.StatusCode >= 400 && !json && !strings.HasPrefix(response.Header.Get("Content-Type"), "text/plain"):
+		t.Fatalf("%q is refused with %d and %v", sent, response.StatusCode, response.Header)
+	}
+	return response.StatusCode
+}
+
+type dialer = func(ctx context.Context, network, address string) (net.Conn, error)

@@ -51,7 +51,10 @@ type Gateway struct {
 
 // NewGateway makes a Gateway.
 func NewGateway(o GatewayOptions) (*Gateway, error) {
-	g := &Gateway{o: o, subresources: map[schema.GroupResource][]Subresource{}, server: &Server{log: o.Logger, audit: o.Audit}}
+	g := &Gateway{
+		o: o, subresources: map[schema.GroupResource][]Subresource{},
+		server: &Server{log: o.Logger, audit: o.Audit, crowd: newCrowd(connectionLimit(), o.Logger)},
+	}
 	for _, sub := range o.Subresources {
 		g.subresources[sub.Resource] = append(g.subresources[sub.Resource], sub)
 	}
@@ -62,7 +65,8 @@ func NewGateway(o GatewayOptions) (*Gateway, error) {
 
 // Serve answers the connections of a listener as Server.Serve does.
 func (g *Gateway) Serve(ctx context.Context, l net.Listener) error {
-	return serveConnections(ctx, l, g.Handler(), g.o.Logger, func(server *http.Server) error { return server.Serve(l) })
+	l = entrance{l, g.server.crowd, true}
+	return serveConnections(ctx, l, g.Handler(), g.server.crowd, g.o.Logger, func(server *http.Server) error { return server.Serve(l) })
 }
 
 // Handler serves requests.

@@ -15,9 +15,9 @@ import (
 	"sandboxd.dev/sandboxd/store"
 )
 
-// list is how a list is written: what it begins and ends with, and how an item
+// listForm is how a list is written: what it begins and ends with, and how an item
 // is appended to it.
-type list struct {
+type listForm struct {
 	head, tail string
 	item       func(b []byte, e store.Entry) ([]byte, error)
 	// size of an item, where it is known before it is made; nil otherwise.
@@ -64,7 +64,7 @@ func (s *Server) writeList(w http.ResponseWriter, rq *request, entries []store.E
 }
 
 // write sends a list. The connection is ended when the client does not take it.
-func (l list) write(w io.Writer, entries []store.Entry) error {
+func (l listForm) write(w io.Writer, entries []store.Entry) error {
 	out := bufio.NewWriterSize(w, listBuffer)
 	// The buffer keeps the first error of writing, and Flush returns it.
 	_, _ = out.WriteString(l.head)
@@ -89,7 +89,7 @@ func (l list) write(w io.Writer, entries []store.Entry) error {
 }
 
 // newList finds how a request's list is written.
-func (s *Server) newList(rq *request, revision int64) (list, error) {
+func (s *Server) newList(rq *request, revision int64) (listForm, error) {
 	const tail = "]}\n"
 	head := func(apiVersion, kind string) string {
 		return `{"apiVersion":"` + apiVersion + `","kind":"` + kind + `","metadata":{"resourceVersion":"` + formatRevision(revision) + `"},"items":[`
@@ -99,11 +99,11 @@ func (s *Server) newList(rq *request, revision int64) (list, error) {
 	switch {
 	case rq.accept.form == formTable:
 		columns, err := tableHead(r, revision)
-		return list{head: columns, tail: tail, item: rowItem(r, rq.query.Get("includeObject"), s.clock.Now())}, err
+		return listForm{head: columns, tail: tail, item: rowItem(r, rq.query.Get("includeObject"), s.clock.Now())}, err
 	case rq.accept.form == formPartial:
-		return list{head: head(metav1.SchemeGroupVersion.String(), "PartialObjectMetadataList"), tail: tail, item: appendPartial}, nil
+		return listForm{head: head(metav1.SchemeGroupVersion.String(), "PartialObjectMetadataList"), tail: tail, item: appendPartial}, nil
 	case r.view != nil:
-		return list{head: head(apiVersion, r.listKind), tail: tail, item: func(b []byte, e store.Entry) ([]byte, error) {
+		return listForm{head: head(apiVersion, r.listKind), tail: tail, item: func(b []byte, e store.Entry) ([]byte, error) {
 			u, err := r.decode(e.Value, e.Revision)
 			if err != nil {
 				return nil, err
@@ -111,7 +111,7 @@ func (s *Server) newList(rq *request, revision int64) (list, error) {
 			return appendValue(b, u.Object)
 		}}, nil
 	}
-	return list{head: head(apiVersion, r.listKind), tail: tail, item: appendStored, size: servedSize}, nil
+	return listForm{head: head(apiVersion, r.listKind), tail: tail, item: appendStored, size: servedSize}, nil
 }
 
 // appendStored appends the served form of a stored value, which is not decoded
@@ -150,23 +150,69 @@ func appendPartial(b []byte, e store.Entry) ([]byte, error) {
 
 // objectEnd is where the JSON object ends whose inside a text begins with.
 func objectEnd(text []byte) (int, error) {
-	depth, quoted := 1, false
+	if end := valueEnd(text, 1); end > 0 {
+		return end, nil
+	}
+	return 0, fmt.Errorf("stored object does not end its metadata")
+}
+
+// valueEnd is where as many objects and lists have ended as a text is inside of; 0
+// if they do not.
+func valueEnd(text []byte, depth int) int {
 	for i := 0; i < len(text); i++ {
-		switch c := text[i]; {
-		case quoted && c == '\\':
-			i++
-		case c == '"':
-			quoted = !quoted
-		case quoted:
-		case c == '{':
+		switch text[i] {
+		case '"':
+			i += stringEnd(text[i:]) - 1
+		case '{', '[':
 			depth++
-		case c == '}':
+		case '}', ']':
 			if depth--; depth == 0 {
-				return i + 1, nil
+				return i + 1
 			}
 		}
 	}
-	return 0, fmt.Errorf("stored object does not end its metadata")
+	return 0
+}
+
+// stringEnd is where the JSON string ends that a text begins with.
+func stringEnd(text []byte) int {
+	for i := 1; i < len(text); i++ {
+		switch text[i] {
+		case '\\':
+			i++
+		case '"':
+			return i + 1
+		}
+	}
+	return len(text)
+}
+
+// ownersKey begins the longest part of most objects, the owners of their fields.
+const ownersKey = `"managedFields":[`
+
+// cutOwners is a stored value without the owners of its fields, where no column
+// looks at them: it is decoded in half the time.
+func cutOwners(value []byte) []byte {
+	depth := 0
+	for i := len(storedPrefix); i < len(value) && depth >= 0; i++ {
+		switch value[i] {
+		case '"':
+			if depth == 0 && bytes.HasPrefix(value[i:], []byte(ownersKey)) {
+				end := i + len(ownersKey)
+				end += valueEnd(value[end:], 1)
+				if end == len(value) || value[end] != ',' {
+					return value // it is the last member, which it never is
+				}
+				return append(append(make([]byte, 0, len(value)), value[:i]...), value[end+1:]...)
+			}
+			i += stringEnd(value[i:]) - 1
+		case '{', '[':
+			depth++
+		case '}', ']':
+			depth--
+		}
+	}
+	return value
 }
 
 // tableHead is what a Table begins with, up to its rows.
@@ -191,7 +237,11 @@ func tableHead(r *resource, revision int64) (string, error) {
 func rowItem(r *resource, include string, now time.Time) func(b []byte, e store.Entry) ([]byte, error) {
 	columns := r.shownColumns()
 	return func(b []byte, e store.Entry) ([]byte, error) {
-		u, err := r.decode(e.Value, e.Revision)
+		value := e.Value
+		if include != "Object" {
+			value = cutOwners(value)
+		}
+		u, err := r.decode(value, e.Revision)
 		if err != nil {
 			return nil, err
 		}

@@ -135,6 +135,7 @@ func (e *engine) check(ctx context.Context, obj, old map[string]any, changed []s
 		errs = append(errs, objectmeta.Validate(ctx, nil, obj, e.structural, false)...)
 	}
 	errs = append(errs, listtype.ValidateListSetsAndMaps(nil, e.structural, obj)...)
+	errs = append(errs, implausible(nil, obj, e.structural)...)
 	if old == nil || e.related {
 		return append(errs, e.checkRules(ctx, obj, old, errs)...)
 	}
@@ -150,6 +151,7 @@ func (e *engine) checkRatcheting(ctx context.Context, obj, old map[string]any) f
 	if len(listtype.ValidateListSetsAndMaps(nil, e.structural, old)) == 0 {
 		errs = append(errs, listtype.ValidateListSetsAndMaps(nil, e.structural, obj)...)
 	}
+	errs = append(errs, implausible(nil, obj, e.structural)...)
 	return append(errs, e.checkRules(ctx, obj, old, errs, cel.WithRatcheting(correlated))...)
 }
 

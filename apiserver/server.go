@@ -75,6 +75,9 @@ type Options struct {
 	Logger logr.Logger
 	// Clock tells the time of creations and deletions; nil means the real one.
 	Clock clock.Clock
+	// Connections is how many there may be at a time; 0 means as many as the limit of
+	// open files allows for.
+	Connections int
 	// EventTTL is how long an event is kept after its last write; 0 means one
 	// hour.
 	EventTTL time.Duration
@@ -100,6 +103,7 @@ type Server struct {
 	namespaces    *namespaces
 	garbage       *garbage
 	events        *sweeper
+	crowd         *crowd
 
 	pipe    *pipeListener
 	stop    context.CancelFunc
@@ -125,6 +129,10 @@ func New(ctx context.Context, o Options) (*Server, error) {
 		admission: o.Admission, finalizers: o.Finalizers, pipe: newPipeListener(),
 		authenticator: o.Authenticator, authorizer: o.Authorizer, audit: o.Audit,
 	}
+	if o.Connections == 0 {
+		o.Connections = connectionLimit()
+	}
+	s.crowd = newCrowd(o.Connections, s.log)
 	if o.RBAC && o.Authorizer == nil {
 		roles := rbac.New(newRoleReader(o.Store))
 		s.authorizer = rbacAuthorizer{roles}
@@ -202,6 +210,9 @@ func (s *Server) LoopbackConfig() *rest.Config {
 // Whoever can connect may do everything, so the listener must admit only those
 // who may: a unix socket is guarded by its file mode.
 func (s *Server) Serve(ctx context.Context, l net.Listener) error {
+	if l != net.Listener(s.pipe) { // the daemon itself is never too many
+		l = entrance{l, s.crowd, true}
+	}
 	return s.serve(ctx, l, func(server *http.Server) error { return server.Serve(l) })
 }
 
@@ -209,7 +220,7 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 // Only who the Authenticator knows is answered, but for a few public paths.
 // HTTP/2 is spoken where the client can; upgrades need HTTP/1.1.
 func (s *Server) ServeTLS(ctx context.Context, l net.Listener, config *tls.Config) error {
-	d := newDoor(l)
+	d := newDoor(entrance{l, s.crowd, false})
 	return s.serve(ctx, d, func(server *http.Server) error {
 		server.TLSConfig = config.Clone()
 		server.HTTP2 = &http.HTTP2Config{
@@ -221,16 +232,17 @@ func (s *Server) ServeTLS(ctx context.Context, l net.Listener, config *tls.Confi
 }
 
 func (s *Server) serve(ctx context.Context, l net.Listener, run func(*http.Server) error) error {
-	return serveConnections(ctx, l, s.Handler(), s.log, run)
+	return serveConnections(ctx, l, s.Handler(), s.crowd, s.log, run)
 }
 
 // serveConnections has a handler answer the connections of a listener, which run
 // accepts, until the context ends.
-func serveConnections(ctx context.Context, l net.Listener, handler http.Handler, logger logr.Logger, run func(*http.Server) error) error {
+func serveConnections(ctx context.Context, l net.Listener, handler http.Handler, c *crowd, logger logr.Logger, run func(*http.Server) error) error {
 	stopping := make(chan struct{})
 	base, abandon := context.WithCancel(context.WithValue(context.Background(), drainingKey, (<-chan struct{})(stopping)))
 	defer abandon()
 	server := &http.Server{
+		ConnState:         c.state,
 		Handler:           handler,
 		ReadHeaderTimeout: headerTimeout, // of TLS handshakes, too
 		WriteTimeout:      writeTimeout,

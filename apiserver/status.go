@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"strings"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -52,8 +53,40 @@ func statusOf(err error) metav1.Status {
 	return statusOf(apierrors.NewInternalError(err))
 }
 
+// Bounds of what a client is told of its mistakes: errors repeat what it sent.
+const (
+	maxMessage = 16 << 10
+	maxCauses  = 100
+	maxCause   = 1 << 10
+)
+
+// bounded shortens what a Status says.
+func bounded(status metav1.Status) metav1.Status {
+	status.Message = cutTo(status.Message, maxMessage)
+	if status.Details == nil {
+		return status
+	}
+	details := *status.Details
+	details.Causes = nil
+	for _, cause := range status.Details.Causes[:min(maxCauses, len(status.Details.Causes))] {
+		cause.Message, cause.Field = cutTo(cause.Message, maxCause), cutTo(cause.Field, maxCause)
+		details.Causes = append(details.Causes, cause)
+	}
+	details.Name = cutTo(details.Name, maxCause)
+	status.Details = &details
+	return status
+}
+
+func cutTo(text string, most int) string {
+	if len(text) <= most {
+		return text
+	}
+	return strings.ToValidUTF8(text[:most], "") + "…"
+}
+
 // writeStatus answers with a Status.
 func writeStatus(w http.ResponseWriter, status metav1.Status) {
+	status = bounded(status)
 	raw, err := json.Marshal(status)
 	if err != nil { // a Status always marshals
 		panic(err)

@@ -45,6 +45,8 @@ func draining(ctx context.Context) <-chan struct{} {
 // each connection.
 func peer(c net.Conn) User {
 	switch c := c.(type) {
+	case *member:
+		return peer(c.Conn)
 	case *pipeConn:
 		return loopbackUser
 	case *net.UnixConn:

@@ -10,6 +10,7 @@
 package config
 
 import (
+	"errors"
 	"fmt"
 	"net/netip"
 	"path/filepath"
@@ -292,8 +293,11 @@ func (c *Config) finish(h Host) error {
 	if home := c.VirtualBox.UserHome; home != "" && !filepath.IsAbs(home) {
 		return fmt.Errorf("virtualbox.userHome %q is not an absolute path", home)
 	}
-	if dir := c.Manifests.Dir; dir != "" && !filepath.IsAbs(dir) {
+	switch dir := c.Manifests.Dir; {
+	case dir != "" && !filepath.IsAbs(dir):
 		return fmt.Errorf("manifests.dir %q is not an absolute path", dir)
+	case dir != "" && c.Kubeconfig != "":
+		return errors.New("manifests.dir and kubeconfig exclude one another: a cluster has GitOps tools of its own, see docs/gitops.md")
 	}
 	for _, name := range c.TLS.Names {
 		if _, err := netip.ParseAddr(name); err != nil && len(validation.IsDNS1123Subdomain(strings.TrimPrefix(name, "*."))) > 0 {

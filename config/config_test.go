@@ -136,7 +136,7 @@ func samples(path string) [3]string {
 		return [3]string{"1Gi", "2Gi", "3Gi"}
 	case "capacity.overcommit.memory", "capacity.overcommit.cpus", "capacity.overcommit.disk":
 		return [3]string{"1.5", "2", "0"}
-	case "resync", "gc.interval", "gc.grace":
+	case "resync", "gc.interval", "gc.grace", "manifests.interval", "manifests.pruneHold":
 		return [3]string{"2m", "3h", "10s"}
 	case "log.level":
 		return [3]string{"debug", "error", "info"}
@@ -156,7 +156,7 @@ func samples(path string) [3]string {
 		return [3]string{"/one", "none", "/three"}
 	case "metrics.address":
 		return [3]string{"127.0.0.1:1", "127.0.0.1:2", "127.0.0.1:3"}
-	case "profiling":
+	case "profiling", "manifests.prune":
 		return [3]string{"true", "false", "true"}
 	case "allowedHostPaths":
 		return [3]string{"/a,/b", "/c", "/d,/e"}
@@ -221,6 +221,9 @@ func TestRefused(t *testing.T) {
 		"too short":            {file: "resync: 1ms\n", want: `resync 1ms is less than 1s`},
 		"relative":             {file: "dataDir: data\n", want: `configuration: dataDir "data" is not an absolute path`},
 		"relative root":        {env: map[string]string{"SANDBOXD_ALLOWED_HOST_PATHS": "/a,b"}, want: `allowedHostPaths: "b" is not an absolute path`},
+		"relative manifests":   {flags: map[string]string{"manifests.dir": "here"}, want: `manifests.dir "here" is not an absolute path`},
+		"manifests of cluster": {flags: map[string]string{"manifests.dir": "/m", "kubeconfig": "/k"}, want: `manifests.dir and kubeconfig exclude one another`},
+		"hurried manifests":    {flags: map[string]string{"manifests.interval": "1ms"}, want: `manifests.interval 1ms is less than 1s`},
 		"bad provider":         {env: map[string]string{"HYPERVISOR": "xen"}, want: `environment variable HYPERVISOR: "xen" is not one of kvm, virtualbox`},
 		"bad memory":           {flags: map[string]string{"defaults.memory": "1Mi"}, want: `defaults.memory 1Mi is less than 64Mi`},
 		"no capacity":          {flags: map[string]string{"capacity.memory": "-1"}, want: `capacity: none of memory -1, cpus 0, disk 0 and sandboxes 0 may be less than 0`},

@@ -45,11 +45,11 @@ type Options struct {
 	Version string
 	// ServerVersion asks the daemon.
 	ServerVersion func(context.Context) (*version.Info, error)
+	// Authorities asks the daemon for its certificates; nil asks nothing.
+	Authorities func(context.Context) (client.Authorities, error)
 	// ServerReady asks the daemon why it does not look after machines; nil asks
 	// nothing.
 	ServerReady func(context.Context) error
-	// Authorities asks the daemon for its certificates; nil asks nothing.
-	Authorities func(context.Context) (client.Authorities, error)
 	// Capacity says what machines may have; nil says nothing.
 	Capacity func() providers.Finding
 	// Hypervisors make the checks of the providers.

@@ -163,7 +163,7 @@ func (s *Source) wait(ctx context.Context) {
 // pause until the next round: the interval, or less when deletions are held until
 // then.
 func (s *Source) pause() time.Duration {
-	held := time.Until(s.Status().Prune.until())
+	held := time.Until(s.Status().Prune.Until)
 	if held > 0 && held < s.o.Interval {
 		return held
 	}

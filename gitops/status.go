@@ -58,8 +58,6 @@ type PruneStatus struct {
 	Kept []string
 }
 
-func (p PruneStatus) until() time.Time { return p.Until }
-
 // Waiting is an object that something must happen to first.
 type Waiting struct{ Object, Reason string }
 

@@ -122,11 +122,13 @@ func expand(name string, recursive bool) ([]string, error) {
 	}
 	var files []string
 	below := false
-	err = filepath.WalkDir(name, func(path string, entry fs.DirEntry, err error) error {
+	// A link to a directory that is named is followed; the walk itself follows none.
+	root := name + string(filepath.Separator)
+	err = filepath.WalkDir(root, func(path string, entry fs.DirEntry, err error) error {
 		switch {
 		case err != nil:
 			return fmt.Errorf("%s: it cannot be read: %w", path, reason(err))
-		case entry.IsDir() && path != name && !recursive:
+		case entry.IsDir() && path != root && !recursive:
 			below = true
 			return fs.SkipDir
 		case !entry.IsDir() && isManifest(path):

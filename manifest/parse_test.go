@@ -182,3 +182,40 @@ func FuzzParse(f *testing.F) {
 		}
 	})
 }
+
+// TestReadDirectory: a directory is read by its own name and by a link to it, with
+// what is below it only if that is asked for; links in it to directories are not
+// followed.
+func TestReadDirectory(t *testing.T) {
+	base := t.TempDir()
+	for _, name := range []string{"real/a.yaml", "real/below/b.yaml", "other/c.yaml"} {
+		path := filepath.Join(base, name)
+		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		text := "apiVersion: v1\nkind: Namespace\nmetadata: {name: " + strings.TrimSuffix(filepath.Base(name), ".yaml") + "}\n"
+		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for link, to := range map[string]string{"link": "real", "real/elsewhere": "../other"} {
+		if err := os.Symlink(to, filepath.Join(base, link)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, name := range []string{"real", "real/", "link", "link/"} {
+		for recursive, want := range map[bool]string{false: "a", true: "a b"} {
+			objects, err := Read(t.Context(), []string{base + "/" + name}, Options{Recursive: recursive})
+			if err != nil {
+				t.Fatal(err)
+			}
+			var names []string
+			for _, o := range objects {
+				names = append(names, o.GetName())
+			}
+			if got := strings.Join(names, " "); got != want {
+				t.Errorf("%s, recursive %v: got %q, want %q", name, recursive, got, want)
+			}
+		}
+	}
+}

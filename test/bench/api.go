@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"net"
 	"net/http"
 	"net/url"
@@ -17,6 +18,7 @@ import (
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
 
+	v1 "sandboxd.dev/sandboxd/api/v1"
 	"sandboxd.dev/sandboxd/client"
 )
 
@@ -31,9 +33,53 @@ func objectName(i int) string { return fmt.Sprintf("bench-%05d", i) }
 // api measures the wire API of the whole daemon with very many objects, of which
 // the controllers make nothing.
 func (b *bench) api(ctx context.Context) error {
-	return b.apiOf(ctx, "api_", func(ctx context.Context, name string) (*daemon, error) {
+	err := b.apiOf(ctx, "api_", func(ctx context.Context, name string) (*daemon, error) {
 		return b.startDaemon(ctx, name, "--simulate")
 	})
+	if err != nil {
+		return err
+	}
+	return b.overTLS(ctx, "api_empty")
+}
+
+// overTLS measures a daemon with all objects over TLS, as an administrator with a
+// client certificate.
+func (b *bench) overTLS(ctx context.Context, dir string) error {
+	free, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return err
+	}
+	address := free.Addr().String()
+	if err := free.Close(); err != nil {
+		return err
+	}
+	d, err := b.startDaemon(ctx, dir, "--simulate", "--listen", address)
+	if err != nil {
+		return err
+	}
+	kubeconfig := filepath.Join(b.dir, "kubeconfig")
+	if _, err := d.run(ctx, "kubeconfig", "--user", "bench", "--role", "admin", "-o", kubeconfig); err != nil {
+		return err
+	}
+	config, err := clientcmd.BuildConfigFromFlags("", kubeconfig)
+	if err != nil {
+		return err
+	}
+	e, err := newEndpoint("api_tls_", config, d.process())
+	if err != nil {
+		return err
+	}
+	for _, step := range []func(context.Context) error{
+		e.rest, e.lists,
+		func(ctx context.Context) error { return e.latency(ctx, 1) },
+		func(ctx context.Context) error { return e.latency(ctx, 100) },
+		e.patches, e.rest, e.fanOut,
+	} {
+		if err := step(ctx); err != nil {
+			return err
+		}
+	}
+	return d.stop()
 }
 
 // apiAlone measures the API server on its store, without controllers.
@@ -295,8 +341,45 @@ func (b *bench) kubeAPI(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	if err := e.rest(ctx); err != nil {
+		return err
+	}
 	if err := e.footprint("idle"); err != nil {
 		return err
 	}
+	if err := e.define(ctx); err != nil {
+		return err
+	}
 	return b.load(ctx, e)
+}
+
+// define makes our definitions known to a kube-apiserver, and waits until it
+// serves them.
+func (e *endpoint) define(ctx context.Context) error {
+	err := fs.WalkDir(v1.CRDs, ".", func(path string, entry fs.DirEntry, err error) error {
+		if err != nil || entry.IsDir() {
+			return err
+		}
+		definition, err := v1.CRDs.ReadFile(path)
+		if err != nil {
+			return err
+		}
+		_, err = e.write(ctx, http.MethodPost, "/apis/apiextensions.k8s.io/v1/customresourcedefinitions", "application/yaml", definition)
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	for deadline := time.Now().Add(time.Minute); ; {
+		response, err := e.request(ctx, e.client, http.MethodGet, collection, "application/json", nil)
+		if err == nil {
+			return response.Body.Close()
+		}
+		if time.Now().After(deadline) {
+			return err
+		}
+		if err := sleep(ctx, 100*time.Millisecond); err != nil {
+			return err
+		}
+	}
 }

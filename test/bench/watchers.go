@@ -11,6 +11,7 @@ import (
 	"io"
 	"net/http"
 	"strconv"
+	"strings"
 	"sync"
 	"time"
 )
@@ -99,7 +100,7 @@ func (e *endpoint) latency(ctx context.Context, count int) error {
 	if err != nil {
 		return err
 	}
-	prefix := fmt.Sprintf("latency-%d-", count)
+	prefix := fmt.Sprintf("latency-%s%d-", strings.ReplaceAll(e.prefix, "_", "-"), count)
 	key := []byte(`"name":"` + prefix)
 	arrived := make([][]time.Time, count)
 	wait := eachWatcher(all, func(n int, w *watcher) error {

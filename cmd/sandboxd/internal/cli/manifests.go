@@ -19,6 +19,12 @@ func (a *app) manifests() *cobra.Command {
 		Short: "What the daemon makes of its directory of manifests",
 		Long: `Tell what became of the directory of manifests that the daemon applies all the
 time (sandboxd serve --manifests), or have it look there now. See docs/gitops.md.`,
+		Example: examples(`
+# What became of the directory
+sandboxd manifests status
+
+# Have it looked at now, as after a git pull
+sandboxd manifests sync`),
 		GroupID: groupDaemon,
 		Args:    noArgs,
 		RunE:    func(cmd *cobra.Command, _ []string) error { return cmd.Help() },

@@ -154,7 +154,7 @@ func (m *member) serve(ctx context.Context) error {
 		group.Go(func() error { return m.own.serveMetrics(ctx, m.scraped) })
 	}
 	group.Go(func() error { return m.lead(ctx, identifier) })
-	group.Go(func() error { trimMemory(ctx); return nil })
+	group.Go(func() error { trimMemory(ctx, func() error { return nil }); return nil })
 	group.Go(func() error { probe(ctx, m.o.Logger, m.set); return nil })
 	m.o.Logger.Info("Serving", "socket", m.o.Config.Socket, "cluster", m.config.Host, "version", m.o.Version.GitVersion, "simulate", m.o.Simulate)
 	m.o.Notify("READY=1")

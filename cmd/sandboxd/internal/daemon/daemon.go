@@ -187,7 +187,7 @@ func serve(ctx context.Context, o Options, r running) error {
 	if err := applyManifests(ctx, group, o, r); err != nil {
 		return err
 	}
-	group.Go(func() error { trimMemory(ctx); return nil })
+	group.Go(func() error { trimMemory(ctx, r.own.store.Trim); return nil })
 	group.Go(func() error { probe(ctx, o.Logger, r.set); return nil })
 	o.Logger.Info("Serving", "socket", o.Config.Socket, "listen", o.Config.Listen, "version", o.Version.GitVersion, "simulate", o.Simulate)
 	o.Notify("READY=1")

@@ -22,13 +22,13 @@ const (
 	// which keeps the memory small for a hundredth of a processor; in a burst that
 	// would slow it down.
 	restPercent = 25
-	busyPercent = 100
+	busyPercent = 50
 )
 
 // trimMemory returns the memory of a burst of work to the system once there is
 // rest, until the context ends. By itself the runtime takes minutes, and keeps
-// as much again as what is alive.
-func trimMemory(ctx context.Context) {
+// as much again as what is alive. store returns what the store's file takes.
+func trimMemory(ctx context.Context, store func() error) {
 	var t trimmer
 	ticker := time.NewTicker(trimInterval)
 	defer ticker.Stop()
@@ -42,6 +42,7 @@ func trimMemory(ctx context.Context) {
 			debug.SetGCPercent(t.percent())
 			if due {
 				debug.FreeOSMemory()
+				_ = store() // it is closed, or will do next time
 				t.done(readMemory())
 			}
 		}
