@@ -10,7 +10,7 @@ import (
 
 	rbacv1 "k8s.io/api/rbac/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
-	pathvalidation "k8s.io/apimachinery/pkg/api/validation/path"
+	names "k8s.io/apimachinery/pkg/api/validate/content"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/util/validation/field"
@@ -21,7 +21,7 @@ import (
 // roleStrategies are what the RBAC kinds do beyond their schemas.
 func roleStrategies() map[string]strategy {
 	kind := func(goType func() any, s strategy) strategy {
-		s.goType, s.checkName = goType, pathvalidation.ValidatePathSegmentName
+		s.goType, s.checkName = goType, roleName
 		s.unconditional, s.ungenerated = true, true
 		return s
 	}
@@ -31,6 +31,14 @@ func roleStrategies() map[string]strategy {
 		roleBindingsKey:        kind(func() any { return &rbacv1.RoleBinding{} }, strategy{prepare: prepareBinding, check: checkBinding(true), tableColumns: bindingColumns()}),
 		clusterRoleBindingsKey: kind(func() any { return &rbacv1.ClusterRoleBinding{} }, strategy{prepare: prepareBinding, check: checkBinding(false), tableColumns: bindingColumns()}),
 	}
+}
+
+// roleName is the rule for names of roles and bindings: they fit into a path.
+func roleName(name string, prefix bool) []string {
+	if prefix {
+		return names.IsPathSegmentPrefix(name)
+	}
+	return names.IsPathSegmentName(name)
 }
 
 // typed reads an object into a typed one.
@@ -113,7 +121,7 @@ func checkBinding(inNamespace bool) func(obj, old *unstructured.Unstructured) fi
 		if !slices.Contains(kinds, binding.RoleRef.Kind) {
 			errs = append(errs, field.NotSupported(ref.Child("kind"), binding.RoleRef.Kind, kinds))
 		}
-		if problems := pathvalidation.ValidatePathSegmentName(binding.RoleRef.Name, false); binding.RoleRef.Name == "" || len(problems) > 0 {
+		if problems := roleName(binding.RoleRef.Name, false); binding.RoleRef.Name == "" || len(problems) > 0 {
 			errs = append(errs, field.Invalid(ref.Child("name"), binding.RoleRef.Name, "must be the name of a role"))
 		}
 		for i, s := range binding.Subjects {

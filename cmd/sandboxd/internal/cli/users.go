@@ -126,7 +126,7 @@ sandboxd pki rotate --overlap 0s`),
 			if err != nil {
 				return err
 			}
-			fmt.Fprint(a.Out, found.Access.Authorities)
+			fmt.Fprint(a.Out, found.Authorities)
 			a.tellAuthorities(found)
 			return nil
 		},
