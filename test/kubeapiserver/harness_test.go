@@ -114,25 +114,13 @@ func (h *host) end(signal syscall.Signal) {
 	}
 	_ = h.cmd.Process.Signal(signal) // it may have ended
 	select {
-	case <-h.exited:
+	case err := <-h.exited:
+		h.t.Logf("the daemon of host %s ended: %v", h.name, err)
 	case <-time.After(patience):
 		_ = h.cmd.Process.Kill()
 		h.t.Errorf("the daemon of host %s does not stop", h.name)
 	}
 	h.cmd = nil
-}
-
-// ended waits until the daemon ends by itself, and returns how.
-func (h *host) ended() error {
-	h.t.Helper()
-	select {
-	case err := <-h.exited:
-		h.cmd = nil
-		return err
-	case <-time.After(patience):
-		h.t.Fatalf("the daemon of host %s does not end", h.name)
-		return nil
-	}
 }
 
 func (h *host) log() string {
