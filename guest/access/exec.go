@@ -125,7 +125,7 @@ func (h *Handlers) run(ctx context.Context, client remote, m machine, do func(co
 	if errors.Is(context.Cause(ctx), errClientGone) {
 		return
 	}
-	if ctx.Err() != nil && status.Status == metav1.StatusFailure && status.Reason != wire.ReasonNonZeroExitCode {
+	if ctx.Err() != nil && status.Status == metav1.StatusFailure && status.Reason != wire.ReasonNonZeroExitCode && status.Reason != wire.ReasonOutcomeUnknown {
 		status = statusOf(m.object, providers.Errorf(providers.ErrUnavailable, m.object, "it was told to end, because the daemon is stopping"))
 	}
 	last, done := context.WithTimeout(context.WithoutCancel(ctx), farewell)
@@ -148,6 +148,9 @@ func exec(ctx context.Context, client remote, m machine, req execRequest) metav1
 		req.Resize = sized(ctx, client.sizes())
 	}
 	result, err := m.Exec(ctx, req.ExecRequest)
+	if err != nil && ctx.Err() != nil {
+		err = providers.Errorf(providers.ErrUnavailable, m.object, "the command was told to end, because the daemon is stopping")
+	}
 	last, done := context.WithTimeout(context.WithoutCancel(ctx), farewell)
 	defer done()
 	return outcome(last, m, result, err)
