@@ -22,7 +22,6 @@ import (
 	"sandboxd.dev/sandboxd/apiserver"
 	"sandboxd.dev/sandboxd/audit"
 	"sandboxd.dev/sandboxd/cluster"
-	"sandboxd.dev/sandboxd/config"
 	"sandboxd.dev/sandboxd/controller/goldenimage/build"
 	"sandboxd.dev/sandboxd/controller/metrics"
 	"sandboxd.dev/sandboxd/controller/usage"
@@ -42,9 +41,6 @@ func runInCluster(ctx context.Context, o Options) (err error) {
 		return err
 	}
 	if err := refuseData(o.Config.DataDir, StoreFile, "holds objects of its own, and their machines: start the daemon without --kubeconfig"); err != nil {
-		return err
-	}
-	if err := refuseSettings(o.Config); err != nil {
 		return err
 	}
 	config, err := cluster.Connect(o.Config.Kubeconfig, "sandboxd/"+o.Version.GitVersion)
@@ -98,17 +94,6 @@ func runInCluster(ctx context.Context, o Options) (err error) {
 	}
 	m.logs = build.NewLogs(filepath.Join(o.Config.DataDir, buildsDir))
 	return m.serve(ctx)
-}
-
-// refuseSettings refuses what the cluster does itself.
-func refuseSettings(c config.Config) error {
-	switch {
-	case len(c.Listen) > 0:
-		return fmt.Errorf("listen %s: with kubeconfig, the cluster's API server is what clients reach: leave listen out", c.Listen[0])
-	case c.Manifests.Dir != "":
-		return fmt.Errorf("manifests.dir %s: with kubeconfig, manifests are applied to the cluster, by Flux or Argo CD for example: leave manifests.dir out", c.Manifests.Dir)
-	}
-	return nil
 }
 
 // podResource is that of the Pods that show Sandboxes.
