@@ -250,6 +250,7 @@ func (m *member) control(ctx context.Context, identifier *cluster.Identifier) er
 	if err != nil {
 		return err
 	}
+	defer m.own.garbage.Store(nil) // nobody collects on a host that waits, nor is asked to
 	m.o.Logger.Info("Looking after the machines of the cluster's sandboxes", "cluster", m.config.Host, "instance", m.record.Instance())
 	m.working.Store(true)
 	defer m.working.Store(false)
