@@ -73,7 +73,7 @@ func runInCluster(ctx context.Context, o Options) (err error) {
 	}
 	m := &member{o: o, config: config, record: record, audited: audited, state: newReadiness(errStarting)}
 	m.listener, m.scraped, m.uses = listener, scraped, usage.New(nil)
-	m.own = &admin{metrics: metrics.New(), profile: o.Config.Profiling, log: o.Logger.WithName("admin")}
+	m.own = &admin{metrics: metrics.New(), profile: o.Config.Profiling, log: o.Logger.WithName("admin"), waits: m.state.why}
 	m.users = &imageUsers{}
 	if err := m.users.connect(config); err != nil {
 		return err
