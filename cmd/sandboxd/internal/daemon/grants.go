@@ -121,7 +121,7 @@ func (g *granter) apply(ctx context.Context, user string, plan grantPlan) (made 
 			return made, err
 		}
 	}
-	if err := g.clear(ctx, user); err != nil {
+	if _, err := g.clear(ctx, user); err != nil {
 		return made, err
 	}
 	for _, b := range plan.cluster {
@@ -137,23 +137,35 @@ func (g *granter) apply(ctx context.Context, user string, plan grantPlan) (made 
 	return made, nil
 }
 
-// clear removes the bindings that were made for a user.
-func (g *granter) clear(ctx context.Context, user string) error {
+// clear removes the bindings that were made for a user, and returns how many there
+// were. What is left of them after an error is removed by the next.
+func (g *granter) clear(ctx context.Context, user string) (int, error) {
+	bindings, err := g.bindings(ctx, user)
+	if err != nil {
+		return 0, err
+	}
+	for _, b := range bindings {
+		if err := g.client.Delete(ctx, b); crclient.IgnoreNotFound(err) != nil {
+			return 0, err
+		}
+	}
+	return len(bindings), nil
+}
+
+// bindings are those that were made for a user, of both kinds.
+func (g *granter) bindings(ctx context.Context, user string) ([]crclient.Object, error) {
 	cluster, namespaced, err := g.granted(ctx, user)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	for _, b := range cluster {
-		if err := g.client.Delete(ctx, &b); crclient.IgnoreNotFound(err) != nil {
-			return err
-		}
+	var all []crclient.Object
+	for i := range cluster {
+		all = append(all, &cluster[i])
 	}
-	for _, b := range namespaced {
-		if err := g.client.Delete(ctx, &b); crclient.IgnoreNotFound(err) != nil {
-			return err
-		}
+	for i := range namespaced {
+		all = append(all, &namespaced[i])
 	}
-	return nil
+	return all, nil
 }
 
 // roles tells of the bindings that were made for a user.
