@@ -96,6 +96,7 @@ func (h *host) start() {
 	cmd := exec.Command(os.Getenv("SANDBOXD_BIN"), append(args, h.flags...)...)
 	cmd.Env = append(os.Environ(), "SANDBOXD_CONFIG=/dev/null", "HOME="+h.dir)
 	cmd.Stdout, cmd.Stderr = log, log
+	endWithParent(cmd)
 	must(h.t, cmd.Start())
 	exited := make(chan error, 1)
 	go func() { exited <- cmd.Wait() }()
