@@ -5,6 +5,7 @@ import (
 	"errors"
 	"net/http"
 	"net/http/httptest"
+	"strings"
 	"testing"
 	"time"
 
@@ -78,5 +79,55 @@ func TestRevokeAgain(t *testing.T) {
 	}
 	if _, err := r.revoke(request); !apierrors.IsNotFound(err) {
 		t.Errorf("with nothing left: %v", err)
+	}
+}
+
+// TestRolesAreExchangedWithoutAGap: at each moment of a change of roles, a user has the
+// one before or the one after, or both for a while.
+func TestRolesAreExchangedWithoutAGap(t *testing.T) {
+	var g *granter
+	looked := 0
+	look := func() {
+		t.Helper()
+		looked++
+		if roles, err := g.roles(t.Context(), "alice"); err != nil || len(roles) == 0 {
+			t.Errorf("roles %v (%v)", roles, err)
+		}
+	}
+	given := false
+	g = bindings(t, interceptor.Funcs{
+		Create: func(ctx context.Context, c crclient.WithWatch, o crclient.Object, options ...crclient.CreateOption) error {
+			if given {
+				look()
+			}
+			return c.Create(ctx, o, options...)
+		},
+		Delete: func(ctx context.Context, c crclient.WithWatch, o crclient.Object, options ...crclient.DeleteOption) error {
+			defer look()
+			return c.Delete(ctx, o, options...)
+		},
+	})
+	for _, c := range []struct {
+		wish client.UserWish
+		want string
+	}{
+		{client.UserWish{Role: client.RoleUser, Namespaces: []string{"a"}}, "user@a"},
+		{client.UserWish{Role: client.RoleUser, Namespaces: []string{"b", "a"}}, "user@a user@b"},
+		{client.UserWish{Role: client.RoleReadOnly, Namespaces: []string{"b"}}, "read-only@b"},
+		{client.UserWish{Role: client.RoleAdmin}, "admin"},
+		{client.UserWish{Role: client.RoleAdmin}, "admin"},
+		{client.UserWish{Role: client.RoleReadOnly}, "read-only"},
+	} {
+		c.wish.User = "alice"
+		if err := g.give(t, c.wish); err != nil {
+			t.Fatalf("%+v: %v", c.wish, err)
+		}
+		given = true
+		if roles, err := g.roles(t.Context(), "alice"); err != nil || strings.Join(roles, " ") != c.want {
+			t.Errorf("%+v: got %v (%v), want %s", c.wish, roles, err, c.want)
+		}
+	}
+	if looked == 0 {
+		t.Error("nothing was exchanged")
 	}
 }
