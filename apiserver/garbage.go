@@ -30,8 +30,8 @@ import (
 //	orphan      owner marked, finalizer orphan ──▶ references to it removed
 //	            from its dependents ──▶ finalizer removed, owner gone
 
-// garbageUser makes the deletions of what nobody owns any more.
-var garbageUser = User{Name: "system:garbage-collector"}
+// garbageUser makes the deletions of what nobody owns any more, whatever it is.
+var garbageUser = User{Name: "system:garbage-collector", Groups: loopbackUser.Groups}
 
 // garbage deletes objects whose owners are gone. It keeps in memory only who
 // names an owner; every decision is made anew from what is in the store, so
