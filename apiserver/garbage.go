@@ -296,12 +296,18 @@ func (g *garbage) collect(ctx context.Context, entry store.Entry, o ownership, f
 		options.PropagationPolicy = &policy
 	}
 	switch _, _, _, err = g.s.deleteObject(rq, options); {
-	case apierrors.IsConflict(err): // it may have got an owner
+	case apierrors.IsNotFound(err):
+		return nil
+	case apierrors.IsConflict(err):
+		// It may have got an owner. What is still as it was read is refused for
+		// another reason, such as that it is in use: that takes its time.
+		now, getErr := g.s.store.Get(ctx, entry.Key)
+		if getErr != nil || now.Revision == entry.Revision {
+			return err
+		}
 		g.mu.Lock()
 		defer g.mu.Unlock()
 		g.lookAt(entry.Key)
-		return nil
-	case apierrors.IsNotFound(err):
 		return nil
 	}
 	return err
