@@ -93,6 +93,7 @@ func (g *garbage) dropReferences(ctx context.Context, key store.Key, uid types.U
 	for _, owner := range owners {
 		g.forget(owner, key)
 	}
+	g.recall(ctx, key)
 	return nil
 }
 

@@ -72,6 +72,13 @@ var (
 
 // wrote tells of a value that was stored.
 func (g *garbage) wrote(key store.Key, value []byte) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.record(key, value)
+}
+
+// record puts what a value says into the index. The caller holds mu.
+func (g *garbage) record(key store.Key, value []byte) {
 	owned, marked := bytes.Contains(value, ownersMember), bytes.Contains(value, deletionMember)
 	if !owned && !marked {
 		return
@@ -80,8 +87,6 @@ func (g *garbage) wrote(key store.Key, value []byte) {
 	if json.Unmarshal(value, &o) != nil {
 		return
 	}
-	g.mu.Lock()
-	defer g.mu.Unlock()
 	for _, ref := range o.Metadata.OwnerReferences {
 		keys := g.dependents[ref.UID]
 		if keys == nil {
@@ -101,7 +106,7 @@ func (g *garbage) wrote(key store.Key, value []byte) {
 
 // removed tells of an entry that left the store. Those that it owned are looked
 // at, and its owners, which may wait for it to go.
-func (g *garbage) removed(entry store.Entry) {
+func (g *garbage) removed(ctx context.Context, entry store.Entry) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if len(g.dependents) == 0 {
@@ -119,6 +124,18 @@ func (g *garbage) removed(entry store.Entry) {
 		if key, ok := g.ownerKey(ref, entry.Key.Namespace); ok {
 			g.lookAt(key)
 		}
+	}
+	if len(o.Metadata.OwnerReferences) > 0 {
+		g.recall(ctx, entry.Key)
+	}
+}
+
+// recall puts into the index what an object says by now, after something was
+// forgotten of its key: another one may have got that key before. It reads with
+// mu held, so that nobody forgets between. The caller holds mu.
+func (g *garbage) recall(ctx context.Context, key store.Key) {
+	if entry, err := g.s.store.Get(context.WithoutCancel(ctx), key); err == nil {
+		g.record(key, entry.Value)
 	}
 }
 
@@ -376,5 +393,6 @@ func (g *garbage) reference(ctx context.Context, key store.Key, owner types.UID)
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.forget(owner, key)
+	g.recall(ctx, key)
 	return nil, nil
 }

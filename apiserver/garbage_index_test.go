@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	v1 "sandboxd.dev/sandboxd/api/v1"
+	"sandboxd.dev/sandboxd/store"
 	"sandboxd.dev/sandboxd/store/bolt"
 )
 
@@ -57,5 +58,21 @@ func TestIndexForgets(t *testing.T) {
 	send("PATCH", secrets+"/a", "application/merge-patch+json", `{"metadata":{"finalizers":null}}`, 200)
 	if s.garbage.indexed() != 0 {
 		t.Error("a dependent that is gone is still in the index")
+	}
+}
+
+// TestIndexRecalls: an object that was made anew, before it was told that the one
+// before it went, stays in the index.
+func TestIndexRecalls(t *testing.T) {
+	s := uncollected(t)
+	key := store.Key{Resource: "secrets", Namespace: "default", Name: "a"}
+	value := []byte(`{"metadata":{"name":"a","ownerReferences":[{"apiVersion":"sandboxd.dev/v1","kind":"Sandbox","name":"x","uid":"1"}]}}`)
+	if _, err := s.store.Put(t.Context(), key, value, 0); err != nil {
+		t.Fatal(err)
+	}
+	s.garbage.wrote(key, value)
+	s.garbage.removed(t.Context(), store.Entry{Key: key, Value: value})
+	if got := s.garbage.dependentsOf("1"); len(got) != 1 {
+		t.Errorf("the dependents are %v", got)
 	}
 }

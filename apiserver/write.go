@@ -267,7 +267,7 @@ func (s *Server) replace(ctx context.Context, r *resource, entry store.Entry, u 
 func (s *Server) remove(ctx context.Context, entry store.Entry) (int64, error) {
 	revision, err := s.store.Delete(ctx, entry.Key, entry.Revision)
 	if err == nil {
-		s.garbage.removed(entry)
+		s.garbage.removed(ctx, entry)
 		if entry.Key.Namespace != "" {
 			s.namespaces.contentRemoved()
 		}
