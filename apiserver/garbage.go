@@ -166,19 +166,22 @@ func (g *garbage) next() (store.Key, bool) {
 // run collects until the context ends. It begins with everything that is owned:
 // nobody knows what happened before the last daemon died.
 func (g *garbage) run(ctx context.Context) {
-	scanned := g.scan(ctx)
+	for !g.scan(ctx) { // until then an owner might go whose dependents are not known
+		select {
+		case <-g.s.clock.After(retryAfter):
+		case <-ctx.Done():
+			return
+		}
+	}
 	for {
 		failed := g.drain(ctx)
 		var retry <-chan time.Time
-		if !scanned || len(failed) > 0 {
+		if len(failed) > 0 {
 			retry = g.s.clock.After(retryAfter)
 		}
 		select {
 		case <-g.wake:
 		case <-retry:
-			if !scanned {
-				scanned = g.scan(ctx)
-			}
 		case <-ctx.Done():
 			return
 		}

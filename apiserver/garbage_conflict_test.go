@@ -2,6 +2,7 @@ package apiserver_test
 
 import (
 	"context"
+	"errors"
 	"net/http"
 	"sync/atomic"
 	"testing"
@@ -12,6 +13,7 @@ import (
 	clocktesting "k8s.io/utils/clock/testing"
 
 	"sandboxd.dev/sandboxd/apiserver"
+	"sandboxd.dev/sandboxd/store"
 )
 
 // TestGarbageInUse: what may not be deleted yet is tried again after a while,
@@ -47,4 +49,48 @@ func TestGarbageInUse(t *testing.T) {
 	free.Store(true)
 	clock.Step(time.Minute)
 	a.gone(secrets + "/child")
+}
+
+// unlisted is a store that cannot list Secrets for a while.
+type unlisted struct {
+	store.Store
+	broken atomic.Bool
+}
+
+func (u *unlisted) List(ctx context.Context, resource, namespace string) (store.Snapshot, error) {
+	if resource == "secrets" && u.broken.Load() {
+		return store.Snapshot{}, errors.New("the disk is slow to wake")
+	}
+	return u.Store.List(ctx, resource, namespace)
+}
+
+// TestGarbageScansFirst: while it is not known who has owners, no owner is let go.
+func TestGarbageScansFirst(t *testing.T) {
+	st := &unlisted{Store: openStore(t)}
+	s := newServer(t, onStore(st))
+	a := api{t: t, handler: s.Handler()}
+	one := a.do("POST", sandboxes, sandbox("one")).want(201).object()
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	child := ownedSecret("child", ownedBy(one))
+	child.SetFinalizers([]string{"example.com/held"})
+	a.do("POST", secrets, child).want(201)
+	a.do("DELETE", sandboxes+"/one?propagationPolicy=Foreground", nil).want(200)
+
+	st.broken.Store(true)
+	clock := clocktesting.NewFakeClock(time.Now())
+	b := newAPI(t, onStore(st), func(o *apiserver.Options) { o.Clock = clock })
+	b.do("POST", sandboxes, sandbox("two")).want(201)
+	b.do("DELETE", sandboxes+"/two?propagationPolicy=Foreground", nil).want(200) // which wakes the collector
+	eventually(t, "the collector waits", clock.HasWaiters)
+	b.get(sandboxes + "/one").want(200)
+	b.get(sandboxes + "/two").want(200)
+
+	st.broken.Store(false)
+	clock.Step(time.Minute)
+	b.gone(sandboxes + "/two")
+	b.get(sandboxes + "/one").want(200) // the Secret holds it back
+	b.patch(mergePatch, secrets+"/child", `{"metadata":{"finalizers":null}}`).want(200)
+	b.gone(sandboxes + "/one")
 }
