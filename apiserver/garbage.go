@@ -14,7 +14,6 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
-	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
 
 	"sandboxd.dev/sandboxd/store"
@@ -211,7 +210,7 @@ func (g *garbage) drain(ctx context.Context) (failed []store.Key) {
 // scan finds every object that has owners or was left while its dependents were
 // seen to.
 func (g *garbage) scan(ctx context.Context) bool {
-	for _, r := range g.s.registry.all {
+	for _, r := range storedOnly(g.s.registry.all) {
 		if r.view != nil {
 			continue
 		}
@@ -258,49 +257,6 @@ func (g *garbage) look(ctx context.Context, key store.Key) error {
 		return g.dropReferences(ctx, key, o.Metadata.UID, verdict.drop)
 	}
 	return nil
-}
-
-// ownerKey is where the owner of an object in a namespace is stored.
-func (g *garbage) ownerKey(ref metav1.OwnerReference, namespace string) (store.Key, bool) {
-	gv, err := schema.ParseGroupVersion(ref.APIVersion)
-	if err != nil {
-		return store.Key{}, false
-	}
-	for _, r := range g.s.registry.all {
-		if r.gvk.Group != gv.Group || r.gvk.Kind != ref.Kind || r.view != nil {
-			continue
-		}
-		if !r.namespaced {
-			namespace = ""
-		} else if namespace == "" {
-			return store.Key{}, false // a cluster-scoped object has no owner in a namespace
-		}
-		return store.Key{Resource: r.key, Namespace: namespace, Name: ref.Name}, true
-	}
-	return store.Key{}, false
-}
-
-// ownerState reads what became of an owner.
-func (g *garbage) ownerState(ctx context.Context, ref metav1.OwnerReference, namespace string) ownerState {
-	key, ok := g.ownerKey(ref, namespace)
-	if !ok {
-		return ownerUnknown
-	}
-	entry, err := g.s.store.Get(ctx, key)
-	if errors.Is(err, store.ErrNotFound) {
-		return ownerAbsent
-	}
-	var o ownership
-	if err != nil || json.Unmarshal(entry.Value, &o) != nil {
-		return ownerUnknown
-	}
-	switch {
-	case o.Metadata.UID != ref.UID:
-		return ownerAbsent // another one of that name
-	case o.Metadata.DeletionTimestamp != nil && slices.Contains(o.Metadata.Finalizers, metav1.FinalizerDeleteDependents):
-		return ownerWaiting
-	}
-	return ownerAlive
 }
 
 // collect deletes an object that nobody owns, unless it changed meanwhile.
