@@ -49,7 +49,7 @@ func TestIndexForgets(t *testing.T) {
 		}
 	}
 	const secrets = "/api/v1/namespaces/default/secrets"
-	send("POST", secrets, "application/json", `{"metadata":{"name":"a","finalizers":["example.com/held"],
+	send("POST", secrets, "application/json", `{"apiVersion":"v1","kind":"Secret","metadata":{"name":"a","finalizers":["example.com/held"],
 		"ownerReferences":[{"apiVersion":"sandboxd.dev/v1","kind":"Sandbox","name":"x","uid":"1"}]}}`, 201)
 	send("DELETE", secrets+"/a", "application/json", `{}`, 200)
 	if s.garbage.indexed() != 1 {
