@@ -185,9 +185,15 @@ func TestLesserRoles(t *testing.T) {
 		user, role string
 		held       bool
 	}{
-		{"lead", "admin", true}, {"lead", "edit", true}, {"lead", "view", true}, {"lead", rbac.RoleUser, true}, {"lead", rbac.RoleReadOnly, true},
+		{"lead", "admin", true},
+		{"lead", "edit", true},
+		{"lead", "view", true},
+		{"lead", rbac.RoleUser, true},
+		{"lead", rbac.RoleReadOnly, true},
 		{"lead", "cluster-admin", false},
-		{"editor", "admin", false}, {"editor", "edit", true}, {"editor", "view", true},
+		{"editor", "admin", false},
+		{"editor", "edit", true},
+		{"editor", "view", true},
 	} {
 		missing, err := a.Missing(t.Context(), rbac.Subject{Name: c.user}, "a", o.clusterRoles[c.role].Rules)
 		if err != nil || (len(missing) == 0) != c.held {
