@@ -66,7 +66,7 @@ func NewGateway(o GatewayOptions) (*Gateway, error) {
 
 // Serve answers the connections of a listener as Server.Serve does.
 func (g *Gateway) Serve(ctx context.Context, l net.Listener) error {
-	l = entrance{l, g.server.crowd, true}
+	l = entrance{l, g.server.crowd, false}
 	return serveConnections(ctx, l, g.Handler(), g.server.crowd, g.o.Logger, func(server *http.Server) error { return server.Serve(l) })
 }
 

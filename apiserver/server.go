@@ -211,7 +211,7 @@ func (s *Server) LoopbackConfig() *rest.Config {
 // who may: a unix socket is guarded by its file mode.
 func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 	if l != net.Listener(s.pipe) { // the daemon itself is never too many
-		l = entrance{l, s.crowd, true}
+		l = entrance{l, s.crowd, false}
 	}
 	return s.serve(ctx, l, func(server *http.Server) error { return server.Serve(l) })
 }
@@ -220,7 +220,7 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 // Only who the Authenticator knows is answered, but for a few public paths.
 // HTTP/2 is spoken where the client can; upgrades need HTTP/1.1.
 func (s *Server) ServeTLS(ctx context.Context, l net.Listener, config *tls.Config) error {
-	d := newDoor(entrance{l, s.crowd, false})
+	d := newDoor(entrance{l, s.crowd, true}, s.crowd.remote/2)
 	return s.serve(ctx, d, func(server *http.Server) error {
 		server.TLSConfig = config.Clone()
 		server.HTTP2 = &http.HTTP2Config{
