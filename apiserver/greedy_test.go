@@ -6,9 +6,12 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
+	"os"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -109,4 +112,48 @@ func TestManyConnectionsOfUsers(t *testing.T) {
 		response, err := http.ReadResponse(from, nil)
 		return err == nil && response.StatusCode == http.StatusOK
 	})
+}
+
+// TestManyBodies: a user's large bodies wait for one another before they are read, and
+// neither another user nor the socket waits for them.
+func TestManyBodies(t *testing.T) {
+	h := newHost(t)
+	socket := h.atSocket()
+	const path, most, fit = "/api/v1/namespaces/default/configmaps", 3 << 20, 10 // of 32 MiB
+	for _, user := range []string{"alice", "bob"} {
+		h.bind(user, "sandboxd:user", "default")
+	}
+	token := h.token("alice").BearerToken
+	begin := fmt.Sprintf("POST %s HTTP/1.1\r\nContent-Type: application/json\r\nContent-Length: %d\r\nExpect: 100-continue", path, most)
+	var holders []net.Conn
+	for range fit {
+		conn, from := h.knock(token, begin)
+		if line, err := from.ReadString('\n'); err != nil || !strings.HasPrefix(line, "HTTP/1.1 100 ") {
+			t.Fatalf("there is no room for a body: %q %v", line, err)
+		}
+		holders = append(holders, conn)
+	}
+	conn, from := h.knock(token, begin)
+	_ = conn.SetReadDeadline(time.Now().Add(200 * time.Millisecond))
+	if line, err := from.ReadString('\n'); !errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Errorf("one body more is not waited with: %q %v", line, err)
+	}
+	_ = conn.SetReadDeadline(time.Now().Add(patience))
+	object := func(name string) map[string]any {
+		return map[string]any{"apiVersion": "v1", "kind": "ConfigMap", "metadata": map[string]any{"name": name}}
+	}
+	if code, body := ask(t, h.token("bob"), "POST", path, object("of-bob")); code != 201 {
+		t.Errorf("another user: %d %s", code, body)
+	}
+	raw, _ := json.Marshal(object("at-socket"))
+	response, err := socket.Post("http://sandboxd"+path, "application/json", strings.NewReader(string(raw)))
+	if err != nil || response.StatusCode != 201 {
+		t.Fatalf("the socket: %v %v", response, err)
+	}
+	_, _ = io.Copy(io.Discard, response.Body)
+	_ = response.Body.Close()
+	_ = holders[0].Close()
+	if line, err := from.ReadString('\n'); err != nil || !strings.HasPrefix(line, "HTTP/1.1 100 ") {
+		t.Errorf("after one has ended: %q %v", line, err)
+	}
 }

@@ -104,6 +104,8 @@ type Server struct {
 	garbage       *garbage
 	events        *sweeper
 	crowd         *crowd
+	bodies        *shares // bytes
+	watches       *shares
 
 	pipe    *pipeListener
 	stop    context.CancelFunc
@@ -128,6 +130,7 @@ func New(ctx context.Context, o Options) (*Server, error) {
 		store: o.Store, log: o.Logger, clock: o.Clock, version: o.Version,
 		admission: o.Admission, finalizers: o.Finalizers, pipe: newPipeListener(),
 		authenticator: o.Authenticator, authorizer: o.Authorizer, audit: o.Audit,
+		bodies: newShares(maxBodies, maxBodies/2), watches: newShareOfEach(maxWatches),
 	}
 	if o.Connections == 0 {
 		o.Connections = connectionLimit()
