@@ -47,7 +47,7 @@ const (
 
 // carriers are subresources that carry what is inside of guests and images; to
 // read by them is recorded too.
-var carriers = append([]string{"archive", "disk", "diskarchive", "files"}, connectors...)
+var carriers = append([]string{"archive", "disk", "diskarchive", "diskdiff", "files"}, connectors...)
 
 // questionGroups have kinds that are asked by creating them, which changes
 // nothing.

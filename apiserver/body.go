@@ -35,10 +35,13 @@ const (
 	bodyTimeout = time.Minute
 )
 
-// readBody reads a bounded body within a bounded time.
-func readBody(w http.ResponseWriter, r *http.Request) ([]byte, error) {
+// readBody reads a bounded body within a bounded time, once there is room for it.
+func (s *Server) readBody(w http.ResponseWriter, r *http.Request) ([]byte, error) {
 	if r.ContentLength > maxBody {
 		return nil, &http.MaxBytesError{Limit: maxBody} // before the client is told to go on
+	}
+	if err := s.roomForBody(w, r); err != nil {
+		return nil, err
 	}
 	control := http.NewResponseController(w)
 	// Not every writer has deadlines (a test's recorder has none); the size is
@@ -152,7 +155,7 @@ func (s *Server) readObject(w http.ResponseWriter, rq *request, o options) (*uns
 	if err != nil {
 		return nil, err
 	}
-	body, err := readBody(w, rq.Request)
+	body, err := s.readBody(w, rq.Request)
 	if err != nil {
 		return nil, err
 	}

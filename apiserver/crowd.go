@@ -29,16 +29,20 @@ const (
 // crowd bounds the connections of clients, so that they leave descriptors to the
 // store, the hypervisors and the guests. When one more comes than there may be,
 // the one that has been idle for the longest time is ended: its client connects
-// again when it needs to. Where none is idle, who comes is refused.
+// again when it needs to. Where none is idle, who comes is refused. Those from
+// elsewhere may be three quarters of them: whatever they do, the socket is open to
+// those who take their credentials back.
 //
 //	Accept ─▶ idle ◀──▶ at work (a request, a watch, a stream of a guest) ─▶ closed
 //	           │ when there are too many, the first of these is ended
 type crowd struct {
-	most int // of all listeners together
-	log  logr.Logger
+	most   int // of all listeners together
+	remote int // the most from elsewhere
+	log    logr.Logger
 
 	mu    sync.Mutex
 	count int
+	far   int        // of them, from elsewhere
 	idle  *list.List // of *member, the longest idle first
 	told  time.Time  // when the log was told last
 }
@@ -47,6 +51,8 @@ type crowd struct {
 type member struct {
 	net.Conn
 	crowd *crowd
+	// far: it is from elsewhere.
+	far bool
 	// entry in the crowd's idle; nil while it is at work. The crowd's mu guards it,
 	// and gone.
 	entry *list.Element
@@ -54,15 +60,15 @@ type member struct {
 }
 
 func newCrowd(most int, log logr.Logger) *crowd {
-	return &crowd{most: most, log: log, idle: list.New()}
+	return &crowd{most: most, remote: max(1, most/4*3), log: log, idle: list.New()}
 }
 
 // entrance is a listener whose connections are of the crowd.
 type entrance struct {
 	net.Listener
 	crowd *crowd
-	// plain: HTTP is spoken on it, so who is refused can be told.
-	plain bool
+	// far: from elsewhere, over TLS. Where HTTP is spoken, who is refused can be told.
+	far bool
 }
 
 // connectionLimit is how many connections there may be of a process that may have
@@ -82,14 +88,14 @@ func (e entrance) Accept() (net.Conn, error) {
 		if err != nil {
 			return nil, err
 		}
-		m, ended := e.crowd.enter(conn)
+		m, ended := e.crowd.enter(conn, e.far)
 		if ended != nil {
 			_ = ended.Close()
 		}
 		if m != nil {
 			return m, nil
 		}
-		if e.plain {
+		if !e.far {
 			refuse(conn)
 		}
 		_ = conn.Close()
@@ -98,22 +104,36 @@ func (e entrance) Accept() (net.Conn, error) {
 
 // enter makes a connection a member, and tells which other has to end for it. It is
 // none when there are too many that are at work.
-func (c *crowd) enter(conn net.Conn) (m, ended *member) {
+func (c *crowd) enter(conn net.Conn, far bool) (m, ended *member) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.count >= c.most {
-		oldest := c.idle.Front()
-		c.tell(oldest != nil)
-		if oldest == nil {
+	tooFar := far && c.far >= c.remote
+	if tooFar || c.count >= c.most {
+		ended = c.longestIdle(tooFar)
+		c.tell(ended != nil)
+		if ended == nil {
 			return nil, nil
 		}
-		ended = oldest.Value.(*member)
 		ended.leave()
 	}
-	m = &member{Conn: conn, crowd: c}
+	m = &member{Conn: conn, crowd: c, far: far}
 	m.entry = c.idle.PushBack(m)
 	c.count++
+	if far {
+		c.far++
+	}
 	return m, ended
+}
+
+// longestIdle is the connection that has been idle for the longest time, of all or of
+// those from elsewhere; nil when none is. mu is held.
+func (c *crowd) longestIdle(far bool) *member {
+	for e := c.idle.Front(); e != nil; e = e.Next() {
+		if m := e.Value.(*member); m.far || !far {
+			return m
+		}
+	}
+	return nil
 }
 
 // tell tells the log, now and then. mu is held.
@@ -165,6 +185,9 @@ func (m *member) leave() {
 	}
 	m.gone = true
 	m.crowd.count--
+	if m.far {
+		m.crowd.far--
+	}
 	if m.entry != nil {
 		m.crowd.idle.Remove(m.entry)
 		m.entry = nil

@@ -7,6 +7,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/go-logr/logr"
 	"github.com/go-logr/logr/funcr"
 )
 
@@ -18,7 +19,7 @@ func TestCrowd(t *testing.T) {
 	c := newCrowd(3, log)
 	enter := func() (*member, *member) {
 		_, server := net.Pipe()
-		return c.enter(server)
+		return c.enter(server, false)
 	}
 	a, _ := enter()
 	b, _ := enter()
@@ -54,6 +55,48 @@ func TestCrowd(t *testing.T) {
 	}
 	if len(logged) != 1 || !strings.Contains(logged[0], "more connections") {
 		t.Errorf("the log tells %q", logged)
+	}
+}
+
+// TestCrowdFromElsewhere: connections from elsewhere that are all at work leave room for
+// the socket's, and take none that is the socket's.
+func TestCrowdFromElsewhere(t *testing.T) {
+	c := newCrowd(8, logr.Discard())
+	enter := func(far bool) (*member, *member) {
+		_, server := net.Pipe()
+		m, ended := c.enter(server, far)
+		if m != nil {
+			c.state(m, http.StateActive)
+		}
+		return m, ended
+	}
+	near, _ := enter(false)
+	c.state(near, http.StateIdle)
+	var all []*member
+	for range 6 {
+		m, ended := enter(true)
+		if m == nil || ended != nil {
+			t.Fatal("there is no room from elsewhere")
+		}
+		all = append(all, m)
+	}
+	if m, ended := enter(true); m != nil || ended != nil {
+		t.Fatal("one more came in from elsewhere, for which the socket's made room")
+	}
+	if m, ended := enter(false); m == nil || ended != nil {
+		t.Fatal("the socket is shut by those from elsewhere")
+	}
+	c.state(all[3], http.StateIdle)
+	if m, ended := enter(true); m == nil || ended != all[3] {
+		t.Fatal("who is idle elsewhere does not give way")
+	}
+	_ = all[0].Close()
+	_ = all[0].Close()
+	if m, ended := enter(true); m == nil || ended != nil {
+		t.Fatal("the room of a closed connection is not free")
+	}
+	if c.far != 6 || c.count != 8 {
+		t.Errorf("%d connections, %d from elsewhere", c.count, c.far)
 	}
 }
 

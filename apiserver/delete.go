@@ -179,7 +179,7 @@ func (s *Server) deleteCollection(w http.ResponseWriter, rq *request) error {
 // readDeleteOptions reads the options of a deletion from the body, or from the
 // query when there is no body.
 func (s *Server) readDeleteOptions(w http.ResponseWriter, rq *request) (*metav1.DeleteOptions, error) {
-	body, err := readBody(w, rq.Request)
+	body, err := s.readBody(w, rq.Request)
 	if err != nil {
 		return nil, err
 	}

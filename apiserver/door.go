@@ -2,6 +2,7 @@ package apiserver
 
 import (
 	"container/list"
+	"fmt"
 	"net"
 	"sync"
 	"time"
@@ -12,22 +13,24 @@ const (
 	// shown a valid credential yet. When one more comes the oldest is ended, so
 	// that strangers keep nobody out who shows one in time.
 	maxStrangers = 256
-	// maxVisitors is how many connections there may be in all.
-	maxVisitors = 16_384
 	// keepAlive is how often it is looked whether a silent client is still there.
 	keepAlive = 30 * time.Second
 )
 
-// door is a listener on TCP that bounds its connections.
+// door is a listener on TCP that bounds the connections of strangers. How many there
+// are in all is the crowd's.
 type door struct {
 	net.Listener
 
 	mu        sync.Mutex
 	strangers *list.List // of *visitor, the oldest first
-	visitors  int
+	known     *shares    // of connections, by user
 }
 
-func newDoor(l net.Listener) *door { return &door{Listener: l, strangers: list.New()} }
+// newDoor makes a door through which one user may have so many connections.
+func newDoor(l net.Listener, each int) *door {
+	return &door{Listener: l, strangers: list.New(), known: newShareOfEach(int64(max(1, each)))}
+}
 
 // visitor is a connection that came through a door.
 type visitor struct {
@@ -35,38 +38,30 @@ type visitor struct {
 	door *door
 	// entry in the door's strangers; nil once it is none. The door's mu guards it.
 	entry *list.Element
-	once  sync.Once
+	// user whose it counts as, the first one that it showed; guarded too, and gone.
+	user string
+	gone bool
 }
 
-// Accept returns the next connection. Those that are too many are ended.
+// Accept returns the next connection.
 func (d *door) Accept() (net.Conn, error) {
-	for {
-		c, err := d.Listener.Accept()
-		if err != nil {
-			return nil, err
-		}
-		below := c
-		if m, ok := c.(*member); ok {
-			below = m.Conn
-		}
-		if t, ok := below.(*net.TCPConn); ok {
-			_ = t.SetKeepAlivePeriod(keepAlive)
-		}
-		if v := d.enter(c); v != nil {
-			return v, nil
-		}
-		_ = c.Close()
+	c, err := d.Listener.Accept()
+	if err != nil {
+		return nil, err
 	}
+	below := c
+	if m, ok := c.(*member); ok {
+		below = m.Conn
+	}
+	if t, ok := below.(*net.TCPConn); ok {
+		_ = t.SetKeepAlivePeriod(keepAlive)
+	}
+	return d.enter(c), nil
 }
 
-// enter counts a connection; nil when there are too many.
+// enter takes a connection in, which may end another one.
 func (d *door) enter(c net.Conn) *visitor {
 	d.mu.Lock()
-	if d.visitors >= maxVisitors {
-		d.mu.Unlock()
-		return nil
-	}
-	d.visitors++
 	v := &visitor{Conn: c, door: d}
 	v.entry = d.strangers.PushBack(v)
 	var oldest *visitor
@@ -89,23 +84,32 @@ func (d *door) forget(v *visitor) {
 	}
 }
 
-// welcome makes a connection one of a client that is known.
-func (v *visitor) welcome() {
+// welcome makes a connection one of a user who is known. It fails when he has too many.
+func (v *visitor) welcome(user string) error {
 	if v == nil {
-		return
+		return nil
 	}
 	v.door.mu.Lock()
 	defer v.door.mu.Unlock()
+	if v.user != "" || v.gone {
+		return nil
+	}
+	if ok, _ := v.door.known.try(user, 1); !ok {
+		return tooMany(fmt.Sprintf("user %q has %d connections, which is the most", user, v.door.known.each))
+	}
+	v.user = user
 	v.door.forget(v)
+	return nil
 }
 
 // Close ends the connection.
 func (v *visitor) Close() error {
-	v.once.Do(func() {
-		v.door.mu.Lock()
-		defer v.door.mu.Unlock()
-		v.door.forget(v)
-		v.door.visitors--
-	})
+	v.door.mu.Lock()
+	v.door.forget(v)
+	if v.user != "" && !v.gone {
+		v.door.known.give(v.user, 1)
+	}
+	v.gone = true
+	v.door.mu.Unlock()
 	return v.Conn.Close()
 }

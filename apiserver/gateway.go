@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"net/url"
 	"slices"
+	"strings"
 
 	"github.com/go-logr/logr"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -65,7 +66,7 @@ func NewGateway(o GatewayOptions) (*Gateway, error) {
 
 // Serve answers the connections of a listener as Server.Serve does.
 func (g *Gateway) Serve(ctx context.Context, l net.Listener) error {
-	l = entrance{l, g.server.crowd, true}
+	l = entrance{l, g.server.crowd, false}
 	return serveConnections(ctx, l, g.Handler(), g.server.crowd, g.o.Logger, func(server *http.Server) error { return server.Serve(l) })
 }
 
@@ -75,11 +76,27 @@ func (g *Gateway) Handler() http.Handler {
 		w := &response{ResponseWriter: raw}
 		defer w.end()
 		defer g.server.recoverPanic(w, r)
-		if err := g.server.handleBy(w, r, g.route); err != nil {
+		err := asNobodyElse(r)
+		if err == nil {
+			err = g.server.handleBy(w, r, g.route)
+		}
+		if err != nil {
 			g.server.fail(w, r, err)
 		}
 		w.finish()
 	})
+}
+
+// asNobodyElse refuses a request that is to be made as somebody else: the daemon asks
+// the other API server as itself, so it would be done with other rights than it is
+// recorded with.
+func asNobodyElse(r *http.Request) error {
+	for header := range r.Header {
+		if strings.HasPrefix(header, "Impersonate-") {
+			return apierrors.NewBadRequest(header + " is not supported on this socket: a Kubernetes API server keeps the objects, and the daemon asks it as itself: use --as with a kubeconfig of that cluster")
+		}
+	}
+	return nil
 }
 
 func (g *Gateway) route(w http.ResponseWriter, r *http.Request) error {

@@ -85,6 +85,17 @@ func TestGateway(t *testing.T) {
 			t.Errorf("%s: %d %s, want %d %q", request, w.Code, w.Body, want.code, want.body)
 		}
 	}
+	for _, header := range []string{"Impersonate-User", "Impersonate-Group", "Impersonate-Uid", "Impersonate-Extra-Reason"} {
+		for _, path := range []string{sandboxes + "web", sandboxes + "web/exec", "/metrics"} {
+			r := httptest.NewRequest(http.MethodGet, path, nil)
+			r.Header.Set(header, "alice")
+			w := httptest.NewRecorder()
+			g.Handler().ServeHTTP(w, r)
+			if w.Code != http.StatusBadRequest || !strings.Contains(w.Body.String(), header+" is not supported on this socket") {
+				t.Errorf("%s with %s: %d %s", path, header, w.Code, w.Body)
+			}
+		}
+	}
 	notReady = nil
 	w := httptest.NewRecorder()
 	g.Handler().ServeHTTP(w, httptest.NewRequest(http.MethodGet, "/readyz", nil))

@@ -246,14 +246,18 @@ type response struct {
 	trail  *trail
 	denied bool
 	code   int
+	after  []func() // to be done when it is answered
 }
 
-// end records the answer.
+// end records the answer, and gives back what the request took.
 func (w *response) end() {
 	if w.code == 0 { // nothing was sent, or nothing was said of it
 		w.code = http.StatusOK
 	}
 	w.trail.end(w.code, w.denied)
+	for _, f := range w.after {
+		f()
+	}
 }
 
 func (w *response) WriteHeader(code int) {

@@ -66,7 +66,10 @@ func (s *Server) identify(w http.ResponseWriter, r *http.Request) (identified *h
 		return r, func() {}, unauthorized()
 	}
 	if c, ok := r.Context().Value(remoteKey).(*visitor); ok {
-		c.welcome()
+		if err := c.welcome(login.User.Name); err != nil {
+			w.Header().Set("Connection", "close")
+			return r, func() {}, err
+		}
 	}
 	ctx, cancel := context.WithCancelCause(context.WithValue(r.Context(), userKey, login.known()))
 	done = func() { cancel(nil) }

@@ -40,7 +40,7 @@ func (s *Server) patch(w http.ResponseWriter, rq *request) error {
 	if err != nil {
 		return err
 	}
-	body, err := readBody(w, rq.Request)
+	body, err := s.readBody(w, rq.Request)
 	if err != nil {
 		return err
 	}

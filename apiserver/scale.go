@@ -92,7 +92,7 @@ func (s *Server) serveScale(w http.ResponseWriter, rq *request) error {
 	if err != nil {
 		return err
 	}
-	body, err := readBody(w, rq.Request)
+	body, err := s.readBody(w, rq.Request)
 	if err != nil {
 		return err
 	}

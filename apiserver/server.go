@@ -104,6 +104,8 @@ type Server struct {
 	garbage       *garbage
 	events        *sweeper
 	crowd         *crowd
+	bodies        *shares // bytes
+	watches       *shares
 
 	pipe    *pipeListener
 	stop    context.CancelFunc
@@ -128,6 +130,7 @@ func New(ctx context.Context, o Options) (*Server, error) {
 		store: o.Store, log: o.Logger, clock: o.Clock, version: o.Version,
 		admission: o.Admission, finalizers: o.Finalizers, pipe: newPipeListener(),
 		authenticator: o.Authenticator, authorizer: o.Authorizer, audit: o.Audit,
+		bodies: newShares(maxBodies, maxBodies/2), watches: newShareOfEach(maxWatches),
 	}
 	if o.Connections == 0 {
 		o.Connections = connectionLimit()
@@ -211,7 +214,7 @@ func (s *Server) LoopbackConfig() *rest.Config {
 // who may: a unix socket is guarded by its file mode.
 func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 	if l != net.Listener(s.pipe) { // the daemon itself is never too many
-		l = entrance{l, s.crowd, true}
+		l = entrance{l, s.crowd, false}
 	}
 	return s.serve(ctx, l, func(server *http.Server) error { return server.Serve(l) })
 }
@@ -220,7 +223,7 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 // Only who the Authenticator knows is answered, but for a few public paths.
 // HTTP/2 is spoken where the client can; upgrades need HTTP/1.1.
 func (s *Server) ServeTLS(ctx context.Context, l net.Listener, config *tls.Config) error {
-	d := newDoor(entrance{l, s.crowd, false})
+	d := newDoor(entrance{l, s.crowd, true}, s.crowd.remote/2)
 	return s.serve(ctx, d, func(server *http.Server) error {
 		server.TLSConfig = config.Clone()
 		server.HTTP2 = &http.HTTP2Config{

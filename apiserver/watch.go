@@ -96,6 +96,11 @@ func (s *Server) watch(w http.ResponseWriter, rq *request) error {
 	if rq.accept.yaml {
 		return notAcceptable(rq.Header.Get("Accept"), mediaJSON)
 	}
+	done, err := s.roomForWatch(rq.Request)
+	if err != nil {
+		return err
+	}
+	defer done()
 	snapshot, watcher, err := s.openWatch(rq, o)
 	if errors.Is(err, store.ErrCompacted) {
 		// As an event, so that clients list again at once.

@@ -104,7 +104,7 @@ func (f *forwarder) accept(w http.ResponseWriter, r *http.Request) (httpstream.C
 	}
 	raw := websocket.NetConn(context.WithoutCancel(r.Context()), ws, websocket.MessageBinary)
 	ws.SetReadLimit(wire.MaxMessage)
-	conn, err := spdy.NewServerConnectionWithPings(raw, f.opened, pingInterval)
+	conn, err := spdy.NewServerConnectionWithPings(&framedConn{Conn: raw}, f.opened, pingInterval)
 	if err != nil { // it has closed the connection
 		return nil, nil, nil //nolint:nilerr // nobody is left to tell
 	}

@@ -108,7 +108,7 @@ func upgradeSPDY(w http.ResponseWriter, r *http.Request, versions []string, open
 		return nil, nil, "", nil // nobody is left to tell
 	}
 	conn := &watchedConn{Conn: raw, reader: bufferedFirst(buffered.Reader, raw)}
-	over, err := spdy.NewServerConnectionWithPings(conn, opened, pingInterval)
+	over, err := spdy.NewServerConnectionWithPings(&framedConn{Conn: conn}, opened, pingInterval)
 	if err != nil { // it has closed the connection
 		return nil, nil, "", nil //nolint:nilerr // nobody is left to tell
 	}

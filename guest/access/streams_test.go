@@ -132,14 +132,14 @@ type zeros struct{}
 
 func (zeros) Read(p []byte) (int, error) { clear(p); return len(p), nil }
 
-// TestForwardedPorts opens connections to a port of a guest without any network.
-func TestForwardedPorts(t *testing.T) {
-	address := server(t, true) + "/portforward"
+// forwarding is a connection for ports of a guest, and opens one on it.
+func forwarding(t *testing.T) (httpstream.Connection, func(port, id string) (data, failures httpstream.Stream)) {
+	t.Helper()
 	transport, err := spdy.NewRoundTripper(nil)
 	if err != nil {
 		t.Fatal(err)
 	}
-	request, err := http.NewRequestWithContext(within(t), http.MethodPost, address, nil)
+	request, err := http.NewRequestWithContext(within(t), http.MethodPost, server(t, true)+"/portforward", nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -148,13 +148,13 @@ func TestForwardedPorts(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer func() { _ = response.Body.Close() }()
+	t.Cleanup(func() { _ = response.Body.Close() })
 	conn, err := transport.NewConnection(response)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer func() { _ = conn.Close() }()
-	open := func(port, id string) (data, failures httpstream.Stream) {
+	t.Cleanup(func() { _ = conn.Close() })
+	return conn, func(port, id string) (data, failures httpstream.Stream) {
 		t.Helper()
 		header := http.Header{}
 		header.Set(corev1.PortHeader, port)
@@ -170,6 +170,11 @@ func TestForwardedPorts(t *testing.T) {
 		}
 		return data, failures
 	}
+}
+
+// TestForwardedPorts opens connections to a port of a guest without any network.
+func TestForwardedPorts(t *testing.T) {
+	_, open := forwarding(t)
 	held, _ := open("7", "1")
 	refused, why := open("99", "2")
 	said, _ := io.ReadAll(why)

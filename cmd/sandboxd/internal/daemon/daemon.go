@@ -295,12 +295,23 @@ func prepareDirs(c config.Config) error {
 	return nil
 }
 
-// deniedDirs are what no manifest may reach into: the kubeconfig, and the data folder or
-// what the daemon keeps in it when images may lie there too.
+// deniedDirs are what no manifest may reach into: the kubeconfig, the manifests that are
+// applied as the daemon, the audit log, and the data folder or what the daemon keeps in
+// it when images may lie there too.
 func deniedDirs(c config.Config) []string {
 	denied := []string{c.VirtualBox.MachineFolder}
 	if filepath.IsAbs(c.Kubeconfig) {
 		denied = append(denied, c.Kubeconfig)
+	}
+	if filepath.IsAbs(c.Manifests.Dir) {
+		denied = append(denied, c.Manifests.Dir)
+	}
+	if filepath.IsAbs(c.Audit.File) {
+		// Not the whole folder: it may be one that much else lies in.
+		denied = append(denied, c.Audit.File)
+		for i := 1; i <= c.Audit.MaxFiles; i++ {
+			denied = append(denied, fmt.Sprintf("%s.%d", c.Audit.File, i))
+		}
 	}
 	if relative, err := filepath.Rel(c.DataDir, c.BaseImageDir); err != nil || !filepath.IsLocal(relative) {
 		return append(denied, c.DataDir)
