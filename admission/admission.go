@@ -2,7 +2,8 @@
 // depend on the host or on other objects:
 //
 //	GoldenImage   DELETE           while sandboxes use it
-//	GoldenImage   CREATE, UPDATE   a source that cannot become an image
+//	GoldenImage   CREATE, UPDATE   a source that cannot become an image, or the
+//	                               password in a Secret that its writer may not read
 //	Sandbox       CREATE, UPDATE   shared folders that the host does not allow
 //
 // An update is judged by what it changes: an object that was accepted once can
@@ -63,6 +64,9 @@ func (h *Hook) Admit(ctx context.Context, a apiserver.Attributes) error {
 	case a.Resource.GroupResource() == goldenImages && a.Operation == apiserver.Delete:
 		return h.imageDeleted(ctx, a)
 	case a.Resource.GroupResource() == goldenImages:
+		if err := passwordsLent(ctx, a); err != nil {
+			return err
+		}
 		return h.imageWritten(ctx, a)
 	case a.Resource.GroupResource() == sandboxes && a.Operation != apiserver.Delete:
 		return h.sandboxWritten(a)

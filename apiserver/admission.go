@@ -45,6 +45,8 @@ type Attributes struct {
 	// DryRun: nothing will be stored.
 	DryRun bool
 	User   User
+	// Authorize refuses, as a request is, what the user may not do.
+	Authorize func(context.Context, Action) error
 	// Reader reads other objects, straight from the store.
 	Reader Reader
 }
@@ -76,6 +78,7 @@ func (s *Server) admit(ctx context.Context, a Attributes) error {
 		Annotate(ctx, "dry-run", metav1.DryRunAll)
 	}
 	a.Reader = reader{s}
+	a.Authorize = func(ctx context.Context, action Action) error { return s.authorize(ctx, a.User, action) }
 	for _, hook := range s.admission {
 		if err := hook.Admit(ctx, a); err != nil {
 			var status apierrors.APIStatus

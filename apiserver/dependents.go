@@ -2,6 +2,8 @@ package apiserver
 
 import (
 	"context"
+	"encoding/json"
+	"errors"
 	"fmt"
 	"net/http"
 	"slices"
@@ -9,6 +11,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
 
 	"sandboxd.dev/sandboxd/store"
@@ -55,6 +58,50 @@ func judgeOwners(refs []metav1.OwnerReference, state func(metav1.OwnerReference)
 	return v
 }
 
+// ownerKey is where the owner of an object in a namespace is stored. Of a kind
+// that is not stored, such as reviews, nothing can be told.
+func (g *garbage) ownerKey(ref metav1.OwnerReference, namespace string) (store.Key, bool) {
+	gv, err := schema.ParseGroupVersion(ref.APIVersion)
+	if err != nil {
+		return store.Key{}, false
+	}
+	for _, r := range storedOnly(g.s.registry.all) {
+		if r.gvk.Group != gv.Group || r.gvk.Kind != ref.Kind || r.view != nil {
+			continue
+		}
+		if !r.namespaced {
+			namespace = ""
+		} else if namespace == "" {
+			return store.Key{}, false // a cluster-scoped object has no owner in a namespace
+		}
+		return store.Key{Resource: r.key, Namespace: namespace, Name: ref.Name}, true
+	}
+	return store.Key{}, false
+}
+
+// ownerState reads what became of an owner.
+func (g *garbage) ownerState(ctx context.Context, ref metav1.OwnerReference, namespace string) ownerState {
+	key, ok := g.ownerKey(ref, namespace)
+	if !ok {
+		return ownerUnknown
+	}
+	entry, err := g.s.store.Get(ctx, key)
+	if errors.Is(err, store.ErrNotFound) {
+		return ownerAbsent
+	}
+	var o ownership
+	if err != nil || json.Unmarshal(entry.Value, &o) != nil {
+		return ownerUnknown
+	}
+	switch {
+	case o.Metadata.UID != ref.UID:
+		return ownerAbsent // another one of that name
+	case o.Metadata.DeletionTimestamp != nil && slices.Contains(o.Metadata.Finalizers, metav1.FinalizerDeleteDependents):
+		return ownerWaiting
+	}
+	return ownerAlive
+}
+
 // keepFor returns the finalizers that an object has once its deletion was asked
 // for: those that make the collector see to its dependents first follow the
 // policy, if one is given.
@@ -93,6 +140,7 @@ func (g *garbage) dropReferences(ctx context.Context, key store.Key, uid types.U
 	for _, owner := range owners {
 		g.forget(owner, key)
 	}
+	g.recall(ctx, key)
 	return nil
 }
 

@@ -16,10 +16,12 @@ import (
 
 // Bounds of the events that are kept. Whoever makes the daemon tell of something again
 // and again, such as a guest that crashes, in ever new words, pushes out the oldest
-// events about the same object first, and never fills the store.
+// events about the same object first, then those of the same namespace, and never
+// fills the store.
 const (
-	// maxEvents in all, and maxEventsAbout one object.
+	// maxEvents in all, maxEventsIn one namespace, and maxEventsAbout one object.
 	maxEvents      = 4096
+	maxEventsIn    = 1024
 	maxEventsAbout = 64
 	// sweepAfter so many writes the bounds are looked at: there may be so many more.
 	sweepAfter = 128
@@ -28,7 +30,7 @@ const (
 // sweeper removes events some time after their last write, and the oldest ones when
 // there are too many. Without events it sleeps until one is written.
 //
-//	written ──▶ sweep: too old, too many of one object, too many ──▶ wait: the next one's time, or sweepAfter writes
+//	written ──▶ sweep: too old, too many of one object, in a namespace, in all ──▶ wait: the next one's time, or sweepAfter writes
 type sweeper struct {
 	s       *Server
 	ttl     time.Duration
@@ -126,12 +128,15 @@ func surplus(entries []store.Entry, now time.Time, ttl time.Duration) (gone []st
 	slices.SortFunc(all, func(a, b kept) int {
 		return cmp.Or(b.last.Compare(a.last), cmp.Compare(b.entry.Revision, a.entry.Revision))
 	})
-	about, stay := map[string]int{}, 0
+	about, in, stay := map[string]int{}, map[string]int{}, 0
 	for _, k := range all {
-		if about[k.about]++; about[k.about] > maxEventsAbout || stay >= maxEvents {
+		namespace := k.entry.Key.Namespace
+		if about[k.about] >= maxEventsAbout || in[namespace] >= maxEventsIn || stay >= maxEvents {
 			gone = append(gone, k.entry)
 			continue
 		}
+		about[k.about]++
+		in[namespace]++
 		stay++
 		next = max(k.last.Add(ttl).Sub(now), 1) // the last one that stays is the oldest
 	}

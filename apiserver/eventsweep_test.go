@@ -15,8 +15,8 @@ func eventEntry(revision int, about string, written time.Time) store.Entry {
 	}
 }
 
-// TestSurplus: events are kept for a time, so many of one object and so many in all;
-// the oldest go, and a quiet object keeps its own beside a noisy one.
+// TestSurplus: events are kept for a time, so many of one object, in one namespace and
+// in all; the oldest go, and a quiet object or namespace keeps its own beside a noisy one.
 func TestSurplus(t *testing.T) {
 	now := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
 	const ttl = time.Hour
@@ -54,8 +54,20 @@ func TestSurplus(t *testing.T) {
 			t.Errorf("event %d goes, and older ones stay", e.Revision)
 		}
 	}
+	quiet := eventEntry(len(entries)+1, "elsewhere", now.Add(-50*time.Minute))
+	quiet.Key.Namespace = "quiet"
+	entries = append(entries, quiet)
 	for i := range maxEvents {
 		add(1, fmt.Sprint("one-of-many-", i), 30*time.Minute)
+	}
+	if got := stayed(); got["Sandbox/elsewhere"] != 1 {
+		t.Error("a noisy namespace pushes out the events of a quiet one")
+	} else if n := len(entries) - len(first(surplus(entries, now, ttl))); n != maxEventsIn+1 {
+		t.Errorf("%d events stay of too many in a namespace", n)
+	}
+	for i := range maxEvents {
+		add(1, fmt.Sprint("one-of-too-many-", i), 30*time.Minute)
+		entries[len(entries)-1].Key.Namespace = fmt.Sprint("team-", i%8)
 	}
 	total := 0
 	for _, n := range stayed() {
@@ -68,3 +80,5 @@ func TestSurplus(t *testing.T) {
 		t.Errorf("of nothing: %v, %v", gone, next)
 	}
 }
+
+func first(gone []store.Entry, _ time.Duration) []store.Entry { return gone }

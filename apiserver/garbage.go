@@ -14,7 +14,6 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
-	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
 
 	"sandboxd.dev/sandboxd/store"
@@ -30,8 +29,8 @@ import (
 //	orphan      owner marked, finalizer orphan ──▶ references to it removed
 //	            from its dependents ──▶ finalizer removed, owner gone
 
-// garbageUser makes the deletions of what nobody owns any more.
-var garbageUser = User{Name: "system:garbage-collector"}
+// garbageUser makes the deletions of what nobody owns any more, whatever it is.
+var garbageUser = User{Name: "system:garbage-collector", Groups: loopbackUser.Groups}
 
 // garbage deletes objects whose owners are gone. It keeps in memory only who
 // names an owner; every decision is made anew from what is in the store, so
@@ -72,6 +71,13 @@ var (
 
 // wrote tells of a value that was stored.
 func (g *garbage) wrote(key store.Key, value []byte) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.record(key, value)
+}
+
+// record puts what a value says into the index. The caller holds mu.
+func (g *garbage) record(key store.Key, value []byte) {
 	owned, marked := bytes.Contains(value, ownersMember), bytes.Contains(value, deletionMember)
 	if !owned && !marked {
 		return
@@ -80,8 +86,6 @@ func (g *garbage) wrote(key store.Key, value []byte) {
 	if json.Unmarshal(value, &o) != nil {
 		return
 	}
-	g.mu.Lock()
-	defer g.mu.Unlock()
 	for _, ref := range o.Metadata.OwnerReferences {
 		keys := g.dependents[ref.UID]
 		if keys == nil {
@@ -101,7 +105,7 @@ func (g *garbage) wrote(key store.Key, value []byte) {
 
 // removed tells of an entry that left the store. Those that it owned are looked
 // at, and its owners, which may wait for it to go.
-func (g *garbage) removed(entry store.Entry) {
+func (g *garbage) removed(ctx context.Context, entry store.Entry) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if len(g.dependents) == 0 {
@@ -119,6 +123,18 @@ func (g *garbage) removed(entry store.Entry) {
 		if key, ok := g.ownerKey(ref, entry.Key.Namespace); ok {
 			g.lookAt(key)
 		}
+	}
+	if len(o.Metadata.OwnerReferences) > 0 {
+		g.recall(ctx, entry.Key)
+	}
+}
+
+// recall puts into the index what an object says by now, after something was
+// forgotten of its key: another one may have got that key before. It reads with
+// mu held, so that nobody forgets between. The caller holds mu.
+func (g *garbage) recall(ctx context.Context, key store.Key) {
+	if entry, err := g.s.store.Get(context.WithoutCancel(ctx), key); err == nil {
+		g.record(key, entry.Value)
 	}
 }
 
@@ -149,19 +165,22 @@ func (g *garbage) next() (store.Key, bool) {
 // run collects until the context ends. It begins with everything that is owned:
 // nobody knows what happened before the last daemon died.
 func (g *garbage) run(ctx context.Context) {
-	scanned := g.scan(ctx)
+	for !g.scan(ctx) { // until then an owner might go whose dependents are not known
+		select {
+		case <-g.s.clock.After(retryAfter):
+		case <-ctx.Done():
+			return
+		}
+	}
 	for {
 		failed := g.drain(ctx)
 		var retry <-chan time.Time
-		if !scanned || len(failed) > 0 {
+		if len(failed) > 0 {
 			retry = g.s.clock.After(retryAfter)
 		}
 		select {
 		case <-g.wake:
 		case <-retry:
-			if !scanned {
-				scanned = g.scan(ctx)
-			}
 		case <-ctx.Done():
 			return
 		}
@@ -191,7 +210,7 @@ func (g *garbage) drain(ctx context.Context) (failed []store.Key) {
 // scan finds every object that has owners or was left while its dependents were
 // seen to.
 func (g *garbage) scan(ctx context.Context) bool {
-	for _, r := range g.s.registry.all {
+	for _, r := range storedOnly(g.s.registry.all) {
 		if r.view != nil {
 			continue
 		}
@@ -240,49 +259,6 @@ func (g *garbage) look(ctx context.Context, key store.Key) error {
 	return nil
 }
 
-// ownerKey is where the owner of an object in a namespace is stored.
-func (g *garbage) ownerKey(ref metav1.OwnerReference, namespace string) (store.Key, bool) {
-	gv, err := schema.ParseGroupVersion(ref.APIVersion)
-	if err != nil {
-		return store.Key{}, false
-	}
-	for _, r := range g.s.registry.all {
-		if r.gvk.Group != gv.Group || r.gvk.Kind != ref.Kind || r.view != nil {
-			continue
-		}
-		if !r.namespaced {
-			namespace = ""
-		} else if namespace == "" {
-			return store.Key{}, false // a cluster-scoped object has no owner in a namespace
-		}
-		return store.Key{Resource: r.key, Namespace: namespace, Name: ref.Name}, true
-	}
-	return store.Key{}, false
-}
-
-// ownerState reads what became of an owner.
-func (g *garbage) ownerState(ctx context.Context, ref metav1.OwnerReference, namespace string) ownerState {
-	key, ok := g.ownerKey(ref, namespace)
-	if !ok {
-		return ownerUnknown
-	}
-	entry, err := g.s.store.Get(ctx, key)
-	if errors.Is(err, store.ErrNotFound) {
-		return ownerAbsent
-	}
-	var o ownership
-	if err != nil || json.Unmarshal(entry.Value, &o) != nil {
-		return ownerUnknown
-	}
-	switch {
-	case o.Metadata.UID != ref.UID:
-		return ownerAbsent // another one of that name
-	case o.Metadata.DeletionTimestamp != nil && slices.Contains(o.Metadata.Finalizers, metav1.FinalizerDeleteDependents):
-		return ownerWaiting
-	}
-	return ownerAlive
-}
-
 // collect deletes an object that nobody owns, unless it changed meanwhile.
 func (g *garbage) collect(ctx context.Context, entry store.Entry, o ownership, foreground bool) error {
 	rq, err := g.request(ctx, http.MethodDelete, entry.Key)
@@ -296,12 +272,18 @@ func (g *garbage) collect(ctx context.Context, entry store.Entry, o ownership, f
 		options.PropagationPolicy = &policy
 	}
 	switch _, _, _, err = g.s.deleteObject(rq, options); {
-	case apierrors.IsConflict(err): // it may have got an owner
+	case apierrors.IsNotFound(err):
+		return nil
+	case apierrors.IsConflict(err):
+		// It may have got an owner. What is still as it was read is refused for
+		// another reason, such as that it is in use: that takes its time.
+		now, getErr := g.s.store.Get(ctx, entry.Key)
+		if getErr != nil || now.Revision == entry.Revision {
+			return err
+		}
 		g.mu.Lock()
 		defer g.mu.Unlock()
 		g.lookAt(entry.Key)
-		return nil
-	case apierrors.IsNotFound(err):
 		return nil
 	}
 	return err
@@ -370,5 +352,6 @@ func (g *garbage) reference(ctx context.Context, key store.Key, owner types.UID)
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.forget(owner, key)
+	g.recall(ctx, key)
 	return nil, nil
 }

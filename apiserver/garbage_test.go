@@ -41,6 +41,8 @@ func TestGarbageBackground(t *testing.T) {
 	a.do("POST", secrets, ownedSecret("free")).want(201)
 	// An owner of a kind that is not served: nothing can be told of it.
 	a.do("POST", secrets, ownedSecret("foreign", metav1.OwnerReference{APIVersion: "apps/v1", Kind: "Deployment", Name: "x", UID: "1"})).want(201)
+	// Nor of a kind of which nothing is stored.
+	a.do("POST", secrets, ownedSecret("asked", metav1.OwnerReference{APIVersion: "authentication.k8s.io/v1", Kind: "TokenReview", Name: "x", UID: "1"})).want(201)
 
 	a.do("DELETE", sandboxes+"/one", nil).want(200)
 	a.gone(secrets + "/child")
@@ -51,6 +53,7 @@ func TestGarbageBackground(t *testing.T) {
 	})
 	a.get(secrets + "/free").want(200)
 	a.get(secrets + "/foreign").want(200)
+	a.get(secrets + "/asked").want(200)
 	// Who is born to an owner that is gone already goes too, and so does who
 	// means another one of the same name.
 	a.do("POST", secrets, ownedSecret("late", ownedBy(one))).want(201)

@@ -221,6 +221,11 @@ func (s *Server) applyNew(rq *request, u *unstructured.Unstructured, o options, 
 	if u.GetUID() != "" || u.GetResourceVersion() != "" {
 		return nil, 0, apierrors.NewConflict(gr, rq.name, errors.New("the applied object names a uid or resourceVersion, but no such object exists"))
 	}
+	create := actionOf(rq.Request)
+	create.Verb = "create" // the right to patch is not one to make
+	if err := s.authorize(rq.Context(), rq.user, create); err != nil {
+		return nil, 0, err
+	}
 	empty := &unstructured.Unstructured{Object: map[string]any{
 		"apiVersion": u.GetAPIVersion(), "kind": u.GetKind(), "metadata": map[string]any{},
 	}}

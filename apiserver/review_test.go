@@ -248,6 +248,39 @@ func TestEscalation(t *testing.T) {
 	}
 }
 
+// TestApplyNeedsCreate: what is applied is made by those alone who may make it.
+func TestApplyNeedsCreate(t *testing.T) {
+	h := newHost(t)
+	root := clientset(t, h.server.LoopbackConfig())
+	role := &rbacv1.ClusterRole{ObjectMeta: metav1.ObjectMeta{Name: "patcher"}, Rules: []rbacv1.PolicyRule{
+		{Verbs: []string{"get", "patch"}, APIGroups: []string{""}, Resources: []string{"configmaps"}},
+	}}
+	if _, err := root.RbacV1().ClusterRoles().Create(t.Context(), role, metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	h.bind("patcher", "patcher", "default")
+	h.bind("alice", "sandboxd:user", "default")
+	apply := func(user, query string) (int, string) {
+		return ask(t, h.token(user), "PATCH", "/api/v1/namespaces/default/configmaps/x?fieldManager="+user+query,
+			`{"apiVersion":"v1","kind":"ConfigMap","metadata":{"name":"x","labels":{"by":"`+user+`"}}}`, "Content-Type", applyPatch)
+	}
+	const refusal = `configmaps \"x\" is forbidden: User \"patcher\" cannot create resource \"configmaps\" in API group \"\" in the namespace \"default\"`
+	for _, query := range []string{"", "&dryRun=All"} {
+		if code, body := apply("patcher", query); code != 403 || !strings.Contains(body, refusal) {
+			t.Errorf("to make it: %d %s", code, body)
+		}
+	}
+	if _, err := root.CoreV1().ConfigMaps("default").Get(t.Context(), "x", metav1.GetOptions{}); !apierrors.IsNotFound(err) {
+		t.Errorf("there is one: %v", err)
+	}
+	if code, body := apply("alice", ""); code != 201 {
+		t.Errorf("who may make it: %d %s", code, body)
+	}
+	if code, body := apply("patcher", "&force=true"); code != 200 {
+		t.Errorf("to change it: %d %s", code, body)
+	}
+}
+
 // TestRolesComeBack: what every server has is as it is to be after a restart,
 // unless people say that it is theirs.
 func TestRolesComeBack(t *testing.T) {

@@ -4,6 +4,8 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"maps"
+	"reflect"
 	"slices"
 	"strings"
 	"time"
@@ -201,7 +203,7 @@ type escalation struct {
 
 // Admit implements Admission.
 func (e escalation) Admit(ctx context.Context, a Attributes) error {
-	if a.Resource.Group != rbacv1.GroupName || a.Object == nil || slices.Contains(a.User.Groups, rbac.Masters) {
+	if a.Resource.Group != rbacv1.GroupName || a.Object == nil || slices.Contains(a.User.Groups, rbac.Masters) || onlyReleases(a) {
 		return nil
 	}
 	var wanted []rbacv1.PolicyRule
@@ -242,6 +244,25 @@ func (e escalation) Admit(ctx context.Context, a Attributes) error {
 	}
 	return e.unless(ctx, a, exempt, fmt.Errorf("user %q (groups=%q) is attempting to grant RBAC permissions not currently held: %s",
 		a.User.Name, a.User.Groups, rbac.Words(missing)))
+}
+
+// onlyReleases tells whether an update changes nothing but what holds the object
+// back and who owns it. That gives nobody anything, and must not keep an object
+// from going.
+func onlyReleases(a Attributes) bool {
+	if a.OldObject == nil {
+		return false
+	}
+	rest := func(u *unstructured.Unstructured) map[string]any {
+		meta := maps.Clone(metadataOf(u.Object))
+		for _, name := range []string{"finalizers", "ownerReferences", "managedFields", "resourceVersion"} {
+			delete(meta, name)
+		}
+		tree := maps.Clone(u.Object)
+		tree["metadata"] = meta
+		return tree
+	}
+	return reflect.DeepEqual(rest(a.Object), rest(a.OldObject))
 }
 
 // unless refuses for a reason, if the user is not exempt.

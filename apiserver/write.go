@@ -245,7 +245,8 @@ func (s *Server) modifyOnce(rq *request, o options, entry store.Entry, change fu
 func (s *Server) replace(ctx context.Context, r *resource, entry store.Entry, u *unstructured.Unstructured, value []byte) (int64, error) {
 	var revision int64
 	var err error
-	if u.GetDeletionTimestamp() != nil && !r.heldBack(u) {
+	gone := u.GetDeletionTimestamp() != nil && !r.heldBack(u)
+	if gone {
 		revision, err = s.remove(ctx, entry)
 	} else {
 		revision, err = s.store.Put(ctx, entry.Key, value, entry.Revision)
@@ -256,7 +257,9 @@ func (s *Server) replace(ctx context.Context, r *resource, entry store.Entry, u 
 	case err != nil:
 		return 0, storeError(err, r.groupResource(), entry.Key.Name)
 	}
-	s.garbage.wrote(entry.Key, value)
+	if !gone {
+		s.garbage.wrote(entry.Key, value)
+	}
 	return revision, nil
 }
 
@@ -264,7 +267,7 @@ func (s *Server) replace(ctx context.Context, r *resource, entry store.Entry, u 
 func (s *Server) remove(ctx context.Context, entry store.Entry) (int64, error) {
 	revision, err := s.store.Delete(ctx, entry.Key, entry.Revision)
 	if err == nil {
-		s.garbage.removed(entry)
+		s.garbage.removed(ctx, entry)
 		if entry.Key.Namespace != "" {
 			s.namespaces.contentRemoved()
 		}

@@ -20,7 +20,9 @@
 // "no object" is true, and not the answer of another cluster or of one that forgot.
 // Before anything is collected, Record.Check compares what is there with what was
 // noted: the UID of the namespace kube-system, the UIDs of the definitions of our
-// kinds, and the resource version, which only grows unless etcd was set back.
+// kinds, and the resource version, which only grows unless etcd was set back. One that
+// was set back and whose versions were raised past what was noted is not recognised:
+// docs/cluster.md says how to restore.
 //
 // # What keeps a Sandbox from having two machines
 //

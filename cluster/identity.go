@@ -72,7 +72,7 @@ func (i *Identifier) Identify(ctx context.Context) (Identity, error) {
 		crd, err := i.client.Resource(definitionResource).Get(ctx, name, metav1.GetOptions{})
 		switch {
 		case apierrors.IsNotFound(err):
-			return id, fmt.Errorf("the cluster does not have the definition %s: install it with `sandboxd crds | kubectl apply -f -`: %w", name, err)
+			return id, fmt.Errorf("the cluster does not have the definition %s: install it with `sandboxd crds | kubectl apply --server-side -f -`: %w", name, err)
 		case err != nil:
 			return id, fmt.Errorf("definition %s cannot be read: %w", name, err)
 		case crd.DeletionTimestamp != nil:

@@ -168,8 +168,6 @@ func (h *homes) say(err error) error {
 		return nil
 	case apierrors.IsConflict(err) || errors.Is(err, context.Canceled):
 		return err
-	case apierrors.IsNotFound(err):
-		err = fmt.Errorf("the namespace %s of the Lease does not exist: make it with `sandboxd crds --rbac | kubectl apply -f -`: %w", h.o.Namespace, err)
 	case !errors.Is(err, ErrElsewhere):
 		err = fmt.Errorf("lease %s/%s: %w", h.o.Namespace, LeaseName, err)
 	}
@@ -211,6 +209,9 @@ func (l *homeLeases) Create(ctx context.Context, lease *coordinationv1.Lease, o 
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
 	lease, err := l.LeaseInterface.Create(ctx, lease, o)
+	if apierrors.IsNotFound(err) { // of a Lease that is made, only its namespace can be missing
+		err = fmt.Errorf("the namespace does not exist: make it with `sandboxd crds --rbac | kubectl apply --server-side -f -`: %w", err)
+	}
 	return lease, l.h.say(err)
 }
 

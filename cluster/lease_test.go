@@ -14,6 +14,8 @@ import (
 
 	coordinationv1 "k8s.io/api/coordination/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	coordination "k8s.io/client-go/kubernetes/typed/coordination/v1"
 	"k8s.io/client-go/rest"
 )
 
@@ -179,6 +181,29 @@ func TestWaitingForTheLeaseEnds(t *testing.T) {
 	err := Hold(ctx, s.as(t, "b", waiting), func(context.Context) error { t.Error("it works"); return nil })
 	if !errors.Is(err, context.Canceled) {
 		t.Errorf("got %v", err)
+	}
+}
+
+// TestNamespaceOfTheLease: that it is missing is said when nothing else can be, and not
+// of a Lease that somebody deleted while it was renewed.
+func TestNamespaceOfTheLease(t *testing.T) {
+	var waits error
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		answer(w, apierrors.NewNotFound(coordinationv1.Resource("leases"), LeaseName))
+	}))
+	defer server.Close()
+	o := LeaseOptions{Config: &rest.Config{Host: server.URL}, Namespace: Namespace, Waiting: func(why error) { waits = why }}
+	client, err := coordination.NewForConfig(o.Config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	leases := (&homes{client, o, func() {}}).Leases(Namespace)
+	lease := &coordinationv1.Lease{ObjectMeta: metav1.ObjectMeta{Name: LeaseName}}
+	if _, err := leases.Update(t.Context(), lease, metav1.UpdateOptions{}); !apierrors.IsNotFound(err) || strings.Contains(waits.Error(), "namespace") {
+		t.Errorf("renewed: %v, waits because of %v", err, waits)
+	}
+	if _, err := leases.Create(t.Context(), lease, metav1.CreateOptions{}); !apierrors.IsNotFound(err) || !strings.Contains(waits.Error(), "the namespace does not exist") {
+		t.Errorf("made: %v, waits because of %v", err, waits)
 	}
 }
 

@@ -21,13 +21,18 @@ import (
 // Proxy passes on what the local socket is asked for and the cluster keeps, with the
 // daemon's own rights. Who may use the socket owns this host's machines; that makes
 // him nobody in the cluster. So only what is about sandboxes is passed on: Secrets,
-// which the daemon must be able to read, are not.
+// which the daemon must be able to read, are not. And what the controllers may write by
+// their own right is written for others only as writers say.
 func Proxy(config *rest.Config, log logr.Logger) (http.Handler, error) {
 	transport, err := rest.TransportFor(config)
 	if err != nil {
 		return nil, err
 	}
 	base, _, err := rest.DefaultServerUrlFor(config)
+	if err != nil {
+		return nil, err
+	}
+	writers, err := newWriters(config)
 	if err != nil {
 		return nil, err
 	}
@@ -50,7 +55,11 @@ func Proxy(config *rest.Config, log logr.Logger) (http.Handler, error) {
 		},
 	}
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if err := passes(r.Method, r.URL); err != nil {
+		err := passes(r.Method, r.URL)
+		if err == nil {
+			err = writers.refuse(r.Context(), r.Method, strings.TrimSuffix(r.URL.Path, "/"))
+		}
+		if err != nil {
 			answer(w, err)
 			return
 		}
@@ -81,10 +90,7 @@ var asked = map[string]bool{
 // passes tells whether a request is passed on.
 func passes(method string, u *url.URL) error {
 	p := strings.TrimSuffix(u.EscapedPath(), "/")
-	refused := &apierrors.StatusError{ErrStatus: metav1.Status{
-		Status: metav1.StatusFailure, Code: http.StatusForbidden, Reason: metav1.StatusReasonForbidden, Details: &metav1.StatusDetails{},
-		Message: fmt.Sprintf("%s %s is not passed on to the cluster: this host's daemon asks there for sandboxes, images, snapshots and their events only: use kubectl, with rights of your own, for all else", method, u.Path),
-	}}
+	refused := forbidden(fmt.Sprintf("%s %s is not passed on to the cluster: this host's daemon asks there for sandboxes, images, snapshots and their events only: use kubectl, with rights of your own, for all else", method, u.Path))
 	// Nothing may be read in two ways.
 	if p != u.Path && p+"/" != u.Path || p == "" || path.Clean(p) != p {
 		return refused

@@ -298,6 +298,8 @@ func (c *Config) finish(h Host) error {
 		return fmt.Errorf("manifests.dir %q is not an absolute path", dir)
 	case dir != "" && c.Kubeconfig != "":
 		return errors.New("manifests.dir and kubeconfig exclude one another: a cluster has GitOps tools of its own, see docs/gitops.md")
+	case len(c.Listen) > 0 && c.Kubeconfig != "":
+		return errors.New("listen and kubeconfig exclude one another: clients on the network use the cluster's API server, see docs/cluster.md")
 	case dir != "":
 		c.Manifests.Dir = filepath.Clean(dir) // it names what was applied from there, which another spelling must not orphan
 	}

@@ -223,6 +223,7 @@ func TestRefused(t *testing.T) {
 		"relative root":        {env: map[string]string{"SANDBOXD_ALLOWED_HOST_PATHS": "/a,b"}, want: `allowedHostPaths: "b" is not an absolute path`},
 		"relative manifests":   {flags: map[string]string{"manifests.dir": "here"}, want: `manifests.dir "here" is not an absolute path`},
 		"manifests of cluster": {flags: map[string]string{"manifests.dir": "/m", "kubeconfig": "/k"}, want: `manifests.dir and kubeconfig exclude one another`},
+		"listening in cluster": {flags: map[string]string{"listen": "127.0.0.1:6443", "kubeconfig": "/k"}, want: `listen and kubeconfig exclude one another`},
 		"hurried manifests":    {flags: map[string]string{"manifests.interval": "1ms"}, want: `manifests.interval 1ms is less than 1s`},
 		"bad provider":         {env: map[string]string{"HYPERVISOR": "xen"}, want: `environment variable HYPERVISOR: "xen" is not one of kvm, virtualbox`},
 		"bad memory":           {flags: map[string]string{"defaults.memory": "1Mi"}, want: `defaults.memory 1Mi is less than 64Mi`},

@@ -62,10 +62,10 @@ func (k *Keeper) authenticateCertificate(chain []*x509.Certificate) (Identity, e
 	leaf := chain[0]
 	now := k.clock.Now()
 	k.mu.RLock()
-	trusted := k.trusted(now)
+	trusted, old := k.trusted(now), k.authorities.Previous
 	k.mu.RUnlock()
 	// Only leaves are ours: what else a client sends is not looked at.
-	_, err := leaf.Verify(x509.VerifyOptions{
+	chains, err := leaf.Verify(x509.VerifyOptions{
 		Roots: trusted, CurrentTime: now, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth},
 	})
 	if err != nil {
@@ -75,7 +75,11 @@ func (k *Keeper) authenticateCertificate(chain []*x509.Certificate) (Identity, e
 	if len(number) < 16 {
 		return Identity{}, ErrRefused
 	}
-	return k.accept(Certificate, number[:16], number)
+	i, err := k.accept(Certificate, number[:16], number)
+	if err == nil && old != nil && chains[0][len(chains[0])-1].Equal(old.cert) && old.Until.Before(i.Expires) {
+		i.Expires = old.Until // it counts no longer than who signed it
+	}
+	return i, err
 }
 
 // trusted are the authorities at a time. mu is held.

@@ -229,9 +229,10 @@ func (k *Keeper) Rotate(overlap time.Duration) (Rotation, error) {
 	if err := k.setAuthorities(replaced); err != nil {
 		return Rotation{}, err
 	}
-	if overlap == 0 {
-		for _, r := range k.records {
-			if r.Kind == Certificate {
+	for _, r := range k.records {
+		if r.Kind == Certificate {
+			r.outgoing = true
+			if overlap == 0 {
 				r.end()
 			}
 		}

@@ -63,9 +63,11 @@ type record struct {
 	// serial number.
 	Proof string `json:"proof"`
 
-	// valid ends when the credential is taken back.
+	// valid ends when the credential is taken back, or its authority is.
 	valid context.Context
 	end   context.CancelFunc
+	// outgoing: it was signed before the last rotation, while this process ran.
+	outgoing bool
 }
 
 func (r *record) begin() { r.valid, r.end = context.WithCancel(context.Background()) }

@@ -314,8 +314,12 @@ func TestRotation(t *testing.T) {
 		if again {
 			f.reopen()
 		}
-		f.accepted(shown(before), "before")
-		f.accepted(shown(after), "after")
+		if i := f.accepted(shown(before), "before"); !i.Expires.Equal(r.PreviousUntil) {
+			t.Errorf("what the old authority signed counts until %v", i.Expires)
+		}
+		if i := f.accepted(shown(after), "after"); !i.Expires.After(r.PreviousUntil) {
+			t.Errorf("what the new authority signed counts until %v", i.Expires)
+		}
 		f.accepted(bearer(token), "token")
 		if !f.trusts(old) || !f.trusts(both) {
 			t.Error("during the overlap somebody does not believe the daemon")
@@ -395,5 +399,26 @@ func TestFiles(t *testing.T) {
 	f.reopen()
 	if !f.trusts(f.Authorities()) {
 		t.Error("the daemon is not believed")
+	}
+}
+
+// TestRotationEnds: who came in by the old authority's certificate before the
+// rotation is sent away after the overlap.
+func TestRotationEnds(t *testing.T) {
+	f := open(t)
+	_, old := f.certificate(identity.Wish{User: "old"})
+	begun := f.accepted(shown(old), "old")
+	if _, err := f.Rotate(time.Hour); err != nil {
+		t.Fatal(err)
+	}
+	_, made := f.certificate(identity.Wish{User: "new"})
+	later := f.accepted(shown(made), "new")
+	f.pass(time.Hour - time.Second)
+	if !f.trusts(f.Authorities()) || begun.Valid.Err() != nil {
+		t.Error("it was sent away during the overlap")
+	}
+	f.pass(time.Second)
+	if !f.trusts(f.Authorities()) || begun.Valid.Err() == nil || later.Valid.Err() != nil { // a connection comes
+		t.Errorf("after the overlap the old one ended with %v, the new one with %v", begun.Valid.Err(), later.Valid.Err())
 	}
 }

@@ -86,6 +86,11 @@ func (k *Keeper) settle(now time.Time) error {
 		if err := k.setAuthorities(authorities{Current: k.authorities.Current}); err != nil {
 			return err
 		}
+		for _, r := range k.records {
+			if r.outgoing {
+				r.end()
+			}
+		}
 		k.log.Info("The authority before the last rotation is trusted no longer")
 	}
 	if k.serving != nil && now.Before(k.renewAt) && k.servesFor(now) {

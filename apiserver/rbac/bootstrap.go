@@ -105,12 +105,14 @@ func ClusterRoles() []rbacv1.ClusterRole {
 		role(RoleUser, working()...),
 		role(RoleReadOnly, looking()...),
 		role(RoleCatalog, catalog()...),
-		// What users of Kubernetes look for.
+		// What users of Kubernetes look for. Each has what the one before has: who
+		// has a role may give the lesser ones.
 		role("view", looking()...),
-		role("edit", working()...),
-		role("admin", append(working(),
+		role("edit", slices.Concat(working(), looking())...),
+		role("admin", slices.Concat(working(), looking(), []rbacv1.PolicyRule{
 			on(rbacv1.GroupName, writing, "roles", "rolebindings"),
-			on("authorization.k8s.io", []string{"create"}, "localsubjectaccessreviews"))...),
+			on("authorization.k8s.io", []string{"create"}, "localsubjectaccessreviews"),
+		})...),
 	}
 }
 

@@ -175,6 +175,27 @@ func TestUnreadable(t *testing.T) {
 	}
 }
 
+// TestLesserRoles: who has admin in a namespace has all of edit, and that all of
+// view, so that he may give them.
+func TestLesserRoles(t *testing.T) {
+	o := world()
+	o.bindings["a"] = append(o.bindings["a"], &rbacv1.RoleBinding{RoleRef: ref("ClusterRole", "edit"), Subjects: user("editor")})
+	a := rbac.New(o)
+	for _, c := range []struct {
+		user, role string
+		held       bool
+	}{
+		{"lead", "admin", true}, {"lead", "edit", true}, {"lead", "view", true}, {"lead", rbac.RoleUser, true}, {"lead", rbac.RoleReadOnly, true},
+		{"lead", "cluster-admin", false},
+		{"editor", "admin", false}, {"editor", "edit", true}, {"editor", "view", true},
+	} {
+		missing, err := a.Missing(t.Context(), rbac.Subject{Name: c.user}, "a", o.clusterRoles[c.role].Rules)
+		if err != nil || (len(missing) == 0) != c.held {
+			t.Errorf("%s lacks of %s: %s, %v", c.user, c.role, rbac.Words(missing), err)
+		}
+	}
+}
+
 func TestMissing(t *testing.T) {
 	a := rbac.New(world())
 	rule := func(verbs, resources string) []rbacv1.PolicyRule {

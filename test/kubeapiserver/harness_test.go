@@ -96,6 +96,7 @@ func (h *host) start() {
 	cmd := exec.Command(os.Getenv("SANDBOXD_BIN"), append(args, h.flags...)...)
 	cmd.Env = append(os.Environ(), "SANDBOXD_CONFIG=/dev/null", "HOME="+h.dir)
 	cmd.Stdout, cmd.Stderr = log, log
+	endWithParent(cmd)
 	must(h.t, cmd.Start())
 	exited := make(chan error, 1)
 	go func() { exited <- cmd.Wait() }()
@@ -132,14 +133,24 @@ func (h *host) log() string {
 }
 
 // ask asks the daemon's socket.
-func (h *host) ask(path string) (string, error) {
+func (h *host) ask(path string) (string, error) { return h.send(http.MethodGet, path, "") }
+
+// send sends the daemon's socket a request; a body is a merge patch.
+func (h *host) send(method, path, patch string) (string, error) {
 	client := &http.Client{Timeout: 30 * time.Second, Transport: &http.Transport{
 		DisableKeepAlives: true,
 		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 			return (&net.Dialer{}).DialContext(ctx, "unix", h.path("s"))
 		},
 	}}
-	resp, err := client.Get("http://sandboxd" + path)
+	request, err := http.NewRequest(method, "http://sandboxd"+path, strings.NewReader(patch))
+	if err != nil {
+		return "", err
+	}
+	if patch != "" {
+		request.Header.Set("Content-Type", "application/merge-patch+json")
+	}
+	resp, err := client.Do(request)
 	if err != nil {
 		return "", err
 	}

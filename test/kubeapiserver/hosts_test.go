@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/http"
 	"os"
 	"os/exec"
 	"strings"
@@ -97,6 +98,9 @@ func TestLostLease(t *testing.T) {
 		}
 		return nil
 	})
+	if out, err := h.try("", "gc"); err == nil || !strings.Contains(err.Error(), "nothing is collected on this host now: the ") {
+		t.Errorf("gc of a host that waits: %v: %s", err, out)
+	}
 	// Nobody works: what is asked for stays so, and what there is runs on.
 	h.apply(sandbox("later"))
 	h.run("stop", "web")
@@ -185,8 +189,9 @@ func TestSetBack(t *testing.T) {
 	}
 }
 
-// TestRights: with its role alone, a daemon works, and its socket's users cannot make
-// anything in the cluster.
+// TestRights: with its role alone, a daemon works, and its socket's users can use what
+// there is and write nothing, also what the controllers may. A role in a namespace is for
+// that namespace.
 func TestRights(t *testing.T) {
 	c, kubeconfig := startCluster(t)
 	client := admin(t, c)
@@ -204,6 +209,38 @@ func TestRights(t *testing.T) {
 	h.want("True", "get", "sandbox", "kept", "-o", `jsonpath={.status.conditions[?(@.type=="Ready")].status}`)
 	must(t, applyAs(t.Context(), client, "apiVersion: sandboxd.dev/v1\nkind: SandboxSnapshot\nmetadata: {name: s, namespace: default}\nspec: {sandbox: kept}\n"))
 	h.want("Ready", "get", "sandboxsnapshot", "s", "-o", "jsonpath={.status.phase}")
+	refused := func(args ...string) {
+		t.Helper()
+		if out, err := h.try("", args...); err == nil || !strings.Contains(err.Error(), "forbidden") {
+			t.Errorf("%v without the right: %v: %s", args, err, out)
+		}
+	}
+	refused("delete", "sandbox", "kept", "--wait=false")
+	refused("stop", "kept")
+	refused("delete", "sandboxsnapshot", "s", "--wait=false")
+	refused("delete", "goldenimage", "tiny", "--wait=false")
+	refused("events")
+	refusedStatus := func() {
+		t.Helper()
+		out, err := h.send(http.MethodPatch, "/apis/sandboxd.dev/v1/namespaces/default/sandboxes/kept/status", `{"status":{"phase":"Stopped"}}`)
+		if err == nil || !strings.Contains(err.Error(), "403") {
+			t.Errorf("the socket writes a status: %v: %s", err, out)
+		}
+	}
+	refusedStatus()
+	if out := h.run("exec", "kept", "--", "hostname"); out != "kept" {
+		t.Errorf("hostname %q", out)
+	}
+	must(t, plane.Apply(t.Context(), client, `
+apiVersion: rbac.authorization.k8s.io/v1
+kind: RoleBinding
+metadata: {name: sandboxd-socket, namespace: default}
+roleRef: {apiGroup: rbac.authorization.k8s.io, kind: ClusterRole, name: sandboxd-socket}
+subjects: [{kind: ServiceAccount, name: sandboxd, namespace: sandboxd-system}]
+`))
+	h.eventually("the right in the namespace is enough there", func() error { _, err := h.try("", "stop", "kept"); return err })
+	refused("delete", "goldenimage", "tiny", "--wait=false")
+	refusedStatus()
 	sandboxes := client.Resource(schema.GroupVersionResource{Group: "sandboxd.dev", Version: "v1", Resource: "sandboxes"}).Namespace("default")
 	must(t, sandboxes.Delete(t.Context(), "kept", metav1.DeleteOptions{}))
 	h.eventually("sandboxes, one of which is over, and the snapshot are gone", func() error {

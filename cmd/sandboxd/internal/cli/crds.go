@@ -21,7 +21,7 @@ instead. No daemon is asked.`,
 		GroupID: groupDaemon,
 		Example: examples(`
 sandboxd crds | kubectl apply --server-side -f -
-sandboxd crds --rbac | kubectl apply -f -`),
+sandboxd crds --rbac | kubectl apply --server-side -f -`),
 		Args: noArgs,
 		RunE: func(*cobra.Command, []string) error {
 			if rbac {

@@ -59,6 +59,9 @@ sandboxd users revoke 1f0c9d7e5b3a2846`),
 			if err != nil {
 				return err
 			}
+			if len(gone) == 0 {
+				fmt.Fprintf(a.Out, "roles of user %s revoked, who had no credential any more\n", args[0])
+			}
 			for _, g := range gone {
 				fmt.Fprintf(a.Out, "%s %s of user %s revoked\n", strings.ToLower(g.Kind), g.ID, g.User)
 			}

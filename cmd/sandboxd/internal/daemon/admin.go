@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/go-logr/logr"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"sandboxd.dev/sandboxd/apiserver"
 	"sandboxd.dev/sandboxd/client"
@@ -38,7 +39,10 @@ type admin struct {
 	profile bool
 	log     logr.Logger
 	remote  *remote
-	// garbage is set once the controllers are there.
+	// waits tells why a host of a cluster does not work, if it does not; nil without a
+	// cluster. With one, there are neither a store nor users nor manifests here.
+	waits func() error
+	// garbage is set while the controllers work.
 	garbage atomic.Pointer[gc.Collector]
 	// manifests are set once they are applied, if they are.
 	manifests atomic.Pointer[gitops.Source]
@@ -51,8 +55,11 @@ func (a *admin) endpoints() []apiserver.Endpoint {
 	mux.HandleFunc("POST "+client.GarbagePath, a.collectGarbage)
 	mux.HandleFunc("GET "+client.ManifestsPath, a.tellManifests)
 	mux.HandleFunc("POST "+client.ManifestsPath, a.syncManifests)
-	if a.remote != nil { // a cluster has users of its own
+	if a.remote != nil {
 		a.remote.handle(mux)
+	} else {
+		mux.HandleFunc(client.UsersPath, refuseUsers)
+		mux.HandleFunc(client.PKIPath, refuseUsers)
 	}
 	all := []apiserver.Endpoint{
 		{Path: "admin", Methods: []string{http.MethodGet, http.MethodPost, http.MethodDelete}, Handler: mux},
@@ -69,11 +76,27 @@ func (a *admin) endpoints() []apiserver.Endpoint {
 	return all
 }
 
+// refuseUsers refuses what a cluster does itself.
+func refuseUsers(w http.ResponseWriter, _ *http.Request) {
+	refuse(w, http.StatusNotFound, metav1.StatusReasonNotFound,
+		"this daemon gives nobody credentials: a cluster keeps the objects, so make its users and their kubeconfigs there")
+}
+
+// idle tells why nothing is collected.
+func (a *admin) idle() string {
+	if a.waits != nil {
+		if why := a.waits(); why != nil {
+			return "nothing is collected on this host now: " + why.Error()
+		}
+	}
+	return "the daemon is still starting: try again"
+}
+
 // backup sends a copy of the store. One that breaks off ends the connection, so
 // that nobody takes it for whole.
 func (a *admin) backup(w http.ResponseWriter, r *http.Request) {
 	if a.store == nil {
-		http.Error(w, "this daemon has no store: the cluster that its kubeconfig names keeps the objects, back up that", http.StatusNotFound)
+		refuse(w, http.StatusNotFound, metav1.StatusReasonNotFound, "this daemon has no store: a cluster keeps the objects, so back up that")
 		return
 	}
 	w.Header().Set("Content-Type", "application/octet-stream")
@@ -94,7 +117,7 @@ func (a *admin) collectGarbage(w http.ResponseWriter, r *http.Request) {
 func (a *admin) answerGarbage(w http.ResponseWriter, r *http.Request, decide func(*gc.Collector, context.Context) ([]gc.Decision, error)) {
 	collector := a.garbage.Load()
 	if collector == nil {
-		http.Error(w, "the daemon is still starting: try again", http.StatusServiceUnavailable)
+		refuse(w, http.StatusServiceUnavailable, metav1.StatusReasonServiceUnavailable, a.idle())
 		return
 	}
 	decisions, err := decide(collector, r.Context())

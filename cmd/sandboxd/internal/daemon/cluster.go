@@ -22,7 +22,6 @@ import (
 	"sandboxd.dev/sandboxd/apiserver"
 	"sandboxd.dev/sandboxd/audit"
 	"sandboxd.dev/sandboxd/cluster"
-	"sandboxd.dev/sandboxd/config"
 	"sandboxd.dev/sandboxd/controller/goldenimage/build"
 	"sandboxd.dev/sandboxd/controller/metrics"
 	"sandboxd.dev/sandboxd/controller/usage"
@@ -42,9 +41,6 @@ func runInCluster(ctx context.Context, o Options) (err error) {
 		return err
 	}
 	if err := refuseData(o.Config.DataDir, StoreFile, "holds objects of its own, and their machines: start the daemon without --kubeconfig"); err != nil {
-		return err
-	}
-	if err := refuseSettings(o.Config); err != nil {
 		return err
 	}
 	config, err := cluster.Connect(o.Config.Kubeconfig, "sandboxd/"+o.Version.GitVersion)
@@ -77,7 +73,7 @@ func runInCluster(ctx context.Context, o Options) (err error) {
 	}
 	m := &member{o: o, config: config, record: record, audited: audited, state: newReadiness(errStarting)}
 	m.listener, m.scraped, m.uses = listener, scraped, usage.New(nil)
-	m.own = &admin{metrics: metrics.New(), profile: o.Config.Profiling, log: o.Logger.WithName("admin")}
+	m.own = &admin{metrics: metrics.New(), profile: o.Config.Profiling, log: o.Logger.WithName("admin"), waits: m.state.why}
 	m.users = &imageUsers{}
 	if err := m.users.connect(config); err != nil {
 		return err
@@ -98,17 +94,6 @@ func runInCluster(ctx context.Context, o Options) (err error) {
 	}
 	m.logs = build.NewLogs(filepath.Join(o.Config.DataDir, buildsDir))
 	return m.serve(ctx)
-}
-
-// refuseSettings refuses what the cluster does itself.
-func refuseSettings(c config.Config) error {
-	switch {
-	case len(c.Listen) > 0:
-		return fmt.Errorf("listen %s: with kubeconfig, the cluster's API server is what clients reach: leave listen out", c.Listen[0])
-	case c.Manifests.Dir != "":
-		return fmt.Errorf("manifests.dir %s: with kubeconfig, manifests are applied to the cluster, by Flux or Argo CD for example: leave manifests.dir out", c.Manifests.Dir)
-	}
-	return nil
 }
 
 // podResource is that of the Pods that show Sandboxes.
@@ -265,6 +250,7 @@ func (m *member) control(ctx context.Context, identifier *cluster.Identifier) er
 	if err != nil {
 		return err
 	}
+	defer m.own.garbage.Store(nil) // nobody collects on a host that waits, nor is asked to
 	m.o.Logger.Info("Looking after the machines of the cluster's sandboxes", "cluster", m.config.Host, "instance", m.record.Instance())
 	m.working.Store(true)
 	defer m.working.Store(false)

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 
 	corev1 "k8s.io/api/core/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
@@ -63,7 +64,7 @@ func planGrant(wish client.UserWish) (grantPlan, error) {
 			return plan, apierrors.NewBadRequest(fmt.Sprintf("namespace %q: %s", namespace, problems[0]))
 		}
 		plan.namespaced = append(plan.namespaced, rbacv1.RoleBinding{
-			ObjectMeta: grantedMeta(wish, namespace), RoleRef: clusterRole(role), Subjects: subjectsOf(wish.User),
+			ObjectMeta: grantedMeta(wish, role, namespace), RoleRef: clusterRole(role), Subjects: subjectsOf(wish.User),
 		})
 	}
 	everywhere := role
@@ -71,7 +72,7 @@ func planGrant(wish client.UserWish) (grantPlan, error) {
 		everywhere = rbac.RoleCatalog
 	}
 	plan.cluster = append(plan.cluster, rbacv1.ClusterRoleBinding{
-		ObjectMeta: grantedMeta(wish, ""), RoleRef: clusterRole(everywhere), Subjects: subjectsOf(wish.User),
+		ObjectMeta: grantedMeta(wish, everywhere, ""), RoleRef: clusterRole(everywhere), Subjects: subjectsOf(wish.User),
 	})
 	return plan, nil
 }
@@ -84,16 +85,16 @@ func subjectsOf(user string) []rbacv1.Subject {
 	return []rbacv1.Subject{{APIGroup: rbacv1.GroupName, Kind: rbacv1.UserKind, Name: user}}
 }
 
-// grantedMeta names a binding after its user, and after a hash of the name where
-// that cannot be one.
-func grantedMeta(wish client.UserWish, namespace string) metav1.ObjectMeta {
+// grantedMeta names a binding after its role, so that one of another role can be made
+// beside it, and after its user, or a hash of the name where that cannot be one.
+func grantedMeta(wish client.UserWish, role, namespace string) metav1.ObjectMeta {
 	name := wish.User
 	if len(content.IsPathSegmentName(name)) > 0 {
 		sum := sha256.Sum256([]byte(name))
 		name = hex.EncodeToString(sum[:16])
 	}
 	return metav1.ObjectMeta{
-		Name: "sandboxd:granted:" + name, Namespace: namespace, Labels: map[string]string{labelGranted: wish.Role},
+		Name: "sandboxd:granted:" + strings.TrimPrefix(role, "sandboxd:") + ":" + name, Namespace: namespace, Labels: map[string]string{labelGranted: wish.Role},
 	}
 }
 
@@ -121,39 +122,89 @@ func (g *granter) apply(ctx context.Context, user string, plan grantPlan) (made 
 			return made, err
 		}
 	}
-	if err := g.clear(ctx, user); err != nil {
+	had, err := g.bindings(ctx, user)
+	if err != nil {
 		return made, err
 	}
-	for _, b := range plan.cluster {
-		if err := g.client.Create(ctx, &b); err != nil {
-			return made, err
-		}
-	}
-	for _, b := range plan.namespaced {
-		if err := g.client.Create(ctx, &b); err != nil {
-			return made, err
-		}
-	}
-	return made, nil
+	return made, g.exchange(ctx, had, plan.bindings())
 }
 
-// clear removes the bindings that were made for a user.
-func (g *granter) clear(ctx context.Context, user string) error {
-	cluster, namespaced, err := g.granted(ctx, user)
-	if err != nil {
-		return err
-	}
-	for _, b := range cluster {
-		if err := g.client.Delete(ctx, &b); crclient.IgnoreNotFound(err) != nil {
+// exchange makes the bindings that are wanted, and then removes the others of those that
+// there were: what a user may do with both roles is never refused meanwhile. What is
+// left of it after an error is done by the next.
+func (g *granter) exchange(ctx context.Context, had, want []crclient.Object) error {
+	for _, b := range want {
+		same := slices.IndexFunc(had, func(o crclient.Object) bool {
+			return o.GetName() == b.GetName() && o.GetNamespace() == b.GetNamespace() && roleOf(o) == roleOf(b)
+		})
+		if same < 0 {
+			if err := g.client.Create(ctx, b); err != nil {
+				return err
+			}
+			continue
+		}
+		b.SetResourceVersion(had[same].GetResourceVersion())
+		if err := g.client.Update(ctx, b); err != nil {
 			return err
 		}
+		had = slices.Delete(had, same, same+1)
 	}
-	for _, b := range namespaced {
-		if err := g.client.Delete(ctx, &b); crclient.IgnoreNotFound(err) != nil {
+	for _, b := range had {
+		if err := g.client.Delete(ctx, b); crclient.IgnoreNotFound(err) != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+func roleOf(binding crclient.Object) rbacv1.RoleRef {
+	switch b := binding.(type) {
+	case *rbacv1.ClusterRoleBinding:
+		return b.RoleRef
+	case *rbacv1.RoleBinding:
+		return b.RoleRef
+	}
+	return rbacv1.RoleRef{}
+}
+
+// bindings are those of both kinds.
+func (p grantPlan) bindings() []crclient.Object {
+	return objectsOf(p.cluster, p.namespaced)
+}
+
+func objectsOf(cluster []rbacv1.ClusterRoleBinding, namespaced []rbacv1.RoleBinding) []crclient.Object {
+	var all []crclient.Object
+	for i := range cluster {
+		all = append(all, &cluster[i])
+	}
+	for i := range namespaced {
+		all = append(all, &namespaced[i])
+	}
+	return all
+}
+
+// clear removes the bindings that were made for a user, and returns how many there
+// were. What is left of them after an error is removed by the next.
+func (g *granter) clear(ctx context.Context, user string) (int, error) {
+	bindings, err := g.bindings(ctx, user)
+	if err != nil {
+		return 0, err
+	}
+	for _, b := range bindings {
+		if err := g.client.Delete(ctx, b); crclient.IgnoreNotFound(err) != nil {
+			return 0, err
+		}
+	}
+	return len(bindings), nil
+}
+
+// bindings are those that were made for a user, of both kinds.
+func (g *granter) bindings(ctx context.Context, user string) ([]crclient.Object, error) {
+	cluster, namespaced, err := g.granted(ctx, user)
+	if err != nil {
+		return nil, err
+	}
+	return objectsOf(cluster, namespaced), nil
 }
 
 // roles tells of the bindings that were made for a user.

@@ -41,6 +41,11 @@ func (a *admin) syncManifests(w http.ResponseWriter, r *http.Request) {
 
 func (a *admin) answerManifests(w http.ResponseWriter, r *http.Request, ask func(context.Context, *gitops.Source) (gitops.Status, error)) {
 	source := a.manifests.Load()
+	if source == nil && a.waits != nil {
+		refuse(w, http.StatusNotFound, metav1.StatusReasonNotFound,
+			"the daemon applies no directory of manifests: a cluster keeps the objects, so apply them there, with Flux or Argo CD for example")
+		return
+	}
 	if source == nil {
 		refuse(w, http.StatusNotFound, metav1.StatusReasonNotFound,
 			"the daemon applies no directory of manifests: start it with --manifests DIRECTORY, or set manifests.dir")
