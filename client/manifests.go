@@ -53,7 +53,8 @@ type ManifestPruning struct {
 	Held  string     `json:"held,omitempty"`
 	Count int        `json:"count,omitempty"`
 	Until *time.Time `json:"until,omitempty"`
-	// Kept are protected by the annotation sandboxd.dev/prune: Disabled.
+	// Kept are protected by the annotation sandboxd.dev/prune: Disabled, or never
+	// deleted by the API, as the namespace default.
 	Kept []string `json:"kept,omitempty"`
 }
 

@@ -300,6 +300,8 @@ func (c *Config) finish(h Host) error {
 		return errors.New("manifests.dir and kubeconfig exclude one another: a cluster has GitOps tools of its own, see docs/gitops.md")
 	case len(c.Listen) > 0 && c.Kubeconfig != "":
 		return errors.New("listen and kubeconfig exclude one another: clients on the network use the cluster's API server, see docs/cluster.md")
+	case dir != "":
+		c.Manifests.Dir = filepath.Clean(dir) // it names what was applied from there, which another spelling must not orphan
 	}
 	for _, name := range c.TLS.Names {
 		if _, err := netip.ParseAddr(name); err != nil && len(validation.IsDNS1123Subdomain(strings.TrimPrefix(name, "*."))) > 0 {

@@ -303,3 +303,14 @@ func TestEverythingIsSettable(t *testing.T) {
 		t.Errorf("there are %d settings and %d fields", got, want)
 	}
 }
+
+// TestManifestsDir: a directory is the same one however it is spelt, because its
+// objects are known by its name.
+func TestManifestsDir(t *testing.T) {
+	for _, dir := range []string{"/srv/m", "/srv/m/", "/srv//x/../m/."} {
+		c, err := Load(host(true, nil, nil), "", map[string]string{"manifests.dir": dir})
+		if err != nil || c.Manifests.Dir != "/srv/m" {
+			t.Errorf("%s: got %q, %v", dir, c.Manifests.Dir, err)
+		}
+	}
+}

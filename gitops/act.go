@@ -137,37 +137,6 @@ func (s *Source) deleteAsSeen(ctx context.Context, l Live) error {
 	return err
 }
 
-// heldError: a namespace is not deleted while there is something in it, which would
-// go with it and may be anybody's.
-type heldError struct {
-	id    manifest.Identity
-	count int
-	kind  string
-}
-
-func (e heldError) Error() string {
-	return fmt.Sprintf("%s is deleted once it is empty: it holds %d of kind %s", name(e.id), e.count, e.kind)
-}
-
-func (s *Source) empty(ctx context.Context, l Live) error {
-	if k, _ := kindOf(l.Kind); k.Kind != "Namespace" {
-		return nil
-	}
-	for _, k := range kinds {
-		if !k.namespaced {
-			continue
-		}
-		list, err := s.partial.Resource(k.gvr()).Namespace(l.Name).List(ctx, metav1.ListOptions{})
-		if err != nil {
-			return err
-		}
-		if n := len(list.Items); n > 0 {
-			return heldError{l.Identity, n, k.Kind}
-		}
-	}
-	return nil
-}
-
 // name of an object in messages.
 func name(id manifest.Identity) string {
 	if id.Namespace != "" {

@@ -139,7 +139,7 @@ type Plan struct {
 	HeldCount int
 	// HeldFor is how long it stays so when nothing changes; 0: until something does.
 	HeldFor time.Duration
-	// Kept left the directory and are protected.
+	// Kept left the directory and are protected, by their annotation or by the API.
 	Kept []manifest.Identity
 	// Waiting are being deleted, and made again afterwards.
 	Waiting  []manifest.Identity
@@ -221,7 +221,7 @@ func (p *Plan) gone(in Input, wanted map[manifest.Identity]Target) []Live {
 		_, ok := wanted[id]
 		switch {
 		case ok || live.Deleting || live.Mark == "":
-		case live.Protected:
+		case live.Protected || undeletable(id):
 			p.Kept = append(p.Kept, id)
 		default:
 			gone = append(gone, live)
@@ -230,6 +230,11 @@ func (p *Plan) gone(in Input, wanted map[manifest.Identity]Target) []Live {
 	slices.SortFunc(gone, func(a, b Live) int { return compare(a.Identity, b.Identity) })
 	slices.SortFunc(p.Kept, compare)
 	return gone
+}
+
+// undeletable tells of an object that the API never deletes.
+func undeletable(id manifest.Identity) bool {
+	return id.Kind.Kind == "Namespace" && id.Name == metav1.NamespaceDefault
 }
 
 // hold says why nothing is pruned; empty when it is, or when nothing would be.

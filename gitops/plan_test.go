@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 
@@ -79,14 +80,18 @@ func TestDecide(t *testing.T) {
 		"left and is deleted":     {files: []File{file("a", "x")}, before: []string{"x", "y"}, change: live("y", func(l *Live) { l.Deleting = true }), want: "settled 1"},
 		"left and protected":      {files: []File{file("a", "x")}, before: []string{"x", "y"}, change: live("y", func(l *Live) { l.Protected = true }), want: "settled 1; keep y"},
 		"a copy of what was ours": {files: []File{file("a", "x")}, before: []string{"x", "y"}, change: live("y", func(l *Live) { l.Mark = "" }), want: "settled 1"},
-		"pruning is off":          {files: []File{file("a", "x")}, before: []string{"x", "y"}, change: func(in *Input) { in.Prune = false }, want: "settled 1; held 1: pruning is switched off"},
-		"one file is broken":      {files: []File{file("a", "x"), unreadable}, before: []string{"x", "y"}, want: "settled 1; held 1: not all files could be read; fail bad.yaml"},
-		"twice":                   {files: []File{file("a", "x"), file("b", "x")}, before: []string{"x", "y"}, want: "settled 1; held 1: not all files could be read; fail b"},
-		"unread":                  {files: []File{file("a", "x")}, before: []string{"x", "y"}, change: func(in *Input) { in.Unread = errors.New("gone") }, want: "settled 1; held 1: the directory could not be read"},
-		"never read":              {before: []string{"x"}, change: func(in *Input) { in.Unread = errors.New("gone") }, want: "held 1: the directory could not be read"},
-		"empty":                   {before: []string{"x", "y"}, want: "held 2: the directory holds no manifests"},
-		"nothing but comments":    {files: []File{{Path: "a"}}, before: []string{"x"}, want: "held 1: the directory holds no manifests"},
-		"empty at first":          {want: ""},
+		"left and cannot be deleted": {files: []File{file("a", "x")}, before: []string{"x"}, change: func(in *Input) {
+			namespace := manifest.Identity{Kind: corev1.SchemeGroupVersion.WithKind("Namespace").GroupKind(), Name: "default"}
+			in.Live[namespace] = Live{Identity: namespace, UID: "u", Mark: "ours"}
+		}, want: "settled 1; keep default"},
+		"pruning is off":       {files: []File{file("a", "x")}, before: []string{"x", "y"}, change: func(in *Input) { in.Prune = false }, want: "settled 1; held 1: pruning is switched off"},
+		"one file is broken":   {files: []File{file("a", "x"), unreadable}, before: []string{"x", "y"}, want: "settled 1; held 1: not all files could be read; fail bad.yaml"},
+		"twice":                {files: []File{file("a", "x"), file("b", "x")}, before: []string{"x", "y"}, want: "settled 1; held 1: not all files could be read; fail b"},
+		"unread":               {files: []File{file("a", "x")}, before: []string{"x", "y"}, change: func(in *Input) { in.Unread = errors.New("gone") }, want: "settled 1; held 1: the directory could not be read"},
+		"never read":           {before: []string{"x"}, change: func(in *Input) { in.Unread = errors.New("gone") }, want: "held 1: the directory could not be read"},
+		"empty":                {before: []string{"x", "y"}, want: "held 2: the directory holds no manifests"},
+		"nothing but comments": {files: []File{{Path: "a"}}, before: []string{"x"}, want: "held 1: the directory holds no manifests"},
+		"empty at first":       {want: ""},
 
 		"most of few":       {files: []File{file("a", "s00")}, before: many(6), want: "settled 1; prune s01 s02 s03 s04 s05"},
 		"half of many":      {files: []File{file("a", many(6)...)}, before: many(12), want: "settled 6; prune s06 s07 s08 s09 s10 s11"},

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/go-logr/logr"
+	"k8s.io/client-go/discovery"
 	"k8s.io/client-go/dynamic"
 	"k8s.io/client-go/metadata"
 	"k8s.io/client-go/rest"
@@ -42,6 +43,7 @@ type Source struct {
 	id        string
 	objects   dynamic.Interface
 	partial   metadata.Interface
+	served    discovery.DiscoveryInterface
 	inventory *inventory
 	tree      *Tree
 	woken     chan struct{}
@@ -98,6 +100,9 @@ func (s *Source) connect(config *rest.Config, client *http.Client) (err error) {
 		return err
 	}
 	if s.partial, err = metadata.NewForConfigAndClient(metadata.ConfigFor(config), client); err != nil {
+		return err
+	}
+	if s.served, err = discovery.NewDiscoveryClientForConfigAndClient(config, client); err != nil {
 		return err
 	}
 	s.inventory, err = newInventory(s.partial, s.id, s.wake)

@@ -54,7 +54,7 @@ type PruneStatus struct {
 	Held  string
 	Count int
 	Until time.Time
-	// Kept are protected by their annotation.
+	// Kept are protected by their annotation, or by the API: then it says so.
 	Kept []string
 }
 
@@ -115,7 +115,11 @@ func (s *Source) next(unread error, p Plan, done *outcome, failures []Failure) S
 		status.Prune.Held, status.Prune.Count = "not everything could be applied", len(p.Prune)
 	}
 	for _, id := range p.Kept {
-		status.Prune.Kept = append(status.Prune.Kept, name(id))
+		text := name(id)
+		if undeletable(id) {
+			text += " (it cannot be deleted)"
+		}
+		status.Prune.Kept = append(status.Prune.Kept, text)
 	}
 	status.Waiting = waiting(p, done)
 	status.Files, status.Errors = byFile(s.snapshot.Files, failures)

@@ -40,7 +40,8 @@ type ExecRequest struct {
 	TTY bool
 	// Resize tells the sizes that the terminal is to have; nil leaves it the
 	// guest's choice. One that is there when Exec is called is in force before the
-	// command starts. It need not be closed, and is not read without TTY.
+	// command starts. It need not be closed, nothing follows when it is, and it is not
+	// read without TTY.
 	Resize <-chan TerminalSize
 	// Timeout after which the command is killed, counted from its start; 0
 	// means none but the context's.

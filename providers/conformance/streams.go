@@ -50,7 +50,8 @@ func (s *suite) testEndsFirst(t *testing.T) {
 	}
 }
 
-// testTerminal works at a terminal: its size, also when it changes, and Ctrl-C.
+// testTerminal works at a terminal: its size, also when it changes and when no more sizes
+// come, and Ctrl-C.
 func (s *suite) testTerminal(t *testing.T) {
 	id := s.guest(t)
 	if s.b.NoTerminal {
@@ -78,13 +79,14 @@ func (s *suite) testTerminal(t *testing.T) {
 		}
 		typed("stty size\r")
 	}
+	close(sizes)
 	typed("echo be''gun; sleep 100000\r")
 	s.awaitOutput(t, &out, "begun\r\n")
 	time.Sleep(500 * time.Millisecond) // until it sleeps
 	typed("\x03")
 	s.awaitOutput(t, &out, "^C")
-	typed("echo ba''ck; exit 5\r")
-	if code := <-ended; code != 5 || !strings.Contains(out.String(), "back\r\n") {
+	typed("echo ba''ck; stty size; exit 5\r")
+	if code := <-ended; code != 5 || !strings.Contains(out.String(), "back\r\n50 132\r\n") {
 		t.Errorf("it ended with %d after %q", code, out.String())
 	}
 }

@@ -96,8 +96,10 @@ func newInput(req providers.ExecRequest, out *outputs) *input {
 			return err
 		})
 		select {
-		case size := <-req.Resize:
-			in.terminal.Resize(size.Width, size.Height)
+		case size, ok := <-req.Resize:
+			if ok {
+				in.terminal.Resize(size.Width, size.Height)
+			}
 		default:
 		}
 	}
@@ -111,7 +113,10 @@ func (in *input) begin(req providers.ExecRequest) {
 		go func() {
 			for {
 				select {
-				case size := <-req.Resize:
+				case size, ok := <-req.Resize:
+					if !ok {
+						return
+					}
 					in.terminal.Resize(size.Width, size.Height)
 				case <-in.over:
 					return

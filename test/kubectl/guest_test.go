@@ -1,11 +1,20 @@
 package kubectl_test
 
 import (
+	"bytes"
+	"context"
 	"crypto/rand"
-	"fmt"
+	"io"
+	"net"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
+	"syscall"
+	"time"
+
+	"sandboxd.dev/sandboxd/test/daemon"
+	"sandboxd.dev/sandboxd/test/terminal"
 )
 
 // guest makes a sandbox whose guest can be reached.
@@ -65,8 +74,7 @@ var guestChecks = []check{
 		data := make([]byte, 300<<10)
 		_, err := rand.Read(data)
 		must(k.t, err)
-		there := fmt.Sprintf("/tmp/%s-%d", k.ns, os.Getpid()) // simulated guests share this machine's files
-		k.t.Cleanup(func() { _ = os.RemoveAll(there) })
+		there := "/tmp/there"
 		k.ok("cp", k.file("there", string(data)), "one:"+there)
 		k.ok("cp", "one:"+there, filepath.Join(k.dir, "back"))
 		back, err := os.ReadFile(filepath.Join(k.dir, "back"))
@@ -80,17 +88,79 @@ var guestChecks = []check{
 		k.eventually("the console says something", func() bool { return strings.TrimSpace(k.ok("logs", "one").out) != "" })
 		k.ok("logs", "one", "-c", "guest", "--tail=1")
 	}},
-	{"logs -f goes on", 0, func(k *kubectl) {
+	{"logs -f shows what comes later", 0, func(k *kubectl) {
 		k.guest("one")
-		k.eventually("the console says something", func() bool { return strings.TrimSpace(k.ok("logs", "one").out) != "" })
 		p := k.start("logs", "-f", "one")
 		p.shows(`.`)
+		k.ok("exec", "one", "--", "sh", "-c", "echo said later > /dev/console")
+		p.shows(`said later`)
 		p.interrupt()
 	}},
-	{"port-forward listens", 0, func(k *kubectl) {
+	{"attach shows the serial console", 0, func(k *kubectl) {
 		k.guest("one")
-		p := k.start("port-forward", "one", ":8080")
-		p.shows(`^Forwarding from 127.0.0.1:\d+ -> 8080$`)
+		p := k.start("attach", "one")
+		// It shows what comes once it is attached, which it does not tell.
+		k.eventually("attach shows what the console prints", func() bool {
+			k.ok("exec", "one", "--", "sh", "-c", "echo printed there > /dev/console")
+			return strings.Contains(p.out.String(), "printed there")
+		})
+		p.interrupt()
+	}},
+	{"attach -i types at the serial console", 0, func(k *kubectl) {
+		k.guest("one")
+		k.startTyping("echo ty''ped there > /tmp/typed\n", "attach", "-i", "one")
+		k.eventually("what was typed was run", func() bool {
+			return strings.TrimSpace(k.run("", "exec", "one", "--", "cat", "/tmp/typed").out) == "typed there"
+		})
+	}},
+	{"exec -it at a terminal", 0, func(k *kubectl) {
+		k.guest("one")
+		keys, screen := terminal.Open(k.t, 101, 33)
+		cmd := k.command(context.Background(), "", []string{"exec", "-it", "one", "--", "sh"})
+		cmd.Stdin, cmd.Stdout, cmd.Stderr = screen, screen, screen
+		cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Setctty: true}
+		var shown daemon.Written
+		go func() { _, _ = io.Copy(&shown, keys) }()
+		must(k.t, cmd.Start())
+		ended := make(chan error, 1)
+		go func() { ended <- cmd.Wait() }()
+		k.t.Cleanup(func() { _ = cmd.Process.Kill() })
+		// The first size comes beside the command, so it is asked for again.
+		k.eventually("the guest's terminal has the size of ours", func() bool {
+			_, err := io.WriteString(keys, "stty size\r")
+			must(k.t, err)
+			time.Sleep(200 * time.Millisecond)
+			return strings.Contains(shown.String(), "33 101\r\n")
+		})
+		_, err := io.WriteString(keys, "exit 7\r")
+		must(k.t, err)
+		select {
+		case <-ended:
+		case <-time.After(daemon.Patience):
+			k.t.Fatalf("it does not end: %s", &shown)
+		}
+		if code := cmd.ProcessState.ExitCode(); code != 7 {
+			k.t.Errorf("exit %d, want 7: %s", code, &shown)
+		}
+	}},
+	{"port-forward passes bytes on both ways", 0, func(k *kubectl) {
+		k.guest("one") // without a network: the daemon reaches into the guest
+		p := k.start("port-forward", "one", ":7")
+		p.shows(`^Forwarding from 127.0.0.1:\d+ -> 7$`)
+		address := regexp.MustCompile(`127\.0\.0\.1:\d+`).FindString(p.out.String())
+		c, err := net.DialTimeout("tcp", address, daemon.Patience)
+		must(k.t, err)
+		defer func() { _ = c.Close() }()
+		must(k.t, c.SetDeadline(time.Now().Add(daemon.Patience)))
+		data := make([]byte, 200<<10)
+		_, err = rand.Read(data)
+		must(k.t, err)
+		go func() { _, _ = c.Write(data) }() // what does not arrive does not come back
+		back := make([]byte, len(data))
+		n, err := io.ReadFull(c, back)
+		if err != nil || !bytes.Equal(back, data) {
+			k.t.Errorf("%d bytes of %d came back (%v), the same: %v", n, len(data), err, bytes.Equal(back, data))
+		}
 		p.interrupt()
 	}},
 }

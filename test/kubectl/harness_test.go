@@ -221,7 +221,13 @@ type process struct {
 // start runs kubectl beside the check, which ends it at the latest.
 func (k *kubectl) start(args ...string) *process {
 	k.t.Helper()
-	p := &process{k: k, args: args, cmd: k.command(context.Background(), "", args), done: make(chan error, 1)}
+	return k.startTyping("", args...)
+}
+
+// startTyping is start with something to read.
+func (k *kubectl) startTyping(stdin string, args ...string) *process {
+	k.t.Helper()
+	p := &process{k: k, args: args, cmd: k.command(context.Background(), stdin, args), done: make(chan error, 1)}
 	p.cmd.Stdout, p.cmd.Stderr = &p.out, &p.errs
 	must(k.t, p.cmd.Start())
 	go func() { p.done <- p.cmd.Wait() }()

@@ -15,7 +15,7 @@ func (a *app) attach() *cobra.Command {
 		Use:   "attach SANDBOX",
 		Short: "Connect with the serial console of a sandbox",
 		Long: `Show what the guest prints on its serial console from now on and, with -i, type
-there where the hypervisor lets consoles be typed at. With -t, everything is passed
+there where the hypervisor lets consoles be typed at. With -it, everything is passed
 on as it is typed and shown as it comes; Ctrl-] leaves. What was printed before,
 sandboxd logs shows. Machines on libvirt and VirtualBox have consoles that can
 only be read.`,
@@ -32,7 +32,7 @@ sandboxd attach web -it`),
 			ctx, cancel := context.WithCancelCause(cmd.Context())
 			defer cancel(nil)
 			o := client.ExecOptions{Stdout: a.Out}
-			if isTerminal(a.Out) && !tty {
+			if isTerminal(a.Out) {
 				o.Stdout = &tamed{w: a.Out}
 			}
 			if stdin {
@@ -43,16 +43,14 @@ sandboxd attach web -it`),
 				return err
 			}
 			if tty {
-				sizes, restore, ok, err := a.takeTerminal()
+				sizes, restore, ok, err := a.takeTerminal(stdin)
 				if err != nil {
 					return err
 				}
 				if ok {
 					defer restore()
-					o.Resize = sizes
-					if stdin {
-						o.Stdin = leaving{a.In, func() { cancel(errLeft) }}
-					}
+					o.Stdout, o.Resize = a.Out, sizes
+					o.Stdin = leaving{a.In, func() { cancel(errLeft) }}
 				}
 			}
 			err = c.Attach(ctx, key, o)
@@ -63,6 +61,6 @@ sandboxd attach web -it`),
 		},
 	}
 	cmd.Flags().BoolVarP(&stdin, "stdin", "i", false, "Pass standard input to the console")
-	cmd.Flags().BoolVarP(&tty, "tty", "t", false, "Standard input is a terminal: pass on each key")
+	cmd.Flags().BoolVarP(&tty, "tty", "t", false, "Standard input is a terminal: pass on each key; with -i only")
 	return a.namespaced(cmd)
 }

@@ -22,7 +22,7 @@ func (a *app) exec() *cobra.Command {
 		Short: "Run a command in a sandbox",
 		Long: `Run a command in a sandbox and exit with its exit code. No shell is involved,
 unless the command is one. With -i, the command reads standard input as it comes;
-with -t, it gets a terminal of the size of ours, and each key is passed on.
+with -it, it gets a terminal of the size of ours, and each key is passed on.
 
 Exit codes: the command's own; 124 when its time was up and it was killed; 125
 when it may have run and nobody saw how it ended; 126 when it could not be started
@@ -44,9 +44,6 @@ sandboxd exec web -it -- sh`),
 				return err
 			}
 			o.Command, o.Stdout, o.Stderr, o.MaxOutput = command, a.Out, a.Err, maxOutput
-			if tty {
-				o.MaxOutput = 0
-			}
 			if stdin {
 				o.Stdin = a.In
 			}
@@ -61,11 +58,12 @@ sandboxd exec web -it -- sh`),
 				return err
 			}
 			if tty {
-				sizes, restore, ok, err := a.takeTerminal()
+				sizes, restore, ok, err := a.takeTerminal(stdin)
 				if err != nil {
 					return err
 				}
 				if o.TTY, o.Resize = ok, sizes; ok {
+					o.MaxOutput = 0
 					defer restore()
 				}
 			}
@@ -81,7 +79,7 @@ sandboxd exec web -it -- sh`),
 	}
 	flags := cmd.Flags()
 	flags.BoolVarP(&stdin, "stdin", "i", false, "Pass standard input to the command")
-	flags.BoolVarP(&tty, "tty", "t", false, "Give the command a terminal")
+	flags.BoolVarP(&tty, "tty", "t", false, "Give the command a terminal; with -i only")
 	flags.StringVarP(&o.User, "user", "u", "", "User to run as (default: the image's)")
 	flags.StringVarP(&o.Dir, "workdir", "w", "", "Directory to run in")
 	flags.StringArrayVarP(&o.Env, "env", "e", nil, "Variable to set, as NAME=value; may be repeated")

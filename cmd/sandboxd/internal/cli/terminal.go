@@ -15,8 +15,13 @@ import (
 
 // takeTerminal makes the terminal that we are used at pass everything on as it is
 // typed, until restore is called. sizes tells its size, now and when it changes.
-// ok is false, and said why, when our input is no terminal.
-func (a *app) takeTerminal() (sizes <-chan client.TerminalSize, restore func(), ok bool, err error) {
+// ok is false, and said why, when our input is no terminal, or is not passed on (stdin
+// is false): no key would do anything then, not even one that ends it.
+func (a *app) takeTerminal(stdin bool) (sizes <-chan client.TerminalSize, restore func(), ok bool, err error) {
+	if !stdin {
+		fmt.Fprintln(a.Err, "warning: nothing that is typed is passed on without -i: -t is left out")
+		return nil, nil, false, nil
+	}
 	f, isFile := a.In.(*os.File)
 	if !isFile || !term.IsTerminal(int(f.Fd())) {
 		fmt.Fprintln(a.Err, "warning: standard input is no terminal, so the command gets none: -t is left out")

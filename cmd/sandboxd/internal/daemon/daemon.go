@@ -176,6 +176,10 @@ func serve(ctx context.Context, o Options, r running) error {
 	if err != nil {
 		return err
 	}
+	source, err := manifestSource(o, r)
+	if err != nil {
+		return err
+	}
 	group.Go(func() error { return r.server.Serve(ctx, r.listener) })
 	for _, l := range r.remote.listeners {
 		group.Go(func() error { return r.server.ServeTLS(ctx, l, r.remote.keeper.TLSConfig()) })
@@ -184,8 +188,8 @@ func serve(ctx context.Context, o Options, r running) error {
 		group.Go(func() error { return r.own.serveMetrics(ctx, r.scraped) })
 	}
 	group.Go(func() error { return controllers.Start(ctx) })
-	if err := applyManifests(ctx, group, o, r); err != nil {
-		return err
+	if source != nil {
+		group.Go(func() error { return source.Run(ctx) })
 	}
 	group.Go(func() error { trimMemory(ctx, r.own.store.Trim); return nil })
 	group.Go(func() error { probe(ctx, o.Logger, r.set); return nil })

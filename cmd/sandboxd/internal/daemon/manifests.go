@@ -6,31 +6,29 @@ import (
 	"net/http"
 	"time"
 
-	"golang.org/x/sync/errgroup"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"sandboxd.dev/sandboxd/client"
 	"sandboxd.dev/sandboxd/gitops"
 )
 
-// applyManifests applies the directory of manifests, if there is one, until the
-// context ends.
-func applyManifests(ctx context.Context, group *errgroup.Group, o Options, r running) error {
+// manifestSource is the directory of manifests that is to be applied; nil when there
+// is none.
+func manifestSource(o Options, r running) (*gitops.Source, error) {
 	c := o.Config.Manifests
 	if c.Dir == "" {
-		return nil
+		return nil, nil
 	}
 	source, err := gitops.New(gitops.Options{
 		Config: r.server.LoopbackConfig(), Dir: c.Dir, Interval: c.Interval, Prune: c.Prune, PruneHold: c.PruneHold,
 		Logger: o.Logger.WithName("manifests"),
 	})
 	if err != nil {
-		return err
+		return nil, err
 	}
 	r.own.metrics.Register(source)
 	r.own.manifests.Store(source)
-	group.Go(func() error { return source.Run(ctx) })
-	return nil
+	return source, nil
 }
 
 func (a *admin) tellManifests(w http.ResponseWriter, r *http.Request) {

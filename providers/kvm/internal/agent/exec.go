@@ -141,7 +141,10 @@ func (r *run) resize(ctx context.Context, sizes <-chan providers.TerminalSize) {
 		select {
 		case <-ctx.Done():
 			return
-		case size := <-sizes:
+		case size, ok := <-sizes:
+			if !ok {
+				return
+			}
 			// A guest without stty has a terminal that keeps its size.
 			_, _ = r.c.shell(ctx, `exec stty rows "$2" cols "$3" <"$(cat "$1/tty")" 2>/dev/null`, nil,
 				r.dir, strconv.Itoa(int(size.Height)), strconv.Itoa(int(size.Width)))
@@ -195,8 +198,10 @@ func (r *run) start(ctx context.Context, req providers.ExecRequest, in *guestio.
 	if req.TTY {
 		tty = "yes"
 		select {
-		case size := <-req.Resize:
-			tty = fmt.Sprintf("%d %d", size.Height, size.Width)
+		case size, ok := <-req.Resize:
+			if ok {
+				tty = fmt.Sprintf("%d %d", size.Height, size.Width)
+			}
 		default:
 		}
 		words = []string{guestscript.Quote(guestscript.Inner), guestscript.Quote(words...)}
@@ -280,40 +285,6 @@ func (r *run) follow(ctx context.Context) (int, error) {
 // isSilence tells whether the transport failed, as opposed to the guest's
 // answer or the caller's writer.
 func isSilence(err error) bool { return providers.KindOf(err) == providers.ErrUnavailable }
-
-// report is run.sh's.
-type report struct {
-	refused    string
-	code       int
-	sizes      [2]int64
-	inline     bool
-	out, stdER []byte
-}
-
-func parseReport(s status) (report, error) {
-	line, rest := cutLine(s.Out)
-	f := strings.Fields(line)
-	if len(f) == 2 && f[0] == "refused" {
-		return report{refused: f[1]}, nil
-	}
-	bad := fmt.Errorf("the guest's report on the command is not understood: %q", guestcall.Printable(line))
-	if len(f) != 5 || f[0] != "done" || (f[4] != "inline" && f[4] != "files") {
-		return report{}, bad
-	}
-	code, err := strconv.ParseUint(f[1], 10, 8)
-	if err != nil {
-		return report{}, bad
-	}
-	r := report{code: int(code), inline: f[4] == "inline", out: rest, stdER: s.Err}
-	for i := range r.sizes {
-		n, err := strconv.ParseUint(f[2+i], 10, 62)
-		if err != nil {
-			return report{}, bad
-		}
-		r.sizes[i] = int64(n)
-	}
-	return r, nil
-}
 
 // finish passes on the rest of the output and returns the exit code.
 func (r *run) finish(ctx context.Context, s status) (int, error) {
