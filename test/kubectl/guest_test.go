@@ -135,7 +135,8 @@ var guestChecks = []check{
 		_, err := io.WriteString(keys, "exit 7\r")
 		must(k.t, err)
 		select {
-		case <-ended:
+		case err := <-ended:
+			k.t.Logf("it ended: %v", err) // its exit code is looked at below
 		case <-time.After(daemon.Patience):
 			k.t.Fatalf("it does not end: %s", &shown)
 		}
