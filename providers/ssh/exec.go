@@ -45,11 +45,13 @@ func (c *connection) exec(ctx context.Context, req providers.ExecRequest) (provi
 	id, dir := guestscript.Token(), "/tmp/.sandboxd-"+guestscript.Token()
 	mode, data := "none", ""
 	var in io.Reader
+	feeding, starve := context.WithCancel(ctx)
+	defer starve()
 	if req.Stdin != nil {
 		ahead := guestio.NewGather(guestcall.Input(ctx, req.Stdin), readAhead)
 		defer ahead.Close()
 		var err error
-		if mode, data, in, err = input(ctx, ahead); err != nil {
+		if mode, data, in, err = input(feeding, ahead); err != nil {
 			return providers.ExecResult{}, err
 		}
 	}
@@ -58,7 +60,7 @@ func (c *connection) exec(ctx context.Context, req providers.ExecRequest) (provi
 
 	stdout, stderr := guestio.Outputs(req)
 	r := newRun(id, stdout.Deliver, stderr.Deliver)
-	r.live = true
+	r.live, r.starve = true, starve
 	inner, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	defer guestio.After(r.started, req.Timeout, func() { cancel(guestcall.ErrTimeUp) })()

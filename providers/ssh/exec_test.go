@@ -135,6 +135,18 @@ func gone(t *testing.T, pids []string) {
 	}
 }
 
+// TestEndsBeforeItsInput: a command that has ended is not waited for because of
+// input that may still come.
+func TestEndsBeforeItsInput(t *testing.T) {
+	c := newGuest(t).start().client()
+	in, w := io.Pipe()
+	defer func() { _ = w.Close() }()
+	r, err := c.Exec(within(t), providers.ExecRequest{Command: []string{"sh", "-c", "exit 4"}, Stdin: in})
+	if err != nil || r.ExitCode != 4 {
+		t.Errorf("result %+v, %v", r, err)
+	}
+}
+
 func TestTimeUp(t *testing.T) {
 	c := newGuest(t).start().client()
 	file := filepath.Join(t.TempDir(), "pids")

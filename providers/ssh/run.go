@@ -22,6 +22,7 @@ const bootstrap = `exec /bin/sh -c 'IFS= read -r s && eval "$(printf %b "$s")"'`
 type run struct {
 	stdout, stderr *stream
 	live           bool          // it may end before its input does
+	starve         func()        // ends the wait for more input, of one that is live
 	started        chan struct{} // closed when the command is started
 	ended          chan struct{} // closed when both streams have reported the end
 
@@ -99,6 +100,7 @@ func (c *connection) feedAndAttend(ctx context.Context, r *run, session *xssh.Se
 		_ = session.Close() // what is left of the input has nowhere to go
 	}
 	starve()
+	r.starve() // it may be waiting for its caller
 	beside.Wait()
 	return err
 }
