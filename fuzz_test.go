@@ -49,9 +49,10 @@ var hostile = map[string][]string{
 	"providers/kvm/internal/identity": {"FuzzNetwork"},
 	"providers/ssh":                   {"FuzzLine", "FuzzStream"},
 	"providers/virtualbox":            {"FuzzAnswers", "FuzzClaims", "FuzzDefinition", "FuzzVDIHeader"},
+	"store/bolt":                      {"FuzzDamage", "FuzzDecodeRecord"},
+
 	"providers/virtualbox/internal/guestcontrol": {"FuzzEncode", "FuzzQuote", "FuzzStream"},
 	"providers/virtualbox/internal/vboxmanage":   {"FuzzFailure", "FuzzParseInfo"},
-	"store/bolt": {"FuzzDamage", "FuzzDecodeRecord"},
 }
 
 // decoders are what reads what others have written: a file that imports one is in a
