@@ -6,12 +6,12 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
-	"strings"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 
+	"sandboxd.dev/sandboxd/brief"
 	"sandboxd.dev/sandboxd/store"
 )
 
@@ -62,26 +62,19 @@ const (
 
 // bounded shortens what a Status says.
 func bounded(status metav1.Status) metav1.Status {
-	status.Message = cutTo(status.Message, maxMessage)
+	status.Message = brief.Text(status.Message, maxMessage)
 	if status.Details == nil {
 		return status
 	}
 	details := *status.Details
 	details.Causes = nil
 	for _, cause := range status.Details.Causes[:min(maxCauses, len(status.Details.Causes))] {
-		cause.Message, cause.Field = cutTo(cause.Message, maxCause), cutTo(cause.Field, maxCause)
+		cause.Message, cause.Field = brief.Text(cause.Message, maxCause), brief.Text(cause.Field, maxCause)
 		details.Causes = append(details.Causes, cause)
 	}
-	details.Name = cutTo(details.Name, maxCause)
+	details.Name = brief.Text(details.Name, maxCause)
 	status.Details = &details
 	return status
-}
-
-func cutTo(text string, most int) string {
-	if len(text) <= most {
-		return text
-	}
-	return strings.ToValidUTF8(text[:most], "") + "…"
 }
 
 // writeStatus answers with a Status.

@@ -2,7 +2,6 @@ package gitops
 
 import (
 	"context"
-	"strings"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -10,6 +9,7 @@ import (
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
 
+	"sandboxd.dev/sandboxd/brief"
 	"sandboxd.dev/sandboxd/manifest"
 )
 
@@ -37,14 +37,10 @@ func (s *Source) event(ctx context.Context, id manifest.Identity, t tone, text s
 		namespace = metav1.NamespaceDefault
 	}
 	now := metav1.NewTime(time.Now())
-	const longestNote = 1000
-	if len(text) > longestNote {
-		text = strings.ToValidUTF8(text[:longestNote], "") + "…"
-	}
 	object, err := runtime.DefaultUnstructuredConverter.ToUnstructured(&corev1.Event{
 		TypeMeta:       metav1.TypeMeta{APIVersion: "v1", Kind: "Event"},
 		ObjectMeta:     metav1.ObjectMeta{GenerateName: "manifests-", Namespace: namespace},
-		InvolvedObject: about, Type: t.kind, Reason: t.reason, Message: text, Action: t.action,
+		InvolvedObject: about, Type: t.kind, Reason: t.reason, Message: brief.Text(text, longest), Action: t.action,
 		Source: corev1.EventSource{Component: FieldManager}, ReportingController: FieldManager, ReportingInstance: FieldManager,
 		FirstTimestamp: now, LastTimestamp: now, EventTime: metav1.NewMicroTime(now.Time), Count: 1,
 	})

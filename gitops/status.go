@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"sandboxd.dev/sandboxd/brief"
 	"sandboxd.dev/sandboxd/manifest"
 )
 
@@ -176,15 +177,11 @@ func byFile(files []File, failures []Failure) (all []FileStatus, others []string
 	return all, others
 }
 
-// longest is how much of an error is told.
+// longest is how much of an error, or in an event, is told.
 const longest = 1000
 
 func oneLine(err error) string {
-	text := strings.Join(strings.Fields(err.Error()), " ")
-	if len(text) > longest {
-		text = strings.ToValidUTF8(text[:longest], "") + "…"
-	}
-	return text
+	return brief.Text(strings.Join(strings.Fields(err.Error()), " "), longest)
 }
 
 // told is what was said, so that it is said once.

@@ -14,6 +14,8 @@ import (
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	kjson "sigs.k8s.io/json"
 	"sigs.k8s.io/yaml"
+
+	"sandboxd.dev/sandboxd/brief"
 )
 
 const (
@@ -222,10 +224,7 @@ func (d document) located(err error) error {
 		text += ": YAML is indented with spaces, not with tabs"
 	}
 	const most = 300
-	if len(text) > most {
-		text = strings.ToValidUTF8(text[:most], "") + "…"
-	}
-	return errors.New(text)
+	return errors.New(brief.Text(text, most))
 }
 
 // objectsOf makes the objects of a tree: itself, or the items of a List.
