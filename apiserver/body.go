@@ -149,15 +149,21 @@ func firstLine(err error) string {
 	return lines[0]
 }
 
+// readMedia reads a request's body and the media type that it is in. A Content-Type
+// that cannot be parsed is refused before the body is read.
+func (s *Server) readMedia(w http.ResponseWriter, r *http.Request) (media string, body []byte, err error) {
+	if media, err = bodyMedia(r); err != nil {
+		return "", nil, err
+	}
+	body, err = s.readBody(w, r)
+	return media, body, err
+}
+
 // readObject reads the object in a request's body, in the resource's own form,
 // pruned to its schema. What strict validation objects to fails the request or
 // becomes warnings, as the options say.
 func (s *Server) readObject(w http.ResponseWriter, rq *request, o options) (*unstructured.Unstructured, error) {
-	media, err := bodyMedia(rq.Request)
-	if err != nil {
-		return nil, err
-	}
-	body, err := s.readBody(w, rq.Request)
+	media, body, err := s.readMedia(w, rq.Request)
 	if err != nil {
 		return nil, err
 	}

@@ -36,11 +36,7 @@ func (s *Server) patch(w http.ResponseWriter, rq *request) error {
 	if err != nil {
 		return err
 	}
-	media, err := bodyMedia(rq.Request)
-	if err != nil {
-		return err
-	}
-	body, err := s.readBody(w, rq.Request)
+	media, body, err := s.readMedia(w, rq.Request)
 	if err != nil {
 		return err
 	}

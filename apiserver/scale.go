@@ -88,11 +88,7 @@ func (s *Server) serveScale(w http.ResponseWriter, rq *request) error {
 	if err != nil {
 		return err
 	}
-	media, err := bodyMedia(rq.Request)
-	if err != nil {
-		return err
-	}
-	body, err := s.readBody(w, rq.Request)
+	media, body, err := s.readMedia(w, rq.Request)
 	if err != nil {
 		return err
 	}
