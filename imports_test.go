@@ -47,7 +47,7 @@ var rooms = map[string][]string{
 	"controller/goldenimage":       {"api/v1", "providers", "hostpath", "controller/capacity", "controller/goldenimage/build", "controller/job", "controller/patch"},
 	"controller/artifact":          {},
 	"controller/turn":              {},
-	"controller/capacity":          {"api/v1"},
+	"controller/capacity":          {"api/v1", "providers"},
 	"controller/usage":             {},
 	"controller/snapshot":          {"api/v1", "providers", "controller/job", "controller/patch", "controller/turn"},
 	"controller/sandbox":           {"api/v1", "providers", "hostpath", "controller/artifact", "controller/capacity", "controller/patch", "controller/snapshot", "controller/turn"},

@@ -16,6 +16,7 @@ import (
 	"sandboxd.dev/sandboxd/controller/capacity"
 	"sandboxd.dev/sandboxd/controller/goldenimage"
 	"sandboxd.dev/sandboxd/controller/sandbox"
+	"sandboxd.dev/sandboxd/providers"
 )
 
 // Capacity of the host.
@@ -32,10 +33,13 @@ type objects struct {
 	sandboxes, images, snapshots toolscache.Store
 	defaults                     sandbox.Defaults
 	builds                       goldenimage.BuildOptions
+	providers                    *providers.Set
+	// down tells whether a provider does not answer.
+	down func(v1.ProviderName) bool
 }
 
-func newObjects(ctx context.Context, c cache.Cache, o Options) (*objects, error) {
-	stores := &objects{defaults: o.Defaults, builds: buildDefaults(o)}
+func newObjects(ctx context.Context, c cache.Cache, o Options, down func(v1.ProviderName) bool) (*objects, error) {
+	stores := &objects{defaults: o.Defaults, builds: buildDefaults(o), providers: o.Providers, down: down}
 	for _, s := range []struct {
 		of    client.Object
 		store *toolscache.Store
@@ -69,7 +73,7 @@ func find[T any](store toolscache.Store, namespace, name string) *T {
 func (o *objects) Key(who capacity.Who) capacity.Key {
 	if who.Namespace == "" {
 		if img := find[v1.GoldenImage](o.images, "", who.Name); img != nil {
-			return imageKey(img)
+			return goldenimage.AdmissionKey(img)
 		}
 		return capacity.Key{}
 	}
@@ -79,20 +83,24 @@ func (o *objects) Key(who capacity.Who) capacity.Key {
 	return capacity.Key{}
 }
 
-// sandboxKey changes with everything that has a sandbox looked at and that it may ask
-// because of.
 func (o *objects) sandboxKey(sbx *v1.Sandbox, img *v1.GoldenImage) capacity.Key {
-	key := capacity.Key{Generation: sbx.Generation, Of: sandbox.ImageKey(img)}
-	if from := sbx.Spec.FromSnapshot; from != "" {
-		if snap := find[v1.SandboxSnapshot](o.snapshots, sbx.Namespace, from); snap != nil {
-			key.Of = said(snap)
-		}
+	var from *v1.SandboxSnapshot
+	if name := sbx.Spec.FromSnapshot; name != "" {
+		from = find[v1.SandboxSnapshot](o.snapshots, sbx.Namespace, name)
 	}
-	return key
+	return sandbox.AdmissionKey(sbx, img, from)
 }
 
-func imageKey(img *v1.GoldenImage) capacity.Key {
-	return capacity.Key{Generation: img.Generation, Of: img.Annotations[v1.AnnotationRebuild]}
+// Away implements capacity.Objects.
+func (o *objects) Away(who capacity.Who) bool {
+	if who.Namespace == "" {
+		return o.down(o.providerOf(nil, find[v1.GoldenImage](o.images, "", who.Name)))
+	}
+	sbx := find[v1.Sandbox](o.sandboxes, who.Namespace, who.Name)
+	if sbx == nil {
+		return false
+	}
+	return o.down(o.providerOf(sbx, find[v1.GoldenImage](o.images, "", sbx.Spec.Image)))
 }
 
 // Standing implements capacity.Objects.
@@ -106,16 +114,33 @@ func (o *objects) Standing() []capacity.Standing {
 		img := find[v1.GoldenImage](o.images, "", sbx.Spec.Image)
 		list = append(list, capacity.Standing{
 			Place: placeOf(sbx), Key: o.sandboxKey(sbx, img), Want: sandbox.ComingNeed(sbx, img, o.defaults),
+			Away: o.down(o.providerOf(sbx, img)),
 		})
 	}
 	for _, item := range o.images.List() {
 		if img, ok := item.(*v1.GoldenImage); ok && img.DeletionTimestamp.IsZero() && goldenimage.IsBuilt(img) {
 			list = append(list, capacity.Standing{
-				Place: placeOf(img), Key: imageKey(img), Want: goldenimage.ComingNeed(img, o.builds),
+				Place: placeOf(img), Key: goldenimage.AdmissionKey(img), Want: goldenimage.ComingNeed(img, o.builds),
+				Away: o.down(o.providerOf(nil, img)),
 			})
 		}
 	}
 	return list
+}
+
+// providerOf is the provider that an object is, or is going to be, of. Either is nil when
+// there is none.
+func (o *objects) providerOf(sbx *v1.Sandbox, img *v1.GoldenImage) v1.ProviderName {
+	switch {
+	case sbx != nil && sbx.Status.Provider != "":
+		return sbx.Status.Provider
+	case img == nil:
+		return ""
+	case img.Status.Provider != "":
+		return img.Status.Provider
+	default:
+		return o.providers.Resolve(img.Spec.Provider)
+	}
 }
 
 func placeOf(o client.Object) capacity.Place {
@@ -155,7 +180,7 @@ const restateDelay = 250 * time.Millisecond
 // admissions makes the ledger, as it was before a restart, and what wakes those who
 // wait.
 func (c *Controllers) admissions(ctx context.Context, o Options, w *wakeups) (*admissions, error) {
-	objects, err := newObjects(ctx, c.manager.GetCache(), o)
+	objects, err := newObjects(ctx, c.manager.GetCache(), o, c.outages.down)
 	if err != nil {
 		return nil, err
 	}

@@ -90,6 +90,17 @@ func (c *Controllers) Down() map[v1.ProviderName]time.Time {
 	return down
 }
 
+// down tells whether a provider does not answer.
+func (o *outages) down(name v1.ProviderName) bool {
+	g := o.gates[name]
+	if g == nil {
+		return false
+	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.down != nil
+}
+
 // hook is the gate's place around each call.
 func (g *gate) hook(_ context.Context, at intercept.Point) error {
 	switch {

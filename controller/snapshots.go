@@ -122,13 +122,6 @@ func snapshotChanged() predicate.Predicate {
 	return predicate.Funcs{UpdateFunc: func(e event.UpdateEvent) bool {
 		was, is := e.ObjectOld.(*v1.SandboxSnapshot), e.ObjectNew.(*v1.SandboxSnapshot)
 		return !was.DeletionTimestamp.Equal(is.DeletionTimestamp) || was.Status.Forks != is.Status.Forks ||
-			was.Status.MachineID != is.Status.MachineID || said(was) != said(is)
+			was.Status.MachineID != is.Status.MachineID || snapshot.Said(was) != snapshot.Said(is)
 	}}
-}
-
-func said(snap *v1.SandboxSnapshot) string {
-	if c := meta.FindStatusCondition(snap.Status.Conditions, v1.ConditionReady); c != nil {
-		return string(c.Status) + c.Reason + c.Message
-	}
-	return ""
 }

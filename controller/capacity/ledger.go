@@ -22,6 +22,8 @@ type Standing struct {
 	Key Key
 	// Want is about what it is going to ask for.
 	Want Amount
+	// Away: its hypervisor does not answer.
+	Away bool
 }
 
 // Objects are those that may come to ask, as the cache has them that reconcilers
@@ -29,6 +31,8 @@ type Standing struct {
 type Objects interface {
 	// Key of an object; the zero Key when there is none.
 	Key(Who) Key
+	// Away tells whether the hypervisor of an object does not answer.
+	Away(Who) bool
 	// Standing lists all that are not being deleted, in no order. It must not block.
 	Standing() []Standing
 }
@@ -48,8 +52,10 @@ type Ledger struct {
 	// large are those whose claim can never be met.
 	large map[types.UID]Who
 	seen  map[Who]Key
-	// looking are the keys of those that are being looked at.
-	looking map[Who]Key
+	// looking is what is known of those that are being looked at.
+	looking map[Who]look
+	// failing are those of whom their last look could not tell what they need.
+	failing map[Who]bool
 	// unseen are those that there were at the start and were not looked at since.
 	unseen map[Who]bool
 	woken  map[Who]bool
@@ -77,7 +83,8 @@ func New(budget Amount, objects Objects) *Ledger {
 	return &Ledger{
 		objects: objects, budget: budget, most: budget,
 		held: map[types.UID]holding{}, line: map[types.UID]*waiting{}, large: map[types.UID]Who{},
-		seen: map[Who]Key{}, looking: map[Who]Key{}, unseen: map[Who]bool{}, woken: map[Who]bool{}, changed: make(chan struct{}, 1),
+		seen: map[Who]Key{}, looking: map[Who]look{}, failing: map[Who]bool{}, unseen: map[Who]bool{},
+		woken: map[Who]bool{}, changed: make(chan struct{}, 1),
 	}
 }
 
@@ -88,36 +95,6 @@ func (l *Ledger) Restore(who Who, id types.UID, reserved Amount) {
 	defer l.mu.Unlock()
 	l.unseen[who] = true
 	l.set(who, id, reserved)
-}
-
-// Look is called before an object is read to be reconciled, and the function that it
-// returns when that is done, whatever came of it.
-func (l *Ledger) Look(who Who) (done func()) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	key := l.key(who)
-	l.looking[who] = key
-	return func() {
-		l.mu.Lock()
-		defer l.mu.Unlock()
-		delete(l.looking, who)
-		first := l.unseen[who]
-		delete(l.unseen, who)
-		last, known := l.seen[who]
-		l.seen[who] = key
-		switch {
-		case l.key(who) != key: // nobody knows which of both was seen, and it is looked at again
-			delete(l.seen, who)
-			if !first {
-				return
-			}
-		case known && last == key && !first:
-			return
-		}
-		if l.objects != nil || first && len(l.unseen) == 0 {
-			l.plan()
-		}
-	}
 }
 
 // Ask has a claim reserved, or puts it in line. Asked again, it changes the claim.
@@ -146,8 +123,8 @@ func (l *Ledger) Ask(c Claim) Verdict {
 		l.line[c.ID] = w
 	}
 	w.Claim, w.key = c, l.key(c.Who)
-	if key, looks := l.looking[c.Who]; looks {
-		w.key = key
+	if at, looks := l.looking[c.Who]; looks {
+		w.key = at.key
 	}
 	l.plan()
 	if _, waits := l.line[c.ID]; !waits {
@@ -215,6 +192,7 @@ func (l *Ledger) Gone(who Who) {
 	}
 	delete(l.seen, who)
 	delete(l.looking, who)
+	delete(l.failing, who)
 	delete(l.unseen, who)
 	l.plan()
 }
@@ -295,9 +273,10 @@ func (l *Ledger) plan() {
 	if len(l.line) == 0 {
 		return
 	}
-	s := State{Budget: l.budget, Held: l.sum, Unseen: len(l.unseen) > 0, Coming: l.coming()}
+	s := State{Budget: l.budget, Held: l.sum, Unseen: l.awaits(), Coming: l.coming()}
 	for _, w := range l.line {
 		w.Stale = w.key != l.key(w.Who)
+		w.Away = l.objects != nil && l.objects.Away(w.Who)
 		s.Line = append(s.Line, w.Claim)
 	}
 	sorted(s.Line)
@@ -319,6 +298,15 @@ func (l *Ledger) plan() {
 	}
 }
 
+// awaits tells whether something that there was at the start was not looked at since.
+// What went before the cache was filled never will be.
+func (l *Ledger) awaits() bool {
+	if l.objects != nil {
+		maps.DeleteFunc(l.unseen, func(who Who, _ bool) bool { return l.objects.Key(who) == Key{} })
+	}
+	return len(l.unseen) > 0
+}
+
 func (l *Ledger) key(who Who) Key {
 	if l.objects == nil {
 		return Key{}
@@ -333,10 +321,14 @@ func (l *Ledger) coming() []Claim {
 	}
 	var list []Claim
 	for _, o := range l.objects.Standing() {
-		if _, waits := l.line[o.ID]; waits {
+		if _, waits := l.line[o.ID]; waits || o.Away {
 			continue
 		}
-		if seen, ok := l.seen[o.Who]; ok && seen == o.Key {
+		seen, ok := l.seen[o.Who]
+		if at, looks := l.looking[o.Who]; looks && at.key != o.Key {
+			ok = false // and what it says now is not of what it is
+		}
+		if ok && seen == o.Key {
 			continue
 		}
 		list = append(list, Claim{Place: o.Place, Base: l.held[o.ID].amount, Want: o.Want})

@@ -211,6 +211,8 @@ type cached map[Who]Standing
 
 func (c cached) Key(w Who) Key { return c[w].Key }
 
+func (c cached) Away(w Who) bool { return c[w].Away }
+
 func (c cached) Standing() []Standing {
 	var list []Standing
 	for _, s := range c {
@@ -220,7 +222,14 @@ func (c cached) Standing() []Standing {
 }
 
 func (c cached) add(claim Claim, generation int64) {
-	c[claim.Who] = Standing{claim.Place, Key{Generation: generation}, claim.Want}
+	c[claim.Who] = Standing{Place: claim.Place, Key: Key{Generation: generation}, Want: claim.Want}
+}
+
+// away has the hypervisor of an object not answer, or answer again.
+func (c cached) away(w Who, away bool) {
+	s := c[w]
+	s.Away = away
+	c[w] = s
 }
 
 // TestOrderOfThoseThatDidNotAsk: the one that was made first gets the place, also when

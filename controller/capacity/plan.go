@@ -57,6 +57,9 @@ type Claim struct {
 	// Stale: something changed since it asked, and it is about to be looked at again.
 	// Nothing is given to it before, and it keeps its place in line.
 	Stale bool
+	// Away: its hypervisor does not answer. Nothing is given to it, nobody waits for it,
+	// and it keeps its place in line.
+	Away bool
 }
 
 // needs is what it asks for in addition; never less than nothing.
@@ -112,6 +115,10 @@ func (s State) Plan() []Verdict {
 		}
 		needs := c.needs()
 		left := free.free(ahead)
+		if c.Away {
+			verdicts[i] = passing("waits until its hypervisor answers")
+			continue
+		}
 		switch {
 		case s.Unseen:
 			verdicts[i] = passing("waits until the daemon has looked at what ran before it was started")
@@ -208,7 +215,7 @@ func (s State) before(i int, needs, left Amount, verdicts []Verdict, first bool)
 	}
 	var found *Claim
 	for j := range s.Line[:i] {
-		if !verdicts[j].Admitted && !exceeds(s.Line[j], s.Budget) && competes(s.Line[j]) {
+		if !verdicts[j].Admitted && !s.Line[j].Away && !exceeds(s.Line[j], s.Budget) && competes(s.Line[j]) {
 			found = &s.Line[j]
 			if first {
 				break

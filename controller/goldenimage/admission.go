@@ -17,6 +17,17 @@ func IsBuilt(img *v1.GoldenImage) bool {
 	return img.Spec.Source.ISO != nil || len(img.Spec.Provision) > 0
 }
 
+// AdmissionKey changes with everything that has an image looked at and that it may ask
+// because of.
+func AdmissionKey(img *v1.GoldenImage) capacity.Key {
+	return capacity.Key{Generation: img.Generation, Of: img.Annotations[v1.AnnotationRebuild]}
+}
+
+// undecided notes that an error kept what a build needs from being told.
+func (r *Reconciler) undecided(ctx context.Context, img *v1.GoldenImage, err error) {
+	r.o.Capacity.Undecided(capacity.Who{Name: img.Name}, img.UID, capacity.UnknownFor(ctx, err))
+}
+
 // ComingNeed is about what an image is going to ask for.
 func ComingNeed(img *v1.GoldenImage, o BuildOptions) capacity.Amount {
 	if img.Status.ObservedGeneration == img.Generation && meta.IsStatusConditionTrue(img.Status.Conditions, v1.ConditionReady) {

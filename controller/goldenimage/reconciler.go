@@ -143,6 +143,7 @@ func (r *Reconciler) Reconcile(ctx context.Context, req reconcile.Request) (reco
 	if r.writer.Stale(img) {
 		return reconcile.Result{RequeueAfter: cacheLag}, nil
 	}
+	r.o.Capacity.Read(who, AdmissionKey(img))
 	defer looked()
 	result, err := r.reconcile(ctx, img)
 	if apierrors.IsConflict(err) { // somebody else wrote meanwhile
@@ -159,6 +160,7 @@ func (r *Reconciler) reconcile(ctx context.Context, img *v1.GoldenImage) (reconc
 	}
 	if !deleting && controllerutil.AddFinalizer(img, v1.FinalizerImage) {
 		if err := r.writer.Claim(ctx, before, img); err != nil {
+			r.undecided(ctx, img, err)
 			return reconcile.Result{}, client.IgnoreNotFound(err)
 		}
 		before = img.DeepCopy()
@@ -176,7 +178,11 @@ func (r *Reconciler) reconcile(ctx context.Context, img *v1.GoldenImage) (reconc
 	if b := img.Status.Build; providers.IsTerminal(s.err) && b != nil && b.Phase == v1.BuildPreparing {
 		r.poweredOff(s) // it is not going to be started
 	}
-	if !s.asked {
+	switch {
+	case s.asked:
+	case s.err != nil && !providers.IsTerminal(s.err):
+		r.undecided(ctx, img, s.err)
+	default:
 		r.o.Capacity.Withdraw(img.UID)
 	}
 	before = s.before

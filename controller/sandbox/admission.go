@@ -14,6 +14,7 @@ import (
 
 	v1 "sandboxd.dev/sandboxd/api/v1"
 	"sandboxd.dev/sandboxd/controller/capacity"
+	"sandboxd.dev/sandboxd/controller/snapshot"
 	"sandboxd.dev/sandboxd/providers"
 )
 
@@ -59,12 +60,22 @@ func ComingNeed(sbx *v1.Sandbox, img *v1.GoldenImage, d Defaults) capacity.Amoun
 	}
 }
 
-// ImageKey changes when sandboxes of an image that waited for it may ask.
-func ImageKey(img *v1.GoldenImage) string {
-	if img == nil || !imageReady(img) {
-		return ""
+// AdmissionKey changes with everything that has a sandbox looked at and that it may ask
+// because of. Its image, and the snapshot that it begins from, are nil when there is none.
+func AdmissionKey(sbx *v1.Sandbox, img *v1.GoldenImage, from *v1.SandboxSnapshot) capacity.Key {
+	key := capacity.Key{Generation: sbx.Generation}
+	switch {
+	case from != nil:
+		key.Of = snapshot.Said(from)
+	case img != nil && imageReady(img):
+		key.Of = img.Status.Revision
 	}
-	return img.Status.Revision
+	return key
+}
+
+// undecided notes that an error kept what a sandbox needs from being told.
+func (r *Reconciler) undecided(ctx context.Context, sbx *v1.Sandbox, err error) {
+	r.o.Capacity.Undecided(whoIs(sbx), sbx.UID, capacity.UnknownFor(ctx, err))
 }
 
 // sizeOf is the size of the disks of a revision of an image; nil when it is not known.

@@ -156,6 +156,7 @@ func (r *Reconciler) reconcile(ctx context.Context, sbx *v1.Sandbox) (reconcile.
 	}
 	if controllerutil.AddFinalizer(sbx, v1.FinalizerMachine) {
 		if err := r.writer.Claim(ctx, before, sbx); err != nil {
+			r.undecided(ctx, sbx, err)
 			return reconcile.Result{}, client.IgnoreNotFound(err)
 		}
 		before = sbx.DeepCopy()
@@ -173,7 +174,11 @@ func (r *Reconciler) reconcile(ctx context.Context, sbx *v1.Sandbox) (reconcile.
 	if v.observed && providers.IsTerminal(v.err) {
 		r.account(&v)
 	}
-	if !v.asked {
+	switch {
+	case v.asked:
+	case v.err != nil && !providers.IsTerminal(v.err):
+		r.undecided(ctx, sbx, v.err)
+	default:
 		r.o.Capacity.Withdraw(sbx.UID)
 	}
 	sbx.Status.ExpiresAt, _ = expiry(sbx)
@@ -209,6 +214,7 @@ func (r *Reconciler) advance(ctx context.Context, before, sbx *v1.Sandbox) view 
 	if v.err = r.findSnapshots(ctx, &v); v.err != nil {
 		return v
 	}
+	r.o.Capacity.Read(whoIs(sbx), AdmissionKey(sbx, v.img, v.origin.snap))
 	if v.err = r.findParent(ctx, &v); v.err != nil {
 		return v
 	}

@@ -168,3 +168,11 @@ func withMemory(memory bool) string {
 	}
 	return ""
 }
+
+// Said is what others go by of what is said of a snapshot.
+func Said(snap *v1.SandboxSnapshot) string {
+	if c := meta.FindStatusCondition(snap.Status.Conditions, v1.ConditionReady); c != nil {
+		return string(c.Status) + c.Reason + c.Message
+	}
+	return ""
+}
