@@ -214,5 +214,5 @@ func (p *Provider) closeUnused(ctx context.Context, id types.UID, dir string, bu
 // understood tells whether VirtualBox's service has had its say in a failure.
 func understood(err error) bool {
 	var f *vboxmanage.Failure
-	return errors.As(err, &f) && !f.Unreached && !f.Lost
+	return errors.As(err, &f) && !f.Unreached && !f.Died()
 }

@@ -1,7 +1,6 @@
 package virtualbox
 
 import (
-	"context"
 	"fmt"
 	"slices"
 
@@ -89,25 +88,6 @@ var openings = map[string]string{
 func hasProcess(info vboxmanage.Info) bool {
 	now, _ := power(info["VMState"])
 	return now != providers.PowerOff && now != providers.PowerSaved
-}
-
-// closeLoopback makes sure that a machine which is to be started on NAT will not
-// reach the host's loopback addresses, and looks again at one that it had to
-// change. VirtualBox 7.2 leaves that setting out of a machine's file when it is
-// off, and takes it to be on when VBoxSVC reads the file anew: it is forgotten
-// with each VBoxSVC. The machine's process keeps what it began with.
-func (p *Provider) closeLoopback(ctx context.Context, m machine) (machine, error) {
-	if m.record.Network.Mode != v1.NetworkNAT || m.info[loopbackKey] != "1" {
-		return m, nil
-	}
-	if _, err := p.manage(ctx, m.id, 0, "modifyvm", string(m.id), "--nat-localhostreachable1", "off"); err != nil {
-		return m, err
-	}
-	m, err := p.look(ctx, m.id)
-	if err == nil && m.info[loopbackKey] == "1" {
-		err = notIsolated(m.id, "it was not started", openings[loopbackKey])
-	}
-	return m, err
 }
 
 // strangers lists what is in a machine's drives and does not lie in its directory:

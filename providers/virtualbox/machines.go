@@ -21,6 +21,10 @@ import (
 // ours yet is cloned without being looked for first: VirtualBox refuses a UUID
 // that it knows.
 func (p *Provider) EnsureMachine(ctx context.Context, spec providers.MachineSpec) error {
+	return p.again(ctx, spec.ID, func() error { return p.ensure(ctx, spec) })
+}
+
+func (p *Provider) ensure(ctx context.Context, spec providers.MachineSpec) error {
 	if err := p.ready(ctx); err != nil {
 		return err
 	}

@@ -13,7 +13,7 @@ import (
 )
 
 // patient is a caller that tries again, as callers have to, when VirtualBox's service
-// ended during a call: on a busy host VBoxSVC 7.2 was seen to crash, in one of its
+// ended during a call, or VBoxManage itself: on a busy host VBoxSVC 7.2 was seen to crash, in one of its
 // own threads, while clients of it came and went.
 type patient struct {
 	providers.Provider
@@ -27,7 +27,7 @@ func (p patient) again(ctx context.Context, call func() error) error {
 	for n := 0; ; n++ {
 		err := call()
 		var f *vboxmanage.Failure
-		if !errors.As(err, &f) || !f.Lost || n == crashes || ctx.Err() != nil {
+		if !errors.As(err, &f) || !f.Died() || n == crashes || ctx.Err() != nil {
 			return err
 		}
 		p.t.Logf("tried again: %v", err)

@@ -36,10 +36,14 @@ func (p *Provider) withMachine(ctx context.Context, id types.UID, do func(machin
 
 // Start implements providers.Machines.
 func (p *Provider) Start(ctx context.Context, id types.UID) error {
+	return p.again(ctx, id, func() error { return p.start(ctx, id) })
+}
+
+func (p *Provider) start(ctx context.Context, id types.UID) error {
 	return p.withMachine(ctx, id, func(m machine) error {
 		switch m.power {
 		case providers.PowerOff:
-			return p.powerOn(ctx, m)
+			return p.startOff(ctx, m)
 		case providers.PowerStopping:
 			return providers.Errorf(providers.ErrBusy, machineObject(id), "the guest is shutting down: start it once it is off")
 		}
@@ -57,6 +61,21 @@ func (p *Provider) Start(ctx context.Context, id types.UID) error {
 		}
 		return p.powerOn(ctx, m)
 	})
+}
+
+// startOff starts a machine that is off, and once more if VBoxSVC forgot on the way what
+// keeps it isolated: nothing of its guest is lost by that.
+func (p *Provider) startOff(ctx context.Context, m machine) error {
+	for n := 1; ; n++ {
+		err := p.powerOn(ctx, m)
+		if n > deaths || !errors.As(err, new(forgotten)) || ctx.Err() != nil {
+			return err
+		}
+		var lookErr error
+		if m, lookErr = p.look(ctx, m.id); lookErr != nil || m.power != providers.PowerOff {
+			return err
+		}
+	}
 }
 
 // powerOn starts a machine that is off or saved, if VirtualBox shows it isolated.
@@ -150,7 +169,11 @@ func (p *Provider) confirm(ctx context.Context, id types.UID) error {
 // one is what it should be.
 func (p *Provider) judge(ctx context.Context, m machine) error {
 	if seen := p.observeNetwork(m); !seen.Isolated {
-		return p.refuse(ctx, m, notIsolated(m.id, "it was powered off", seen.Detail))
+		why := notIsolated(m.id, "it was powered off", seen.Detail)
+		if m.opensLoopback() {
+			why = forgotten{why}
+		}
+		return p.refuse(ctx, m, why)
 	}
 	if f, lost := p.lostForward(m); lost {
 		return p.refuse(ctx, m, hostport.Error(machineObject(m.id), f, errPortLost))

@@ -46,7 +46,7 @@ const usageExit = 2
 type Failure struct {
 	// Verb says what was called.
 	Verb string
-	// Exit code of the process.
+	// Exit code of the process; negative when a signal ended it.
 	Exit int
 	// Code of VirtualBox; 0 when it gave none.
 	Code Code
@@ -124,6 +124,8 @@ func (f *Failure) Error() string {
 		return fmt.Sprintf("VBoxManage %s did not say all that it was asked", f.Verb)
 	case f.Cut:
 		return fmt.Sprintf("VBoxManage %s did not say all that it was asked: %s", f.Verb, f.Message)
+	case f.Exit < 0:
+		return strings.TrimSuffix(fmt.Sprintf("VBoxManage %s was ended by a signal, as when it crashes: %s", f.Verb, f.Message), ": ")
 	case f.Message == "" && f.Code == 0:
 		return fmt.Sprintf("VBoxManage %s ended with exit code %d", f.Verb, f.Exit)
 	case f.Code == 0:
@@ -132,6 +134,10 @@ func (f *Failure) Error() string {
 		return fmt.Sprintf("VBoxManage %s: %s (0x%08x)", f.Verb, f.Message, uint32(f.Code))
 	}
 }
+
+// Died tells whether VBoxSVC, or VBoxManage itself, ended in the middle of the call.
+// Nobody knows what was done, and the next one may well fare better.
+func (f *Failure) Died() bool { return f.Lost || f.Exit < 0 }
 
 // Kind of the failure, by its codes alone.
 func (f *Failure) Kind() error {
@@ -164,7 +170,7 @@ func (f *Failure) Kind() error {
 // has the machine's lock, or VBoxSVC has just ended or died. With it, VBoxManage may
 // crash.
 func (f *Failure) momentary() bool {
-	if f.Unreached || f.Cut || f.looked && (f.Lost || f.Exit < 0) {
+	if f.Unreached || f.Cut || f.looked && f.Died() {
 		return true
 	}
 	switch f.Code {

@@ -1,0 +1,185 @@
+package virtualbox
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+
+	"github.com/google/uuid"
+	"k8s.io/apimachinery/pkg/types"
+
+	v1 "sandboxd.dev/sandboxd/api/v1"
+	"sandboxd.dev/sandboxd/providers"
+	"sandboxd.dev/sandboxd/providers/internal/files"
+)
+
+// dies ends VBoxManage by a signal at its next calls for a verb, as often as a file says.
+const dies = `dies() {
+	left=$(cat deaths)
+	[ "$left" = 0 ] || { echo $((left - 1)) >deaths; echo "$1" >>died; kill -SEGV $$; }
+}
+`
+
+// TestEndsInTheMiddle: a VBoxManage that crashes while it clones leaves half a machine
+// behind. The next try finds it, and the caller is not told.
+func TestEndsInTheMiddle(t *testing.T) {
+	for died, fails := range map[int]bool{0: false, 1: false, deaths: false, deaths + 1: true} {
+		t.Run(fmt.Sprint(died), func(t *testing.T) {
+			t.Parallel()
+			p, dir := answering(t, uuidKnown+dies+`case $1 in
+clonevm)
+	id=$6
+	vm=$PWD/data/machines/$id/$4
+	[ ! -e "$vm/half" ] || refuse 'The folder is not empty' 'VBOX_E_FILE_ERROR (0x80bb0004)'
+	mkdir -p "$vm"
+	echo >"$vm/half"
+	dies clonevm
+	rm "$vm/half"
+	echo '<VirtualBox><Machine><Hardware/></Machine></VirtualBox>' >"$vm/$4.vbox"
+	echo "VMState=\"poweroff\"
+CfgFile=\"$vm/$4.vbox\"
+storagecontrollername0=\"IDE\"
+\"IDE-0-0\"=\"$vm/Snapshots/a.vdi\"
+\"IDE-ImageUUID-0-0\"=\"3c91bf36-d64f-4066-85df-3cee44b439cf\"
+\"IDE-0-1\"=\"none\"" >$id ;;
+showvminfo) [ -e "$2" ] || refuse 'Could not find it' 'VBOX_E_OBJECT_NOT_FOUND (0x80bb0001)'; cat "$2" ;;
+esac
+`)
+			ref := providers.ImageRef{UID: types.UID(uuid.NewString()), Revision: "1"}
+			img := providers.Image{ImageRef: ref, Format: v1.DiskFormatVDI, VirtualSize: 1 << 20}
+			err := errors.Join(
+				os.WriteFile(filepath.Join(dir, "deaths"), []byte(strconv.Itoa(died)), 0o600),
+				files.Mkdir(p.data.ImageDir(ref.UID), dirMode),
+				p.seal(sealed{Seal: p.sealOf(providers.ImageSpec{ImageRef: ref, Name: "golden"}, img), Machine: types.UID(uuid.NewString()), Snapshot: "s", Adopted: true}),
+			)
+			if err != nil {
+				t.Fatal(err)
+			}
+			spec := providers.MachineSpec{
+				ID: types.UID(uuid.NewString()), Namespace: "default", Name: "box", Image: ref, CPUs: 1, MemoryBytes: 32 << 20,
+				Network: v1.Network{Mode: v1.NetworkNone},
+			}
+			err = p.EnsureMachine(t.Context(), spec)
+			if fails != errors.Is(err, providers.ErrUnavailable) || fails != (err != nil) {
+				t.Errorf("got %v", err)
+			}
+			if fails && !strings.Contains(err.Error(), "VBoxManage clonevm was ended by a signal, as when it crashes") {
+				t.Errorf("it says %v", err)
+			}
+			if got := files.Exists(filepath.Join(dir, string(spec.ID))); got == fails {
+				t.Errorf("made: %v", got)
+			}
+			b, _ := os.ReadFile(filepath.Join(dir, "died"))
+			if got := strings.Count(string(b), "clonevm"); got != died {
+				t.Errorf("it died %d times", got)
+			}
+		})
+	}
+}
+
+// TestDisksOfCallsThatDied: a VBoxManage that crashes has not said that a disk is nobody's.
+func TestDisksOfCallsThatDied(t *testing.T) {
+	p, dir := answering(t, dies+`case $1 in closemedium) dies closemedium ;; esac`+"\n")
+	id := types.UID(uuid.NewString())
+	disk := filepath.Join(p.data.MachineDir(id), "x", "a.vdi")
+	err := errors.Join(
+		os.MkdirAll(filepath.Dir(disk), 0o700), os.WriteFile(disk, nil, 0o600),
+		os.WriteFile(filepath.Join(dir, "deaths"), []byte("1"), 0o600),
+	)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := p.closeMedia(t.Context(), id, p.data.MachineDir(id)); !errors.Is(err, providers.ErrUnavailable) || !files.Exists(disk) {
+		t.Errorf("got %v, and the disk is there: %v", err, files.Exists(disk))
+	}
+	if err := p.closeMedia(t.Context(), id, p.data.MachineDir(id)); err != nil || files.Exists(disk) {
+		t.Errorf("the next time: %v, and the disk is there: %v", err, files.Exists(disk))
+	}
+}
+
+// natScript is a machine on NAT that is off, as VirtualBox shows it: a file. VBoxSVC ends,
+// and forgets that the loopback is closed, so often after each of the calls that a file
+// is named for.
+const natScript = `forgets() {
+	left=$(cat "$1" 2>/dev/null || echo 0)
+	[ "$left" = 0 ] || { echo $((left - 1)) >"$1"; sed -i 's/^localhostReachable=.*/localhostReachable="1"/' vm; }
+}
+state() { sed -i "s/^VMState=.*/VMState=\"$1\"/" vm; }
+case $1 in
+showvminfo) cat vm ;;
+modifyvm)
+	[ "$3 $4" = "--nat-localhostreachable1 off" ] || exit 1
+	sed -i 's/^localhostReachable=.*/localhostReachable="0"/' vm
+	forgets modifyvm ;;
+startvm) forgets startvm; state running; echo >>starts ;;
+controlvm) [ "$3" = poweroff ] || exit 1; state poweroff ;;
+esac
+`
+
+// TestForgetfulService: a VBoxSVC that crashes forgets that a machine's NAT is closed to
+// the loopback. It is closed anew, also when that was noticed only once the machine ran;
+// with a VBoxSVC that crashes for ever the machine does not stay on.
+func TestForgetfulService(t *testing.T) {
+	for name, c := range map[string]struct {
+		forgets map[string]int
+		starts  int
+		fails   bool
+	}{
+		"never":                          {nil, 1, false},
+		"right after it was closed":      {map[string]int{"modifyvm": 2}, 1, false},
+		"whenever it was closed":         {map[string]int{"modifyvm": 99}, 0, true},
+		"before it runs":                 {map[string]int{"startvm": 1}, 2, false},
+		"after and before":               {map[string]int{"modifyvm": 1, "startvm": 2}, 3, false},
+		"whenever it is about to be run": {map[string]int{"startvm": 99}, deaths + 1, true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			p, dir := answering(t, natScript)
+			info, r, _ := sound(v1.NetworkNAT)
+			r.Instance, r.VM, r.SharedFolders = "test", "web", nil
+			r.Network.PortForwards = nil
+			r.Hashes = providers.Hashes{Hardware: "h", Network: "n", Forwards: "f", Seed: "s"}
+			machine := filepath.Join(p.data.MachineDir(r.ID), r.VM)
+			info["VMState"], info["uartmode1"], info["localhostReachable"] = statePoweroff, "file,"+p.data.console(r.ID), "1"
+			info["name"], info["CfgFile"] = r.VM, filepath.Join(machine, "web.vbox")
+			info["SATA-0-0"], info["SATA-1-0"] = filepath.Join(machine, "disk.vdi"), filepath.Join(machine, seedName)
+			for _, key := range []string{"Forwarding(0)", "SharedFolderNameMachineMapping1", "SharedFolderPathMachineMapping1"} {
+				delete(info, key)
+			}
+			var shown strings.Builder
+			for _, key := range sortedKeys(info) {
+				fmt.Fprintf(&shown, "%s=%q\n", key, info[key])
+			}
+			contents := map[string]string{
+				filepath.Join(dir, "vm"): shown.String(), info["SATA-0-0"]: "",
+				info["CfgFile"]: `<VirtualBox><Machine uuid="{` + string(r.ID) + `}"><Hardware/></Machine></VirtualBox>`,
+			}
+			for call, n := range c.forgets {
+				contents[filepath.Join(dir, call)] = strconv.Itoa(n)
+			}
+			for path, content := range contents {
+				if err := errors.Join(os.MkdirAll(filepath.Dir(path), 0o700), os.WriteFile(path, []byte(content), 0o600)); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if err := p.writeRecord(r); err != nil {
+				t.Fatal(err)
+			}
+			err := p.Start(t.Context(), r.ID)
+			if fails := errors.Is(err, providers.ErrUnavailable); fails != c.fails || err != nil && !strings.Contains(err.Error(), openings[loopbackKey]) {
+				t.Errorf("got %v", err)
+			}
+			b, _ := os.ReadFile(filepath.Join(dir, "starts"))
+			if got := strings.Count(string(b), "\n"); got != c.starts {
+				t.Errorf("it was started %d times, want %d", got, c.starts)
+			}
+			m, err := p.GetMachine(t.Context(), r.ID)
+			if want := map[bool]providers.Power{true: providers.PowerOff, false: providers.PowerRunning}[c.fails]; err != nil || m.Power != want || !c.fails && !m.Network.Isolated {
+				t.Errorf("it is %+v, %v", m, err)
+			}
+		})
+	}
+}
