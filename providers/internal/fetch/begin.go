@@ -64,7 +64,13 @@ func (d *download) ask(ctx context.Context) (*http.Response, error) {
 			req.Header.Set("If-Range", v)
 		}
 	}
-	return d.Client.Do(req)
+	d.patience.wait()
+	resp, err := d.Client.Do(req)
+	d.patience.rest()
+	if err == nil {
+		resp.Body = awaited{resp.Body, d.patience}
+	}
+	return resp, err
 }
 
 // judge reads an answer's head. It is false for one that does not begin where

@@ -120,9 +120,10 @@ func Kept(err error) bool {
 // download is a Get under way.
 type download struct {
 	Request
-	out   *os.File
-	state state
-	sum   hash.Hash
+	out      *os.File
+	state    state
+	patience *patience
+	sum      hash.Hash
 	// have is how many bytes were received and hashed.
 	have int64
 	// resumed: some of them before this Get.
@@ -249,21 +250,18 @@ func (d *download) restart() error {
 	return d.out.Truncate(0)
 }
 
-// errStalled ends a request whose server sends nothing.
-var errStalled = errors.New("the server sent nothing")
-
 // attempt makes one request and receives what it brings.
 func (d *download) attempt(ctx context.Context) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	watchdog := time.AfterFunc(d.Stall, func() { cancel(errStalled) })
-	defer watchdog.Stop()
+	d.patience = newPatience(d.Stall, cancel)
+	defer d.patience.rest()
 	resp, err := d.begin(ctx)
 	if err != nil {
 		return d.broken(ctx, err)
 	}
 	defer func() { _ = resp.Body.Close() }()
-	return d.broken(ctx, d.receive(ctx, resp.Body, func() { watchdog.Reset(d.Stall) }))
+	return d.broken(ctx, d.receive(ctx, resp.Body))
 }
 
 // broken gives what ended a request a kind, unless it has one.
@@ -282,12 +280,12 @@ func (d *download) broken(ctx context.Context, err error) error {
 }
 
 // receive writes the body behind what is there. Blocks of zeros become holes.
-func (d *download) receive(ctx context.Context, body io.Reader, alive func()) error {
+func (d *download) receive(ctx context.Context, body io.Reader) error {
 	buf := make([]byte, block)
 	zeros := make([]byte, block)
 	checked := d.have
 	for {
-		n, err := io.ReadAtLeast(&beating{body, alive}, buf, 1)
+		n, err := io.ReadAtLeast(body, buf, 1)
 		if n > 0 {
 			if werr := d.write(buf[:n], zeros[:n]); werr != nil {
 				return files.Error(d.Object, filepath.Dir(d.Dir), werr)
@@ -367,18 +365,4 @@ func (d *download) noRoom(need, free int64) error {
 	}
 	return providers.Errorf(providers.ErrCapacity, d.Object, "downloading it needs about %d MiB more in %s, where %d MiB are free",
 		(need+Margin)>>20, filepath.Dir(d.Dir), free>>20)
-}
-
-// beating tells of every read that brings something.
-type beating struct {
-	io.Reader
-	alive func()
-}
-
-func (b *beating) Read(p []byte) (int, error) {
-	n, err := b.Reader.Read(p)
-	if n > 0 {
-		b.alive()
-	}
-	return n, err
 }

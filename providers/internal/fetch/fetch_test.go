@@ -125,11 +125,12 @@ func TestGet(t *testing.T) {
 	half, size := len(file)/2, len(file)
 	rest := fmt.Sprintf("bytes %d-%d/%d", half, size-1, size)
 	for name, tc := range map[string]struct {
-		pages []http.HandlerFunc
-		want  []byte
-		kind  error
-		kept  bool
-		times int // requests, where it matters
+		pages  []http.HandlerFunc
+		want   []byte
+		kind   error
+		kept   bool
+		times  int // requests, where it matters
+		stalls bool
 	}{
 		"a good server":          {pages: []http.HandlerFunc{good(file, "ETag", `"a"`)}, want: file, times: 1},
 		"one without a version":  {pages: []http.HandlerFunc{good(file)}, want: file, times: 1},
@@ -154,9 +155,9 @@ func TestGet(t *testing.T) {
 		"cut off without a version":    {pages: []http.HandlerFunc{cut(file, half)}, kind: providers.ErrUnavailable, times: 1},
 		"cut off with a weak version":  {pages: []http.HandlerFunc{cut(file, half, "ETag", `W/"a"`)}, kind: providers.ErrUnavailable, times: 1},
 		"always cut off":               {pages: []http.HandlerFunc{cut(file, half, "ETag", `"a"`)}, kind: providers.ErrUnavailable, kept: true, times: 2},
-		"stalled":                      {pages: []http.HandlerFunc{hang(file, half)}, kind: providers.ErrUnavailable},
-		"stalled, with a version":      {pages: []http.HandlerFunc{hang(file, half, "ETag", `"a"`), answer(503)}, kind: providers.ErrUnavailable, kept: true, times: 2},
-		"stalled before it answers":    {pages: []http.HandlerFunc{func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() }}, kind: providers.ErrUnavailable},
+		"stalled":                      {pages: []http.HandlerFunc{hang(file, half)}, kind: providers.ErrUnavailable, stalls: true},
+		"stalled, with a version":      {pages: []http.HandlerFunc{hang(file, half, "ETag", `"a"`), answer(503)}, kind: providers.ErrUnavailable, kept: true, times: 2, stalls: true},
+		"stalled before it answers":    {pages: []http.HandlerFunc{func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() }}, kind: providers.ErrUnavailable, stalls: true},
 		"too large, and says so":       {pages: []http.HandlerFunc{good(make([]byte, size+11))}, kind: providers.ErrInvalid, times: 1},
 		"endless":                      {pages: []http.HandlerFunc{endless}, kind: providers.ErrInvalid, times: 1},
 		"a part that never ends": {
@@ -181,7 +182,11 @@ func TestGet(t *testing.T) {
 			t.Parallel()
 			s := serve(t, tc.pages...)
 			dir := filepath.Join(t.TempDir(), "download")
-			got, err := Get(t.Context(), Request{Object: "image", URL: s.URL + "/a", Dir: dir, MaxBytes: int64(size + 10), Stall: 500 * time.Millisecond})
+			r := Request{Object: "image", URL: s.URL + "/a", Dir: dir, MaxBytes: int64(size + 10)}
+			if tc.stalls {
+				r.Stall = 2 * time.Second
+			}
+			got, err := Get(t.Context(), r)
 			switch {
 			case !errors.Is(err, tc.kind), tc.kind != nil && providers.KindOf(err) != tc.kind:
 				t.Fatalf("%v, not of kind %v", err, tc.kind)
@@ -235,7 +240,7 @@ func TestGetLater(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			s := serve(t, tc.first, answer(503), tc.second)
-			r := Request{Object: "image", URL: s.URL + "/a", Dir: filepath.Join(t.TempDir(), "download"), MaxBytes: int64(len(file)), Stall: 5 * time.Second}
+			r := Request{Object: "image", URL: s.URL + "/a", Dir: filepath.Join(t.TempDir(), "download"), MaxBytes: int64(len(file))}
 			if _, err := Get(t.Context(), r); !errors.Is(err, providers.ErrUnavailable) || !Resumable(r.Dir) {
 				t.Fatalf("the first: %v", err)
 			}
@@ -297,7 +302,11 @@ func TestSmall(t *testing.T) {
 		"stalled":   {hang([]byte("1234"), 1), providers.ErrUnavailable},
 		"cut off":   {cut([]byte("1234"), 1), providers.ErrUnavailable},
 	} {
-		b, err := Small(t.Context(), Request{Object: "image", URL: serve(t, tc.page).URL, MaxBytes: 4, Stall: 500 * time.Millisecond})
+		r := Request{Object: "image", URL: serve(t, tc.page).URL, MaxBytes: 4}
+		if name == "stalled" {
+			r.Stall = 100 * time.Millisecond
+		}
+		b, err := Small(t.Context(), r)
 		if !errors.Is(err, tc.kind) || err == nil && string(b) != "1234" {
 			t.Errorf("%s: %q, %v", name, b, err)
 		}
