@@ -132,16 +132,22 @@ func TestLeaderElection(t *testing.T) {
 
 	first := stand(t, kubeconfig)
 	eventually(t, "the first leads", leading(first))
-	second := stand(t, kubeconfig)
-	held := lease()
-	eventually(t, "the lease is renewed", func() error {
-		if lease().Spec.RenewTime.Equal(held.Spec.RenewTime) {
-			return errors.New("it has its first time")
+	var second *manned
+	for range 5 {
+		second = stand(t, kubeconfig)
+		held := lease()
+		eventually(t, "the lease is renewed", func() error {
+			if lease().Spec.RenewTime.Equal(held.Spec.RenewTime) {
+				return errors.New("it has its first time")
+			}
+			return nil
+		})
+		if !second.leads() {
+			break
 		}
-		return nil
-	})
-	if second.leads() {
-		t.Fatal("two lead")
+		// The first one could not renew in time, where many want the processor. It must end.
+		eventually(t, "the first ends, as the second leads", ending(first))
+		first = second
 	}
 
 	first.kill()
@@ -173,12 +179,7 @@ func TestLeaderElection(t *testing.T) {
 		}
 		t.Log("the leader kept the lease")
 	} else {
-		eventually(t, "the old leader ends", func() error {
-			if !second.ended() {
-				return errors.New("it runs")
-			}
-			return nil
-		})
+		eventually(t, "the old leader ends", ending(second))
 		eventually(t, "the third leads", leading(third))
 		t.Log("the leader could not renew in time, ended, and the third leads")
 	}
@@ -188,6 +189,15 @@ func leading(m *manned) func() error {
 	return func() error {
 		if !m.leads() {
 			return errors.New("it does not")
+		}
+		return nil
+	}
+}
+
+func ending(m *manned) func() error {
+	return func() error {
+		if !m.ended() {
+			return errors.New("it runs")
 		}
 		return nil
 	}
