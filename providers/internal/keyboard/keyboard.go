@@ -205,11 +205,20 @@ func (s *Set) leave(sh *shared) {
 	}
 }
 
-// Typed tells whether somebody types, or is about to.
+// Typed tells whether there is a line to a machine's console, or is about to be.
 func (s *Set) Typed(id types.UID) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.lines[id] != nil
+	sh := s.lines[id]
+	if sh == nil {
+		return false
+	}
+	select {
+	case <-sh.ended:
+		return false
+	default:
+		return true
+	}
 }
 
 // End closes the line to a machine, if there is one, and waits for that.
