@@ -283,7 +283,7 @@ func (t *typist) hand(part []byte) error {
 		t.mu.Lock()
 		sh := t.sh
 		t.mu.Unlock()
-		if sh == nil {
+		if sh == nil || t.ctx.Err() != nil {
 			return t.left()
 		}
 		select {
