@@ -168,6 +168,11 @@ func TestConsoleTakesNoHostage(t *testing.T) {
 	keys := l.types(t, id)
 	l.asks(t, id, keys, "first")
 
+	tty := strings.TrimSpace(run(t, "virsh", "ttyconsole", string(id)))
+	if info, err := os.Stat(tty); err != nil || info.Mode().Perm()&0o007 != 0 {
+		t.Errorf("everybody may type at %s: %v, %v", tty, info, err)
+	}
+
 	// Somebody else's daemon is to libvirt what virsh console is.
 	other := l.open(t, l.instance)
 	defer func() { must(t, other.Close()) }()
@@ -201,6 +206,9 @@ func TestConsoleTakesNoHostage(t *testing.T) {
 		t.Errorf("%d bytes were taken that nobody reads, and typing ends with its context by %v", written, err)
 	}
 	run(t, "virsh", "resume", string(id))
+	l.killLibvirtd(t)
+	l.startLibvirtd(t)
+	l.asks(t, id, keys, "libvirtd")
 	_ = keys.Close()
 
 	l.sh(t, id, `head -c 12000000 /dev/zero | tr '\0' x >/dev/console`)

@@ -63,6 +63,9 @@ func TestTyping(t *testing.T) {
 	if got := serial(t, id); got != toKeys {
 		t.Errorf("while somebody types, the serial port goes to %s", got)
 	}
+	if info, err := os.Stat(dir); err != nil || info.Mode().Perm() != 0o700 {
+		t.Errorf("the folder of the socket is open: %v, %v", info, err)
+	}
 	l.wantNone(t, "while somebody types", spec, providers.PowerRunning)
 	_, err = io.WriteString(one, "nobody reads that\n")
 	must(t, err)
