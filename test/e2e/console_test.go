@@ -80,20 +80,20 @@ func (h *host) typesAtConsole() {
 	h.asks(first, "first", second)
 	h.asks(second, "second", first)
 	first.leave()
-	<-first.left
+	_ = <-first.left
 	h.asks(second, "alone")
 	if log := h.ok("logs", "talk"); !strings.Contains(log, "answer-first-end") || !strings.Contains(log, "answer-alone-end") {
 		t.Errorf("the log does not have what the console showed: %q", log)
 	}
 
 	h.kill()
-	<-second.left
+	_ = <-second.left
 	h.start()
 	third := h.sit("talk")
 	h.asks(third, "killed")
 	h.ok("exec", "talk", "--", "sh", "-c", "echo after''wards >/dev/console")
 	third.leave()
-	<-third.left
+	_ = <-third.left
 	h.eventually("a log that goes on", func() error {
 		log := h.ok("logs", "talk")
 		for _, want := range []string{"answer-first-end", "answer-killed-end", "afterwards"} {
@@ -103,4 +103,53 @@ func (h *host) typesAtConsole() {
 		}
 		return nil
 	})
+}
+
+// TestConsoleOfVirtualBox: the serial port of a machine goes to a socket while somebody
+// is attached who types, and to its log again when that one leaves, and when the daemon
+// was killed meanwhile and started anew.
+func TestConsoleOfVirtualBox(t *testing.T) {
+	h := newVirtualBoxHost(t)
+	h.apply(haltImage+haltSandbox("talk", ""), "--wait", "--timeout", "4m")
+	vm := h.field("talk", ".status.machineID")
+	goes := func(to string) {
+		t.Helper()
+		h.eventually("a serial port that goes to "+to, func() error {
+			info, err := manage("showvminfo", vm, "--machinereadable")
+			if err == nil && !strings.Contains(info, `uartmode1="`+to+",") {
+				err = fmt.Errorf("it does not: %s", info)
+			}
+			return err
+		})
+	}
+	goes("file")
+	first, second := h.sit("talk"), h.sit("talk")
+	goes("server")
+	first.leave()
+	_ = <-first.left
+	h.ok("snapshot", "create", "talk", "typed", "--memory", "--wait", "--timeout", "4m")
+	h.ready("talk")
+	goes("server")
+	h.kill()
+	_ = <-second.left
+	goes("server")
+	h.start()
+	goes("file")
+	third := h.sit("talk")
+	goes("server")
+	third.leave()
+	_ = <-third.left
+	goes("file")
+	h.ok("revert", "talk", "typed", "--wait", "--timeout", "4m")
+	h.ready("talk")
+	goes("file")
+	fourth := h.sit("talk")
+	goes("server")
+	h.stop()
+	_ = <-fourth.left
+	goes("file")
+	h.start()
+	h.ok("delete", "sandbox", "talk")
+	h.ok("delete", "goldenimage", "halt")
+	h.cleanedUp()
 }
