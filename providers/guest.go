@@ -180,9 +180,11 @@ type Guests interface {
 	Console(ctx context.Context, id types.UID, opts ConsoleOptions) (io.ReadCloser, error)
 
 	// TypeAtConsole opens the way to type at the serial console, whose log goes on
-	// as it did. What is typed while the guest does not read may be lost. The caller
-	// closes it; it ends with the context too. ErrNotFound when the machine does not
-	// exist, ErrBusy when it is not running, ErrUnsupported where a console can
-	// only be read.
+	// as it did. It is shared by all who type. A Write waits for a guest that does not
+	// read; a bounded part of what is typed meanwhile may be lost. When the machine was
+	// started anew, the next Write opens it again, or says why not. The caller closes
+	// it; it ends with the context too. ErrNotFound when the machine does not exist,
+	// ErrBusy when it is not running or somebody else than us has the console,
+	// ErrUnsupported where it can only be read.
 	TypeAtConsole(ctx context.Context, id types.UID) (io.WriteCloser, error)
 }

@@ -61,6 +61,13 @@ func TestPrintable(t *testing.T) {
 // a machine.
 func server(t *testing.T, running bool) string {
 	t.Helper()
+	url, _, _ := serverOf(t, running)
+	return url
+}
+
+// serverOf is server for those who do something with the machine as well.
+func serverOf(t *testing.T, running bool) (string, *fake.Provider, types.UID) {
+	t.Helper()
 	const uid, image = types.UID("5f0c9b4e-6f0b-4c40-9d0e-0d7a3c0f5a11"), types.UID("8c6c2f04-3f1e-4b52-9a57-3a4f8b2b6c11")
 	world := fake.NewWorld(fake.Options{Source: func(string) (fake.Source, bool) { return fake.Source{SHA256: "00"}, true }})
 	p := fake.New(world, v1.ProviderKVM, "instance")
@@ -88,7 +95,7 @@ func server(t *testing.T, running bool) string {
 	}
 	s := httptest.NewServer(mux)
 	t.Cleanup(s.Close)
-	return s.URL
+	return s.URL, p, uid
 }
 
 // TestRefused: what is wrong with a request is told as a Status, before any

@@ -15,8 +15,7 @@ import (
 )
 
 // Attach connects a client with the serial console: it sees what is printed from
-// now on, and types where the provider can. The log of the console goes on
-// beside it.
+// now on, and types. The log of the console goes on beside it.
 func (h *Handlers) Attach(w http.ResponseWriter, r *http.Request, parent *unstructured.Unstructured) {
 	h.serve(w, parent, func(m machine) error {
 		want, err := parseWanted(r.URL.Query())
@@ -32,7 +31,9 @@ func (h *Handlers) Attach(w http.ResponseWriter, r *http.Request, parent *unstru
 			}
 			defer func() { _ = keys.Close() }()
 		}
-		shown, err := m.provider.Console(ctx, m.id, providers.ConsoleOptions{Follow: true})
+		seen, leave := context.WithCancel(ctx)
+		defer leave()
+		shown, err := m.provider.Console(seen, m.id, providers.ConsoleOptions{Follow: true})
 		if err != nil {
 			return err
 		}
@@ -44,20 +45,28 @@ func (h *Handlers) Attach(w http.ResponseWriter, r *http.Request, parent *unstru
 		// Whoever only looks at it ends that by going away.
 		h.run(ctx, client, m, func(inner context.Context) metav1.Status {
 			defer context.AfterFunc(inner, cancel)()
-			return attach(inner, client, m, want, shown, keys)
+			return attach(inner, client, m, want, shown, keys, leave)
 		})
 		return nil
 	})
 }
 
 // attach passes on what is shown and typed until the machine or the client is
-// gone.
-func attach(ctx context.Context, client remote, m machine, want wanted, shown io.Reader, keys io.WriteCloser) metav1.Status {
+// gone, or what is typed is not taken any more: then leave ends what is shown.
+func attach(ctx context.Context, client remote, m machine, want wanted, shown io.Reader, keys io.WriteCloser, leave func()) metav1.Status {
 	var typing sync.WaitGroup
+	var refused error
 	if keys != nil {
 		typing.Go(func() {
-			if _, err := io.Copy(keys, client.stdin()); err != nil {
+			taken := func(b []byte) (n int, err error) {
+				n, refused = keys.Write(b)
+				return n, refused
+			}
+			if _, err := io.Copy(writerFunc(taken), client.stdin()); err != nil {
 				_ = client.stdin().Close()
+			}
+			if refused != nil {
+				leave()
 			}
 		})
 	}
@@ -68,6 +77,12 @@ func attach(ctx context.Context, client remote, m machine, want wanted, shown io
 	_, err := io.Copy(out, shown)
 	_ = client.stdin().Close()
 	typing.Wait()
+	if refused != nil && ctx.Err() == nil {
+		err = refused
+		if providers.KindOf(err) == nil {
+			err = providers.Errorf(providers.ErrUnavailable, m.object, "its serial console does not take what is typed any more: attach again (%w)", err)
+		}
+	}
 	if err != nil && !errors.Is(err, io.EOF) {
 		return statusOf(m.object, err)
 	}

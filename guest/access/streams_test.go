@@ -19,6 +19,8 @@ import (
 	clientexec "k8s.io/client-go/util/exec"
 	"k8s.io/streaming/pkg/httpstream"
 	"k8s.io/streaming/pkg/httpstream/spdy"
+
+	"sandboxd.dev/sandboxd/providers"
 )
 
 // executors are client-go's own ways to run a command, by protocol.
@@ -239,6 +241,36 @@ func TestAttach(t *testing.T) {
 				t.Errorf("the console shows %q", shown.String())
 			}
 			cancel()
+		})
+	}
+}
+
+// TestAttachEnds: whoever types at a machine that does not run any more is told so.
+func TestAttachEnds(t *testing.T) {
+	address, p, id := serverOf(t, true)
+	for name, e := range executors(t, address+"/attach?stdin=true&stdout=true") {
+		t.Run(name, func(t *testing.T) {
+			if err := p.Start(t.Context(), id); err != nil {
+				t.Fatal(err)
+			}
+			in, keys := io.Pipe()
+			defer func() { _ = in.Close() }()
+			go func() {
+				for err := error(nil); err == nil; time.Sleep(10 * time.Millisecond) {
+					_, err = io.WriteString(keys, "echo typ''ed\n")
+				}
+			}()
+			var shown strings.Builder
+			off := sync.OnceValue(func() error { return p.Stop(t.Context(), id, providers.StopForce) })
+			err := e.StreamWithContext(within(t), remotecommand.StreamOptions{Stdin: in, Stdout: writerFunc(func(b []byte) (int, error) {
+				if shown.Write(b); strings.Contains(shown.String(), "typed") {
+					return len(b), off()
+				}
+				return len(b), nil
+			})})
+			if err == nil || !strings.Contains(err.Error(), "nobody would read what is typed") {
+				t.Errorf("typing at a machine that is off ended with %v after %q", err, shown.String())
+			}
 		})
 	}
 }

@@ -33,6 +33,7 @@ func (s *suite) testEnded(t *testing.T) {
 	_, read := s.p.ReadFile(ended, id, "/etc/hostname", &bounded{})
 	_, list := s.p.ListResources(ended)
 	_, console := s.p.Console(ended, id, providers.ConsoleOptions{})
+	_, typing := s.p.TypeAtConsole(ended, id)
 	snap := s.snap(t, id, "ended", false)
 	_, take := s.p.TakeSnapshot(ended, snap)
 	_, getSnapshot := s.p.GetSnapshot(ended, snap.SnapshotRef)
@@ -40,7 +41,7 @@ func (s *suite) testEnded(t *testing.T) {
 	disk := s.one(t, providers.ResourceDisk, id)
 	for name, err := range map[string]error{
 		"Probe": probe, "ImportImage": importing, "GetImage": getImage, "GetMachine": get, "Exec": exec,
-		"ReadFile": read, "ListResources": list, "Console": console,
+		"ReadFile": read, "ListResources": list, "Console": console, "TypeAtConsole": typing,
 		"TakeSnapshot": take, "GetSnapshot": getSnapshot, "OpenDisk": open,
 		"RevertMachine":  s.p.RevertMachine(ended, snap.SnapshotRef),
 		"DeleteSnapshot": s.p.DeleteSnapshot(ended, snap.SnapshotRef),

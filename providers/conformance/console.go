@@ -90,3 +90,49 @@ func (s *suite) testConsoleTail(t *testing.T) {
 		return ""
 	})
 }
+
+// testConsoleTyped types at a shell, which guests that have none on their console are
+// given.
+func (s *suite) testConsoleTyped(t *testing.T) {
+	s.need(t, Console)
+	id := s.guest(t)
+	s.try(t, id, "test -c /dev/console && sh </dev/console >/dev/console 2>&1 &")
+	ctx := within(t, 6*s.b.Limits.Boot)
+	one, err := s.p.TypeAtConsole(ctx, id)
+	must(t, "type", err)
+	held, cancel := context.WithCancel(ctx)
+	two, err := s.p.TypeAtConsole(held, id)
+	must(t, "type, too", err)
+	asks := func(keys io.Writer, word string) {
+		t.Helper()
+		// What is typed before the shell reads may be lost.
+		eventually(t, s.b.Limits.Boot, func() string {
+			_, err := io.WriteString(keys, "echo ty''ped "+word+"\n")
+			must(t, "type "+word, err)
+			if !strings.Contains(s.consoleLog(t, id, -1), "typed "+word) {
+				return "what was typed has no answer in the log"
+			}
+			return ""
+		})
+	}
+	asks(one, "alone")
+	asks(two, "in company")
+	cancel()
+	_, err = io.WriteString(two, "x")
+	want(t, "typing after the end of the context", err, context.Canceled)
+	asks(one, "alone again")
+	must(t, "close", one.Close())
+	s.say(t, id, "nobody types any more")
+	eventually(t, s.b.Limits.Call, func() string {
+		if log := s.consoleLog(t, id, -1); !strings.Contains(log, "typed alone again") || !strings.Contains(log, "nobody types any more") {
+			return "the log does not go on: " + log
+		}
+		return ""
+	})
+	again, err := s.p.TypeAtConsole(ctx, id)
+	must(t, "type anew", err)
+	asks(again, "anew")
+	_, err = io.WriteString(again, "exit\n")
+	must(t, "leave the shell", err)
+	must(t, "close", again.Close())
+}

@@ -52,6 +52,7 @@ func (s *suite) testGuest(t *testing.T) {
 	t.Run("Console delivers the log of the boot", s.testConsoleBoot)
 	t.Run("Console follows what is written until the context ends", s.testConsoleFollow)
 	t.Run("Console starts so many bytes before the end", s.testConsoleTail)
+	t.Run("TypeAtConsole types for all who do, and the log goes on", s.testConsoleTyped)
 	t.Run("ConfigureGuest replaces the ssh keys", s.testKeys)
 	t.Run("ConfigureGuest is ErrInvalid for what the guest does not have", s.testBadConfig)
 	t.Run("ConfigureGuest mounts folders, and read-only is enforced", s.testMounts)

@@ -192,6 +192,7 @@ func (s *suite) onMachine(t *testing.T, id types.UID) map[string]error {
 	if err == nil {
 		_ = console.Close()
 	}
+	_, typing := s.p.TypeAtConsole(ctx, id)
 	return map[string]error{
 		"GetMachine":       get,
 		"Start":            s.p.Start(ctx, id),
@@ -205,6 +206,7 @@ func (s *suite) onMachine(t *testing.T, id types.UID) map[string]error {
 		"ReadFile":         read,
 		"ConfigureGuest":   s.p.ConfigureGuest(ctx, id, providers.GuestConfig{User: s.b.User}),
 		"Console":          err,
+		"TypeAtConsole":    typing,
 	}
 }
 

@@ -15,6 +15,7 @@ import (
 	v1 "sandboxd.dev/sandboxd/api/v1"
 	"sandboxd.dev/sandboxd/providers"
 	"sandboxd.dev/sandboxd/providers/fake/internal/guest"
+	"sandboxd.dev/sandboxd/providers/internal/keyboard"
 )
 
 // connection is a way into a running guest.
@@ -222,8 +223,17 @@ func (p *Provider) Console(ctx context.Context, id types.UID, o providers.Consol
 	return r, err
 }
 
-// TypeAtConsole implements providers.Guests. Whoever types talks to a shell.
+// TypeAtConsole implements providers.Guests. All who type talk to one shell, and to
+// the next one when that has ended.
 func (p *Provider) TypeAtConsole(ctx context.Context, id types.UID) (io.WriteCloser, error) {
+	if err := p.look(ctx, func() error { return nil }); err != nil {
+		return nil, err
+	}
+	return p.keys.Join(ctx, id, func(ctx context.Context) (keyboard.Line, error) { return p.openLine(ctx, id) })
+}
+
+// openLine starts a shell at a console.
+func (p *Provider) openLine(ctx context.Context, id types.UID) (keyboard.Line, error) {
 	var log *console
 	var system *guest.System
 	err := p.look(ctx, func() error {
@@ -252,26 +262,28 @@ func (p *Provider) TypeAtConsole(ctx context.Context, id types.UID) (io.WriteClo
 	if err != nil {
 		return nil, startError(id, err)
 	}
-	context.AfterFunc(ctx, job.Kill)
-	return keyboard{terminal, job}, nil
+	return consoleShell{terminal, job}, nil
 }
 
-// keyboard is that of a console.
-type keyboard struct {
+// consoleShell is the shell at a console.
+type consoleShell struct {
 	terminal *guest.Terminal
 	job      *guest.Job
 }
 
 // Write implements io.Writer.
-func (k keyboard) Write(b []byte) (int, error) {
-	if err := k.terminal.Type(b); err != nil {
+func (s consoleShell) Write(b []byte) (int, error) {
+	if err := s.terminal.Type(b); err != nil {
 		return 0, err
 	}
 	return len(b), nil
 }
 
+// Ended implements keyboard.Line.
+func (s consoleShell) Ended() <-chan struct{} { return s.job.Done() }
+
 // Close implements io.Closer.
-func (k keyboard) Close() error {
-	k.job.Kill()
+func (s consoleShell) Close() error {
+	s.job.Kill()
 	return nil
 }

@@ -9,6 +9,7 @@ import (
 
 	v1 "sandboxd.dev/sandboxd/api/v1"
 	"sandboxd.dev/sandboxd/providers"
+	"sandboxd.dev/sandboxd/providers/internal/keyboard"
 )
 
 // Provider drives a World for one instance. It holds nothing but what it was
@@ -20,6 +21,8 @@ type Provider struct {
 
 	close  sync.Once
 	closed chan struct{}
+
+	keys *keyboard.Set // of the consoles that are typed at
 }
 
 var _ providers.Provider = (*Provider)(nil)
@@ -27,7 +30,20 @@ var _ providers.Provider = (*Provider)(nil)
 // New makes a provider that calls itself name in manifests and works for an
 // instance. A world is one hypervisor: a daemon that drives two needs two.
 func New(w *World, name v1.ProviderName, instance providers.Instance) *Provider {
-	return &Provider{w: w, name: name, instance: instance, closed: make(chan struct{})}
+	p := &Provider{w: w, name: name, instance: instance, closed: make(chan struct{})}
+	p.keys = keyboard.New(p.spawn)
+	return p
+}
+
+// spawn runs something in a goroutine, until the provider is closed.
+func (p *Provider) spawn(do func()) bool {
+	select {
+	case <-p.closed:
+		return false
+	default:
+		go do()
+		return true
+	}
 }
 
 // Name implements providers.Provider.
@@ -51,7 +67,10 @@ func (p *Provider) Probe(ctx context.Context) (providers.Info, error) {
 
 // Close implements providers.Provider.
 func (p *Provider) Close() error {
-	p.close.Do(func() { close(p.closed) })
+	p.close.Do(func() {
+		close(p.closed)
+		p.keys.Close()
+	})
 	return nil
 }
 

@@ -18,6 +18,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 
 	"sandboxd.dev/sandboxd/providers"
+	"sandboxd.dev/sandboxd/providers/internal/keyboard"
 )
 
 // consolePoll is how often a followed log is looked at.
@@ -41,15 +42,25 @@ func (p *Provider) Console(ctx context.Context, id types.UID, opts providers.Con
 	return c, nil
 }
 
-// TypeAtConsole implements providers.Guests: a console is a file.
+// TypeAtConsole implements providers.Guests. libvirt lets one type at a time, so all
+// who type here share that.
 func (p *Provider) TypeAtConsole(ctx context.Context, id types.UID) (io.WriteCloser, error) {
 	if err := p.ready(ctx); err != nil {
 		return nil, err
 	}
-	if _, err := p.look(ctx, id); err != nil {
-		return nil, err
-	}
-	return nil, providers.Errorf(providers.ErrUnsupported, machineObject(id), "its serial console can only be read: leave out the input (-i), and use exec for a shell")
+	return p.keys.Join(ctx, id, func(ctx context.Context) (keyboard.Line, error) {
+		m, err := p.look(ctx, id)
+		switch {
+		case err != nil:
+			return nil, err
+		case m.power != providers.PowerRunning:
+			return nil, providers.Errorf(providers.ErrBusy, machineObject(id), "it is %s: nobody would read what is typed", m.power)
+		case !m.live.Terminal:
+			return nil, providers.Errorf(providers.ErrUnsupported, machineObject(id),
+				"its serial console can only be read until it is stopped and started, because it runs as an earlier release made it: leave out the input (-i), and use exec for a shell")
+		}
+		return p.conn.OpenKeyboard(ctx, machineObject(id), libvirtDomain(id))
+	})
 }
 
 // console reads a rotated log: older files first, then the current one, which

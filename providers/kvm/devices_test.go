@@ -18,7 +18,7 @@ import (
 // its own to them, by their element, type and model.
 var needed = []string{
 	"emulator", "disk file", "controller usb none", "controller pci pci-root", "controller virtio-serial",
-	"serial file", "console file", "channel unix", "memballoon none", "rng virtio", "input mouse", "input keyboard", "audio none",
+	"serial pty", "console pty", "channel unix", "memballoon none", "rng virtio", "input mouse", "input keyboard", "audio none",
 }
 
 // TestDevicesOfLibvirt: whatever libvirt adds to a definition by itself, a machine

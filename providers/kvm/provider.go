@@ -16,6 +16,7 @@ import (
 
 	v1 "sandboxd.dev/sandboxd/api/v1"
 	"sandboxd.dev/sandboxd/providers"
+	"sandboxd.dev/sandboxd/providers/internal/keyboard"
 	"sandboxd.dev/sandboxd/providers/internal/keylock"
 	"sandboxd.dev/sandboxd/providers/internal/lifetime"
 	"sandboxd.dev/sandboxd/providers/internal/qemuimg"
@@ -141,6 +142,7 @@ type Provider struct {
 	guest *guestStates
 	host  *hostFacts
 	steps steps
+	keys  *keyboard.Set // of the consoles that are typed at
 	gone  departed
 	boot  string // the run of the host
 
@@ -171,6 +173,7 @@ func New(o Options) (*Provider, error) {
 	p.view = newHostView(p)
 	p.guest = newGuestStates(p.conn.Epoch)
 	p.life = lifetime.New()
+	p.keys = keyboard.New(p.life.Go)
 	if err := p.data.Claim(o.Instance); err != nil {
 		return nil, providers.Errorf(providers.ErrInvalid, "data folder "+o.DataDir, "%w", err)
 	}
@@ -184,6 +187,7 @@ func (p *Provider) Name() v1.ProviderName { return v1.ProviderKVM }
 // Close implements providers.Provider.
 func (p *Provider) Close() error {
 	p.life.End()
+	p.keys.Close()
 	p.conn.Close()
 	p.fwd.Close()
 	p.life.Wait()

@@ -177,7 +177,8 @@ func (p *Provider) goOn(ctx context.Context, id types.UID) {
 
 // describe brings the definition of a machine in line with its disk and what that
 // lies on: whoever starts it, QEMU must not leave a layer out. An overlay that
-// others have laid upon the disk is left alone, with all that is below.
+// others have laid upon the disk is left alone, with all that is below. What an earlier
+// release defined gets a console that can be typed at.
 func (p *Provider) describe(ctx context.Context, id types.UID) error {
 	c, err := p.diskChain(id)
 	if err != nil {
@@ -193,11 +194,20 @@ func (p *Provider) describe(ctx context.Context, id types.UID) error {
 	}
 	disk := p.data.disk(id)
 	source, _ := live.Outline.RootDisk()
-	if source == disk && slices.Equal(live.Below, c.files[1:]) || source != disk && !live.Record.DiscardOnStop && liesOn(source, disk) {
+	if source != disk && !live.Record.DiscardOnStop && liesOn(source, disk) {
 		return nil
 	}
-	if text, err = domain.SetDisk(text, c.files); err != nil {
+	was := text
+	if source != disk || !slices.Equal(live.Below, c.files[1:]) {
+		if text, err = domain.SetDisk(text, c.files); err != nil {
+			return p.fileError(machineObject(id), err)
+		}
+	}
+	if text, err = domain.SetTerminal(text, p.data.console(id)); err != nil {
 		return p.fileError(machineObject(id), err)
+	}
+	if text == was {
+		return nil
 	}
 	return p.call(ctx, id, libvirtconn.Slow, func(l *libvirt.Libvirt, _ libvirt.Domain) error {
 		_, err := l.DomainDefineXMLFlags(text, 0)

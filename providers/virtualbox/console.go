@@ -10,48 +10,13 @@ import (
 	"path/filepath"
 	"time"
 
-	"golang.org/x/sys/unix"
 	"k8s.io/apimachinery/pkg/types"
 
 	"sandboxd.dev/sandboxd/providers"
 )
 
-const (
-	// consolePoll is how often a followed log is looked at.
-	consolePoll = 100 * time.Millisecond
-	// consoleKeeps is how much of a console's log is kept, and consoleTrims how
-	// much more makes it be trimmed, in bytes.
-	consoleKeeps = 4 << 20
-	consoleTrims = 4 << 20
-)
-
-// trimConsoles frees the space of old console output, so that a guest cannot fill
-// the host's disk with it. VirtualBox writes on where it was, so the log becomes
-// a file with a hole at its beginning.
-func (p *Provider) trimConsoles(on map[types.UID]bool) {
-	for id := range on {
-		if err := trimConsole(p.data.console(id)); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			p.log.Info("a console's log cannot be trimmed", "machine", id, "error", err.Error())
-		}
-	}
-}
-
-func trimConsole(path string) error {
-	f, err := os.OpenFile(path, os.O_RDWR, 0)
-	if err != nil {
-		return err
-	}
-	defer func() { _ = f.Close() }()
-	var st unix.Stat_t
-	if err := unix.Fstat(int(f.Fd()), &st); err != nil {
-		return err
-	}
-	if st.Blocks*512 < consoleKeeps+consoleTrims {
-		return nil
-	}
-	const block = 1 << 16
-	return punchHole(f, (st.Size-consoleKeeps)&^(block-1))
-}
+// consolePoll is how often a followed log is looked at.
+const consolePoll = 100 * time.Millisecond
 
 // Console implements providers.Guests. Of a long log only the latest output is
 // kept.
@@ -63,60 +28,49 @@ func (p *Provider) Console(ctx context.Context, id types.UID, opts providers.Con
 		return nil, err
 	}
 	c := &console{ctx: ctx, end: p.life.Context(), path: p.data.console(id), follow: opts.Follow}
-	err := c.open()
-	if err == nil && c.file != nil {
-		err = c.seek(opts.TailBytes)
-	}
-	if err != nil {
+	if err := c.open(opts.TailBytes); err != nil {
 		_ = c.Close()
 		return nil, p.fileError(machineObject(id), err)
 	}
 	return c, nil
 }
 
-// TypeAtConsole implements providers.Guests: a console is a file.
-func (p *Provider) TypeAtConsole(ctx context.Context, id types.UID) (io.WriteCloser, error) {
-	if err := p.ready(ctx); err != nil {
-		return nil, err
-	}
-	if _, err := p.look(ctx, id); err != nil {
-		return nil, err
-	}
-	return nil, providers.Errorf(providers.ErrUnsupported, machineObject(id), "its serial console can only be read: leave out the input (-i), and use exec for a shell")
-}
-
-// console reads a log that somebody else writes to.
+// console reads a log that somebody else writes to: its parts one after the other,
+// and what comes after the last.
 type console struct {
 	ctx, end context.Context
 	path     string
 	follow   bool
-	file     *os.File // nil until there is one
+	files    []*os.File // the last is the one that may grow
 }
 
-// open opens the log. One that nobody has written yet is empty.
-func (c *console) open() (err error) {
-	if c.file, err = os.Open(c.path); errors.Is(err, fs.ErrNotExist) {
-		c.file, err = nil, nil
+// open opens the log, at most tail bytes before its end if that is not negative. One
+// that nobody has written yet is empty.
+func (c *console) open(tail int64) error {
+	for _, path := range consoleParts(c.path) {
+		f, err := os.Open(path)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		c.files = append(c.files, f)
 	}
-	return err
-}
-
-// seek passes over the hole at the beginning and leaves at most tail bytes to
-// read, if that is not negative.
-func (c *console) seek(tail int64) error {
-	size, err := c.file.Seek(0, io.SeekEnd)
-	if err != nil {
-		return err
+	for i := len(c.files) - 1; i >= 0; i-- {
+		begin, end, err := extent(c.files[i])
+		if err != nil {
+			return err
+		}
+		if tail >= 0 {
+			begin = max(begin, end-tail)
+			tail -= end - begin
+		}
+		if _, err := c.files[i].Seek(begin, io.SeekStart); err != nil {
+			return err
+		}
 	}
-	begin, err := unix.Seek(int(c.file.Fd()), 0, unix.SEEK_DATA)
-	if err != nil { // ENXIO: there is nothing but the hole
-		begin = size
-	}
-	if tail >= 0 {
-		begin = max(begin, size-tail)
-	}
-	_, err = c.file.Seek(begin, io.SeekStart)
-	return err
+	return nil
 }
 
 // Read implements io.Reader.
@@ -125,14 +79,19 @@ func (c *console) Read(b []byte) (int, error) {
 		if err := c.ctx.Err(); err != nil {
 			return 0, err
 		}
-		if c.file != nil {
-			n, err := c.file.Read(b)
+		for len(c.files) > 0 {
+			n, err := c.files[0].Read(b)
 			if n > 0 {
 				return n, nil
 			}
 			if err != nil && !errors.Is(err, io.EOF) {
 				return 0, fmt.Errorf("console log: %w", err)
 			}
+			if len(c.files) == 1 {
+				break
+			}
+			_ = c.files[0].Close()
+			c.files = c.files[1:]
 		}
 		if !c.follow {
 			return 0, io.EOF
@@ -143,41 +102,65 @@ func (c *console) Read(b []byte) (int, error) {
 	}
 }
 
-// next waits a little and looks whether the log has begun, or begun anew, as it
-// does when its machine starts. io.EOF when the machine is gone.
+// next waits a little and looks whether the log goes on in a new file, as it does when
+// the machine starts and when nobody types any more, or was begun anew by somebody
+// else. io.EOF when the machine is gone.
 func (c *console) next() error {
+	if err := c.wait(); err != nil {
+		return err
+	}
+	if _, err := os.Lstat(filepath.Dir(c.path)); errors.Is(err, fs.ErrNotExist) {
+		return io.EOF
+	}
+	if len(c.files) == 0 {
+		return c.open(-1)
+	}
+	f, err := os.Open(c.path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil // it goes on in the file that is open
+	}
+	if err != nil {
+		return err
+	}
+	was, err1 := c.files[0].Stat()
+	now, err2 := f.Stat()
+	switch err := errors.Join(err1, err2); {
+	case err != nil:
+		return errors.Join(err, f.Close())
+	case !os.SameFile(was, now):
+		c.files = append(c.files, f)
+		return c.wait() // for what comes last to the one before
+	}
+	if err := f.Close(); err != nil {
+		return err
+	}
+	at, err := c.files[0].Seek(0, io.SeekCurrent)
+	if err != nil || was.Size() >= at {
+		return err
+	}
+	_, err = c.files[0].Seek(0, io.SeekStart)
+	return err
+}
+
+func (c *console) wait() error {
 	t := time.NewTimer(consolePoll)
 	defer t.Stop()
 	select {
 	case <-t.C:
+		return nil
 	case <-c.ctx.Done():
 		return c.ctx.Err()
 	case <-c.end.Done():
 		return io.EOF
 	}
-	if _, err := os.Lstat(filepath.Dir(c.path)); errors.Is(err, fs.ErrNotExist) {
-		return io.EOF
-	}
-	if c.file == nil {
-		return c.open()
-	}
-	at, err := c.file.Seek(0, io.SeekCurrent)
-	if err != nil {
-		return err
-	}
-	if info, err := c.file.Stat(); err != nil || info.Size() >= at {
-		return err
-	}
-	_, err = c.file.Seek(0, io.SeekStart)
-	return err
 }
 
 // Close implements io.Closer.
 func (c *console) Close() error {
-	if c.file == nil {
-		return nil
+	var errs []error
+	for _, f := range c.files {
+		errs = append(errs, f.Close())
 	}
-	err := c.file.Close()
-	c.file = nil
-	return err
+	c.files = nil
+	return errors.Join(errs...)
 }

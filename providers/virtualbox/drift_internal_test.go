@@ -105,6 +105,7 @@ func TestNoDrift(t *testing.T) {
 		"a new VBoxSVC": func(i vboxmanage.Info, _ *record) {
 			i["localhostReachable"], i["VMStateChangeTime"] = "1", "2026-11-23T00:12:49"
 		},
+		"somebody who types": func(i vboxmanage.Info, _ *record) { i["uartmode1"] = ttyMode(testConsole) },
 		"an ejected seed":    func(i vboxmanage.Info, _ *record) { i["SATA-1-0"] = emptyDrive },
 		"an earlier version": func(i vboxmanage.Info, r *record) { i["memory"], i["cpus"], r.MemoryBytes, r.CPUs = "1", "9", 0, 0 },
 		"an older VirtualBox": func(i vboxmanage.Info, _ *record) {

@@ -143,6 +143,7 @@ func (p *Provider) compare(last *view, now view, poked []types.UID, at time.Time
 	p.watch.await(now.on, fresh, at, time.Time{})
 	p.watch.await(now.on, poked, at, at) // most changes of ours end with a look
 	p.trimConsoles(now.on)
+	p.settleTyped(now.on)
 }
 
 // view is what one listing shows of our machines.

@@ -107,7 +107,7 @@ func deviceFlaws(info vboxmanage.Info, console string) []flaw {
 		}
 		found = append(found, f)
 	}
-	if mode := info["uartmode1"]; mode != "file,"+console {
+	if mode := info["uartmode1"]; mode != logMode(console) && mode != ttyMode(console) {
 		found = append(found, opened(v1.ReasonDefinitionChanged, "its serial port leads to %s, not to the console's log", shown(mode)))
 	}
 	return found

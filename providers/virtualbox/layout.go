@@ -31,7 +31,8 @@ import (
 //	│             REVISION/NAME/             the golden machine, as VirtualBox keeps it
 //	│             REVISION.import/           an import under way, or what one left
 //	├── machines/UID/record.json             what the machine was made from
-//	│               console.log              serial console
+//	│               console.log, .0, .1      serial console, and what it was before
+//	│               tty                      a socket in its place, while somebody types
 //	│               NAME/                    the machine, as VirtualBox keeps it
 //	│                    seed.iso            cloud-init's seed, or an installer's answers
 //	│                    install.*           an installer (providers/internal/installer)

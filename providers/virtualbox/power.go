@@ -112,6 +112,9 @@ func (p *Provider) powerOn(ctx context.Context, m machine) error {
 	if m, err = p.mend(ctx, m); err != nil {
 		return err
 	}
+	if m, err = p.toLog(ctx, m); err != nil {
+		return err
+	}
 	// What is put right once it runs is no reason not to go on with a saved machine.
 	later := func(f flaw) bool { return m.power == providers.PowerSaved && f.live != nil }
 	if isolated, detail := p.isolatedBut(m, later); !isolated {
@@ -128,6 +131,9 @@ func (p *Provider) powerOn(ctx context.Context, m machine) error {
 	r.Fresh, r.Reverted, r.Forced, r.Starting = false, false, false, true
 	if err := p.writeRecord(r); err != nil {
 		return err
+	}
+	if err := keepConsole(p.data.console(m.id)); err != nil {
+		return p.fileError(object, err)
 	}
 	if _, err := p.manage(ctx, m.id, vboxmanage.Slow, "startvm", string(m.id), "--type", "headless"); err != nil {
 		return p.notStarted(ctx, m.id, err)

@@ -14,6 +14,7 @@ import (
 	v1 "sandboxd.dev/sandboxd/api/v1"
 	"sandboxd.dev/sandboxd/providers"
 	"sandboxd.dev/sandboxd/providers/internal/files"
+	"sandboxd.dev/sandboxd/providers/internal/keyboard"
 	"sandboxd.dev/sandboxd/providers/internal/keylock"
 	"sandboxd.dev/sandboxd/providers/internal/lifetime"
 	"sandboxd.dev/sandboxd/providers/internal/qemuimg"
@@ -126,6 +127,9 @@ type Provider struct {
 
 	drifts driftNotes
 
+	keys  *keyboard.Set // of the consoles that are typed at
+	wires *wires
+
 	life *lifetime.Lifetime // ends with Close
 }
 
@@ -145,6 +149,7 @@ func New(o Options) (*Provider, error) {
 	}
 	p.vbox = vboxmanage.New(vboxmanage.Options{Program: o.Manage, UserHome: o.UserHome, BeforeChange: p.steps.next, OnDelay: p.endOrphans})
 	p.life = lifetime.New()
+	p.keys, p.wires = keyboard.New(p.life.Go), newWires()
 	if err := p.data.Claim(o.Instance, p.data.networks()); err != nil {
 		return nil, providers.Errorf(providers.ErrInvalid, "data folder "+o.DataDir, "%w", err)
 	}
@@ -185,7 +190,9 @@ const (
 // guest answers soon, and calls of VBoxManage that are under way come to their end
 // first.
 func (p *Provider) Close() error {
+	p.endTyping()
 	p.life.End()
+	p.keys.Close()
 	p.guest.close(goodbye)
 	p.vbox.Close()
 	p.guest.close(afterwards)

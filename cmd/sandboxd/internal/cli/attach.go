@@ -15,10 +15,10 @@ func (a *app) attach() *cobra.Command {
 		Use:   "attach SANDBOX",
 		Short: "Connect with the serial console of a sandbox",
 		Long: `Show what the guest prints on its serial console from now on and, with -i, type
-there where the hypervisor lets consoles be typed at. With -it, everything is passed
-on as it is typed and shown as it comes; Ctrl-] leaves. What was printed before,
-sandboxd logs shows. Machines on libvirt and VirtualBox have consoles that can
-only be read.`,
+there. With -it, everything is passed on as it is typed and shown as it comes; Ctrl-]
+leaves. What was printed before, sandboxd logs shows. Whether anybody answers is the
+guest's matter: it needs a login or a shell on its first serial port. All who type at
+a console share it.`,
 		GroupID: groupGuests,
 		Example: examples(`
 sandboxd attach web

@@ -41,3 +41,29 @@ func TestSetDisk(t *testing.T) {
 		}
 	}
 }
+
+// TestSetTerminal: what an earlier release defined can be typed at when it is started
+// again, what others defined stays, and it is defined once.
+func TestSetTerminal(t *testing.T) {
+	const log = "/data/console.log"
+	now := build(t, spec(v1.NetworkNone))
+	before := now
+	for i := 0; i < len(fileConsole); i += 2 {
+		before = strings.Replace(before, fileConsole[i], fileConsole[i+1], 1)
+	}
+	live, err := Parse(before)
+	if err != nil || live.Terminal {
+		t.Fatalf("the file of an earlier release is taken for a terminal: %v", err)
+	}
+	if got, err := SetTerminal(before, log); err != nil || got != now {
+		t.Errorf("(-want +got):\n%s %v", cmp.Diff(now, got), err)
+	}
+	for _, text := range []string{now, strings.ReplaceAll(before, log, "/elsewhere"), `<domain></domain>`} {
+		if got, err := SetTerminal(text, log); err != nil || got != text {
+			t.Errorf("changed (-want +got):\n%s %v", cmp.Diff(text, got), err)
+		}
+	}
+	if _, err := SetTerminal("<domain", log); err == nil {
+		t.Error("what is no XML is no error")
+	}
+}

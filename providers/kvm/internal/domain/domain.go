@@ -5,8 +5,8 @@
 //
 // A domain has the machine's ID as its UUID and a Record in its metadata. It
 // has the devices a sandbox needs and no others: virtio disk, seed, network,
-// entropy and agent channel, and a serial console that goes to a file. There is
-// no USB, no sound, no display, no memory balloon.
+// entropy and agent channel, and a serial console that can be typed at and whose
+// output goes to a file as well. There is no USB, no sound, no display, no memory balloon.
 package domain
 
 import (
@@ -138,13 +138,12 @@ func firmware(s Spec) *libvirtxml.DomainOS {
 }
 
 func devices(s Spec) *libvirtxml.DomainDeviceList {
-	console := &libvirtxml.DomainChardevSource{File: &libvirtxml.DomainChardevSourceFile{Path: s.Console, Append: "on"}}
-	port := uint(0)
+	serial, console := terminal(s.Console)
 	list := &libvirtxml.DomainDeviceList{
 		Disks:       []libvirtxml.DomainDisk{overlay(s), seed(s)},
 		Controllers: []libvirtxml.DomainController{{Type: "usb", Model: "none"}},
-		Serials:     []libvirtxml.DomainSerial{{Source: console, Target: &libvirtxml.DomainSerialTarget{Port: &port}}},
-		Consoles:    []libvirtxml.DomainConsole{{Source: console, Target: &libvirtxml.DomainConsoleTarget{Type: "serial", Port: &port}}},
+		Serials:     []libvirtxml.DomainSerial{serial},
+		Consoles:    []libvirtxml.DomainConsole{console},
 		Channels: []libvirtxml.DomainChannel{{
 			Source: &libvirtxml.DomainChardevSource{UNIX: &libvirtxml.DomainChardevSourceUNIX{Mode: "bind"}},
 			Target: &libvirtxml.DomainChannelTarget{VirtIO: &libvirtxml.DomainChannelTargetVirtIO{Name: AgentChannel}},
@@ -271,6 +270,8 @@ type Live struct {
 	Folders []string
 	// Below are the files that the machine's disk lies on, each on the next one.
 	Below []string
+	// Terminal: its serial console can be typed at.
+	Terminal bool
 	// Outline of it, to be compared.
 	Outline Outline
 }
@@ -301,6 +302,7 @@ func Parse(text string) (Live, error) {
 	}
 	if d.Devices != nil {
 		l.Below = below(d.Devices.Disks)
+		l.Terminal = len(d.Devices.Serials) > 0 && isTerminal(d.Devices.Serials[0].Source)
 		l.readDevices(d.Devices)
 	}
 	return l, nil

@@ -90,6 +90,7 @@ func TestParseReadsWhatBuildWrites(t *testing.T) {
 		Shares:     map[string]bool{"in": true, "out": false},
 		Folders:    []string{"/srv/in", "/srv/out"},
 		Below:      s.Below,
+		Terminal:   true,
 		Interfaces: []Interface{{Kind: "network", MAC: providers.MACAddress(s.ID, 0), Network: "sandboxd-instance-nat", Tap: "stn8j69nme7o46t"}},
 	}
 	want.Interfaces[0].Tap = got.Interfaces[0].Tap // derived; its form is tested where it is made

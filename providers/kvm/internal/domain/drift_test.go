@@ -2,6 +2,7 @@ package domain
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"unicode"
@@ -40,12 +41,27 @@ func said(list []providers.Drift) []string {
 
 // added is what libvirt adds to a machine by itself.
 var added = []string{
+	`<serial type="pty">`, `<serial type="pty"><source path="/dev/pts/7"/>`,
 	"<devices>", `<devices><emulator>/usr/bin/qemu-system-x86_64</emulator><controller type="pci" index="0" model="pci-root"/>
 <input type="mouse" bus="ps2"/><input type="keyboard" bus="ps2"/><audio id="1" type="none"/><watchdog model="itco" action="reset"/>
 <controller type="virtio-serial" index="0"/><controller type="ide" index="0"/>`,
 	`machine="pc"`, `machine="pc-i440fx-7.2"`,
 	`<vcpu>2</vcpu>`, `<currentMemory unit="KiB">262144</currentMemory><vcpu placement="static">2</vcpu>`,
 	`<source file="/data/seed.iso">`, `<source file="/data/seed.iso" index="1">`,
+}
+
+// fileConsole makes a serial console the file that it was before it could be typed at.
+var fileConsole = []string{
+	`<serial type="pty">
+      <target port="0"></target>
+      <log file="/data/console.log" append="on"></log>`, `<serial type="file">
+      <source path="/data/console.log" append="on"></source>
+      <target port="0"></target>`,
+	`<console type="pty">
+      <target type="serial" port="0"></target>
+      <log file="/data/console.log" append="on"></log>`, `<console type="file">
+      <source path="/data/console.log" append="on"></source>
+      <target type="serial" port="0"></target>`,
 }
 
 func TestDrift(t *testing.T) {
@@ -133,8 +149,16 @@ func TestDrift(t *testing.T) {
 		"usb":                     {defined: pairs{`<controller type="usb" model="none">`, `<controller type="usb">`}, want: pairs{"DefinitionChanged Ensure: it has a USB controller, which sandboxd did not give it"}},
 		"tablet":                  {defined: pairs{"<devices>", `<devices><input type="tablet" bus="virtio"/>`}, want: pairs{"DefinitionChanged Ensure: it has an input device, which sandboxd did not give it"}},
 		"another line":            {on: true, live: pairs{"<devices>", `<devices><serial type="tcp"><source mode="connect" host="192.0.2.1" service="1"/></serial>`}, want: pairs{"DefinitionChanged PowerOff: it has a line to something else, which sandboxd did not give it"}},
-		"console elsewhere": {defined: pairs{`<source path="/data/console.log" append="on">`, `<source path="/x">`}, want: pairs{
+		"console elsewhere": {defined: pairs{`<log file="/data/console.log" append="on">`, `<log file="/x">`}, want: pairs{
 			`DefinitionChanged Ensure: it has a serial port to "/x", which sandboxd did not give it`, `DefinitionChanged Ensure: it lacks a serial port to "/data/console.log"`,
+		}},
+		"console of an earlier release":                            {on: true, live: fileConsole, defined: fileConsole},
+		"console of an earlier release, changed at its next start": {on: true, live: fileConsole},
+		"console elsewhere, of an earlier release": {defined: append(slices.Clone(fileConsole), `<source path="/data/console.log" append="on">`, `<source path="/x">`), want: pairs{
+			`DefinitionChanged Ensure: it has a serial port to "/x", which sandboxd did not give it`, `DefinitionChanged Ensure: it lacks a serial port to "/data/console.log"`,
+		}},
+		"console without a log": {defined: pairs{`<log file="/data/console.log" append="on"></log>`, ""}, want: pairs{
+			"DefinitionChanged Ensure: it has a serial port, which sandboxd did not give it", `DefinitionChanged Ensure: it lacks a serial port to "/data/console.log"`,
 		}},
 		"no agent": {defined: pairs{AgentChannel, "another"}, want: pairs{
 			"DefinitionChanged Ensure: it has a line to something else, which sandboxd did not give it", "DefinitionChanged Ensure: it lacks a channel for its agent",

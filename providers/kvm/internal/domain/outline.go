@@ -223,15 +223,19 @@ func (o *Outline) addShare(f libvirtxml.DomainFilesystem) {
 }
 
 // addLines counts the character devices. A console is the serial port by another
-// name, or leads to where libvirt would let people look.
+// name, or leads to where libvirt would let people look. A terminal whose output is
+// kept in a file counts as that file, which the console of an earlier release was.
 func (o *Outline) addLines(v *libvirtxml.DomainDeviceList) {
-	line := func(what string, s *libvirtxml.DomainChardevSource) {
+	line := func(what string, s *libvirtxml.DomainChardevSource, kept *libvirtxml.DomainChardevLog) {
 		if leadsOut(s) {
 			o.Devices[Device{"a line to something else", true}]++
 			return
 		}
-		if s != nil && s.File != nil {
+		switch {
+		case s != nil && s.File != nil:
 			what += " to " + shown(s.File.Path)
+		case kept != nil:
+			what += " to " + shown(kept.File)
 		}
 		o.Devices[Device{what, false}]++
 	}
@@ -240,17 +244,17 @@ func (o *Outline) addLines(v *libvirtxml.DomainDeviceList) {
 			o.Devices[Device{"a channel for its agent", false}]++
 			continue
 		}
-		line("a channel", c.Source)
+		line("a channel", c.Source, c.Log)
 	}
 	for _, s := range v.Serials {
-		line("a serial port", s.Source)
+		line("a serial port", s.Source, s.Log)
 	}
 	for _, p := range v.Parallels {
-		line("a parallel port", p.Source)
+		line("a parallel port", p.Source, p.Log)
 	}
 	for _, c := range v.Consoles {
 		if leadsOut(c.Source) {
-			line("", c.Source)
+			line("", c.Source, nil)
 		}
 	}
 }

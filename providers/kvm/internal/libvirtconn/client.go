@@ -3,7 +3,8 @@
 //
 //	             ┌─ lifecycle link ── 4 calls in flight ─┐
 //	Client ──────┼─ agent links    ── 2 × 4 in flight   ─┼──▶ libvirtd
-//	             └─ event link     ── events, heartbeat ─┘
+//	             ├─ event link     ── events, heartbeat ─┤
+//	             └─ Keyboard       ── one for each console that is typed at
 //
 // libvirt's calls take no context and its daemon serves a client only five
 // requests at a time (max_client_requests). So calls are limited below that,
@@ -172,11 +173,16 @@ type session struct {
 
 // dial makes a connection and opens the driver.
 func (c *Client) dial(ctx context.Context) (*session, error) {
+	return c.dialThrough(ctx, func(raw net.Conn) net.Conn { return raw })
+}
+
+// dialThrough is dial for whoever has to see what is sent and received.
+func (c *Client) dialThrough(ctx context.Context, through func(net.Conn) net.Conn) (*session, error) {
 	raw, err := (&net.Dialer{Timeout: connectTimeout}).DialContext(ctx, "unix", c.opts.Socket)
 	if err != nil {
 		return nil, err
 	}
-	conn := &watchedConn{Conn: raw, dead: make(chan struct{})}
+	conn := &watchedConn{Conn: through(raw), dead: make(chan struct{})}
 	s := &session{lib: libvirt.NewWithDialer(givenConn{conn}), conn: conn}
 
 	done := make(chan error, 1)

@@ -150,10 +150,23 @@ func (l *Link) session(ctx context.Context) (*session, error) {
 	if l.cur != nil && l.cur.alive() {
 		return l.cur, nil
 	}
+	s, err := c.reach(ctx, c.dial)
+	if err != nil {
+		return nil, err
+	}
+	if l == c.lifecycle {
+		c.epoch.Add(1)
+	}
+	l.cur = s
+	return s, nil
+}
+
+// reach makes a connection, and keeps book of the outage.
+func (c *Client) reach(ctx context.Context, dial func(context.Context) (*session, error)) (*session, error) {
 	if err := c.outage.check(); err != nil {
 		return nil, err
 	}
-	s, err := c.dial(ctx)
+	s, err := dial(ctx)
 	if err != nil {
 		if ctx.Err() != nil {
 			return nil, ctx.Err()
@@ -170,10 +183,6 @@ func (l *Link) session(ctx context.Context) (*session, error) {
 	if c.outage.over() {
 		c.opts.Logger.Info("libvirt is back", "socket", c.opts.Socket)
 	}
-	if l == c.lifecycle {
-		c.epoch.Add(1)
-	}
-	l.cur = s
 	return s, nil
 }
 
