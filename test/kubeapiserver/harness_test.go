@@ -164,7 +164,7 @@ func (h *host) send(method, path, sent string) (string, error) {
 	if _, err := body.ReadFrom(resp.Body); err != nil {
 		return "", err
 	}
-	if resp.StatusCode != http.StatusOK {
+	if resp.StatusCode/100 != 2 {
 		return body.String(), fmt.Errorf("%s: %s: %s", path, resp.Status, body.String())
 	}
 	return body.String(), nil
