@@ -61,7 +61,7 @@ var hostile = map[string][]string{
 var decoders = []string{"archive/tar", "compress/gzip", "encoding/binary", "encoding/json", "encoding/xml", "libvirt.org/go/libvirtxml", "sigs.k8s.io/yaml"}
 
 var trusted = map[string]string{
-	"cluster":                         "it reads what the API server answers that the host's owner names",
+	"cluster":                         "it reads what the API server answers that the host's owner names, and questions by the decoder of Kubernetes alone",
 	"cmd/sandboxd/internal/daemon":    "it reads what those ask who may do everything anyway",
 	"cmd/sandboxd/internal/kube":      "it reads what the daemon answers to whom asks it",
 	"config":                          "it reads the configuration of the host's owner",

@@ -147,7 +147,8 @@ func checkPreconditions(rq *request, p *metav1.Preconditions, old *unstructured.
 }
 
 // deleteCollection deletes what the selectors pick and answers with the list
-// of it. An object that somebody else removes meanwhile is no error.
+// of it. An object that somebody else removes meanwhile is no error. With limit it
+// deletes no more than that, whatever version it names: it is about what there is.
 func (s *Server) deleteCollection(w http.ResponseWriter, rq *request) error {
 	o, err := s.readDeleteOptions(w, rq)
 	if err != nil {
@@ -157,11 +158,20 @@ func (s *Server) deleteCollection(w http.ResponseWriter, rq *request) error {
 	if err != nil {
 		return err
 	}
-	entries, revision, err := s.selectEntries(rq, sel)
+	part, err := newPageOptions(rq.query, sel)
 	if err != nil {
 		return err
 	}
-	deleted := make([]store.Entry, 0, len(entries))
+	part.at = newest
+	if part.limit, err = queryLimit(rq.query); err != nil {
+		return err
+	}
+	picked, err := s.selectPage(rq, sel, part)
+	if err != nil {
+		return err
+	}
+	entries := picked.entries
+	picked.entries = make([]store.Entry, 0, len(entries))
 	for _, e := range entries {
 		one := *rq
 		one.namespace, one.name = e.Key.Namespace, e.Key.Name
@@ -171,9 +181,9 @@ func (s *Server) deleteCollection(w http.ResponseWriter, rq *request) error {
 			}
 			return err
 		}
-		deleted = append(deleted, e)
+		picked.entries = append(picked.entries, e)
 	}
-	return s.writeList(w, rq, deleted, revision)
+	return s.writeList(w, rq, picked)
 }
 
 // readDeleteOptions reads the options of a deletion from the body, or from the

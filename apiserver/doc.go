@@ -29,7 +29,8 @@
 // Every write carries the revision that was read, so two writers never
 // overwrite each other; patches are computed again when another writer came
 // between. Reads answer from the newest snapshot whatever resourceVersion the
-// client allows. A watch that cannot keep up is ended by the store and costs no
+// client allows; the pages of a list all show the state of the first, which the
+// store's log gives back (page.go). A watch that cannot keep up is ended by the store and costs no
 // memory beyond the store's own bounded log.
 //
 // # Events

@@ -20,6 +20,7 @@ func FuzzRequest(f *testing.F) {
 		{"GET", sandboxes, "", ""},
 		{"GET", sandboxes + "?labelSelector=a%20in%20(b,c)&fieldSelector=spec.image%21=x", "", ""},
 		{"GET", sandboxes + "/one", asTable, ""},
+		{"GET", sandboxes + "?limit=1&continue=eyJydiI6LTEsIm5zIjoiZGVmYXVsdCIsIm5hbWUiOiJhIiwibGlzdCI6IjAwIn0", asTable, ""},
 		{"GET", "/apis/events.k8s.io/v1/events?fieldSelector=regarding.name=a", asPartialList, ""},
 		{"GET", "/openapi/v3/apis/sandboxd.dev/v1?hash=0", "", ""},
 		{"GET", "/apis", "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList", ""},

@@ -29,8 +29,9 @@ const listBuffer = 32 << 10
 
 // writeList answers with a list in the form that the client accepts. Each item is
 // made when it is its turn and sent: a long list takes no memory.
-func (s *Server) writeList(w http.ResponseWriter, rq *request, entries []store.Entry, revision int64) error {
-	l, err := s.newList(rq, revision)
+func (s *Server) writeList(w http.ResponseWriter, rq *request, p page) error {
+	entries := p.entries
+	l, err := s.newList(rq, p.meta())
 	if err != nil {
 		return err
 	}
@@ -89,16 +90,20 @@ func (l listForm) write(w io.Writer, entries []store.Entry) error {
 }
 
 // newList finds how a request's list is written.
-func (s *Server) newList(rq *request, revision int64) (listForm, error) {
+func (s *Server) newList(rq *request, meta metav1.ListMeta) (listForm, error) {
 	const tail = "]}\n"
+	rawMeta, err := json.Marshal(meta)
+	if err != nil {
+		return listForm{}, err
+	}
 	head := func(apiVersion, kind string) string {
-		return `{"apiVersion":"` + apiVersion + `","kind":"` + kind + `","metadata":{"resourceVersion":"` + formatRevision(revision) + `"},"items":[`
+		return `{"apiVersion":"` + apiVersion + `","kind":"` + kind + `","metadata":` + string(rawMeta) + `,"items":[`
 	}
 	r := rq.resource
 	apiVersion := r.gvk.GroupVersion().String()
 	switch {
 	case rq.accept.form == formTable:
-		columns, err := tableHead(r, revision)
+		columns, err := tableHead(r, meta)
 		return listForm{head: columns, tail: tail, item: rowItem(r, rq.query.Get("includeObject"), s.clock.Now())}, err
 	case rq.accept.form == formPartial:
 		return listForm{head: head(metav1.SchemeGroupVersion.String(), "PartialObjectMetadataList"), tail: tail, item: appendPartial}, nil
@@ -216,12 +221,12 @@ func cutOwners(value []byte) []byte {
 }
 
 // tableHead is what a Table begins with, up to its rows.
-func tableHead(r *resource, revision int64) (string, error) {
+func tableHead(r *resource, meta metav1.ListMeta) (string, error) {
 	table, err := tableFor(r, nil, "", true, time.Time{})
 	if err != nil {
 		return "", err
 	}
-	table.ResourceVersion = formatRevision(revision)
+	table.ListMeta = meta
 	raw, err := json.Marshal(table)
 	if err != nil {
 		return "", err

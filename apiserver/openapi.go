@@ -243,7 +243,7 @@ func operation(r *resource, verb, answer string) *spec3.Operation {
 	var query []string
 	switch verb {
 	case "list", "deletecollection":
-		query = []string{"labelSelector", "fieldSelector", "resourceVersion"}
+		query = []string{"labelSelector", "fieldSelector", "limit", "continue", "resourceVersion", "resourceVersionMatch"}
 	case "get":
 		query = []string{"resourceVersion"}
 	case "post", "put":

@@ -23,7 +23,7 @@ import (
 // him nobody in the cluster. So only what is about sandboxes is passed on: Secrets,
 // which the daemon must be able to read, are not. And what the controllers may write by
 // their own right is written for others only as writers say.
-func Proxy(config *rest.Config, log logr.Logger) (http.Handler, error) {
+func Proxy(config *rest.Config, local Local, log logr.Logger) (http.Handler, error) {
 	transport, err := rest.TransportFor(config)
 	if err != nil {
 		return nil, err
@@ -33,6 +33,10 @@ func Proxy(config *rest.Config, log logr.Logger) (http.Handler, error) {
 		return nil, err
 	}
 	writers, err := newWriters(config)
+	if err != nil {
+		return nil, err
+	}
+	reviews, err := newReviewer(config, local)
 	if err != nil {
 		return nil, err
 	}
@@ -63,6 +67,10 @@ func Proxy(config *rest.Config, log logr.Logger) (http.Handler, error) {
 			answer(w, err)
 			return
 		}
+		if reviews.answers(r.Method, strings.TrimSuffix(r.URL.Path, "/")) {
+			reviews.ServeHTTP(w, r)
+			return
+		}
 		proxy.ServeHTTP(w, r)
 	}), nil
 }
@@ -80,7 +88,8 @@ var passed = map[string]bool{
 	"/apis/events.k8s.io/v1/events": true,
 }
 
-// asked are reviews of the asker's own rights, which are answered for the daemon.
+// asked are questions about who asks: what he may do, which the reviewer answers, and
+// who he is, which is the daemon.
 var asked = map[string]bool{
 	"/apis/authorization.k8s.io/v1/selfsubjectaccessreviews": true,
 	"/apis/authorization.k8s.io/v1/selfsubjectrulesreviews":  true,
@@ -132,8 +141,13 @@ func answer(w http.ResponseWriter, err error) {
 		status = known.Status()
 	}
 	status.SetGroupVersionKind(schema.GroupVersionKind{Version: "v1", Kind: "Status"})
-	raw, _ := json.Marshal(status)
+	write(w, int(status.Code), status)
+}
+
+// write answers with an object.
+func write(w http.ResponseWriter, code int, object any) {
+	raw, _ := json.Marshal(object)
 	w.Header().Set("Content-Type", "application/json")
-	w.WriteHeader(int(status.Code))
+	w.WriteHeader(code)
 	_, _ = w.Write(append(raw, '\n'))
 }

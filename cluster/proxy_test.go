@@ -71,7 +71,7 @@ func TestProxyAsksAsItself(t *testing.T) {
 		_, _ = io.WriteString(w, "answer")
 	}))
 	defer upstream.Close()
-	proxy, err := Proxy(&rest.Config{Host: upstream.URL, BearerToken: "daemons"}, logr.Discard())
+	proxy, err := Proxy(&rest.Config{Host: upstream.URL, BearerToken: "daemons"}, Local{}, logr.Discard())
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -42,7 +42,7 @@ func (w *writers) refuse(ctx context.Context, method, path string) error {
 	}
 	namespace, resource, ok := written(path)
 	if !ok {
-		return forbidden(fmt.Sprintf("%s %s is not passed on to the cluster: by this host's socket, sandboxes, images and snapshots are written as a whole only, and their status by nobody but the controllers", method, path))
+		return notWritten(method, path)
 	}
 	review := &authorizationv1.SelfSubjectAccessReview{Spec: authorizationv1.SelfSubjectAccessReviewSpec{
 		ResourceAttributes: &authorizationv1.ResourceAttributes{Namespace: namespace, Verb: "create", Group: group, Version: "v1", Resource: resource},
@@ -75,6 +75,10 @@ func written(path string) (namespace, resource string, ok bool) {
 		return "", "", false
 	}
 	return namespace, segments[0], true
+}
+
+func notWritten(method, path string) error {
+	return forbidden(fmt.Sprintf("%s %s is not passed on to the cluster: by this host's socket, sandboxes, images and snapshots are written as a whole only, and their status by nobody but the controllers", method, path))
 }
 
 func forbidden(message string) error {

@@ -82,7 +82,7 @@ func TestWritesOfTheSocket(t *testing.T) {
 			cluster := &rights{createIn: c.createIn}
 			server := httptest.NewServer(cluster)
 			defer server.Close()
-			proxy, err := Proxy(&rest.Config{Host: server.URL, QPS: -1, ContentConfig: rest.ContentConfig{ContentType: "application/json"}}, logr.Discard())
+			proxy, err := Proxy(&rest.Config{Host: server.URL, QPS: -1, ContentConfig: rest.ContentConfig{ContentType: "application/json"}}, Local{}, logr.Discard())
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -102,7 +102,7 @@ func TestWritesOfTheSocket(t *testing.T) {
 // TestWritesWithoutAnAnswer: a cluster that does not answer has nothing written.
 func TestWritesWithoutAnAnswer(t *testing.T) {
 	server := httptest.NewServer(&rights{})
-	proxy, err := Proxy(&rest.Config{Host: server.URL}, logr.Discard())
+	proxy, err := Proxy(&rest.Config{Host: server.URL}, Local{}, logr.Discard())
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -23,7 +23,8 @@
 // Watch delivers every event after the given revision once, in revision order,
 // and only after the write is on disk. The log behind it is bounded and kept in
 // memory: a watch that starts too far back gets ErrCompacted and must list
-// again, as must one that reads so slowly that it is dropped.
+// again, as must one that reads so slowly that it is dropped. ListAt shows the past
+// by the same log: no past state is kept for anybody.
 package store
 
 import (
@@ -120,8 +121,10 @@ type Event struct {
 	Key  Key
 	// Value is the new value; nil for a deletion.
 	Value []byte
-	// Previous is the value before the write; nil for a creation.
-	Previous []byte
+	// Previous is the value before the write, and PreviousRevision that of the write
+	// that put it there; nil and 0 for a creation.
+	Previous         []byte
+	PreviousRevision int64
 	// Revision of the write.
 	Revision int64
 }
@@ -190,6 +193,11 @@ type Store interface {
 	// List returns the entries of a resource; of all namespaces when namespace
 	// is empty. No entries is no error.
 	List(ctx context.Context, resource, namespace string) (Snapshot, error)
+
+	// ListAt returns what List returned when the store was at a revision. It goes
+	// back exactly as far as Watch does: ErrCompacted when that is not far enough,
+	// ErrFutureRevision when the revision has not been reached.
+	ListAt(ctx context.Context, resource, namespace string, revision int64) (Snapshot, error)
 
 	// Put writes a value and returns its revision. ifRevision 0 demands that
 	// no entry exists (else ErrExists); any other demands that the entry has

@@ -46,7 +46,7 @@ func (g *group) decide(w *write) (int64, error) {
 	g.revision++
 	event := store.Event{Type: w.op, Key: w.key, Value: w.value, Revision: g.revision}
 	if old != nil {
-		event.Previous = old.value
+		event.Previous, event.PreviousRevision = old.value, old.revision
 	}
 	g.events = append(g.events, event)
 	if w.op == store.Delete {

@@ -102,8 +102,8 @@ func TestGroupEvents(t *testing.T) {
 	}
 	want := []store.Event{
 		{Type: store.Put, Key: testKey("a"), Value: []byte("1"), Revision: 1},
-		{Type: store.Put, Key: testKey("a"), Value: []byte("2"), Previous: []byte("1"), Revision: 2},
-		{Type: store.Delete, Key: testKey("a"), Previous: []byte("2"), Revision: 3},
+		{Type: store.Put, Key: testKey("a"), Value: []byte("2"), Previous: []byte("1"), PreviousRevision: 1, Revision: 2},
+		{Type: store.Delete, Key: testKey("a"), Previous: []byte("2"), PreviousRevision: 2, Revision: 3},
 		{Type: store.Put, Key: testKey("a"), Value: []byte("3"), Revision: 4},
 	}
 	if diff := cmp.Diff(want, g.events); diff != "" {

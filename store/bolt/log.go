@@ -61,7 +61,13 @@ func (l *watchLog) announce() {
 // after appends events that follow a revision to batch, as many as it has room
 // for.
 func (l *watchLog) after(revision int64, batch []store.Event) []store.Event {
-	// The first event after revision, by halves: the log is in order.
+	later := l.since(revision)
+	return append(batch, later[:min(len(later), cap(batch)-len(batch))]...)
+}
+
+// since is the part of the log behind a revision.
+func (l *watchLog) since(revision int64) []store.Event {
+	// By halves: the log is in order.
 	from, to := 0, len(l.events)
 	for from < to {
 		middle := (from + to) / 2
@@ -71,6 +77,5 @@ func (l *watchLog) after(revision int64, batch []store.Event) []store.Event {
 			to = middle
 		}
 	}
-	n := min(len(l.events)-from, cap(batch)-len(batch))
-	return append(batch, l.events[from:from+n]...)
+	return l.events[from:]
 }

@@ -43,7 +43,7 @@ func checkContexts(f *fixture) {
 	idle, full := watches[0], watches[1]
 	stays := f.watch(a.Resource, revision)
 	next := f.put(a, "two", revision)
-	event := store.Event{Type: store.Put, Key: a, Value: []byte("two"), Previous: []byte("one"), Revision: next}
+	event := store.Event{Type: store.Put, Key: a, Value: []byte("two"), Previous: []byte("one"), PreviousRevision: revision, Revision: next}
 	f.wantEvents(idle, event)
 	cancel()
 	f.wantEnd(idle, nil)

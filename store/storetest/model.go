@@ -23,6 +23,7 @@ func checkModel(t *testing.T, open func() Backend) {
 			"get":    m.get,
 			"list":   m.list,
 			"watch":  m.watch,
+			"listAt": m.listAt,
 			"reopen": m.reopen,
 			"":       m.check,
 		})
@@ -110,7 +111,7 @@ func (m *machine) put(rt *rapid.T) {
 		want = store.ErrConflict
 	}
 	revision, err := m.s.Put(rt.Context(), key, value, ifRevision)
-	m.wrote(rt, revision, err, want, store.Event{Type: store.Put, Key: key, Value: value, Previous: old.Value})
+	m.wrote(rt, revision, err, want, store.Event{Type: store.Put, Key: key, Value: value, Previous: old.Value, PreviousRevision: old.Revision})
 }
 
 func (m *machine) delete(rt *rapid.T) {
@@ -125,7 +126,7 @@ func (m *machine) delete(rt *rapid.T) {
 		want = store.ErrConflict
 	}
 	revision, err := m.s.Delete(rt.Context(), key, ifRevision)
-	m.wrote(rt, revision, err, want, store.Event{Type: store.Delete, Key: key, Previous: old.Value})
+	m.wrote(rt, revision, err, want, store.Event{Type: store.Delete, Key: key, Previous: old.Value, PreviousRevision: old.Revision})
 }
 
 // wrote compares the outcome of a write and adds it to the history.
@@ -172,6 +173,37 @@ func (m *machine) list(rt *rapid.T) {
 	}
 	if diff := diffEntries(fold(events, m.revision()), got.Entries); diff != "" {
 		rt.Fatalf("list (-want +got):\n%s", diff)
+	}
+}
+
+// listAt lists anywhere in the past, and a little beyond the present.
+func (m *machine) listAt(rt *rapid.T) {
+	resource, namespace := resources.Draw(rt, "resource"), namespaces.Draw(rt, "namespace")
+	revision := rapid.Int64Range(-1, m.revision()+2).Draw(rt, "revision")
+	var events []store.Event
+	later := 0
+	for _, e := range m.history {
+		if e.Key.Resource == resource && e.Revision > revision {
+			later++
+		}
+		if e.Key.Resource == resource && (namespace == "" || e.Key.Namespace == namespace) {
+			events = append(events, e)
+		}
+	}
+	got, err := m.s.ListAt(rt.Context(), resource, namespace, revision)
+	switch {
+	case revision > m.revision():
+		if !errors.Is(err, store.ErrFutureRevision) {
+			rt.Fatalf("list at %d of %d: got error %v, want ErrFutureRevision", revision, m.revision(), err)
+		}
+		return
+	case errors.Is(err, store.ErrCompacted) && (revision < m.opened || later > m.backend.LogEvents):
+		return // allowed: it is before the opening or far back
+	case err != nil || got.Revision != revision:
+		rt.Fatalf("list at %d of %d is at %d: %v", revision, m.revision(), got.Revision, err)
+	}
+	if diff := diffEntries(fold(events, revision), got.Entries); diff != "" {
+		rt.Fatalf("list at %d of %d (-want +got):\n%s", revision, m.revision(), diff)
 	}
 }
 

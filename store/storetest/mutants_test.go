@@ -53,6 +53,9 @@ func TestMutants(t *testing.T) {
 		{"list by name", "list order and scope"},
 		{"resources by prefix", "list order and scope"},
 		{"namespaces by prefix", "list order and scope"},
+		{"past without end", "list the past"},
+		{"the deleted stay gone", "list the past"},
+		{"the past at today's revision", "list the past"},
 		{"slashes in names", "keys"},
 		{"short names only", "keys"},
 		{"keeps the caller's value", "values stay as they are"},
@@ -94,6 +97,7 @@ func TestMutants(t *testing.T) {
 		{"no previous value", "model"},
 		{"event twice", "model"},
 		{"revision of what is left", "model"},
+		{"the deleted stay gone", "model"},
 	}
 	for _, m := range mutants {
 		t.Run(m.check+"/"+m.bug, func(t *testing.T) {

@@ -174,7 +174,7 @@ func checkValueSizes(f *fixture) {
 	updated := f.put(a, "", revision)
 	f.wantEvents(w,
 		store.Event{Type: store.Put, Key: a, Value: []byte{}, Revision: revision},
-		store.Event{Type: store.Put, Key: a, Value: []byte{}, Previous: []byte{}, Revision: updated})
+		store.Event{Type: store.Put, Key: a, Value: []byte{}, Previous: []byte{}, PreviousRevision: revision, Revision: updated})
 	w.Stop()
 
 	binary := make([]byte, 70_000)
@@ -278,7 +278,7 @@ func writeSome(f *fixture, writer, n int) (store.Event, error) {
 	if err != nil {
 		entry = store.Entry{}
 	}
-	event := store.Event{Type: store.Put, Key: key, Previous: entry.Value}
+	event := store.Event{Type: store.Put, Key: key, Previous: entry.Value, PreviousRevision: entry.Revision}
 	if entry.Revision > 0 && n%4 == 3 {
 		event.Type = store.Delete
 		event.Revision, err = f.s.Delete(f.Context(), key, entry.Revision)

@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"io"
+	"maps"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
@@ -220,6 +221,48 @@ func (s *reference) List(ctx context.Context, resource, namespace string) (store
 	return snapshot, nil
 }
 
+// ListAt folds the log backwards: the oldest event comes last, and wins.
+func (s *reference) ListAt(ctx context.Context, resource, namespace string, revision int64) (store.Snapshot, error) {
+	snapshot, err := s.List(ctx, resource, namespace)
+	if err != nil {
+		return snapshot, err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if revision > snapshot.Revision {
+		return store.Snapshot{}, store.ErrFutureRevision
+	}
+	if revision < max(s.opened, s.floors[resource]) && s.bug != "past without end" {
+		return store.Snapshot{}, store.ErrCompacted
+	}
+	state := map[store.Key]store.Entry{}
+	for _, e := range snapshot.Entries {
+		state[e.Key] = e
+	}
+	for _, e := range slices.Backward(s.logs[resource]) {
+		if e.Revision > revision && (namespace == "" || e.Key.Namespace == namespace) {
+			s.undo(state, e)
+		}
+	}
+	snapshot = store.Snapshot{Entries: slices.Collect(maps.Values(state)), Revision: revision}
+	slices.SortFunc(snapshot.Entries, func(a, b store.Entry) int {
+		return cmp.Or(cmp.Compare(a.Key.Namespace, b.Key.Namespace), cmp.Compare(a.Key.Name, b.Key.Name))
+	})
+	return snapshot, nil
+}
+
+func (s *reference) undo(state map[store.Key]store.Entry, e store.Event) {
+	delete(state, e.Key)
+	if e.PreviousRevision == 0 || s.bug == "the deleted stay gone" && e.Type == store.Delete {
+		return
+	}
+	at := e.PreviousRevision
+	if s.bug == "the past at today's revision" {
+		at = e.Revision
+	}
+	state[e.Key] = store.Entry{Key: e.Key, Value: e.Previous, Revision: at}
+}
+
 func (s *reference) Put(ctx context.Context, key store.Key, value []byte, ifRevision int64) (int64, error) {
 	if len(value) > store.MaxValueSize && s.bug != "no size limit" {
 		return 0, store.ErrTooLarge
@@ -296,7 +339,7 @@ func (s *reference) change(ctx context.Context, key store.Key, e store.Event, ad
 		copy(old.Value, e.Value)
 	}
 	if old.Revision > 0 && s.bug != "no previous value" {
-		e.Previous = old.Value
+		e.Previous, e.PreviousRevision = old.Value, old.Revision
 	}
 	if s.bug == "empty is nil" && len(e.Value) == 0 {
 		e.Value = nil

@@ -60,6 +60,7 @@ func Run(t *testing.T, open func(t *testing.T) Backend) {
 		{"failed writes change nothing", checkFailedWrites},
 		{"get and list of nothing", checkNothing},
 		{"list order and scope", checkList},
+		{"list the past", checkPast},
 		{"keys", checkKeys},
 		{"values stay as they are", checkOwnership},
 		{"value sizes", checkValueSizes},

@@ -24,15 +24,19 @@ func checkHistory(f *fixture) {
 			if err != nil {
 				f.Fatal(err)
 			}
-			event.Previous = entry.Value
+			event.Previous, event.PreviousRevision = entry.Value, entry.Revision
 		}
 		event.Revision = f.put(key, value, ifRevision)
 		want = append(want, event)
 		return event.Revision
 	}
 	remove := func(key store.Key, previous string, ifRevision int64) {
+		entry, err := f.s.Get(f.Context(), key)
+		if err != nil {
+			f.Fatal(err)
+		}
 		revision := f.delete(key, ifRevision)
-		want = append(want, store.Event{Type: store.Delete, Key: key, Previous: []byte(previous), Revision: revision})
+		want = append(want, store.Event{Type: store.Delete, Key: key, Previous: []byte(previous), PreviousRevision: entry.Revision, Revision: revision})
 	}
 	put(b, "b1", put(b, "b0", 0))
 	put(other, "c0", 0)
@@ -61,7 +65,7 @@ func checkHistory(f *fixture) {
 			revision = f.delete(key, revision)
 			want = append(want,
 				store.Event{Type: store.Put, Key: key, Value: []byte("n"), Revision: revision - 1},
-				store.Event{Type: store.Delete, Key: key, Previous: []byte("n"), Revision: revision})
+				store.Event{Type: store.Delete, Key: key, Previous: []byte("n"), PreviousRevision: revision - 1, Revision: revision})
 		}
 	}
 }
@@ -72,13 +76,13 @@ func checkFromNow(f *fixture) {
 	first := f.put(a, "one", 0)
 	now := f.watch(a.Resource, 0)
 	second := f.put(a, "two", first)
-	two := store.Event{Type: store.Put, Key: a, Value: []byte("two"), Previous: []byte("one"), Revision: second}
+	two := store.Event{Type: store.Put, Key: a, Value: []byte("two"), Previous: []byte("one"), PreviousRevision: first, Revision: second}
 	f.wantEvents(empty, store.Event{Type: store.Put, Key: a, Value: []byte("one"), Revision: first}, two)
 	f.wantEvents(now, two)
 	// From a list on, nothing is missed and nothing comes twice.
 	listed := f.watch(a.Resource, f.list(a.Resource, "").Revision)
 	third := f.delete(a, second)
-	f.wantEvents(listed, store.Event{Type: store.Delete, Key: a, Previous: []byte("two"), Revision: third})
+	f.wantEvents(listed, store.Event{Type: store.Delete, Key: a, Previous: []byte("two"), PreviousRevision: second, Revision: third})
 	f.reopen()
 	now = f.watch(a.Resource, 0)
 	fourth := f.put(a, "three", 0)

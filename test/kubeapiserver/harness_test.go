@@ -25,8 +25,13 @@ const patience = 4 * time.Minute
 // startCluster starts an API server of the test's own, with all that a daemon needs.
 func startCluster(t *testing.T) (c *plane.Cluster, kubeconfig string) {
 	t.Helper()
+	return startClusterIn(t, filepath.Join(t.TempDir(), "kubernetes"))
+}
+
+func startClusterIn(t *testing.T, dir string) (c *plane.Cluster, kubeconfig string) {
+	t.Helper()
 	plane.Required(t)
-	c, err := plane.Start(filepath.Join(t.TempDir(), "kubernetes"))
+	c, err := plane.Start(dir)
 	must(t, err)
 	t.Cleanup(func() { must(t, c.Stop()) })
 	kubeconfig, err = c.Install(t.Context())
@@ -135,20 +140,20 @@ func (h *host) log() string {
 // ask asks the daemon's socket.
 func (h *host) ask(path string) (string, error) { return h.send(http.MethodGet, path, "") }
 
-// send sends the daemon's socket a request; a body is a merge patch.
-func (h *host) send(method, path, patch string) (string, error) {
+// send sends the daemon's socket a request. The body of a PATCH is a merge patch.
+func (h *host) send(method, path, sent string) (string, error) {
 	client := &http.Client{Timeout: 30 * time.Second, Transport: &http.Transport{
 		DisableKeepAlives: true,
 		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 			return (&net.Dialer{}).DialContext(ctx, "unix", h.path("s"))
 		},
 	}}
-	request, err := http.NewRequest(method, "http://sandboxd"+path, strings.NewReader(patch))
+	request, err := http.NewRequest(method, "http://sandboxd"+path, strings.NewReader(sent))
 	if err != nil {
 		return "", err
 	}
-	if patch != "" {
-		request.Header.Set("Content-Type", "application/merge-patch+json")
+	if sent != "" {
+		request.Header.Set("Content-Type", map[bool]string{true: "application/merge-patch+json", false: "application/json"}[method == http.MethodPatch])
 	}
 	resp, err := client.Do(request)
 	if err != nil {
@@ -159,7 +164,7 @@ func (h *host) send(method, path, patch string) (string, error) {
 	if _, err := body.ReadFrom(resp.Body); err != nil {
 		return "", err
 	}
-	if resp.StatusCode != http.StatusOK {
+	if resp.StatusCode/100 != 2 {
 		return body.String(), fmt.Errorf("%s: %s: %s", path, resp.Status, body.String())
 	}
 	return body.String(), nil

@@ -115,9 +115,18 @@ var getChecks = []check{
 	}},
 	{"--chunk-size", 0, func(k *kubectl) {
 		k.apply(stopped("one") + stopped("two") + stopped("three"))
-		if lines := k.ok("get", "sbx", "--chunk-size=1", "-o", "name").lines(); len(lines) != 3 {
+		asked := k.ok("get", "sbx", "--chunk-size=2", "-o", "name", "-v=6")
+		if lines := asked.lines(); len(lines) != 3 {
 			k.t.Errorf("got %q", lines)
 		}
+		// Two requests, the second of which goes on with the first.
+		if n := strings.Count(asked.err, "limit=2"); n != 2 || strings.Count(asked.err, "continue=") != 1 {
+			k.t.Errorf("%d requests were made, as kubectl says:\n%s", n, asked.err)
+		}
+		if lines := k.ok("get", "sbx", "--chunk-size=1", "--no-headers").lines(); len(lines) != 3 {
+			k.t.Errorf("the table is %q", lines)
+		}
+		k.ok("get", "sbx", "--chunk-size=2").has(`^NAME `, `^one `, `^two `, `^three `)
 	}},
 	{"several names, and one that is not there", 0, func(k *kubectl) {
 		k.apply(stopped("one") + stopped("two"))

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -155,29 +157,52 @@ func (m *member) gateway() (*apiserver.Gateway, error) {
 	if err != nil {
 		return nil, err
 	}
-	upstream, err := cluster.Proxy(m.config, m.o.Logger.WithName("proxy"))
+	images, err := imageSubresources(m.o, m.set)
 	if err != nil {
 		return nil, err
 	}
-	images, err := imageSubresources(m.o, m.set)
+	inside := append(images, subresources(m.set, m.users, m.inside, m.disks, m.logs, m.uses, m.o.Logger.WithName("access"))...)
+	upstream, err := cluster.Proxy(m.config, localOf(inside, m.own.endpoints()), m.o.Logger.WithName("proxy"))
 	if err != nil {
 		return nil, err
 	}
 	return apiserver.NewGateway(apiserver.GatewayOptions{
 		Upstream: upstream, Audit: auditOf(m.audited, m.o.Config.Audit), Ready: m.state.why, Version: m.o.Version, Logger: m.o.Logger.WithName("gateway"),
 		Parent: func(ctx context.Context, resource schema.GroupResource, namespace, name string) (*unstructured.Unstructured, error) {
-			if resource == podResource { // which shows a Sandbox of its name
-				resource = v1.Resource("sandboxes")
-			}
-			all := objects.Resource(resource.WithVersion(v1.GroupVersion.Version))
+			all := objects.Resource(shownBy(resource).WithVersion(v1.GroupVersion.Version))
 			if namespace != "" {
 				return all.Namespace(namespace).Get(ctx, name, metav1.GetOptions{})
 			}
 			return all.Get(ctx, name, metav1.GetOptions{})
 		},
-		Subresources: append(images, subresources(m.set, m.users, m.inside, m.disks, m.logs, m.uses, m.o.Logger.WithName("access"))...),
+		Subresources: inside,
 		Endpoints:    m.own.endpoints(),
 	})
+}
+
+// shownBy is the kind of the cluster's object that one of this host shows: a Pod shows
+// the Sandbox of its name.
+func shownBy(resource schema.GroupResource) schema.GroupResource {
+	if resource == podResource {
+		return v1.Resource("sandboxes")
+	}
+	return resource
+}
+
+// localOf tells what the socket serves without the cluster.
+func localOf(inside []apiserver.Subresource, endpoints []apiserver.Endpoint) cluster.Local {
+	return cluster.Local{
+		Subresource: func(of schema.GroupResource, name, method string) (schema.GroupResource, bool) {
+			return shownBy(of), slices.ContainsFunc(inside, func(sub apiserver.Subresource) bool {
+				return sub.Resource == of && sub.Name == name && slices.Contains(sub.Methods, method)
+			})
+		},
+		Path: func(path string) bool {
+			first, _, _ := strings.Cut(strings.TrimPrefix(path, "/"), "/")
+			return slices.Contains([]string{"version", "healthz", "livez", "readyz"}, first) ||
+				slices.ContainsFunc(endpoints, func(e apiserver.Endpoint) bool { return e.Path == first })
+		},
+	}
 }
 
 // lead has the controllers work whenever this host holds the cluster's Lease. It
