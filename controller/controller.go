@@ -26,6 +26,7 @@ import (
 
 	v1 "sandboxd.dev/sandboxd/api/v1"
 	"sandboxd.dev/sandboxd/controller/capacity"
+	"sandboxd.dev/sandboxd/controller/census"
 	"sandboxd.dev/sandboxd/controller/gc"
 	"sandboxd.dev/sandboxd/controller/goldenimage"
 	"sandboxd.dev/sandboxd/controller/goldenimage/build"
@@ -119,6 +120,7 @@ func setDefault[T comparable](v *T, d T) {
 // Controllers are everything that acts on the API's objects.
 type Controllers struct {
 	manager manager.Manager
+	objects *census.Reader
 	imports *goldenimage.Imports
 	// snapshots is the work on them.
 	snapshots *snapshot.Work
@@ -156,12 +158,16 @@ func New(ctx context.Context, o Options) (*Controllers, error) {
 		return nil, fmt.Errorf("make controller manager: %w", err)
 	}
 	c := &Controllers{manager: m}
+	if c.objects, err = census.New(o.Config, m.GetHTTPClient()); err != nil {
+		return nil, err
+	}
 	ctx, c.cancel = context.WithCancel(ctx)
-	if err := c.add(ctx, o); err != nil {
+	unobserved := sandbox.NewUnobserved(o.Clock.Now())
+	if err := c.add(ctx, o, unobserved); err != nil {
 		c.cancel()
 		return nil, err
 	}
-	if err := sandbox.Unobserve(ctx, m.GetAPIReader(), m.GetClient(), o.Clock.Now()); err != nil {
+	if err := unobserved.TakeBack(ctx, m.GetClient()); err != nil {
 		c.cancel()
 		return nil, err
 	}
@@ -189,7 +195,7 @@ func (c *Controllers) Start(ctx context.Context) error {
 	return err
 }
 
-func (c *Controllers) add(ctx context.Context, o Options) error {
+func (c *Controllers) add(ctx context.Context, o Options, u *sandbox.Unobserved) error {
 	if err := c.addIndexes(ctx); err != nil {
 		return err
 	}
@@ -209,7 +215,7 @@ func (c *Controllers) add(ctx context.Context, o Options) error {
 		w.snapshots.add(ctx, ended, snapshot.RequestFor(k))
 		w.sandboxes.add(ctx, ended, snapshot.SandboxRequestFor(k)) // which may have waited for its turn
 	})
-	admissions, err := c.admissions(ctx, o, w)
+	admissions, err := c.admissions(ctx, o, w, u)
 	if err != nil {
 		return err
 	}
@@ -230,7 +236,7 @@ func (c *Controllers) add(ctx context.Context, o Options) error {
 		places = append(places, o.BuildLogs)
 	}
 	c.garbage = gc.New(gc.Options{
-		Reader: c.manager.GetAPIReader(), Providers: o.Providers, Places: places, Verify: o.GCVerify,
+		Objects: c.objects, Providers: o.Providers, Places: places, Verify: o.GCVerify,
 		Interval: o.GCInterval, Grace: o.GCGrace, Logger: o.Logger.WithName("gc"),
 	})
 	for _, r := range []manager.Runnable{w, admissions, c.garbage} {
