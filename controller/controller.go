@@ -121,7 +121,9 @@ func setDefault[T comparable](v *T, d T) {
 type Controllers struct {
 	manager manager.Manager
 	objects *census.Reader
-	imports *goldenimage.Imports
+	// sandboxes and images tell which object a machine is of.
+	sandboxes, images *places
+	imports           *goldenimage.Imports
 	// snapshots is the work on them.
 	snapshots *snapshot.Work
 	garbage   *gc.Collector
@@ -142,6 +144,7 @@ func New(ctx context.Context, o Options) (*Controllers, error) {
 			return nil, fmt.Errorf("register kinds: %w", err)
 		}
 	}
+	sandboxes, images := newPlaces(), newPlaces()
 	skipNameValidation := true // several instances may run in one process, in tests
 	config := manager.Options{
 		Scheme: scheme,
@@ -149,15 +152,19 @@ func New(ctx context.Context, o Options) (*Controllers, error) {
 		Logger:                 o.Logger.V(1),
 		Metrics:                metricsserver.Options{BindAddress: "0"},
 		HealthProbeBindAddress: "0",
-		// What nobody here reads need not be kept in memory.
-		Cache: cache.Options{DefaultTransform: cache.TransformStripManagedFields()},
+		Cache: cache.Options{
+			DefaultTransform: slimmed,
+			ByObject: map[client.Object]cache.ByObject{
+				&v1.Sandbox{}: {Transform: sandboxes.slim}, &v1.GoldenImage{}: {Transform: images.slim},
+			},
+		},
 	}
 	config.Controller.SkipNameValidation = &skipNameValidation
 	m, err := manager.New(o.Config, config)
 	if err != nil {
 		return nil, fmt.Errorf("make controller manager: %w", err)
 	}
-	c := &Controllers{manager: m}
+	c := &Controllers{manager: m, sandboxes: sandboxes, images: images}
 	if c.objects, err = census.New(o.Config, m.GetHTTPClient()); err != nil {
 		return nil, err
 	}
@@ -199,6 +206,11 @@ func (c *Controllers) add(ctx context.Context, o Options, u *sandbox.Unobserved)
 	if err := c.addIndexes(ctx); err != nil {
 		return err
 	}
+	for p, of := range map[*places]client.Object{c.sandboxes: &v1.Sandbox{}, c.images: &v1.GoldenImage{}} {
+		if err := p.forgetGone(ctx, c.manager.GetCache(), of); err != nil {
+			return err
+		}
+	}
 	w := &wakeups{}
 	c.outages = &outages{
 		ctx: ctx, clock: o.Clock, log: o.Logger.WithName("outages"), wake: w.all, resync: o.Resync,
@@ -206,7 +218,7 @@ func (c *Controllers) add(ctx context.Context, o Options, u *sandbox.Unobserved)
 	}
 	o.Providers = c.outages.guard(o.Providers)
 	*w = wakeups{
-		reader: c.manager.GetClient(), providers: o.Providers, log: o.Logger.WithName("wakeups"),
+		reader: c.manager.GetClient(), providers: o.Providers, ofSandboxes: c.sandboxes, ofImages: c.images, log: o.Logger.WithName("wakeups"),
 		sandboxes: newQueue(), images: newQueue(), snapshots: newQueue(),
 	}
 	c.imports = job.NewRunner[goldenimage.Key, providers.Progress, providers.Image](ctx, o.Imports,
@@ -255,7 +267,6 @@ func (c *Controllers) addIndexes(ctx context.Context) error {
 	}
 	for _, i := range []index{
 		{&v1.Sandbox{}, goldenimage.IndexImage, func(o client.Object) []string { return []string{o.(*v1.Sandbox).Spec.Image} }},
-		{&v1.Sandbox{}, indexUID, func(o client.Object) []string { return []string{string(o.GetUID())} }},
 		{&v1.Sandbox{}, snapshot.IndexForks, func(o client.Object) []string { return named(o.(*v1.Sandbox).Spec.FromSnapshot) }},
 		{&v1.Sandbox{}, indexRevertTo, func(o client.Object) []string { return named(revertTarget(o.(*v1.Sandbox))) }},
 		{&v1.SandboxSnapshot{}, snapshot.IndexSandbox, func(o client.Object) []string {
@@ -265,10 +276,6 @@ func (c *Controllers) addIndexes(ctx context.Context) error {
 		if err := c.manager.GetFieldIndexer().IndexField(ctx, i.object, i.field, i.value); err != nil {
 			return fmt.Errorf("index %T by %s: %w", i.object, i.field, err)
 		}
-	}
-	uid := func(o client.Object) []string { return []string{string(o.GetUID())} }
-	if err := c.manager.GetFieldIndexer().IndexField(ctx, &v1.GoldenImage{}, indexUID, uid); err != nil {
-		return fmt.Errorf("index images by %s: %w", indexUID, err)
 	}
 	return c.indexOrigins(ctx)
 }
