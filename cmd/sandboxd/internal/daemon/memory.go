@@ -25,9 +25,14 @@ const (
 	busyPercent = 50
 )
 
+// boundGarbage has a daemon that starts, which finds very many objects, make no more
+// garbage than one that works.
+func boundGarbage() { debug.SetGCPercent(busyPercent) }
+
 // trimMemory returns the memory of a burst of work to the system once there is
 // rest, until the context ends. By itself the runtime takes minutes, and keeps
-// as much again as what is alive. store returns what the store's file takes.
+// as much again as what is alive. store returns what the store's file takes, also
+// while there is work: a commit gets the few pages that it needs back at once.
 func trimMemory(ctx context.Context, store func() error) {
 	var t trimmer
 	ticker := time.NewTicker(trimInterval)
@@ -40,9 +45,10 @@ func trimMemory(ctx context.Context, store func() error) {
 			m := readMemory()
 			due := t.due(m)
 			debug.SetGCPercent(t.percent())
+			_ = store() // it is closed, or will do next time
 			if due {
 				debug.FreeOSMemory()
-				_ = store() // it is closed, or will do next time
+				_ = releaseProgram() // or next time
 				t.done(readMemory())
 			}
 		}
