@@ -9,14 +9,16 @@ import (
 
 const (
 	// trimInterval is how often the daemon looks whether it is at rest.
-	trimInterval = 5 * time.Second
+	trimInterval = 2 * time.Second
 	// restBytes is the most that a daemon at rest allocates in an interval, or a
 	// fraction of what is alive: with many objects it looks at each of them now and
 	// then.
-	restBytes    = 4 << 20
-	restFraction = 2
-	// worthTrimming is how many bytes there must be to return to the system.
-	worthTrimming = 16 << 20
+	restBytes    = 2 << 20
+	restFraction = 4
+	// worthTrimming is how many bytes there must be to return to the system, or a
+	// fraction of what is alive.
+	worthTrimming    = 16 << 20
+	trimmingFraction = 2
 	// restPercent and busyPercent are how much the heap grows until it is collected,
 	// in percent of what is alive. Garbage that comes slowly is collected as it comes,
 	// which keeps the memory small for a hundredth of a processor; in a burst that
@@ -43,12 +45,14 @@ func trimMemory(ctx context.Context, store func() error) {
 			return
 		case <-ticker.C:
 			m := readMemory()
-			due := t.due(m)
+			due, settled := t.due(m)
 			debug.SetGCPercent(t.percent())
 			_ = store() // it is closed, or will do next time
+			if settled {
+				_ = releaseProgram() // or next time
+			}
 			if due {
 				debug.FreeOSMemory()
-				_ = releaseProgram() // or next time
 				t.done(readMemory())
 			}
 		}
@@ -73,13 +77,14 @@ type trimmer struct {
 	resting   bool
 }
 
-// due tells whether the daemon has come to rest with memory that it does not
-// need. Trimming collects the whole heap, which is worth it once after a burst
-// but not over and over.
-func (t *trimmer) due(m memory) bool {
+// due tells whether the daemon is at rest with memory that it does not need, and
+// whether it has just come to rest. Trimming collects the whole heap, which is worth
+// it once after a burst but not over and over.
+func (t *trimmer) due(m memory) (due, settled bool) {
+	was := t.resting
 	t.resting = m.allocated-t.allocated < max(restBytes, m.live/restFraction)
 	t.allocated = m.allocated
-	return t.resting && m.heap >= t.floor+max(worthTrimming, m.live/restFraction)
+	return t.resting && m.heap >= t.floor+max(worthTrimming, m.live/trimmingFraction), t.resting && !was
 }
 
 // done tells what was left by a trim.
