@@ -194,15 +194,23 @@ func (e *endpoint) forgetPeak() error {
 	return nil
 }
 
-// rest waits until the processes have nothing more to do, within bounds: the
-// controllers look at all that was made, and memory is given back only then.
-func (e *endpoint) rest(ctx context.Context) error {
-	const interval, quiet, patience = 2 * time.Second, 4, 5 * time.Minute
+const (
+	// pause is how long processes must have had nothing to do until the next
+	// measurement of how long something takes,
+	pause = 2 * time.Second
+	// and settled until that of their memory: it is given back only then.
+	settled = 7 * time.Second
+)
+
+// rest waits until the processes have had nothing more to do for so long, within
+// bounds: the controllers look at all that was made.
+func (e *endpoint) rest(ctx context.Context, quiet time.Duration) error {
+	const interval, patience = time.Second, 2 * time.Minute
 	before, err := e.cpu()
 	if err != nil {
 		return err
 	}
-	for still, began := 0, time.Now(); still < quiet && time.Since(began) < patience; {
+	for still, began := time.Duration(0), time.Now(); still < quiet && time.Since(began) < patience; {
 		if err := sleep(ctx, interval); err != nil {
 			return err
 		}
@@ -210,7 +218,7 @@ func (e *endpoint) rest(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		still++
+		still += interval
 		if now-before > 0.2*interval.Seconds() {
 			still = 0
 		}
