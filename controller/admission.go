@@ -6,6 +6,7 @@ import (
 	"slices"
 	"time"
 
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	toolscache "k8s.io/client-go/tools/cache"
 	"sigs.k8s.io/controller-runtime/pkg/cache"
@@ -127,11 +128,36 @@ func whoIs(o client.Object) capacity.Who {
 	return capacity.Who{Namespace: o.GetNamespace(), Name: o.GetName()}
 }
 
+// left is what is read of a sandbox that an earlier run has left. There may be very
+// many, and who starts the daemon waits.
+type left struct {
+	Metadata struct {
+		Namespace  string    `json:"namespace"`
+		Name       string    `json:"name"`
+		UID        types.UID `json:"uid"`
+		Generation int64     `json:"generation"`
+	} `json:"metadata"`
+	Status struct {
+		Reserved   *v1.Reservation    `json:"reserved"`
+		Conditions []metav1.Condition `json:"conditions"`
+	} `json:"status"`
+}
+
+func (l *left) sandbox() *v1.Sandbox {
+	return &v1.Sandbox{
+		ObjectMeta: metav1.ObjectMeta{
+			Namespace: l.Metadata.Namespace, Name: l.Metadata.Name, UID: l.Metadata.UID, Generation: l.Metadata.Generation,
+		},
+		Status: v1.SandboxStatus{Reserved: l.Status.Reserved, Conditions: l.Status.Conditions},
+	}
+}
+
 // recall reads what an earlier run has left. The ledger knows then what statuses say is
 // reserved, before anything is asked for, and u what has to be taken back. It reads
 // past the cache, which is not filled yet.
 func recall(ctx context.Context, objects *census.Reader, ledger *capacity.Ledger, u *sandbox.Unobserved) error {
-	_, err := census.Each(ctx, objects, "sandboxes", func(sbx *v1.Sandbox) {
+	_, err := census.Each(ctx, objects, "sandboxes", func(l *left) {
+		sbx := l.sandbox()
 		ledger.Restore(whoIs(sbx), sbx.UID, capacity.Reserved(sbx.Status.Reserved))
 		u.See(sbx)
 	})

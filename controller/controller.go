@@ -144,7 +144,8 @@ func New(ctx context.Context, o Options) (*Controllers, error) {
 			return nil, fmt.Errorf("register kinds: %w", err)
 		}
 	}
-	sandboxes, images := newPlaces(), newPlaces()
+	slim := newSlimmer()
+	sandboxes, images := newPlaces(slim), newPlaces(slim)
 	skipNameValidation := true // several instances may run in one process, in tests
 	config := manager.Options{
 		Scheme: scheme,
@@ -153,9 +154,9 @@ func New(ctx context.Context, o Options) (*Controllers, error) {
 		Metrics:                metricsserver.Options{BindAddress: "0"},
 		HealthProbeBindAddress: "0",
 		Cache: cache.Options{
-			DefaultTransform: slimmed,
+			DefaultTransform: slim.transform,
 			ByObject: map[client.Object]cache.ByObject{
-				&v1.Sandbox{}: {Transform: sandboxes.slim}, &v1.GoldenImage{}: {Transform: images.slim},
+				&v1.Sandbox{}: {Transform: sandboxes.transform}, &v1.GoldenImage{}: {Transform: images.transform},
 			},
 		},
 	}

@@ -7,7 +7,6 @@ import (
 	"slices"
 	"strings"
 	"sync"
-	"unique"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
@@ -18,66 +17,74 @@ import (
 	v1 "sandboxd.dev/sandboxd/api/v1"
 )
 
+// slimmer makes objects smaller for the cache. It is safe for concurrent use.
+type slimmer struct {
+	mu    sync.Mutex
+	known map[string]string // strings that very many objects have
+}
+
+func newSlimmer() *slimmer { return &slimmer{known: make(map[string]string)} }
+
 // slim makes of an object from the API what the cache keeps of it: what nobody here
 // reads is left out, and strings that very many objects have are there once. Patches
 // are differences of two objects, so what is left out stays as it is: but no
 // reconciler may remove the last annotation of an object, which would remove those it
 // does not see.
-func slim(o client.Object) {
+func (s *slimmer) slim(o client.Object) {
 	o.SetManagedFields(nil)
 	o.SetLabels(nil)
 	o.SetAnnotations(ours(o.GetAnnotations()))
-	o.SetNamespace(once(o.GetNamespace()))
-	o.SetFinalizers(onceEach(o.GetFinalizers()))
+	o.SetNamespace(s.once(o.GetNamespace()))
+	o.SetFinalizers(s.onceEach(o.GetFinalizers()))
 	switch o := o.(type) {
 	case *v1.Sandbox:
-		slimSandbox(o)
+		s.sandbox(o)
 	case *v1.GoldenImage:
-		slimConditions(&o.Status.Conditions)
+		s.conditions(&o.Status.Conditions)
 	case *v1.SandboxSnapshot:
-		o.Spec.Sandbox = once(o.Spec.Sandbox)
-		slimConditions(&o.Status.Conditions)
+		onceIn(s, &o.Spec.Sandbox)
+		s.conditions(&o.Status.Conditions)
 	}
 }
 
-// slimmed is slim as a cache wants it.
-func slimmed(o any) (any, error) {
+// transform is slim as a cache wants it.
+func (s *slimmer) transform(o any) (any, error) {
 	if object, ok := o.(client.Object); ok {
-		slim(object)
+		s.slim(object)
 	}
 	return o, nil
 }
 
-func slimSandbox(o *v1.Sandbox) {
-	onceIn(&o.Spec.Image)
-	onceIn(&o.Spec.PowerState)
-	onceIn(&o.Spec.RestartPolicy)
-	onceIn(&o.Spec.Readiness.Mode)
-	onceIn(&o.Spec.Network.Mode)
-	onceIn(&o.Spec.Lifecycle.OnExpiry)
+func (s *slimmer) sandbox(o *v1.Sandbox) {
+	onceIn(s, &o.Spec.Image)
+	onceIn(s, &o.Spec.PowerState)
+	onceIn(s, &o.Spec.RestartPolicy)
+	onceIn(s, &o.Spec.Readiness.Mode)
+	onceIn(s, &o.Spec.Network.Mode)
+	onceIn(s, &o.Spec.Lifecycle.OnExpiry)
 	o.Spec.Network.PortForwards = slices.Clone(o.Spec.Network.PortForwards)
 	for i := range o.Spec.Network.PortForwards {
 		p := &o.Spec.Network.PortForwards[i]
-		onceIn(&p.Name)
-		onceIn(&p.Protocol)
-		onceIn(&p.HostAddress)
+		onceIn(s, &p.Name)
+		onceIn(s, &p.Protocol)
+		onceIn(s, &p.HostAddress)
 	}
-	onceIn(&o.Status.Phase)
-	onceIn(&o.Status.Provider)
-	onceIn(&o.Status.ImageRevision)
-	slimConditions(&o.Status.Conditions)
+	onceIn(s, &o.Status.Phase)
+	onceIn(s, &o.Status.Provider)
+	onceIn(s, &o.Status.ImageRevision)
+	s.conditions(&o.Status.Conditions)
 }
 
-// slimConditions has them take no more room than they need: a decoder makes room for
+// conditions has them take no more room than they need: a decoder makes room for
 // more.
-func slimConditions(list *[]metav1.Condition) {
+func (s *slimmer) conditions(list *[]metav1.Condition) {
 	*list = slices.Clone(*list)
 	for i := range *list {
 		c := &(*list)[i]
-		onceIn(&c.Type)
-		onceIn(&c.Status)
-		onceIn(&c.Reason)
-		onceIn(&c.Message)
+		onceIn(s, &c.Type)
+		onceIn(s, &c.Status)
+		onceIn(s, &c.Reason)
+		onceIn(s, &c.Message)
 	}
 }
 
@@ -91,19 +98,38 @@ func ours(all map[string]string) map[string]string {
 	return all
 }
 
-// once is a string that is in memory once for all who have it.
-func once(s string) string { return unique.Make(s).Value() }
+const (
+	// maxOnce is how many strings are remembered; they are forgotten when there are
+	// more, and begin anew.
+	maxOnce = 8 << 10
+	// maxShared is the longest of them, in bytes.
+	maxShared = 256
+)
 
-func onceIn[S ~string](s *S) {
-	if *s != "" {
-		*s = S(once(string(*s)))
+// once is a string that is in memory once for all who have it.
+func (s *slimmer) once(text string) string {
+	if text == "" || len(text) > maxShared {
+		return text
 	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	known, ok := s.known[text]
+	if !ok {
+		if len(s.known) >= maxOnce {
+			clear(s.known)
+		}
+		known = strings.Clone(text) // which may be a part of something larger
+		s.known[known] = known
+	}
+	return known
 }
 
-func onceEach(list []string) []string {
+func onceIn[S ~string](s *slimmer, text *S) { *text = S(s.once(string(*text))) }
+
+func (s *slimmer) onceEach(list []string) []string {
 	list = slices.Clone(list)
 	for i := range list {
-		onceIn(&list[i])
+		onceIn(s, &list[i])
 	}
 	return list
 }
@@ -112,20 +138,25 @@ func onceEach(list []string) []string {
 // takes six times as much for each. An object is known before the cache has it, and
 // until after the cache has lost it.
 type places struct {
+	slimmer *slimmer
+
 	mu sync.RWMutex
 	of map[types.UID]types.NamespacedName
 }
 
-func newPlaces() *places { return &places{of: make(map[types.UID]types.NamespacedName)} }
+func newPlaces(s *slimmer) *places {
+	return &places{slimmer: s, of: make(map[types.UID]types.NamespacedName)}
+}
 
-// slim is what the cache does with an object before it takes it.
-func (p *places) slim(o any) (any, error) {
+// transform is what the cache does with an object before it takes it.
+func (p *places) transform(o any) (any, error) {
+	o, err := p.slimmer.transform(o)
 	if object, ok := o.(client.Object); ok {
 		p.mu.Lock()
+		defer p.mu.Unlock()
 		p.of[object.GetUID()] = client.ObjectKeyFromObject(object)
-		p.mu.Unlock()
 	}
-	return slimmed(o)
+	return o, err
 }
 
 // forgetGone has objects forgotten that the cache has lost.

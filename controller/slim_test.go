@@ -1,13 +1,15 @@
 package controller
 
 import (
+	"fmt"
 	"reflect"
+	"runtime"
 	"strings"
 	"testing"
 	"unsafe"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/runtime"
+	apiruntime "k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
 	toolscache "k8s.io/client-go/tools/cache"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -39,37 +41,41 @@ func fat(name string) *v1.Sandbox {
 
 func TestSlim(t *testing.T) {
 	a, b, want := fat("a"), fat("b"), fat("a")
-	slim(a)
-	slim(b)
+	s := newSlimmer()
+	s.slim(a)
+	runtime.GC() // which takes away nothing
+	s.slim(b)
 	want.Labels, want.ManagedFields = nil, nil
 	delete(want.Annotations, "example.com/owner")
 	if !reflect.DeepEqual(a, want) {
 		t.Errorf("slim:\n%+v\nwant:\n%+v", a, want)
 	}
-	for name, s := range map[string][2]string{
+	for name, texts := range map[string][2]string{
 		"namespace": {a.Namespace, b.Namespace}, "finalizer": {a.Finalizers[0], b.Finalizers[0]},
 		"image": {a.Spec.Image, b.Spec.Image}, "message": {a.Status.Conditions[0].Message, b.Status.Conditions[0].Message},
 		"port": {a.Spec.Network.PortForwards[0].Name, b.Spec.Network.PortForwards[0].Name},
 	} {
-		if unsafe.StringData(s[0]) != unsafe.StringData(s[1]) {
-			t.Errorf("%s: %q is there twice", name, s[0])
+		if unsafe.StringData(texts[0]) != unsafe.StringData(texts[1]) {
+			t.Errorf("%s: %q is there twice", name, texts[0])
 		}
 	}
 	if got := cap(a.Status.Conditions); got > 2 {
 		t.Errorf("there is room for %d conditions", got)
 	}
-	if a.Annotations = nil; true {
-		slim(a)
-		if a.Annotations != nil {
-			t.Errorf("no annotations became %v", a.Annotations)
+	for i := range 3 * maxOnce {
+		if text := fmt.Sprint("text ", i); s.once(text) != text {
+			t.Errorf("%q became another", text)
 		}
+	}
+	if len(s.known) > maxOnce {
+		t.Errorf("%d strings are remembered", len(s.known))
 	}
 }
 
 // TestSlimObjectsArePatched: what the cache does not have of an object stays as it is
 // when a reconciler writes it.
 func TestSlimObjectsArePatched(t *testing.T) {
-	scheme := runtime.NewScheme()
+	scheme := apiruntime.NewScheme()
 	if err := v1.AddToScheme(scheme); err != nil {
 		t.Fatal(err)
 	}
@@ -86,14 +92,14 @@ func TestSlimObjectsArePatched(t *testing.T) {
 	}
 	w := patch.NewWriter(c)
 	read()
-	slim(cached)
+	newSlimmer().slim(cached)
 	after := cached.DeepCopy()
 	after.Finalizers = append(after.Finalizers, "example.com/another")
 	if err := w.Object(t.Context(), cached, after); err != nil {
 		t.Fatal(err)
 	}
 	read()
-	slim(cached)
+	newSlimmer().slim(cached)
 	after = cached.DeepCopy()
 	after.Status.Restarts = 7
 	after.Status.Conditions[0].Reason = "Changed"
@@ -111,9 +117,9 @@ func TestSlimObjectsArePatched(t *testing.T) {
 }
 
 func TestPlaces(t *testing.T) {
-	p := newPlaces()
+	p := newPlaces(newSlimmer())
 	for _, name := range []string{"a", "b"} {
-		if _, err := p.slim(fat(name)); err != nil {
+		if _, err := p.transform(fat(name)); err != nil {
 			t.Fatal(err)
 		}
 	}

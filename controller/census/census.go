@@ -45,7 +45,8 @@ func New(config *rest.Config, client *http.Client) (*Reader, error) {
 const asMetadata = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1,application/json"
 
 // Each calls see with each object of a resource, such as "sandboxes", in all
-// namespaces, and returns the revision that they are of. The object is the caller's.
+// namespaces, and returns the revision that they are of. T is their type, or one that
+// has only what is read of them. The object is the caller's.
 // After an error, which includes that the list ended too soon, see was called with
 // some of them. It is not tried again.
 func Each[T any](ctx context.Context, r *Reader, resource string, see func(*T)) (revision string, err error) {
@@ -53,7 +54,7 @@ func Each[T any](ctx context.Context, r *Reader, resource string, see func(*T)) 
 }
 
 // EachMetadata is Each that asks for what all objects have, and for nothing else.
-func EachMetadata(ctx context.Context, r *Reader, resource string, see func(*metav1.PartialObjectMetadata)) (revision string, err error) {
+func EachMetadata[T any](ctx context.Context, r *Reader, resource string, see func(*T)) (revision string, err error) {
 	return each(ctx, r, resource, asMetadata, see)
 }
 
@@ -75,7 +76,7 @@ var errMalformed = errors.New("the answer is not a list of objects")
 
 // read reads a list, whose fields come in any order.
 func read[T any](from io.Reader, see func(*T)) (revision string, err error) {
-	d := json.NewDecoder(from)
+	d := kjson.NewDecoderCaseSensitivePreserveInts(from)
 	if err := expect(d, json.Delim('{')); err != nil {
 		return "", err
 	}
@@ -114,7 +115,7 @@ func read[T any](from io.Reader, see func(*T)) (revision string, err error) {
 	return revision, nil
 }
 
-func items[T any](d *json.Decoder, see func(*T)) error {
+func items[T any](d kjson.Decoder, see func(*T)) error {
 	switch got, err := d.Token(); {
 	case err != nil:
 		return err
@@ -123,14 +124,9 @@ func items[T any](d *json.Decoder, see func(*T)) error {
 	case got != json.Delim('['):
 		return fmt.Errorf("%w: its items begin with %v", errMalformed, got)
 	}
-	var raw json.RawMessage // with room for the next one
 	for d.More() {
-		raw = raw[:0]
-		if err := d.Decode(&raw); err != nil {
-			return err
-		}
 		object := new(T)
-		if err := kjson.UnmarshalCaseSensitivePreserveInts(raw, object); err != nil {
+		if err := d.Decode(object); err != nil {
 			return err
 		}
 		see(object)
@@ -138,7 +134,7 @@ func items[T any](d *json.Decoder, see func(*T)) error {
 	return expect(d, json.Delim(']'))
 }
 
-func expect(d *json.Decoder, want json.Delim) error {
+func expect(d kjson.Decoder, want json.Delim) error {
 	switch got, err := d.Token(); {
 	case errors.Is(err, io.EOF):
 		return io.ErrUnexpectedEOF

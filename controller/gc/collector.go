@@ -10,7 +10,6 @@ import (
 	"time"
 
 	"github.com/go-logr/logr"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/utils/clock"
 
@@ -187,13 +186,20 @@ func (c *Collector) inventory(ctx context.Context) (items []Item, unlisted []v1.
 	return items, unlisted, errs
 }
 
+// identity is what is read of an object.
+type identity struct {
+	Metadata struct {
+		UID types.UID `json:"uid"`
+	} `json:"metadata"`
+}
+
 // liveObjects lists the UIDs of all objects that things may belong to. Only
 // their metadata is asked for.
 func (c *Collector) liveObjects(ctx context.Context) (map[types.UID]bool, error) {
 	live := make(map[types.UID]bool)
 	var revisions []string
 	for _, resource := range []string{"sandboxes", "goldenimages", "sandboxsnapshots"} {
-		revision, err := census.EachMetadata(ctx, c.o.Objects, resource, func(o *metav1.PartialObjectMetadata) { live[o.UID] = true })
+		revision, err := census.EachMetadata(ctx, c.o.Objects, resource, func(o *identity) { live[o.Metadata.UID] = true })
 		if err != nil {
 			return nil, err
 		}
