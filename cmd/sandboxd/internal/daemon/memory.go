@@ -16,15 +16,19 @@ const (
 	restBytes    = 2 << 20
 	restFraction = 4
 	// worthTrimming is how many bytes there must be to return to the system, or a
-	// fraction of what is alive.
+	// fraction of what is alive; and when rest has just come.
 	worthTrimming    = 16 << 20
 	trimmingFraction = 2
+	worthSettling    = 8 << 20
 	// restPercent and busyPercent are how much the heap grows until it is collected,
 	// in percent of what is alive. Garbage that comes slowly is collected as it comes,
 	// which keeps the memory small for a hundredth of a processor; in a burst that
-	// would slow it down.
-	restPercent = 25
-	busyPercent = 50
+	// would slow it down. A large heap grows at rest by restGrowth at the most, and
+	// by leastPercent at the least.
+	restPercent  = 25
+	leastPercent = 10
+	restGrowth   = 12 << 20
+	busyPercent  = 50
 )
 
 // boundGarbage has a daemon that starts, which finds very many objects, make no more
@@ -73,7 +77,8 @@ type memory struct {
 // trimmer decides when memory is returned.
 type trimmer struct {
 	allocated uint64 // at the last look
-	floor     uint64 // heap after the last trim
+	floor     uint64 // the least heap since the last trim
+	live      uint64 // at the last look
 	resting   bool
 }
 
@@ -83,8 +88,11 @@ type trimmer struct {
 func (t *trimmer) due(m memory) (due, settled bool) {
 	was := t.resting
 	t.resting = m.allocated-t.allocated < max(restBytes, m.live/restFraction)
-	t.allocated = m.allocated
-	return t.resting && m.heap >= t.floor+max(worthTrimming, m.live/trimmingFraction), t.resting && !was
+	t.allocated, t.live = m.allocated, m.live
+	t.floor = min(t.floor, m.heap)
+	settled = t.resting && !was
+	grown := m.heap >= t.floor+max(worthTrimming, m.live/trimmingFraction)
+	return t.resting && grown || settled && m.heap >= t.floor+worthSettling, settled
 }
 
 // done tells what was left by a trim.
@@ -92,10 +100,10 @@ func (t *trimmer) done(m memory) { t.allocated, t.floor = m.allocated, m.heap }
 
 // percent is how much the heap may grow until it is collected.
 func (t *trimmer) percent() int {
-	if t.resting {
-		return restPercent
+	if !t.resting {
+		return busyPercent
 	}
-	return busyPercent
+	return int(min(restPercent, max(leastPercent, 100*restGrowth/max(t.live, 1))))
 }
 
 func readMemory() memory {
