@@ -31,10 +31,14 @@ type endpoint struct {
 	config    *rest.Config
 	processes []process // that serve it
 	client    *http.Client
+	// rounds is how often what is short is measured; the median counts.
+	rounds int
+	// tellsNot: it cannot tell watchers when they have all objects there are.
+	tellsNot bool
 }
 
 func newEndpoint(prefix string, config *rest.Config, processes ...process) (*endpoint, error) {
-	e := &endpoint{prefix: prefix, config: config, processes: processes}
+	e := &endpoint{prefix: prefix, config: config, processes: processes, rounds: rounds}
 	var err error
 	e.client, err = e.connection(manyWriters)
 	return e, err

@@ -225,42 +225,51 @@ func (e *endpoint) fanOut(ctx context.Context) error {
 }
 
 // initialLists lets many clients begin at once with all objects there are, as
-// informers do.
+// informers do: those of today, and those of yesterday, who are not told when they
+// have all.
 func (e *endpoint) initialLists(ctx context.Context) error {
 	const clients = 20
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Minute)
 	defer cancel()
-	if err := e.forgetPeak(); err != nil {
-		return err
-	}
-	took, err := parallel(clients, clients, func(int) error {
-		const tries = 20 // a server may end a watch that it is too busy for, and clients begin anew
-		var err error
-		for range tries {
-			if err = e.initialList(ctx); !errors.Is(err, io.EOF) {
-				return err
-			}
+	for _, form := range []struct {
+		name, query string
+		told        bool
+	}{
+		{"watch_list_10000x20", "sendInitialEvents=true&resourceVersionMatch=NotOlderThan&allowWatchBookmarks=true", true},
+		{"watch_from_0_10000x20", "resourceVersion=0", false},
+	} {
+		if form.told && e.tellsNot {
+			continue
 		}
-		return err
-	})
-	if err != nil {
-		return err
+		if err := e.forgetPeak(); err != nil {
+			return err
+		}
+		took, err := parallel(clients, clients, func(int) error { return e.initialList(ctx, form.query, form.told) })
+		if err != nil {
+			return err
+		}
+		e.figure(form.name, took.Seconds(), "s")
+		if err := e.memory("VmHWM", "rss_peak_"+form.name); err != nil {
+			return err
+		}
 	}
-	e.figure("watch_list_10000x20", took.Seconds(), "s")
-	return e.memory("VmHWM", "rss_peak_watch_list_10000x20")
+	return nil
 }
 
 // initialList reads a watch that begins with all objects, until they are there.
-func (e *endpoint) initialList(ctx context.Context) error {
-	w, err := e.watch(ctx, "sendInitialEvents=true&resourceVersionMatch=NotOlderThan&allowWatchBookmarks=true")
+func (e *endpoint) initialList(ctx context.Context, query string, told bool) error {
+	w, err := e.watch(ctx, query)
 	if err != nil {
 		return err
 	}
 	defer w.stop()
-	for count := 0; ; count++ {
+	for count := 0; told || count < objects; count++ {
 		line, err := w.next()
 		if err != nil {
-			return err
+			return fmt.Errorf("after %d objects of an initial list: %w", count, err)
+		}
+		if bytes.HasPrefix(line, []byte(`{"type":"ERROR"`)) {
+			return fmt.Errorf("an initial list ended after %d objects: %s", count, line)
 		}
 		if bytes.Contains(line, []byte("k8s.io/initial-events-end")) {
 			if count < objects {
@@ -269,4 +278,5 @@ func (e *endpoint) initialList(ctx context.Context) error {
 			return nil
 		}
 	}
+	return nil
 }
