@@ -6,6 +6,7 @@ import (
 	"slices"
 	"time"
 
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	toolscache "k8s.io/client-go/tools/cache"
 	"sigs.k8s.io/controller-runtime/pkg/cache"
@@ -14,6 +15,7 @@ import (
 
 	v1 "sandboxd.dev/sandboxd/api/v1"
 	"sandboxd.dev/sandboxd/controller/capacity"
+	"sandboxd.dev/sandboxd/controller/census"
 	"sandboxd.dev/sandboxd/controller/goldenimage"
 	"sandboxd.dev/sandboxd/controller/sandbox"
 	"sandboxd.dev/sandboxd/providers"
@@ -151,24 +153,48 @@ func whoIs(o client.Object) capacity.Who {
 	return capacity.Who{Namespace: o.GetNamespace(), Name: o.GetName()}
 }
 
-// restore has the ledger know what statuses say is reserved, before anything is asked
-// for. It reads past the cache, which is not filled yet.
-func restore(ctx context.Context, reader client.Reader, ledger *capacity.Ledger) error {
-	var sandboxes v1.SandboxList
-	var images v1.GoldenImageList
-	for _, list := range []client.ObjectList{&sandboxes, &images} {
-		if err := reader.List(ctx, list); err != nil {
-			return fmt.Errorf("list what is reserved since an earlier run: %w", err)
-		}
+// left is what is read of a sandbox that an earlier run has left. There may be very
+// many, and who starts the daemon waits.
+type left struct {
+	Metadata struct {
+		Namespace  string    `json:"namespace"`
+		Name       string    `json:"name"`
+		UID        types.UID `json:"uid"`
+		Generation int64     `json:"generation"`
+	} `json:"metadata"`
+	Status struct {
+		Reserved   *v1.Reservation    `json:"reserved"`
+		Conditions []metav1.Condition `json:"conditions"`
+	} `json:"status"`
+}
+
+func (l *left) sandbox() *v1.Sandbox {
+	return &v1.Sandbox{
+		ObjectMeta: metav1.ObjectMeta{
+			Namespace: l.Metadata.Namespace, Name: l.Metadata.Name, UID: l.Metadata.UID, Generation: l.Metadata.Generation,
+		},
+		Status: v1.SandboxStatus{Reserved: l.Status.Reserved, Conditions: l.Status.Conditions},
 	}
-	for i := range sandboxes.Items {
-		sbx := &sandboxes.Items[i]
+}
+
+// recall reads what an earlier run has left. The ledger knows then what statuses say is
+// reserved, before anything is asked for, and u what has to be taken back. It reads
+// past the cache, which is not filled yet.
+func recall(ctx context.Context, objects *census.Reader, ledger *capacity.Ledger, u *sandbox.Unobserved) error {
+	_, err := census.Each(ctx, objects, "sandboxes", func(l *left) {
+		sbx := l.sandbox()
 		ledger.Restore(whoIs(sbx), sbx.UID, capacity.Reserved(sbx.Status.Reserved))
+		u.See(sbx)
+	})
+	if err == nil {
+		_, err = census.Each(ctx, objects, "goldenimages", func(img *v1.GoldenImage) {
+			if img.Status.Build != nil {
+				ledger.Restore(whoIs(img), img.UID, capacity.Reserved(img.Status.Build.Reserved))
+			}
+		})
 	}
-	for i := range images.Items {
-		if img := &images.Items[i]; img.Status.Build != nil {
-			ledger.Restore(whoIs(img), img.UID, capacity.Reserved(img.Status.Build.Reserved))
-		}
+	if err != nil {
+		return fmt.Errorf("read what an earlier run has left: %w", err)
 	}
 	return nil
 }
@@ -179,13 +205,13 @@ const restateDelay = 250 * time.Millisecond
 
 // admissions makes the ledger, as it was before a restart, and what wakes those who
 // wait.
-func (c *Controllers) admissions(ctx context.Context, o Options, w *wakeups) (*admissions, error) {
+func (c *Controllers) admissions(ctx context.Context, o Options, w *wakeups, u *sandbox.Unobserved) (*admissions, error) {
 	objects, err := newObjects(ctx, c.manager.GetCache(), o, c.outages.down)
 	if err != nil {
 		return nil, err
 	}
 	c.capacity = capacity.New(capacity.NoLimit(), objects)
-	if err := restore(ctx, c.manager.GetAPIReader(), c.capacity); err != nil {
+	if err := recall(ctx, c.objects, c.capacity, u); err != nil {
 		return nil, err
 	}
 	log := o.Logger.WithName("capacity")

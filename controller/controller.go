@@ -24,6 +24,7 @@ import (
 
 	v1 "sandboxd.dev/sandboxd/api/v1"
 	"sandboxd.dev/sandboxd/controller/capacity"
+	"sandboxd.dev/sandboxd/controller/census"
 	"sandboxd.dev/sandboxd/controller/gc"
 	"sandboxd.dev/sandboxd/controller/goldenimage"
 	"sandboxd.dev/sandboxd/controller/goldenimage/build"
@@ -117,7 +118,10 @@ func setDefault[T comparable](v *T, d T) {
 // Controllers are everything that acts on the API's objects.
 type Controllers struct {
 	manager manager.Manager
-	imports *goldenimage.Imports
+	objects *census.Reader
+	// sandboxes and images tell which object a machine is of.
+	sandboxes, images *places
+	imports           *goldenimage.Imports
 	// snapshots is the work on them.
 	snapshots *snapshot.Work
 	garbage   *gc.Collector
@@ -138,6 +142,8 @@ func New(ctx context.Context, o Options) (*Controllers, error) {
 			return nil, fmt.Errorf("register kinds: %w", err)
 		}
 	}
+	slim := newSlimmer()
+	sandboxes, images := newPlaces(slim), newPlaces(slim)
 	skipNameValidation := true // several instances may run in one process, in tests
 	config := manager.Options{
 		Scheme: scheme,
@@ -145,21 +151,29 @@ func New(ctx context.Context, o Options) (*Controllers, error) {
 		Logger:                 o.Logger.V(1),
 		Metrics:                metricsserver.Options{BindAddress: "0"},
 		HealthProbeBindAddress: "0",
-		// What nobody here reads need not be kept in memory.
-		Cache: cache.Options{DefaultTransform: cache.TransformStripManagedFields()},
+		Cache: cache.Options{
+			DefaultTransform: slim.transform,
+			ByObject: map[client.Object]cache.ByObject{
+				&v1.Sandbox{}: {Transform: sandboxes.transform}, &v1.GoldenImage{}: {Transform: images.transform},
+			},
+		},
 	}
 	config.Controller.SkipNameValidation = &skipNameValidation
 	m, err := manager.New(o.Config, config)
 	if err != nil {
 		return nil, fmt.Errorf("make controller manager: %w", err)
 	}
-	c := &Controllers{manager: m}
+	c := &Controllers{manager: m, sandboxes: sandboxes, images: images}
+	if c.objects, err = census.New(o.Config, m.GetHTTPClient()); err != nil {
+		return nil, err
+	}
 	ctx, c.cancel = context.WithCancel(ctx)
-	if err := c.add(ctx, o); err != nil {
+	unobserved := sandbox.NewUnobserved(o.Clock.Now())
+	if err := c.add(ctx, o, unobserved); err != nil {
 		c.cancel()
 		return nil, err
 	}
-	if err := sandbox.Unobserve(ctx, m.GetAPIReader(), m.GetClient(), o.Clock.Now()); err != nil {
+	if err := unobserved.TakeBack(ctx, m.GetClient()); err != nil {
 		c.cancel()
 		return nil, err
 	}
@@ -187,9 +201,14 @@ func (c *Controllers) Start(ctx context.Context) error {
 	return err
 }
 
-func (c *Controllers) add(ctx context.Context, o Options) error {
+func (c *Controllers) add(ctx context.Context, o Options, u *sandbox.Unobserved) error {
 	if err := c.addIndexes(ctx); err != nil {
 		return err
+	}
+	for p, of := range map[*places]client.Object{c.sandboxes: &v1.Sandbox{}, c.images: &v1.GoldenImage{}} {
+		if err := p.forgetGone(ctx, c.manager.GetCache(), of); err != nil {
+			return err
+		}
 	}
 	w := &wakeups{}
 	c.outages = &outages{
@@ -198,7 +217,7 @@ func (c *Controllers) add(ctx context.Context, o Options) error {
 	}
 	o.Providers = c.outages.guard(o.Providers)
 	*w = wakeups{
-		reader: c.manager.GetClient(), providers: o.Providers, log: o.Logger.WithName("wakeups"),
+		reader: c.manager.GetClient(), providers: o.Providers, ofSandboxes: c.sandboxes, ofImages: c.images, log: o.Logger.WithName("wakeups"),
 		sandboxes: newQueue(), images: newQueue(), snapshots: newQueue(),
 	}
 	c.imports = job.NewRunner[goldenimage.Key, providers.Progress, providers.Image](ctx, o.Imports,
@@ -207,7 +226,7 @@ func (c *Controllers) add(ctx context.Context, o Options) error {
 		w.snapshots.add(ctx, ended, snapshot.RequestFor(k))
 		w.sandboxes.add(ctx, ended, snapshot.SandboxRequestFor(k)) // which may have waited for its turn
 	})
-	admissions, err := c.admissions(ctx, o, w)
+	admissions, err := c.admissions(ctx, o, w, u)
 	if err != nil {
 		return err
 	}
@@ -228,7 +247,7 @@ func (c *Controllers) add(ctx context.Context, o Options) error {
 		places = append(places, o.BuildLogs)
 	}
 	c.garbage = gc.New(gc.Options{
-		Reader: c.manager.GetAPIReader(), Providers: o.Providers, Places: places, Verify: o.GCVerify,
+		Objects: c.objects, Providers: o.Providers, Places: places, Verify: o.GCVerify,
 		Interval: o.GCInterval, Grace: o.GCGrace, Logger: o.Logger.WithName("gc"),
 	})
 	for _, r := range []manager.Runnable{w, admissions, c.garbage} {
@@ -247,7 +266,6 @@ func (c *Controllers) addIndexes(ctx context.Context) error {
 	}
 	for _, i := range []index{
 		{&v1.Sandbox{}, goldenimage.IndexImage, func(o client.Object) []string { return []string{o.(*v1.Sandbox).Spec.Image} }},
-		{&v1.Sandbox{}, indexUID, func(o client.Object) []string { return []string{string(o.GetUID())} }},
 		{&v1.Sandbox{}, snapshot.IndexForks, func(o client.Object) []string { return named(o.(*v1.Sandbox).Spec.FromSnapshot) }},
 		{&v1.Sandbox{}, indexRevertTo, func(o client.Object) []string { return named(revertTarget(o.(*v1.Sandbox))) }},
 		{&v1.SandboxSnapshot{}, snapshot.IndexSandbox, func(o client.Object) []string {
@@ -257,10 +275,6 @@ func (c *Controllers) addIndexes(ctx context.Context) error {
 		if err := c.manager.GetFieldIndexer().IndexField(ctx, i.object, i.field, i.value); err != nil {
 			return fmt.Errorf("index %T by %s: %w", i.object, i.field, err)
 		}
-	}
-	uid := func(o client.Object) []string { return []string{string(o.GetUID())} }
-	if err := c.manager.GetFieldIndexer().IndexField(ctx, &v1.GoldenImage{}, indexUID, uid); err != nil {
-		return fmt.Errorf("index images by %s: %w", indexUID, err)
 	}
 	return c.indexOrigins(ctx)
 }

@@ -5,8 +5,10 @@ import (
 	"sync"
 
 	"github.com/go-logr/logr"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/util/workqueue"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/event"
@@ -17,9 +19,6 @@ import (
 	v1 "sandboxd.dev/sandboxd/api/v1"
 	"sandboxd.dev/sandboxd/providers"
 )
-
-// indexUID is the field index of Sandboxes and GoldenImages by metadata.uid.
-const indexUID = "metadata.uid"
 
 // wakeupBuffer decouples providers from queues for a moment. The readers of
 // the channels only add to a queue, so it rarely fills.
@@ -85,7 +84,9 @@ type wakeups struct {
 	sandboxes queue
 	images    queue
 	snapshots queue
-	log       logr.Logger
+	// ofSandboxes and ofImages tell which object a machine is of.
+	ofSandboxes, ofImages *places
+	log                   logr.Logger
 }
 
 // Start forwards the events of all providers until the context ends.
@@ -110,9 +111,25 @@ func (w *wakeups) forward(ctx context.Context, provider v1.ProviderName, e provi
 		w.all(ctx, provider, anew)
 		return
 	}
-	of := client.MatchingFields{indexUID: string(e.ID)}
-	w.wake(ctx, provider, happened, &v1.SandboxList{}, w.sandboxes, of)
-	w.wake(ctx, provider, happened, &v1.GoldenImageList{}, w.images, of)
+	w.wakeOwner(ctx, provider, e.ID, w.ofSandboxes, &v1.Sandbox{}, w.sandboxes)
+	w.wakeOwner(ctx, provider, e.ID, w.ofImages, &v1.GoldenImage{}, w.images)
+}
+
+// wakeOwner adds the object that a machine is of to a queue, if it is one of those.
+func (w *wakeups) wakeOwner(ctx context.Context, provider v1.ProviderName, machine types.UID, among *places, o client.Object, q queue) {
+	key, found := among.find(machine)
+	if !found {
+		return
+	}
+	switch err := w.reader.Get(ctx, key, o); {
+	case apierrors.IsNotFound(err): // the cache does not have it yet, or any more
+	case err != nil:
+		if ctx.Err() == nil {
+			w.log.Error(err, "cannot find the object to wake; it is looked at at its next resync", "object", key)
+		}
+	case o.GetUID() == machine && w.concerned(ctx, provider, o):
+		q.add(ctx, happened, reconcile.Request{NamespacedName: key})
+	}
 }
 
 // all wakes everything of a provider. What is of another one is none of its business:
@@ -125,8 +142,8 @@ func (w *wakeups) all(ctx context.Context, provider v1.ProviderName, why why) {
 
 // wake adds every object of a list to a queue that the provider concerns. What it
 // misses, because the cache does not have it yet, is reconciled when the cache gets it.
-func (w *wakeups) wake(ctx context.Context, provider v1.ProviderName, why why, list client.ObjectList, q queue, opts ...client.ListOption) {
-	err := w.reader.List(ctx, list, append(opts, client.UnsafeDisableDeepCopy)...)
+func (w *wakeups) wake(ctx context.Context, provider v1.ProviderName, why why, list client.ObjectList, q queue) {
+	err := w.reader.List(ctx, list, client.UnsafeDisableDeepCopy)
 	if err == nil {
 		err = meta.EachListItem(list, func(o runtime.Object) error {
 			if o := o.(client.Object); w.concerned(ctx, provider, o) {

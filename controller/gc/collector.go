@@ -10,20 +10,19 @@ import (
 	"time"
 
 	"github.com/go-logr/logr"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/utils/clock"
-	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	v1 "sandboxd.dev/sandboxd/api/v1"
+	"sandboxd.dev/sandboxd/controller/census"
 	"sandboxd.dev/sandboxd/providers"
 )
 
 // Options of a Collector.
 type Options struct {
-	// Reader lists objects from the API server itself, not from a cache: an
-	// object that a stale cache does not have yet would lose its machine.
-	Reader    client.Reader
+	// Objects are read from the API server itself, not from a cache: an object
+	// that a stale cache does not have yet would lose its machine.
+	Objects   *census.Reader
 	Providers *providers.Set
 	// Places are swept besides the providers.
 	Places []Place
@@ -187,21 +186,24 @@ func (c *Collector) inventory(ctx context.Context) (items []Item, unlisted []v1.
 	return items, unlisted, errs
 }
 
+// identity is what is read of an object.
+type identity struct {
+	Metadata struct {
+		UID types.UID `json:"uid"`
+	} `json:"metadata"`
+}
+
 // liveObjects lists the UIDs of all objects that things may belong to. Only
 // their metadata is asked for.
 func (c *Collector) liveObjects(ctx context.Context) (map[types.UID]bool, error) {
 	live := make(map[types.UID]bool)
 	var revisions []string
-	for _, kind := range []string{"Sandbox", "GoldenImage", "SandboxSnapshot"} {
-		list := &metav1.PartialObjectMetadataList{}
-		list.SetGroupVersionKind(v1.GroupVersion.WithKind(kind + "List"))
-		if err := c.o.Reader.List(ctx, list); err != nil {
-			return nil, fmt.Errorf("list objects of kind %s: %w", kind, err)
+	for _, resource := range []string{"sandboxes", "goldenimages", "sandboxsnapshots"} {
+		revision, err := census.EachMetadata(ctx, c.o.Objects, resource, func(o *identity) { live[o.Metadata.UID] = true })
+		if err != nil {
+			return nil, err
 		}
-		for i := range list.Items {
-			live[list.Items[i].UID] = true
-		}
-		revisions = append(revisions, list.ResourceVersion)
+		revisions = append(revisions, revision)
 	}
 	if c.o.Verify != nil {
 		if err := c.o.Verify(ctx, revisions...); err != nil {

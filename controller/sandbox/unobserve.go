@@ -3,11 +3,13 @@ package sandbox
 import (
 	"context"
 	"fmt"
+	"slices"
 	"time"
 
 	"golang.org/x/sync/errgroup"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	v1 "sandboxd.dev/sandboxd/api/v1"
@@ -17,27 +19,44 @@ import (
 // they share the disk's syncs.
 const unobserveParallel = 16
 
-// Unobserve takes back, of all sandboxes, what an earlier run of the daemon saw
-// and others rely on: that they are ready and isolated. A machine may have come
-// to anything while nobody looked. It is called before the first
-// reconciliation, and before anybody can read the objects.
-func Unobserve(ctx context.Context, reader client.Reader, writer client.StatusClient, now time.Time) error {
-	var list v1.SandboxList
-	if err := reader.List(ctx, &list); err != nil {
-		return fmt.Errorf("list the sandboxes of an earlier run: %w", err)
+// Unobserved are the sandboxes of which an earlier run of the daemon said what others
+// rely on: that they are ready and isolated. A machine may have come to anything
+// while nobody looked.
+type Unobserved struct {
+	now  time.Time
+	list []unobserved
+}
+
+// unobserved is what of a sandbox is written; there may be very many.
+type unobserved struct {
+	key           types.NamespacedName
+	before, after []metav1.Condition
+}
+
+// NewUnobserved has seen no sandbox yet.
+func NewUnobserved(now time.Time) *Unobserved { return &Unobserved{now: now} }
+
+// See notes what has to be taken back of a sandbox.
+func (u *Unobserved) See(sbx *v1.Sandbox) {
+	before := slices.Clone(sbx.Status.Conditions)
+	if unobserve(sbx, u.now) {
+		u.list = append(u.list, unobserved{client.ObjectKeyFromObject(sbx), before, sbx.Status.Conditions})
 	}
+}
+
+// TakeBack writes of all sandboxes that were seen that nobody has looked at them. It
+// is called before the first reconciliation, and before anybody can read the objects.
+func (u *Unobserved) TakeBack(ctx context.Context, writer client.StatusClient) error {
 	group, ctx := errgroup.WithContext(ctx)
 	group.SetLimit(unobserveParallel)
-	for i := range list.Items {
-		sbx := &list.Items[i]
-		before := sbx.DeepCopy()
-		if !unobserve(sbx, now) {
-			continue
-		}
+	for _, o := range u.list {
 		group.Go(func() error {
-			err := writer.Status().Patch(ctx, sbx, client.MergeFrom(before))
+			before, after := &v1.Sandbox{}, &v1.Sandbox{}
+			before.Namespace, before.Name, before.Status.Conditions = o.key.Namespace, o.key.Name, o.before
+			after.Namespace, after.Name, after.Status.Conditions = o.key.Namespace, o.key.Name, o.after
+			err := writer.Status().Patch(ctx, after, client.MergeFrom(before))
 			if client.IgnoreNotFound(err) != nil {
-				return fmt.Errorf("sandbox %s/%s: write that it has not been looked at: %w", before.Namespace, before.Name, err)
+				return fmt.Errorf("sandbox %s: write that it has not been looked at: %w", o.key, err)
 			}
 			return nil
 		})

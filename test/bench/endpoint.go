@@ -31,10 +31,14 @@ type endpoint struct {
 	config    *rest.Config
 	processes []process // that serve it
 	client    *http.Client
+	// rounds is how often what is short is measured; the median counts.
+	rounds int
+	// tellsNot: it cannot tell watchers when they have all objects there are.
+	tellsNot bool
 }
 
 func newEndpoint(prefix string, config *rest.Config, processes ...process) (*endpoint, error) {
-	e := &endpoint{prefix: prefix, config: config, processes: processes}
+	e := &endpoint{prefix: prefix, config: config, processes: processes, rounds: rounds}
 	var err error
 	e.client, err = e.connection(manyWriters)
 	return e, err
@@ -194,15 +198,23 @@ func (e *endpoint) forgetPeak() error {
 	return nil
 }
 
-// rest waits until the processes have nothing more to do, within bounds: the
-// controllers look at all that was made, and memory is given back only then.
-func (e *endpoint) rest(ctx context.Context) error {
-	const interval, quiet, patience = 2 * time.Second, 4, 5 * time.Minute
+const (
+	// pause is how long processes must have had nothing to do until the next
+	// measurement of how long something takes,
+	pause = 2 * time.Second
+	// and settled until that of their memory: it is given back only then.
+	settled = 7 * time.Second
+)
+
+// rest waits until the processes have had nothing more to do for so long, within
+// bounds: the controllers look at all that was made.
+func (e *endpoint) rest(ctx context.Context, quiet time.Duration) error {
+	const interval, patience = time.Second, 2 * time.Minute
 	before, err := e.cpu()
 	if err != nil {
 		return err
 	}
-	for still, began := 0, time.Now(); still < quiet && time.Since(began) < patience; {
+	for still, began := time.Duration(0), time.Now(); still < quiet && time.Since(began) < patience; {
 		if err := sleep(ctx, interval); err != nil {
 			return err
 		}
@@ -210,7 +222,7 @@ func (e *endpoint) rest(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		still++
+		still += interval
 		if now-before > 0.2*interval.Seconds() {
 			still = 0
 		}

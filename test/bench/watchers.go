@@ -49,26 +49,26 @@ func (w *watcher) stop() {
 	w.close()
 }
 
-// watchers opens many watches from the newest version on.
-func (e *endpoint) watchers(ctx context.Context, count int) ([]*watcher, error) {
+// watchers opens many watches from the newest version on, which it returns.
+func (e *endpoint) watchers(ctx context.Context, count int) (all []*watcher, newest string, err error) {
 	response, err := e.request(ctx, e.client, http.MethodGet, collection+"?limit=1&fieldSelector=metadata.name=none", "application/json", nil)
 	if err != nil {
-		return nil, err
+		return nil, "", err
 	}
 	list, err := io.ReadAll(response.Body)
 	_ = response.Body.Close()
 	if err != nil {
-		return nil, err
+		return nil, "", err
 	}
-	all := make([]*watcher, 0, count)
+	all, newest = make([]*watcher, 0, count), versionOf(list)
 	for range count {
-		w, err := e.watch(ctx, "resourceVersion="+versionOf(list))
+		w, err := e.watch(ctx, "resourceVersion="+newest)
 		if err != nil {
-			return nil, err
+			return nil, "", err
 		}
 		all = append(all, w)
 	}
-	return all, nil
+	return all, newest, nil
 }
 
 // eachWatcher runs work on all watchers at once and stops them.
@@ -96,7 +96,7 @@ func (e *endpoint) latency(ctx context.Context, count int) error {
 	const creations = 200
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Minute)
 	defer cancel()
-	all, err := e.watchers(ctx, count)
+	all, _, err := e.watchers(ctx, count)
 	if err != nil {
 		return err
 	}
@@ -151,9 +151,13 @@ func (e *endpoint) fanOut(ctx context.Context) error {
 	const watchers, changes = 100, 1000
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Minute)
 	defer cancel()
-	all, err := e.watchers(ctx, watchers)
+	all, text, err := e.watchers(ctx, watchers)
 	if err != nil {
 		return err
+	}
+	newest, err := strconv.Atoi(text)
+	if err != nil {
+		return fmt.Errorf("version of a list: %w", err)
 	}
 	if err := e.forgetPeak(); err != nil {
 		return err
@@ -188,11 +192,14 @@ func (e *endpoint) fanOut(ctx context.Context) error {
 	made := make(map[string]string, changes)
 	start := time.Now()
 	if _, err := parallel(manyWriters, changes, func(i int) error {
-		change := strconv.Itoa(i)
+		change := fmt.Sprint(e.prefix, i) // which no earlier measurement on this store made
 		version, err := e.write(ctx, http.MethodPatch, collection+"/"+objectName(i), mergePatch, []byte(`{"metadata":{"annotations":{`+mark+change+`"}}}`))
 		mu.Lock()
 		made[version] = change
 		mu.Unlock()
+		if at, bad := strconv.Atoi(version); err == nil && (bad != nil || at <= newest) {
+			return fmt.Errorf("change %q made no version behind %d but %q: nobody will see it", change, newest, version)
+		}
 		return err
 	}); err != nil {
 		return err
@@ -214,46 +221,55 @@ func (e *endpoint) fanOut(ctx context.Context) error {
 	}
 	e.figure("fan_out_100x1000", watchers*changes/took, "events/s")
 	e.figure("fan_out_100x1000_cpu", after-before, "s_of_cpu")
-	return e.memory("VmHWM", "fan_out_100x1000_rss_peak")
+	return e.memory("VmHWM", "rss_peak_fan_out_100x1000")
 }
 
 // initialLists lets many clients begin at once with all objects there are, as
-// informers do.
+// informers do: those of today, and those of yesterday, who are not told when they
+// have all.
 func (e *endpoint) initialLists(ctx context.Context) error {
 	const clients = 20
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Minute)
 	defer cancel()
-	if err := e.forgetPeak(); err != nil {
-		return err
-	}
-	took, err := parallel(clients, clients, func(int) error {
-		const tries = 20 // a server may end a watch that it is too busy for, and clients begin anew
-		var err error
-		for range tries {
-			if err = e.initialList(ctx); !errors.Is(err, io.EOF) {
-				return err
-			}
+	for _, form := range []struct {
+		name, query string
+		told        bool
+	}{
+		{"watch_list_10000x20", "sendInitialEvents=true&resourceVersionMatch=NotOlderThan&allowWatchBookmarks=true", true},
+		{"watch_from_0_10000x20", "resourceVersion=0", false},
+	} {
+		if form.told && e.tellsNot {
+			continue
 		}
-		return err
-	})
-	if err != nil {
-		return err
+		if err := e.forgetPeak(); err != nil {
+			return err
+		}
+		took, err := parallel(clients, clients, func(int) error { return e.initialList(ctx, form.query, form.told) })
+		if err != nil {
+			return err
+		}
+		e.figure(form.name, took.Seconds(), "s")
+		if err := e.memory("VmHWM", "rss_peak_"+form.name); err != nil {
+			return err
+		}
 	}
-	e.figure("watch_list_10000x20", took.Seconds(), "s")
-	return e.memory("VmHWM", "watch_list_10000x20_rss_peak")
+	return nil
 }
 
 // initialList reads a watch that begins with all objects, until they are there.
-func (e *endpoint) initialList(ctx context.Context) error {
-	w, err := e.watch(ctx, "sendInitialEvents=true&resourceVersionMatch=NotOlderThan&allowWatchBookmarks=true")
+func (e *endpoint) initialList(ctx context.Context, query string, told bool) error {
+	w, err := e.watch(ctx, query)
 	if err != nil {
 		return err
 	}
 	defer w.stop()
-	for count := 0; ; count++ {
+	for count := 0; told || count < objects; count++ {
 		line, err := w.next()
 		if err != nil {
-			return err
+			return fmt.Errorf("after %d objects of an initial list: %w", count, err)
+		}
+		if bytes.HasPrefix(line, []byte(`{"type":"ERROR"`)) {
+			return fmt.Errorf("an initial list ended after %d objects: %s", count, line)
 		}
 		if bytes.Contains(line, []byte("k8s.io/initial-events-end")) {
 			if count < objects {
@@ -262,4 +278,5 @@ func (e *endpoint) initialList(ctx context.Context) error {
 			return nil
 		}
 	}
+	return nil
 }

@@ -66,6 +66,7 @@ const (
 // Run runs a daemon until the context ends, and returns once everything has
 // stopped.
 func Run(ctx context.Context, o Options) (err error) {
+	boundGarbage()
 	if o.Config.Kubeconfig != "" {
 		return runInCluster(ctx, o)
 	}
@@ -85,6 +86,9 @@ func Run(ctx context.Context, o Options) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, store.Close()) }()
+	if err := store.Trim(); err != nil { // opening it has read all of it
+		return err
+	}
 	own := &admin{store: store, metrics: metrics.New(), profile: o.Config.Profiling, log: o.Logger.WithName("admin")}
 	scraped, err := listenMetrics(o.Config.Metrics.Address)
 	if err != nil {

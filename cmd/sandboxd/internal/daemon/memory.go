@@ -9,25 +9,36 @@ import (
 
 const (
 	// trimInterval is how often the daemon looks whether it is at rest.
-	trimInterval = 5 * time.Second
+	trimInterval = 2 * time.Second
 	// restBytes is the most that a daemon at rest allocates in an interval, or a
 	// fraction of what is alive: with many objects it looks at each of them now and
 	// then.
-	restBytes    = 4 << 20
-	restFraction = 2
-	// worthTrimming is how many bytes there must be to return to the system.
-	worthTrimming = 16 << 20
+	restBytes    = 2 << 20
+	restFraction = 4
+	// worthTrimming is how many bytes there must be to return to the system, or a
+	// fraction of what is alive; and when rest has just come.
+	worthTrimming    = 16 << 20
+	trimmingFraction = 2
+	worthSettling    = 8 << 20
 	// restPercent and busyPercent are how much the heap grows until it is collected,
 	// in percent of what is alive. Garbage that comes slowly is collected as it comes,
 	// which keeps the memory small for a hundredth of a processor; in a burst that
-	// would slow it down.
-	restPercent = 25
-	busyPercent = 50
+	// would slow it down. A large heap grows at rest by restGrowth at the most, and
+	// by leastPercent at the least.
+	restPercent  = 25
+	leastPercent = 10
+	restGrowth   = 12 << 20
+	busyPercent  = 50
 )
+
+// boundGarbage has a daemon that starts, which finds very many objects, make no more
+// garbage than one that works.
+func boundGarbage() { debug.SetGCPercent(busyPercent) }
 
 // trimMemory returns the memory of a burst of work to the system once there is
 // rest, until the context ends. By itself the runtime takes minutes, and keeps
-// as much again as what is alive. store returns what the store's file takes.
+// as much again as what is alive. store returns what the store's file takes, also
+// while there is work: a commit gets the few pages that it needs back at once.
 func trimMemory(ctx context.Context, store func() error) {
 	var t trimmer
 	ticker := time.NewTicker(trimInterval)
@@ -38,11 +49,14 @@ func trimMemory(ctx context.Context, store func() error) {
 			return
 		case <-ticker.C:
 			m := readMemory()
-			due := t.due(m)
+			due, settled := t.due(m)
 			debug.SetGCPercent(t.percent())
+			_ = store() // it is closed, or will do next time
+			if settled {
+				_ = releaseProgram() // or next time
+			}
 			if due {
 				debug.FreeOSMemory()
-				_ = store() // it is closed, or will do next time
 				t.done(readMemory())
 			}
 		}
@@ -63,17 +77,22 @@ type memory struct {
 // trimmer decides when memory is returned.
 type trimmer struct {
 	allocated uint64 // at the last look
-	floor     uint64 // heap after the last trim
+	floor     uint64 // the least heap since the last trim
+	live      uint64 // at the last look
 	resting   bool
 }
 
-// due tells whether the daemon has come to rest with memory that it does not
-// need. Trimming collects the whole heap, which is worth it once after a burst
-// but not over and over.
-func (t *trimmer) due(m memory) bool {
+// due tells whether the daemon is at rest with memory that it does not need, and
+// whether it has just come to rest. Trimming collects the whole heap, which is worth
+// it once after a burst but not over and over.
+func (t *trimmer) due(m memory) (due, settled bool) {
+	was := t.resting
 	t.resting = m.allocated-t.allocated < max(restBytes, m.live/restFraction)
-	t.allocated = m.allocated
-	return t.resting && m.heap >= t.floor+max(worthTrimming, m.live/restFraction)
+	t.allocated, t.live = m.allocated, m.live
+	t.floor = min(t.floor, m.heap)
+	settled = t.resting && !was
+	grown := m.heap >= t.floor+max(worthTrimming, m.live/trimmingFraction)
+	return t.resting && grown || settled && m.heap >= t.floor+worthSettling, settled
 }
 
 // done tells what was left by a trim.
@@ -81,10 +100,10 @@ func (t *trimmer) done(m memory) { t.allocated, t.floor = m.allocated, m.heap }
 
 // percent is how much the heap may grow until it is collected.
 func (t *trimmer) percent() int {
-	if t.resting {
-		return restPercent
+	if !t.resting {
+		return busyPercent
 	}
-	return busyPercent
+	return int(min(restPercent, max(leastPercent, 100*restGrowth/max(t.live, 1))))
 }
 
 func readMemory() memory {
