@@ -66,7 +66,6 @@ const (
 // Run runs a daemon until the context ends, and returns once everything has
 // stopped.
 func Run(ctx context.Context, o Options) (err error) {
-	boundGarbage()
 	if o.Config.Kubeconfig != "" {
 		return runInCluster(ctx, o)
 	}

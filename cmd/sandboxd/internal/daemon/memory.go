@@ -31,16 +31,13 @@ const (
 	busyPercent  = 50
 )
 
-// boundGarbage has a daemon that starts, which finds very many objects, make no more
-// garbage than one that works.
-func boundGarbage() { debug.SetGCPercent(busyPercent) }
-
 // trimMemory returns the memory of a burst of work to the system once there is
 // rest, until the context ends. By itself the runtime takes minutes, and keeps
 // as much again as what is alive. store returns what the store's file takes, also
 // while there is work: a commit gets the few pages that it needs back at once.
 func trimMemory(ctx context.Context, store func() error) {
 	var t trimmer
+	debug.SetGCPercent(t.percent()) // it finds very many objects, perhaps, that it looks at
 	ticker := time.NewTicker(trimInterval)
 	defer ticker.Stop()
 	for {
