@@ -31,6 +31,8 @@ func TestPlan(t *testing.T) {
 	small, off := Amount{2 * gi, 1, 10 * gi, 1}, Amount{0, 0, 10 * gi, 1}
 	urgent := claim("saves", 9, small, Amount{2 * gi, 1, 12 * gi, 1})
 	urgent.Urgent = true
+	away := claim("a", 1, Amount{}, small)
+	away.Away = true
 	for name, c := range map[string]struct {
 		state State
 		want  []Verdict
@@ -91,6 +93,10 @@ func TestPlan(t *testing.T) {
 		"nor behind one that was not looked at": {
 			State{Coming: []Claim{claim("large", 1, Amount{}, Amount{gi, 1, 150 * gi, 1})}, Line: []Claim{claim("b", 2, Amount{}, small)}},
 			[]Verdict{admitted},
+		},
+		"nor behind one whose hypervisor does not answer": {
+			State{Held: Amount{9 * gi}, Line: []Claim{away, claim("b", 2, Amount{}, small), claim("c", 3, Amount{}, small)}},
+			[]Verdict{passing("waits until its hypervisor answers"), admitted, figures("needs 2Gi memory, 1Gi of 12Gi free")},
 		},
 		"one that was not looked at yet": {
 			State{Held: Amount{9 * gi}, Coming: []Claim{claim("a", 1, Amount{}, small)}, Line: []Claim{claim("b", 2, Amount{}, small)}},
