@@ -18,6 +18,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/client-go/dynamic"
 	"k8s.io/client-go/tools/pager"
 	"sigs.k8s.io/yaml"
@@ -283,6 +284,61 @@ func TestPagesExpired(t *testing.T) {
 	}
 	t.Cleanup(func() { _ = reopened.Close() })
 	goOn(newAPI(t, onStore(reopened)), second.Metadata.Continue)
+}
+
+// TestPagesOfOthers checks that a token opens nothing: neither one of somebody who may
+// see more, nor one that was made up.
+func TestPagesOfOthers(t *testing.T) {
+	h := newHost(t)
+	h.bind("alice", "sandboxd:user", "default")
+	owner, err := dynamic.NewForConfig(h.server.LoopbackConfig())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"default/s0", "default/s1", "default/s2", "default/s3", "other/s0", "other/s1"} {
+		namespace, name, _ := strings.Cut(name, "/")
+		if namespace == "other" && name == "s0" {
+			other := &unstructured.Unstructured{Object: map[string]any{"apiVersion": "v1", "kind": "Namespace", "metadata": map[string]any{"name": "other"}}}
+			if _, err := owner.Resource(schema.GroupVersionResource{Version: "v1", Resource: "namespaces"}).Create(t.Context(), other, metav1.CreateOptions{}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if _, err := owner.Resource(sandboxResource).Namespace(namespace).Create(t.Context(), sandbox(name), metav1.CreateOptions{}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	client, err := dynamic.NewForConfig(h.token("alice"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	all := client.Resource(sandboxResource)
+	whole, err := owner.Resource(sandboxResource).List(t.Context(), metav1.ListOptions{Limit: 2})
+	if err != nil {
+		t.Fatal(err)
+	}
+	everywhere := whole.GetContinue()
+	if list, err := all.List(t.Context(), metav1.ListOptions{Limit: 2, Continue: everywhere}); !apierrors.IsForbidden(err) {
+		t.Errorf("with another's token, alice sees %v: %v", list, err)
+	}
+	if list, err := all.Namespace("default").List(t.Context(), metav1.ListOptions{Limit: 2, Continue: everywhere}); !apierrors.IsBadRequest(err) {
+		t.Errorf("with the token of another list, alice sees %v: %v", list, err)
+	}
+	first, err := all.Namespace("default").List(t.Context(), metav1.ListOptions{Limit: 2})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for namespace, want := range map[string]int{"": 4, "aaa": 4, "default": 2, "other": 0} {
+		made := token(t, first.GetContinue(), map[string]any{"ns": namespace})
+		list, err := all.Namespace("default").List(t.Context(), metav1.ListOptions{Continue: made})
+		if err != nil || len(list.Items) != want {
+			t.Fatalf("from %q on, alice sees %v: %v", namespace, list, err)
+		}
+		for _, item := range list.Items {
+			if item.GetNamespace() != "default" {
+				t.Errorf("from %q on, alice sees %s/%s", namespace, item.GetNamespace(), item.GetName())
+			}
+		}
+	}
 }
 
 // TestDeleteCollectionLimit checks that no more is deleted than was asked for.
