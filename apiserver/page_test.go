@@ -100,7 +100,11 @@ func TestPages(t *testing.T) {
 			if whole.Metadata.Continue != "" || whole.Metadata.RemainingItemCount != nil || len(want) < 4 {
 				t.Fatalf("%s is listed whole as %+v with %v", path, whole.Metadata, want)
 			}
-			for _, limit := range []int{1, 3, len(want), 100} {
+			limits := []int{3}
+			if accept == "application/json" {
+				limits = []int{1, 3, len(want), 100}
+			}
+			for _, limit := range limits {
 				whole = a.do("GET", path, nil, "Accept", accept).part()
 				want = whole.places(t)
 				var got []string
