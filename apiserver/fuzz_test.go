@@ -103,6 +103,7 @@ func FuzzRaw(f *testing.F) {
 		"GET " + sandboxes + "?watch=1&timeoutSeconds=1 HTTP/1.1\r\nHost: x\r\nAccept: " + asTable + "\r\n\r\n",
 		"DELETE " + namespaces + "/default HTTP/1.1\r\nHost: x\r\nImpersonate-User: a\r\nAuthorization: Bearer b\r\nContent-Encoding: gzip\r\n\r\nGET / HTTP/1.1\r\n\r\n",
 		"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+		"GET /version HTTP/1.1\r\nHost: x\r\nExpect: miracles\r\n\r\n",
 	} {
 		f.Add([]byte(seed))
 	}
@@ -134,6 +135,7 @@ func exchange(t *testing.T, dial dialer, sent []byte, wait time.Duration) int {
 	answer, err := io.ReadAll(io.LimitReader(response.Body, 1<<20))
 	json := strings.HasPrefix(response.Header.Get("Content-Type"), "application/json")
 	switch {
+	case response.StatusCode == http.StatusExpectationFailed: // net/http says no more
 	case response.StatusCode >= 500 && !contains([]int{501, 503, 504, 505, 507}, response.StatusCode):
 		t.Fatalf("%q is answered with %d: %s", sent, response.StatusCode, answer)
 	case response.StatusCode >= 400 && json && err == nil && !strings.HasPrefix(string(sent), "HEAD") && !isStatus(response.StatusCode, answer):

@@ -174,7 +174,7 @@ func (o pageOptions) expired() error {
 	err := apierrors.NewResourceExpired("The provided continue parameter is too old to display a consistent list result. " +
 		"You can start a new list without the continue parameter, or use the continue token in this response to retrieve the " +
 		"remainder of the results: what was created, changed or deleted meanwhile may be in it then.")
-	err.ErrStatus.ListMeta.Continue = writeContinue(newest, o.from, o.listMark)
+	err.ErrStatus.Continue = writeContinue(newest, o.from, o.listMark)
 	return err
 }
 

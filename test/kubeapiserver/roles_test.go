@@ -115,8 +115,13 @@ func bySocket(h *host) {
 	for resource, path := range map[string]string{"sandboxes": "/namespaces/default", "sandboxsnapshots": "/namespaces/default", "goldenimages": ""} {
 		path = kinds + path + "/" + resource
 		for _, rq := range [][2]string{
-			{http.MethodGet, path + "/none"}, {http.MethodGet, path}, {http.MethodGet, path + "?watch=true&timeoutSeconds=1"},
-			{http.MethodPost, path}, {http.MethodPut, path + "/none"}, {http.MethodDelete, path + "/none"}, {http.MethodDelete, path + "?labelSelector=none"},
+			{http.MethodGet, path + "/none"},
+			{http.MethodGet, path},
+			{http.MethodGet, path + "?watch=true&timeoutSeconds=1"},
+			{http.MethodPost, path},
+			{http.MethodPut, path + "/none"},
+			{http.MethodDelete, path + "/none"},
+			{http.MethodDelete, path + "?labelSelector=none"},
 		} {
 			_, err := h.send(rq[0], rq[1], map[string]string{http.MethodPost: "{}", http.MethodPut: "{}"}[rq[0]])
 			if err != nil && strings.Contains(err.Error(), "403") {
