@@ -51,6 +51,7 @@ var hostile = map[string][]string{
 	"providers/virtualbox":            {"FuzzAnswers", "FuzzClaims", "FuzzDefinition", "FuzzVDIHeader"},
 	"store/bolt":                      {"FuzzDamage", "FuzzDecodeRecord"},
 
+	"providers/kvm/internal/libvirtconn":         {"FuzzTap"},
 	"providers/virtualbox/internal/guestcontrol": {"FuzzEncode", "FuzzQuote", "FuzzStream"},
 	"providers/virtualbox/internal/vboxmanage":   {"FuzzFailure", "FuzzParseInfo"},
 }

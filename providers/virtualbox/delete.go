@@ -47,6 +47,9 @@ func (p *Provider) DeleteMachine(ctx context.Context, id types.UID) error {
 	if err := p.endProcess(ctx, id); err != nil {
 		return err
 	}
+	if err := os.Remove(p.data.tty(id)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return p.fileError(machineObject(id), err)
+	}
 	return p.removeFolder(ctx, id)
 }
 

@@ -32,7 +32,6 @@ import (
 //	│             REVISION.import/           an import under way, or what one left
 //	├── machines/UID/record.json             what the machine was made from
 //	│               console.log, .0, .1      serial console, and what it was before
-//	│               tty                      a socket in its place, while somebody types
 //	│               NAME/                    the machine, as VirtualBox keeps it
 //	│                    seed.iso            cloud-init's seed, or an installer's answers
 //	│                    install.*           an installer (providers/internal/installer)
@@ -40,7 +39,8 @@ import (
 //	│                    disk-N.vdi          a disk that took the place of the clone's
 //	│                    Snapshots/          VirtualBox's disks and memories
 //	│                              reverted-UUID.sav   a snapshot's memory, to go on with
-//	└── networks/KEY.json                    host-only networks that we made
+//	├── networks/KEY.json                    host-only networks that we made
+//	└── tty/ID                               a socket in place of console.log, while somebody types
 //
 // VirtualBox's processes run as the user of whoever first called VBoxManage, so
 // nobody else needs to get in.

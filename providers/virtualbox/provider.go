@@ -150,7 +150,7 @@ func New(o Options) (*Provider, error) {
 	p.vbox = vboxmanage.New(vboxmanage.Options{Program: o.Manage, UserHome: o.UserHome, BeforeChange: p.steps.next, OnDelay: p.endOrphans})
 	p.life = lifetime.New()
 	p.keys, p.wires = keyboard.New(p.life.Go), newWires()
-	if err := p.data.Claim(o.Instance, p.data.networks()); err != nil {
+	if err := p.data.Claim(o.Instance, p.data.networks(), p.data.ttys()); err != nil {
 		return nil, providers.Errorf(providers.ErrInvalid, "data folder "+o.DataDir, "%w", err)
 	}
 	if err := errors.Join(p.data.clearLogins(), p.claimPorts()); err != nil {

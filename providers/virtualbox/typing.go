@@ -2,6 +2,7 @@ package virtualbox
 
 import (
 	"context"
+	"encoding/base64"
 	"errors"
 	"io"
 	"io/fs"
@@ -9,8 +10,10 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"syscall"
 	"time"
 
+	"github.com/google/uuid"
 	"k8s.io/apimachinery/pkg/types"
 
 	"sandboxd.dev/sandboxd/providers"
@@ -22,17 +25,18 @@ import (
 // so while the machine runs, without a byte being lost. It goes to the log, which
 // VirtualBox writes whether sandboxd runs or not, except while somebody types:
 //
-//	          file,…/console.log                          server,…/tty
-//	first ──▶ changeuartmode1 server …/tty ──▶ connect: what is shown is appended to the
+//	          file,…/console.log                          server,…/tty/ID
+//	first ──▶ changeuartmode1 server …/tty/ID ──▶ connect: what is shown is appended to the
 //	                                           log, what is typed is sent
 //	last  ──▶ changeuartmode1 file …/console.log ──▶ what the socket still has is appended
 //
 // The socket is there for as long, so that a sandboxd that was killed in between is
 // found out: by the next look at the machines, and before the machine starts.
 
+// socketMost is the longest path of a socket that the system takes, in bytes.
+const socketMost = len(syscall.RawSockaddrUnix{}.Path) - 1
+
 const (
-	// socketMost is the longest path of a socket that all systems take, in bytes.
-	socketMost = 103
 	// connectFor is how long VirtualBox may take to listen, and drainFor how long what
 	// is left in the socket may take.
 	connectFor = 10 * time.Second
@@ -41,10 +45,22 @@ const (
 	putBackFor = 2 * time.Minute
 )
 
-// tty is the socket of a console that is typed at.
-func (l layout) tty(id types.UID) string { return ttyOf(l.console(id)) }
+// ttys are the sockets of consoles that are typed at. The paths of sockets are short,
+// so these are not in the machines' folders, and their names are the UUIDs as short as
+// they can be.
+func (l layout) ttys() string { return filepath.Join(l.Root, "tty") }
 
-func ttyOf(console string) string { return filepath.Join(filepath.Dir(console), "tty") }
+func (l layout) tty(id types.UID) string {
+	u, _ := uuid.Parse(string(id)) // checked where it came in
+	return filepath.Join(l.ttys(), base64.RawURLEncoding.EncodeToString(u[:]))
+}
+
+// ttyOf is the socket in place of a log.
+func ttyOf(console string) string {
+	machine := filepath.Dir(console)
+	l := newLayout(filepath.Dir(filepath.Dir(machine)))
+	return l.tty(types.UID(filepath.Base(machine)))
+}
 
 // modes of the serial port, as VirtualBox shows them.
 func logMode(console string) string { return "file," + console }

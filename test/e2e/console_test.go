@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os/exec"
 	"strings"
 	"testing"
 
@@ -31,7 +32,7 @@ func TestConsole(t *testing.T) {
 
 // sits is somebody who is attached and types.
 type sits struct {
-	keys  *io.PipeWriter
+	keys  io.Writer
 	shown screen
 	left  chan error
 	leave context.CancelFunc
@@ -70,6 +71,21 @@ func (h *host) asks(s *sits, word string, seen ...*sits) {
 		}
 		return nil
 	})
+}
+
+// typesBy types at the console of talk by a command that is attached.
+func (h *host) typesBy(attach *exec.Cmd) {
+	h.t.Helper()
+	h.ok("exec", "talk", "--", "sh", "-c", consoleShell)
+	s := &sits{left: make(chan error, 1)}
+	keys, err := attach.StdinPipe()
+	must(h.t, err)
+	s.keys, attach.Stdout, attach.Stderr = keys, &s.shown, &s.shown
+	must(h.t, attach.Start())
+	go func() { s.left <- attach.Wait() }()
+	h.asks(s, "kubectl")
+	_ = attach.Process.Kill()
+	_ = <-s.left
 }
 
 // typesAtConsole is for the running sandbox talk.

@@ -271,7 +271,8 @@ func (h *host) obeysKubectl(kubectl string) {
 		t.Errorf("%s cp: %d bytes came back as %d, %v", kubectl, len(data), len(back), err)
 	}
 	t.Logf("%s has run a command and copied %d MiB both ways", kubectl, len(data)>>20)
-	if out, code := run("", "logs", "talk", "--tail", "5"); code != 0 || !strings.Contains(out, "on the console") {
+	if out, code := run("", "logs", "talk", "--tail", "50"); code != 0 || !strings.Contains(out, "on the console") {
 		t.Errorf("%s logs: %d, %q", kubectl, code, out)
 	}
+	h.typesBy(exec.Command(kubectl, "-s", "http://"+l.Addr().String(), "--cache-dir", h.path("cache"), "attach", "-i", "talk"))
 }

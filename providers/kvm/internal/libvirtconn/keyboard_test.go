@@ -171,3 +171,22 @@ func TestNoKeyboard(t *testing.T) {
 		t.Errorf("no daemon: %v", err)
 	}
 }
+
+// FuzzTap: wherever what comes is cut, it means the same, and no more than a header of it
+// is kept.
+func FuzzTap(f *testing.F) {
+	f.Add(packet(openConsole, typeReply, 7, statusOK, []byte("body")), uint8(5))
+	f.Add(packet(openConsole, typeStream, 7, statusContinue, packet(openConsole, typeReply, 7, statusOK, nil)), uint8(30))
+	f.Add(bytes.Repeat([]byte{0xff}, 100), uint8(1))
+	f.Fuzz(func(t *testing.T, b []byte, size uint8) {
+		whole, cut := &tap{opened: make(chan struct{})}, &tap{opened: make(chan struct{})}
+		whole.see(b)
+		step := max(1, int(size))
+		for at := 0; at < len(b); at += step {
+			cut.see(b[at:min(len(b), at+step)])
+		}
+		if whole.isOpened() != cut.isOpened() || whole.left != cut.left || !bytes.Equal(whole.head, cut.head) || len(cut.head) >= headerSize {
+			t.Errorf("%x in pieces of %d: %+v and %+v", b, step, whole, cut)
+		}
+	})
+}
