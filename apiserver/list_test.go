@@ -5,10 +5,14 @@ import (
 	"net/url"
 	"reflect"
 	"testing"
+	"time"
 
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/labels"
+	clocktesting "k8s.io/utils/clock/testing"
+
+	"sandboxd.dev/sandboxd/apiserver"
 )
 
 // odd are objects whose texts look like the JSON around them.
@@ -28,10 +32,13 @@ func odd(a api) []string {
 	return append(names, "plain")
 }
 
+// timeless has no time pass, so that the ages of two tables are the same.
+func timeless(o *apiserver.Options) { o.Clock = clocktesting.NewFakeClock(time.Now()) }
+
 // TestListForms checks that a list has of each object what reading it alone gives,
 // in every form: lists are written without decoding where that goes.
 func TestListForms(t *testing.T) {
-	a := newAPI(t)
+	a := newAPI(t, timeless)
 	names := odd(a)
 	for _, form := range []struct{ accept, single, items string }{
 		{"application/json", "application/json", "items"},
