@@ -16,7 +16,7 @@ import (
 // TestCompression: long answers are packed for clients elsewhere that take it,
 // and for no others.
 func TestCompression(t *testing.T) {
-	a := newAPI(t)
+	a := newAPI(t, timeless)
 	for i := range 3 {
 		u := sandbox(fmt.Sprintf("s%d", i))
 		u.SetAnnotations(map[string]string{"long": strings.Repeat("abcdefgh", 8<<10)})
