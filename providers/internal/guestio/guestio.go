@@ -14,6 +14,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strings"
 	"sync"
 	"time"
 
@@ -84,7 +85,7 @@ func (s *Splitter) Take(p []byte) {
 			s.held = bytes.Clone(p[i:])
 			break
 		}
-		word := string(rest[:max(0, end)])
+		word := strings.TrimSuffix(string(rest[:max(0, end)]), "\r") // terminals add it
 		s.begun, s.ended = true, word != "start"
 		s.report(word)
 		p = rest[end+1:]
