@@ -59,7 +59,8 @@ type Splitter struct {
 }
 
 // NewSplitter makes a Splitter that passes output on to out and what the script
-// says of itself, "start" first and one other word last, to report.
+// says of itself, "start" first, what Took reads in between, and one other word last,
+// to report.
 func NewSplitter(token string, out func([]byte), report func(word string)) *Splitter {
 	return &Splitter{mark: []byte("\x01" + token + " "), out: out, report: report}
 }
@@ -86,11 +87,15 @@ func (s *Splitter) Take(p []byte) {
 			break
 		}
 		word := strings.TrimSuffix(string(rest[:max(0, end)]), "\r") // terminals add it
-		s.begun, s.ended = true, word != "start"
+		_, took := Took(word)
+		s.begun, s.ended = true, word != "start" && !took
 		s.report(word)
 		p = rest[end+1:]
 	}
 }
+
+// Took reads the report that the command has taken a piece of its input.
+func Took(word string) (piece string, ok bool) { return strings.CutPrefix(word, "took ") }
 
 // Ended tells whether the script has reported its end: the rest is dropped.
 func (s *Splitter) Ended() bool { return s.ended }
