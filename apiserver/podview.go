@@ -104,6 +104,8 @@ func podSpec(sbx *v1.Sandbox) corev1.PodSpec {
 	}
 	return corev1.PodSpec{
 		Containers: []corev1.Container{guest}, NodeName: string(sbx.Status.Provider),
+		// Every server of Kubernetes sets it, and kubectl debug falls over a Pod without.
+		SecurityContext: &corev1.PodSecurityContext{},
 		Hostname: sbx.Spec.CloudInit.Hostname, RestartPolicy: corev1.RestartPolicy(sbx.Spec.RestartPolicy),
 	}
 }

@@ -139,3 +139,36 @@ func TestNotSeenAnyMore(t *testing.T) {
 		t.Errorf("%d restarts", sbx.Status.Restarts)
 	}
 }
+
+// TestRestartIsNotReady: while a machine that ended by itself is started again, its
+// status does not tell of the restart and of the readiness before it at once.
+func TestRestartIsNotReady(t *testing.T) {
+	d := host(t, fake.Options{})
+	var armed atomic.Bool
+	starting, goOn := make(chan struct{}), make(chan struct{})
+	d.wrap = func(p providers.Provider) providers.Provider {
+		return fault.Wrap(p, func(ctx context.Context, at fault.Point) error {
+			if at.Verb == "Start" && at.When == fault.Before && armed.CompareAndSwap(true, false) {
+				close(starting)
+				select {
+				case <-goOn:
+				case <-ctx.Done():
+				}
+			}
+			return ctx.Err()
+		})
+	}
+	d.start()
+	sbx := newSandbox("box")
+	d.create(goldenImage("golden"), sbx)
+	until(d, sbx, "ready", ready)
+	armed.Store(true)
+	must(t, d.world.Crash(sbx.UID))
+	<-starting
+	until(d, sbx, "counted", func(s *v1.Sandbox) bool { return s.Status.Restarts == 1 })
+	if c := condition(sbx, v1.ConditionReady); ready(sbx) || c.Reason != condition(sbx, v1.ConditionPoweredOn).Reason {
+		t.Errorf("about to be restarted, it is said to be %s: %s", c.Reason, c.Message)
+	}
+	close(goOn)
+	until(d, sbx, "restarted", ready)
+}

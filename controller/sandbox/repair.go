@@ -37,19 +37,12 @@ func (r *Reconciler) announce(ctx context.Context, v *view) error {
 	}
 	if ends {
 		st.StartedAt = nil
-		if v.last.action != actStopForce { // what comes of the start is no end of the run before
-			meta.SetStatusCondition(&st.Conditions, poweredNow(*v))
-		}
 	}
 	if v.told.what != "" {
 		setDrifted(*v)
 	}
-	if ends && v.told.what != "" {
-		meta.SetStatusCondition(&st.Conditions, metav1.Condition{
-			Type: v1.ConditionReady, Status: metav1.ConditionFalse, Reason: v.told.reason,
-			Message:            v.told.what + "; " + v.told.then,
-			ObservedGeneration: v.sbx.Generation, LastTransitionTime: metav1.NewTime(v.now),
-		})
+	if ends {
+		announceEnd(v)
 	}
 	if err := r.write(ctx, v); err != nil {
 		return err
@@ -58,6 +51,29 @@ func (r *Reconciler) announce(ctx context.Context, v *view) error {
 		r.tell(v)
 	}
 	return nil
+}
+
+// announceEnd says that the machine does not run, or will not in a moment: whoever
+// reads of the next run must not find the last one ready beside it.
+func announceEnd(v *view) {
+	st := &v.sbx.Status
+	unready := metav1.Condition{
+		Type: v1.ConditionReady, Status: metav1.ConditionFalse,
+		ObservedGeneration: v.sbx.Generation, LastTransitionTime: metav1.NewTime(v.now),
+	}
+	powered := poweredNow(*v)
+	if v.last.action != actStopForce { // what comes of the start is no end of the run before
+		meta.SetStatusCondition(&st.Conditions, powered)
+	}
+	switch {
+	case v.told.what != "":
+		unready.Reason, unready.Message = v.told.reason, v.told.what+"; "+v.told.then
+	case v.last.action != actStopForce && powered.Status == metav1.ConditionFalse:
+		unready.Reason, unready.Message = powered.Reason, powered.Message
+	default:
+		return
+	}
+	meta.SetStatusCondition(&st.Conditions, unready)
 }
 
 // countRepair counts those that follow one another, each once, also when it was cut off.

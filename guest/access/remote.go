@@ -16,7 +16,7 @@ import (
 // remote is the client of a command or of a console, whatever protocol it
 // speaks.
 //
-//	client ──▶ stdin (a pipe: the client waits for the guest), sizes
+//	client ──▶ stdin (bounded: the client waits for the guest), sizes
 //	client ◀── output, end   (the guest waits for the client)
 //
 // A connection that fails ends what it is for.

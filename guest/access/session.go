@@ -55,8 +55,7 @@ type session struct {
 	conn     *websocket.Conn
 	protocol webSocket
 	want     wanted
-	in       *io.PipeReader
-	feed     *io.PipeWriter
+	in       *inbox
 	resized  latest
 	// sending and feeding count who waits for the client and for the guest: a
 	// ping could not get through, or not be answered, and its silence would mean
@@ -106,8 +105,7 @@ func acceptWebSocket(w http.ResponseWriter, r *http.Request, want wanted) (remot
 		return nil, nil //nolint:nilerr,nilnil // Accept has answered
 	}
 	conn.SetReadLimit(wire.MaxMessage)
-	s := &session{conn: conn, protocol: protocol, want: want, resized: newLatest()}
-	s.in, s.feed = io.Pipe()
+	s := &session{conn: conn, protocol: protocol, want: want, in: newInbox(), resized: newLatest()}
 	return s, nil
 }
 
@@ -134,12 +132,12 @@ func (s *session) start(ctx context.Context, gone func(error)) (stop func()) {
 func (s *session) read(ctx context.Context, gone func(error)) {
 	open := s.want.stdin
 	if !open {
-		_ = s.feed.Close()
+		s.in.end(nil)
 	}
 	for {
 		_, message, err := s.conn.Read(ctx)
 		if err != nil {
-			_ = s.feed.CloseWithError(errClientGone)
+			s.in.end(errClientGone)
 			gone(errClientGone)
 			return
 		}
@@ -150,14 +148,14 @@ func (s *session) read(ctx context.Context, gone func(error)) {
 		switch {
 		case channel == wire.Close && len(data) > 0 && data[0] == wire.Stdin:
 			open = false
-			_ = s.feed.Close()
+			s.in.end(nil)
 		case channel == wire.Resize:
 			if size, ok := parseSize(data); ok {
 				s.resized.put(size)
 			}
 		case channel == wire.Stdin && open && len(data) > 0:
 			s.feeding.Add(1)
-			_, err := s.feed.Write(data)
+			err := s.in.put(data)
 			s.feeding.Add(-1)
 			open = err == nil // or nobody reads it any more
 		}

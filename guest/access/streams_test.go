@@ -8,6 +8,7 @@ import (
 	"net/url"
 	"runtime"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -74,6 +75,35 @@ func (s sizes) Next() *remotecommand.TerminalSize {
 	return &size
 }
 
+// typist asks for the size of the terminal that it sees until it is 33 rows high, and
+// then leaves.
+type typist struct {
+	mu    sync.Mutex
+	shown strings.Builder
+	left  bool
+}
+
+func (y *typist) Write(p []byte) (int, error) {
+	y.mu.Lock()
+	defer y.mu.Unlock()
+	return y.shown.Write(p)
+}
+
+func (y *typist) Read(p []byte) (int, error) {
+	time.Sleep(10 * time.Millisecond) // as people type
+	y.mu.Lock()
+	defer y.mu.Unlock()
+	switch {
+	case y.left:
+		return 0, io.EOF
+	case strings.Contains(y.shown.String(), "\n33 101\r\n"):
+		y.left = true
+		return copy(p, "exit 5\r"), nil
+	default:
+		return copy(p, "stty size\r"), nil
+	}
+}
+
 func TestClientGoTerminal(t *testing.T) {
 	address := server(t, true) + "/exec?stdin=true&stdout=true&tty=true&command=sh"
 	for name, e := range executors(t, address) {
@@ -81,13 +111,11 @@ func TestClientGoTerminal(t *testing.T) {
 			told := make(chan remotecommand.TerminalSize, 2)
 			defer close(told)
 			told <- remotecommand.TerminalSize{Width: 101, Height: 33}
-			var shown strings.Builder
-			err := e.StreamWithContext(within(t), remotecommand.StreamOptions{
-				Stdin: strings.NewReader("stty size\rexit 5\r"), Stdout: &shown, Tty: true, TerminalSizeQueue: sizes{told},
-			})
+			y := &typist{}
+			err := e.StreamWithContext(within(t), remotecommand.StreamOptions{Stdin: y, Stdout: y, Tty: true, TerminalSizeQueue: sizes{told}})
 			var exit clientexec.ExitError
-			if !strings.Contains(shown.String(), "33 101\r\n") || !errors.As(err, &exit) || exit.ExitStatus() != 5 {
-				t.Errorf("%q, %v", shown.String(), err)
+			if !errors.As(err, &exit) || exit.ExitStatus() != 5 {
+				t.Errorf("%q, %v", y.shown.String(), err)
 			}
 		})
 	}

@@ -36,6 +36,10 @@ var guestChecks = []check{
 		k.fails(1, "delete", "pod", "one").says(`(?i)delete the Sandbox of the same name`)
 		k.ok("get", "sbx", "one")
 	}},
+	{"debug is refused by a sentence", 30, func(k *kubectl) {
+		k.guest("one")
+		k.fails(1, "debug", "one", "--image=x").says(`ephemeral containers are disabled`)
+	}},
 	{"exec", 0, func(k *kubectl) {
 		k.guest("one")
 		k.ok("exec", "one", "--", "echo", "hello", "two words", "$HOME").is("hello two words $HOME")
