@@ -490,7 +490,7 @@ func TestFiles(t *testing.T) {
 // noneLeft checks that nothing is left where guests keep temporary files.
 func noneLeft(t *testing.T) {
 	t.Helper()
-	deadline := time.Now().Add(20 * time.Second)
+	deadline := time.Now().Add(time.Minute)
 	for {
 		left, _ := filepath.Glob("/tmp/.sandboxd-t*")
 		if len(left) == 0 {
