@@ -22,8 +22,7 @@ type ExecRequest struct {
 	Dir string
 	// Env adds variables, as NAME=value.
 	Env []string
-	// Stdin is read while the command runs, no faster than the command takes it (on
-	// VirtualBox before it starts, into a file of the guest),
+	// Stdin is read while the command runs, no faster than the command takes it,
 	// and in constant memory and space of the guest; its end is the command's end
 	// of input. nil means empty. An error of it other than io.EOF ends the command
 	// and is returned. What the command leaves unread is not read, and its end

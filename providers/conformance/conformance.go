@@ -132,9 +132,6 @@ type Backend struct {
 	User string
 	// OtherUser is another user of the guest.
 	OtherUser string
-	// NoStreams: commands get their input only as a whole. NoTerminal: they get no
-	// terminals.
-	NoStreams, NoTerminal bool
 	// RootDisk is the name of the machine's disk in the guest's /sys/block;
 	// empty means vda.
 	RootDisk string

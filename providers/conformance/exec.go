@@ -21,7 +21,7 @@ func (s *suite) testExec(t *testing.T) {
 	t.Run("Exec delivers standard input to its end", s.testStdin)
 	t.Run("Exec passes standard input on as it comes", s.testConversation)
 	t.Run("Exec returns when the command has ended, whatever is left of its input", s.testEndsFirst)
-	t.Run("Exec gives a command a terminal, or is ErrUnsupported", s.testTerminal)
+	t.Run("Exec gives a command a terminal", s.testTerminal)
 	t.Run("Exec keeps standard output and error apart and clean", s.testStreams)
 	t.Run("Exec returns the exit code, and 128+N for signal N", s.testExitCodes)
 	t.Run("Exec runs with the given environment, directory and user", s.testEnvironment)

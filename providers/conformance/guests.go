@@ -11,11 +11,10 @@ import (
 
 // RunGuest runs the part of the suite about commands and files in a guest that is
 // there already and whose agent is connected, whatever the way by which p reaches
-// into it: one that gives commands no terminals. otherUser is a user of the guest
-// besides root.
+// into it. otherUser is a user of the guest besides root.
 func RunGuest(t *testing.T, p providers.Provider, id types.UID, otherUser string) {
 	s := &suite{root: t, p: check(t, p), shared: id, b: Backend{
-		User: "root", OtherUser: otherUser, Commands: 12, Bulk: 256 << 10, NoTerminal: true,
+		User: "root", OtherUser: otherUser, Commands: 12, Bulk: 256 << 10,
 		Limits: Limits{Boot: 5 * time.Minute, Call: 2 * time.Minute},
 	}}
 	s.testExec(t)

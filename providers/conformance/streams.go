@@ -16,9 +16,6 @@ import (
 // testConversation holds a conversation with a command: each line has to arrive
 // before the next is sent.
 func (s *suite) testConversation(t *testing.T) {
-	if s.b.NoStreams {
-		t.Skip("this provider hands input over as a whole")
-	}
 	id := s.guest(t)
 	in, w := io.Pipe()
 	var out bounded
@@ -40,9 +37,6 @@ func (s *suite) testConversation(t *testing.T) {
 
 // testEndsFirst: a command's end does not wait for that of its input.
 func (s *suite) testEndsFirst(t *testing.T) {
-	if s.b.NoStreams {
-		t.Skip("this provider hands input over as a whole")
-	}
 	in, w := io.Pipe()
 	defer func() { _ = w.Close() }()
 	if code := <-s.begin(t, s.guest(t), providers.ExecRequest{Command: []string{"sh", "-c", "exit 4"}, Stdin: in}); code != 4 {
@@ -54,11 +48,6 @@ func (s *suite) testEndsFirst(t *testing.T) {
 // come, and Ctrl-C.
 func (s *suite) testTerminal(t *testing.T) {
 	id := s.guest(t)
-	if s.b.NoTerminal {
-		_, err := s.p.Exec(s.ctx(t), id, providers.ExecRequest{Command: []string{"sh"}, TTY: true})
-		want(t, "a terminal", err, providers.ErrUnsupported)
-		return
-	}
 	in, w := io.Pipe()
 	var out bounded
 	sizes := make(chan providers.TerminalSize, 1)

@@ -39,33 +39,33 @@ func (c *Client) Exec(ctx context.Context, req providers.ExecRequest) (providers
 }
 
 func (c *connection) exec(ctx context.Context, req providers.ExecRequest) (providers.ExecResult, error) {
-	if req.TTY {
-		return providers.ExecResult{}, fmt.Errorf("%w: terminals are not made over ssh: leave out the terminal (-t), or give the image a guest agent", guestcall.ErrGuestLacks)
-	}
-	id, dir := guestscript.Token(), "/tmp/.sandboxd-"+guestscript.Token()
-	mode, data := "none", ""
-	var in io.Reader
+	dir := "/tmp/.sandboxd-" + guestscript.Token()
+	stdout, stderr := guestio.Outputs(req)
 	feeding, starve := context.WithCancel(ctx)
 	defer starve()
+	var ahead *guestio.Gather
 	if req.Stdin != nil {
-		ahead := guestio.NewGather(guestcall.Input(ctx, req.Stdin), readAhead)
+		ahead = guestio.NewGather(guestcall.Input(ctx, req.Stdin), readAhead)
 		defer ahead.Close()
-		var err error
-		if mode, data, in, err = input(feeding, ahead); err != nil {
-			return providers.ExecResult{}, err
-		}
 	}
-	args := append([]string{id, dir, mode, data, req.User, guestscript.Inner, req.Dir, strconv.Itoa(len(req.Env))}, req.Env...)
-	line := lineOf(execScript, append(args, req.Command...)...)
-
-	stdout, stderr := guestio.Outputs(req)
-	r := newRun(id, stdout.Deliver, stderr.Deliver)
+	prepare := c.prepare
+	if req.TTY {
+		prepare = c.prepareTerminal
+	}
+	r, err := prepare(feeding, dir, req, ahead, stdout, stderr)
+	if err != nil {
+		return providers.ExecResult{}, err
+	}
 	r.live, r.starve = true, starve
 	inner, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	defer guestio.After(r.started, req.Timeout, func() { cancel(guestcall.ErrTimeUp) })()
 	var killed error
-	err := c.do(inner, r, line, in, func() { killed = c.kill(ctx, dir) })
+	interrupted := false
+	err = c.do(inner, r, func() { killed, interrupted = c.kill(ctx, dir), true })
+	if err != nil && req.TTY && !interrupted {
+		c.forget(ctx, dir)
+	}
 
 	result := providers.ExecResult{Truncated: stdout.Dropped() || stderr.Dropped()}
 	switch {
@@ -80,6 +80,22 @@ func (c *connection) exec(ctx context.Context, req providers.ExecRequest) (provi
 		result.ExitCode, result.TimedOut, err = guestcall.KilledCode, true, nil
 	}
 	return result, err
+}
+
+// prepare makes the run of a command. ahead is its input; nil for none.
+func (c *connection) prepare(ctx context.Context, dir string, req providers.ExecRequest, ahead *guestio.Gather, stdout, stderr *guestio.Output) (*run, error) {
+	id, mode, data := guestscript.Token(), "none", ""
+	var in io.Reader
+	if ahead != nil {
+		var err error
+		if mode, data, in, err = input(ctx, ahead); err != nil {
+			return nil, err
+		}
+	}
+	args := append([]string{id, dir, mode, data, req.User, guestscript.Inner, req.Dir, strconv.Itoa(len(req.Env))}, req.Env...)
+	r := newRun(id, stdout.Deliver, stderr.Deliver)
+	r.line, r.in = lineOf(execScript, append(args, req.Command...)...), in
+	return r, nil
 }
 
 // kill ends a command with what it has started, as far as the guest still

@@ -44,6 +44,8 @@ type guest struct {
 	// session, if set, serves a session in place of the shell: it has been asked
 	// to run something.
 	session func(xssh.Channel)
+	// mute: it makes no terminals.
+	mute bool
 	// channel, if set, serves a request to open a channel.
 	channel func(xssh.NewChannel)
 	// raw, if set, serves a connection.
@@ -54,6 +56,7 @@ type guest struct {
 	mu       sync.Mutex
 	conns    []net.Conn
 	shells   []int    // their process groups
+	laid     []string // directories of commands at terminals
 	offered  []string // passwords
 	logins   int
 }
@@ -155,7 +158,13 @@ func (g *guest) serve(conn net.Conn, host xssh.Signer) {
 
 func (g *guest) serveSession(ch xssh.Channel, requests <-chan *xssh.Request) {
 	defer func() { _ = ch.Close() }()
+	var pty *pty
 	for r := range requests {
+		if r.Type == "pty-req" && !g.mute {
+			pty = openPTY(g.t, r.Payload)
+			_ = r.Reply(true, nil)
+			continue
+		}
 		if r.Type != "exec" {
 			_ = r.Reply(false, nil)
 			continue
@@ -165,12 +174,18 @@ func (g *guest) serveSession(ch xssh.Channel, requests <-chan *xssh.Request) {
 		go func() {
 			defer close(gone)
 			for r := range requests {
+				if r.Type == "window-change" && pty != nil {
+					pty.resize(r.Payload)
+				}
 				_ = r.Reply(false, nil)
 			}
 		}()
-		if g.session != nil {
+		switch {
+		case g.session != nil:
 			g.session(ch)
-		} else {
+		case pty != nil:
+			g.runAtTerminal(ch, string(r.Payload[4:]), pty, gone)
+		default:
 			g.run(ch, string(r.Payload[4:]), gone)
 		}
 		_ = ch.Close()
@@ -197,6 +212,11 @@ func (g *guest) run(ch xssh.Channel, command string, gone <-chan struct{}) {
 		_ = stdin.Close()
 	}()
 	_ = cmd.Wait()
+	tellEnd(ch, cmd, gone)
+}
+
+// tellEnd tells how a command ended, if anybody is there to hear it.
+func tellEnd(ch xssh.Channel, cmd *exec.Cmd, gone <-chan struct{}) {
 	select {
 	case <-gone:
 		return

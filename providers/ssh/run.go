@@ -20,11 +20,16 @@ const bootstrap = `exec /bin/sh -c 'IFS= read -r s && eval "$(printf %b "$s")"'`
 
 // run is one script under way: its streams, and what it has reported.
 type run struct {
+	command        string    // what the login shell is told
+	line           string    // of the script; empty when command leads to it
+	in             io.Reader // what follows; nil for nothing
+	terminal       *terminal // what it has for its streams; nil for none
 	stdout, stderr *stream
+	tellers        int           // streams that report
 	live           bool          // it may end before its input does
 	starve         func()        // ends the wait for more input, of one that is live
 	started        chan struct{} // closed when the command is started
-	ended          chan struct{} // closed when both streams have reported the end
+	ended          chan struct{} // closed when all streams have reported the end
 
 	mu      sync.Mutex // held while output is passed on: both streams may have one writer
 	begun   bool
@@ -39,16 +44,15 @@ type run struct {
 // newRun makes a run whose output goes to out and errOut; nil discards. token
 // marks the script's reports.
 func newRun(token string, out, errOut func([]byte) error) *run {
-	r := &run{started: make(chan struct{}), ended: make(chan struct{}), onFail: func() {}}
+	r := &run{command: bootstrap, tellers: 2, started: make(chan struct{}), ended: make(chan struct{}), onFail: func() {}}
 	r.stdout, r.stderr = newStream(r, token, out), newStream(r, token, errOut)
 	return r
 }
 
-// do runs a script, handing in to its standard input, until it has reported its
-// end or failed. When the context ends or the input fails, interrupt is called,
+// do runs a script until it has reported its end or failed. When the context ends or the input fails, interrupt is called,
 // unless it is nil, and the script, whose input ends, gets a while to end too, so
 // that what is cleaned up afterwards is not made again.
-func (c *connection) do(ctx context.Context, r *run, line string, in io.Reader, interrupt func()) error {
+func (c *connection) do(ctx context.Context, r *run, interrupt func()) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	r.mu.Lock()
@@ -69,8 +73,15 @@ func (c *connection) do(ctx context.Context, r *run, line string, in io.Reader, 
 		r.exit = err
 	})
 	defer func() { _ = session.Close() }()
-	fed := c.feedAndAttend(ctx, r, session, stdin, line, in, gone)
+	if r.terminal != nil {
+		c.running.Go(func() { r.terminal.follow(ctx, session) })
+	}
+	fed := c.feedAndAttend(ctx, r, session, stdin, gone)
 	if fed != nil || ctx.Err() != nil {
+		if r.terminal != nil {
+			_ = session.Close()
+			await(hangup, c.lost, nil)
+		}
 		if interrupt != nil {
 			interrupt()
 		}
@@ -84,9 +95,9 @@ func (c *connection) do(ctx context.Context, r *run, line string, in io.Reader, 
 // feedAndAttend feeds the script and waits until it has ended, its input has
 // failed, or the context has ended. It returns the input's error. A script that is
 // not live reads all of its input, and only then ends.
-func (c *connection) feedAndAttend(ctx context.Context, r *run, session *xssh.Session, stdin io.WriteCloser, line string, in io.Reader, gone <-chan struct{}) error {
+func (c *connection) feedAndAttend(ctx context.Context, r *run, session *xssh.Session, stdin io.WriteCloser, gone <-chan struct{}) error {
 	if !r.live {
-		if err := c.feed(ctx, session, stdin, line, in, nil); err != nil {
+		if err := c.feed(ctx, r, session, stdin, nil); err != nil {
 			return err
 		}
 		return r.attend(ctx, gone, nil)
@@ -94,7 +105,7 @@ func (c *connection) feedAndAttend(ctx context.Context, r *run, session *xssh.Se
 	feeding, starve := context.WithCancel(ctx)
 	fedUp := make(chan error, 2)
 	var beside sync.WaitGroup
-	beside.Go(func() { fedUp <- c.feed(feeding, session, stdin, line, in, fedUp) })
+	beside.Go(func() { fedUp <- c.feed(feeding, r, session, stdin, fedUp) })
 	err := r.attend(ctx, gone, fedUp)
 	if err == nil && ctx.Err() == nil {
 		_ = session.Close() // what is left of the input has nowhere to go
@@ -170,7 +181,14 @@ func (c *connection) tryOpen(ctx context.Context, r *run) (*xssh.Session, io.Wri
 		if err != nil {
 			return opened{err: err}
 		}
-		if err = session.Start(bootstrap); err != nil {
+		if r.terminal != nil {
+			if err := r.terminal.request(session); err != nil {
+				_ = session.Close()
+				return opened{err: err}
+			}
+			stdin = unending{stdin}
+		}
+		if err = session.Start(r.command); err != nil {
 			_ = session.Close()
 			return opened{err: fmt.Errorf("%w: it starts no shell: %w", guestcall.ErrRefused, err)}
 		}
@@ -183,7 +201,7 @@ func (c *connection) tryOpen(ctx context.Context, r *run) (*xssh.Session, io.Wri
 // the reader and the context's are returned: why else the script did not take its
 // input, it reports itself. failed is told of the reader's before the script can
 // take what there was for all.
-func (c *connection) feed(ctx context.Context, session *xssh.Session, stdin io.WriteCloser, line string, in io.Reader, failed chan<- error) error {
+func (c *connection) feed(ctx context.Context, r *run, session *xssh.Session, stdin io.WriteCloser, failed chan<- error) error {
 	over := make(chan struct{})
 	stop := context.AfterFunc(ctx, func() {
 		// A write may be waiting for the script to read, or for a server that
@@ -195,9 +213,12 @@ func (c *connection) feed(ctx context.Context, session *xssh.Session, stdin io.W
 			_ = c.client.Close()
 		}
 	})
-	_, err := io.WriteString(stdin, line+"\n")
-	if err == nil && in != nil {
-		_, err = io.Copy(stdin, guestcall.Input(ctx, in))
+	var err error
+	if r.line != "" {
+		_, err = io.WriteString(stdin, r.line+"\n")
+	}
+	if err == nil && r.in != nil {
+		_, err = io.Copy(stdin, guestcall.Input(ctx, r.in))
 	}
 	if failed != nil && errors.Is(err, guestcall.ErrCaller) {
 		failed <- err
@@ -248,7 +269,7 @@ func (r *run) verdict(ctx context.Context, fed error) error {
 		return context.Cause(ctx)
 	case fed != nil:
 		return fed
-	case r.reports == 2:
+	case r.reports == r.tellers:
 		return nil
 	case ctx.Err() != nil:
 		return ctx.Err()
@@ -272,7 +293,7 @@ func (r *run) report(word string) {
 		return
 	}
 	r.word = word
-	if r.reports++; r.reports == 2 {
+	if r.reports++; r.reports == r.tellers {
 		close(r.ended)
 	}
 }

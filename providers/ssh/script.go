@@ -20,6 +20,8 @@ var (
 	shellScript = guestscript.Load(scripts, "shell")
 	fillScript  = guestscript.Load(scripts, "fill")
 	killScript  = guestscript.Load(scripts, "stop") + guestscript.Kill
+
+	terminalScript = guestscript.Load(scripts, "terminal")
 )
 
 // lineOf is the line that makes a shell run a script with arguments: both as one
@@ -70,8 +72,8 @@ func (c *connection) stream(ctx context.Context, script string, in io.Reader, in
 		mode, data = "inline", *inline
 	}
 	r := newRun(id, deliver, nil)
-	line := lineOf(shellScript, append([]string{id, mode, data, script}, args...)...)
-	if err := c.do(ctx, r, line, in, nil); err != nil {
+	r.line, r.in = lineOf(shellScript, append([]string{id, mode, data, script}, args...)...), in
+	if err := c.do(ctx, r, nil); err != nil {
 		return err
 	}
 	if r.word != "done 0" {

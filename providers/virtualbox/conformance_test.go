@@ -32,7 +32,7 @@ func TestConformance(t *testing.T) {
 		Image:     guestImage(t),
 		Idle:      haltDisk(t),
 		Hardware:  providers.MachineSpec{CPUs: 1, MemoryBytes: 128 << 20, Firmware: v1.FirmwareBIOS},
-		OtherUser: "sandbox", NoStreams: true, NoTerminal: true,
+		OtherUser: "sandbox",
 		RootDisk:  "sda",
 		Service:   conformance.Service{Port: 22, Greeting: "SSH-2.0-"},
 		Foreign:   foreignMachine,

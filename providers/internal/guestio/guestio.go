@@ -14,6 +14,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strings"
 	"sync"
 	"time"
 
@@ -58,7 +59,8 @@ type Splitter struct {
 }
 
 // NewSplitter makes a Splitter that passes output on to out and what the script
-// says of itself, "start" first and one other word last, to report.
+// says of itself, "start" first, what Took reads in between, and one other word last,
+// to report.
 func NewSplitter(token string, out func([]byte), report func(word string)) *Splitter {
 	return &Splitter{mark: []byte("\x01" + token + " "), out: out, report: report}
 }
@@ -84,12 +86,16 @@ func (s *Splitter) Take(p []byte) {
 			s.held = bytes.Clone(p[i:])
 			break
 		}
-		word := string(rest[:max(0, end)])
-		s.begun, s.ended = true, word != "start"
+		word := strings.TrimSuffix(string(rest[:max(0, end)]), "\r") // terminals add it
+		_, took := Took(word)
+		s.begun, s.ended = true, word != "start" && !took
 		s.report(word)
 		p = rest[end+1:]
 	}
 }
+
+// Took reads the report that the command has taken a piece of its input.
+func Took(word string) (piece string, ok bool) { return strings.CutPrefix(word, "took ") }
 
 // Ended tells whether the script has reported its end: the rest is dropped.
 func (s *Splitter) Ended() bool { return s.ended }

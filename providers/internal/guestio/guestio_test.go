@@ -3,10 +3,12 @@ package guestio
 import (
 	"bytes"
 	"errors"
+	"io"
 	"math"
 	"slices"
 	"strings"
 	"testing"
+	"testing/iotest"
 	"testing/synctest"
 	"time"
 
@@ -120,4 +122,22 @@ func TestAwaited(t *testing.T) {
 		close(started)
 		time.Sleep(2 * time.Minute)
 	})
+}
+
+// TestTyped: an input ends in what ends it at a terminal, wherever it is cut.
+func TestTyped(t *testing.T) {
+	for in, want := range map[string]string{
+		"": "\x04", "line\n": "line\n\x04", "line\r": "line\r\x04", "part": "part\x04\x04", "over\x04": "over\x04\x04",
+	} {
+		for name, r := range map[string]io.Reader{
+			"as a whole": strings.NewReader(in), "in bytes": iotest.OneByteReader(strings.NewReader(in)), "with its end": iotest.DataErrReader(strings.NewReader(in)),
+		} {
+			if got, err := io.ReadAll(iotest.OneByteReader(Typed(r))); err != nil || string(got) != want {
+				t.Errorf("%q %s is typed as %q, %v", in, name, got, err)
+			}
+		}
+	}
+	if _, err := io.ReadAll(Typed(iotest.ErrReader(io.ErrClosedPipe))); !errors.Is(err, io.ErrClosedPipe) {
+		t.Errorf("a reader's error came out as %v", err)
+	}
 }

@@ -224,3 +224,33 @@ func TestTerminalEnds(t *testing.T) {
 		t.Errorf("%+v %v %q", result, err, out.String())
 	}
 }
+
+// TestInterrupted: a command that is interrupted at its terminal, whoever runs it,
+// ends as by any other signal.
+func TestInterrupted(t *testing.T) {
+	users := []string{""}
+	if os.Getuid() == 0 {
+		users = append(users, "nobody")
+	}
+	for _, user := range users {
+		in, w := io.Pipe()
+		var out screen
+		ended := make(chan error, 1)
+		var result providers.ExecResult
+		go func() {
+			var err error
+			ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+			defer cancel()
+			result, err = New(newLocalGuest(t).send).Exec(ctx, providers.ExecRequest{
+				Command: []string{"sh", "-c", "echo here >/dev/tty; exec sleep 1000"}, User: user, Dir: "/", Stdin: in, Stdout: &out, TTY: true,
+			})
+			ended <- err
+		}()
+		out.await(t, "here\r\n")
+		fmt.Fprint(w, "\x03")
+		if err := <-ended; err != nil || result.ExitCode != 130 {
+			t.Errorf("as %q: %+v %v %q", user, result, err, out.String())
+		}
+		_ = w.Close()
+	}
+}

@@ -18,25 +18,30 @@ func (c *Client) Exec(ctx context.Context, req providers.ExecRequest) (providers
 	if err := guestcall.CheckExec(req); err != nil {
 		return providers.ExecResult{}, err
 	}
-	if req.TTY {
-		return providers.ExecResult{}, fmt.Errorf("%w: VirtualBox's guest control makes no terminals: leave out the terminal (-t), or reach the guest by ssh", guestcall.ErrGuestLacks)
-	}
 	id := token()
-	in, err := c.input(ctx, id, req.Env, req.Stdin)
+	p, err := c.plan(ctx, id, req)
+	defer p.end()
 	if err != nil {
 		return providers.ExecResult{}, err
 	}
-	script := execScript(id, in, req)
 	stdout, stderr := guestio.Outputs(req)
 	run := newRun(ctx, id, stdout.Deliver, stderr.Deliver)
+	if req.TTY { // a terminal shows both in one
+		run.tellers, run.stderr.out = 1, nil
+	}
+	feeding := c.feed(run, p)
 	stop := guestio.After(run.started, req.Timeout, func() { run.cancel(guestcall.ErrTimeUp) })
 	var killed error
 	err = run.wait(
-		func(ctx context.Context) error { return c.sh(ctx, false, run, script) },
-		func() { killed = c.kill(ctx, id, run.hasBegun()) },
+		func(ctx context.Context) error { return c.sh(ctx, false, run, p.script) },
+		func() {
+			feeding.stop()
+			killed = c.kill(ctx, id, p.dir, run.hasBegun())
+		},
 	)
 	stop()
-	c.tidy(ctx, in, run, err)
+	feeding.stop()
+	c.tidy(ctx, p.in, run, err)
 	result := providers.ExecResult{Truncated: stdout.Dropped() || stderr.Dropped()}
 	if err == nil {
 		result.ExitCode, err = guestscript.ExitCode(run.verdict())
@@ -57,21 +62,29 @@ func (c *Client) Exec(ctx context.Context, req providers.ExecRequest) (providers
 
 // execScript runs a command in a session of its own and reports.
 func execScript(token string, in input, req providers.ExecRequest) string {
-	words := quote(append([]string{req.Dir}, req.Command...)...)
-	start := "path=$PATH\nset -- " + words + "\n" + startScript
-	if len(req.Env) > 0 {
-		start = variablesScript + "set -- " + words + "\n" + startScript + withVariables(req.Command[0])
-	}
-	start += becomeCommand
-	as := start
-	user := ""
-	if req.User != "" {
-		user = "user=" + quote(req.User) + "\ninner=" + quote(head(token)+start) + "\nas='eval \"$inner\"'\n" + userScript
-		as = "eval \"$as\"\n"
-	}
-	return head(token) + setPath + in.open() + user + "report start\n" +
-		"{\n" + as + "}" + in.from() + " &\n" +
+	return head(token) + setPath + in.open() + asUser(req, head(token)+startOf(req, readScript)+becomeCommand, "") + "report start\n" +
+		"{\n" + "eval \"$as\"\n" + "}" + in.from() + " &\n" +
 		"child=$!\nexec 3<&-\nwait \"$child\" 2>/dev/null\nreport \"done $?\"\n"
+}
+
+// startOf goes to the command's directory and sees to it that it can be started; then
+// it is in the arguments. variables puts those that it is given into $vars.
+func startOf(req providers.ExecRequest, variables string) string {
+	words := quote(append([]string{req.Dir}, req.Command...)...)
+	if len(req.Env) == 0 {
+		return "path=$PATH\nset -- " + words + "\n" + startScript
+	}
+	return variables + variablesScript + "set -- " + words + "\n" + startScript + withVariables(req.Command[0])
+}
+
+// asUser leaves in $as what runs a text as the user of a request. tty is empty for one
+// that runs at no terminal.
+func asUser(req providers.ExecRequest, text, tty string) string {
+	script := "inner=" + quote(text) + "\nas='eval \"sandboxd_own=yes\n$inner\"'\n"
+	if req.User == "" {
+		return script
+	}
+	return script + "tty=" + tty + "\nuser=" + quote(req.User) + "\n" + userScript
 }
 
 // setPath is for guests whose Guest Additions give commands no PATH.
@@ -89,22 +102,28 @@ func withVariables(command string) string {
 	return `eval "set -- env $vars ` + words + "\"\n"
 }
 
-// becomeCommand is the end of the script start.
-const becomeCommand = `! command -v setsid >/dev/null || exec setsid -- "$@"
+// becomeCommand is the end of the script start. Somebody else has got his session
+// before su, whose own one would make setsid a process that does not wait.
+const becomeCommand = `[ -z "$sandboxd_own" ] || ! command -v setsid >/dev/null || exec setsid -- "$@"
 exec "$@"
 `
 
 // kill ends a command with what it has started, because its time is up or its
-// caller is gone, as far as the guest still answers.
-func (c *Client) kill(ctx context.Context, token string, begun bool) error {
+// caller is gone, as far as the guest still answers. It removes dir, if there is one.
+func (c *Client) kill(ctx context.Context, token, dir string, begun bool) error {
 	limit := unheard
 	if begun {
 		limit = afterwards
 	}
 	late, cancel := context.WithTimeout(context.WithoutCancel(ctx), limit)
 	defer cancel()
+	script := killScript
+	if dir != "" {
+		// As a pattern, for what has the token in its arguments is killed.
+		script = "trap 'rm -rf " + strings.TrimSuffix(dir, token) + patternOf(token) + "' EXIT\n" + script
+	}
 	var out strings.Builder
-	err := c.stream(late, true, killScript, nil, func(p []byte) error {
+	err := c.stream(late, true, script, nil, func(p []byte) error {
 		out.Write(p[:min(len(p), guestscript.MaxLine-out.Len())])
 		return nil
 	}, patternOf(token))

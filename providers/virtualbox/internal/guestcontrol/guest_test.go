@@ -492,7 +492,7 @@ func noneLeft(t *testing.T) {
 	t.Helper()
 	deadline := time.Now().Add(time.Minute)
 	for {
-		left, _ := filepath.Glob("/tmp/.sandboxd-*.in")
+		left, _ := filepath.Glob("/tmp/.sandboxd-t*")
 		if len(left) == 0 {
 			return
 		}

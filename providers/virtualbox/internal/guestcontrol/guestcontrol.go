@@ -100,6 +100,9 @@ var (
 	killScript   = guestscript.Load(scripts, "kill")
 
 	variablesScript = guestscript.Load(scripts, "variables")
+	readScript      = guestscript.Load(scripts, "read")
+	pumpScript      = guestscript.Load(scripts, "pump")
+	terminalScript  = guestscript.Load(scripts, "terminal")
 )
 
 // bootstrap makes a script of its arguments, in characters that nothing on the

@@ -18,8 +18,10 @@ type run struct {
 	cancel         context.CancelCauseFunc
 	stdout, stderr *stream
 	given          atomic.Bool   // whether the guest was given it
+	tellers        int           // streams that report
 	started        chan struct{} // closed when the command is started
-	ended          chan struct{} // closed when both streams have reported the end
+	ended          chan struct{} // closed when all streams have reported the end
+	took           chan string   // numbers of pieces of input that the command has taken
 	over           chan struct{} // closed when nobody waits for VBoxManage any more
 
 	mu      sync.Mutex
@@ -31,7 +33,7 @@ type run struct {
 
 // newRun makes a run whose output goes to out and errOut; nil discards.
 func newRun(ctx context.Context, token string, out, errOut func([]byte) error) *run {
-	r := &run{started: make(chan struct{}), ended: make(chan struct{}), over: make(chan struct{})}
+	r := &run{tellers: 2, started: make(chan struct{}), ended: make(chan struct{}), over: make(chan struct{}), took: make(chan string, 1)}
 	r.ctx, r.cancel = context.WithCancelCause(ctx)
 	r.stdout, r.stderr = newStream(r, token, out), newStream(r, token, errOut)
 	return r
@@ -76,7 +78,7 @@ func (r *run) wait(do func(context.Context) error, halt func()) error {
 	switch {
 	case r.failed != nil:
 		return r.failed
-	case r.reports == 2:
+	case r.reports >= r.tellers:
 		return nil
 	case err != nil:
 		return err
@@ -109,8 +111,15 @@ func (r *run) report(word string) {
 		}
 		return
 	}
+	if piece, ok := guestio.Took(word); ok {
+		select {
+		case r.took <- piece:
+		default: // nobody has sent so many
+		}
+		return
+	}
 	r.word = word
-	if r.reports++; r.reports == 2 {
+	if r.reports++; r.reports == r.tellers {
 		close(r.ended)
 	}
 }

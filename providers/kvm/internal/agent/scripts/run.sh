@@ -92,8 +92,16 @@ s=
 command -v setsid >/dev/null && s=setsid
 if [ -n "$tty" ]; then
 	c="sh -c $1 sh '' $2"
-	[ -z "$su" ] || c="su -s /bin/sh -c $1 -- $u sh '' $2"
-	c="tty >'$d/tty'; $c 4>'$d/fail'; echo \$? >'$d/code'"
+	if [ -n "$su" ]; then
+		# With -c, the su of util-linux leaves the terminal's session.
+		case $(su --help 2>&1) in
+		*--session-command*) su=--session-command ;;
+		*) su=-c ;;
+		esac
+		c="su -s /bin/sh $su $1 -- $u sh '' $2"
+	fi
+	# What is typed to end the command is not for the shell that reports its end.
+	c="trap : INT QUIT; tty >'$d/tty'; (exec $c 4>'$d/fail'); echo \$? >'$d/code'"
 	[ "$tty" = yes ] || c="stty rows ${tty% *} cols ${tty#* } 2>/dev/null; $c"
 	if command -v script >/dev/null; then
 		set -- script -q -f -c "$c" /dev/null

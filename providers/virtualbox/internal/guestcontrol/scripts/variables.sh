@@ -1,8 +1,5 @@
-# Comes before the script start when the command is given variables: the first line
-# of its input has them, as words for a shell, where \n is a newline and \\ a
-# backslash. Leaves them in $vars, and the command's PATH in $path: the last counts.
-IFS= read -r vars
-vars=$(printf %b "$vars")
+# Comes before the script start when the command is given variables, which are in
+# $vars as words for a shell. Leaves the command's PATH in $path: the last counts.
 eval "set -- $vars"
 path=$PATH
 for var; do
