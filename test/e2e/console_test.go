@@ -34,7 +34,8 @@ func TestConsole(t *testing.T) {
 type sits struct {
 	keys  io.Writer
 	shown screen
-	left  chan error
+	left  chan struct{} // closed when it is attached no more
+	why   error
 	leave context.CancelFunc
 }
 
@@ -44,14 +45,15 @@ func (h *host) sit(name string) *sits {
 	must(h.t, err)
 	h.t.Cleanup(c.CloseIdleConnections)
 	in, keys := io.Pipe()
-	s := &sits{keys: keys, left: make(chan error, 1)}
+	s := &sits{keys: keys, left: make(chan struct{})}
 	ctx, leave := context.WithTimeout(context.Background(), 2*patience)
 	s.leave = leave
 	h.t.Cleanup(leave)
 	go func() {
 		err := c.Attach(ctx, types.NamespacedName{Namespace: "default", Name: name}, client.ExecOptions{Stdin: in, Stdout: &s.shown})
 		_ = in.CloseWithError(errors.New("the console was left"))
-		s.left <- err
+		s.why = err
+		close(s.left)
 	}()
 	return s
 }
@@ -62,7 +64,8 @@ func (h *host) asks(s *sits, word string, seen ...*sits) {
 	h.t.Helper()
 	h.eventually("an answer on the console", func() error {
 		if _, err := fmt.Fprintf(s.keys, "echo answer-%s''-end\n", word); err != nil {
-			h.t.Fatalf("typing: %v; attached: %v", err, <-s.left)
+			<-s.left
+			h.t.Fatalf("typing: %v; attached: %v", err, s.why)
 		}
 		for _, by := range append(seen, s) {
 			if !strings.Contains(by.shown.String(), "answer-"+word+"-end") {
@@ -77,15 +80,18 @@ func (h *host) asks(s *sits, word string, seen ...*sits) {
 func (h *host) typesBy(attach *exec.Cmd) {
 	h.t.Helper()
 	h.ok("exec", "talk", "--", "sh", "-c", consoleShell)
-	s := &sits{left: make(chan error, 1)}
+	s := &sits{left: make(chan struct{})}
 	keys, err := attach.StdinPipe()
 	must(h.t, err)
 	s.keys, attach.Stdout, attach.Stderr = keys, &s.shown, &s.shown
 	must(h.t, attach.Start())
-	go func() { s.left <- attach.Wait() }()
+	go func() {
+		s.why = attach.Wait()
+		close(s.left)
+	}()
 	h.asks(s, "kubectl")
 	_ = attach.Process.Kill()
-	_ = <-s.left
+	<-s.left
 }
 
 // typesAtConsole is for the running sandbox talk.
@@ -96,20 +102,20 @@ func (h *host) typesAtConsole() {
 	h.asks(first, "first", second)
 	h.asks(second, "second", first)
 	first.leave()
-	_ = <-first.left
+	<-first.left
 	h.asks(second, "alone")
 	if log := h.ok("logs", "talk"); !strings.Contains(log, "answer-first-end") || !strings.Contains(log, "answer-alone-end") {
 		t.Errorf("the log does not have what the console showed: %q", log)
 	}
 
 	h.kill()
-	_ = <-second.left
+	<-second.left
 	h.start()
 	third := h.sit("talk")
 	h.asks(third, "killed")
 	h.ok("exec", "talk", "--", "sh", "-c", "echo after''wards >/dev/console")
 	third.leave()
-	_ = <-third.left
+	<-third.left
 	h.eventually("a log that goes on", func() error {
 		log := h.ok("logs", "talk")
 		for _, want := range []string{"answer-first-end", "answer-killed-end", "afterwards"} {
@@ -142,19 +148,19 @@ func TestConsoleOfVirtualBox(t *testing.T) {
 	first, second := h.sit("talk"), h.sit("talk")
 	goes("server")
 	first.leave()
-	_ = <-first.left
+	<-first.left
 	h.ok("snapshot", "create", "talk", "typed", "--memory", "--wait", "--timeout", "4m")
 	h.ready("talk")
 	goes("server")
 	h.kill()
-	_ = <-second.left
+	<-second.left
 	goes("server")
 	h.start()
 	goes("file")
 	third := h.sit("talk")
 	goes("server")
 	third.leave()
-	_ = <-third.left
+	<-third.left
 	goes("file")
 	h.ok("revert", "talk", "typed", "--wait", "--timeout", "4m")
 	h.ready("talk")
@@ -162,7 +168,7 @@ func TestConsoleOfVirtualBox(t *testing.T) {
 	fourth := h.sit("talk")
 	goes("server")
 	h.stop()
-	_ = <-fourth.left
+	<-fourth.left
 	goes("file")
 	h.start()
 	h.ok("delete", "sandbox", "talk")
