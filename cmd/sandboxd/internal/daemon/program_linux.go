@@ -41,11 +41,14 @@ func releaseProgram() error {
 type part struct{ from, to uintptr }
 
 // unwrittenParts finds where a file is mapped so that it can only be read or run, and
-// where nothing was written either before that was so, in a process's smaps:
+// where nothing was written either before that was so, in a process's smaps. What was
+// written, as a loader does before it makes a part read-only, is Anonymous while it is
+// in memory, and otherwise in Swap, from where it could not be had back:
 //
 //	00400000-01e51000 r-xp 00000000 fe:00 10010659     /usr/bin/sandboxd
 //	Rss:               20480 kB
 //	Anonymous:             0 kB
+//	Swap:                  0 kB
 func unwrittenParts(smaps io.Reader, path string) ([]part, error) {
 	var parts []part
 	var at *part // that the lines are of, if it may be one
@@ -63,12 +66,14 @@ func unwrittenParts(smaps io.Reader, path string) ([]part, error) {
 			if strings.HasSuffix(rest, " "+path) && (perms == "r-xp" || perms == "r--p") {
 				at = &p
 			}
-		case name == "Anonymous:" && at != nil:
+		case (name == "Anonymous:" || name == "Swap:") && at != nil:
 			kb, err := strconv.Atoi(strings.TrimSuffix(strings.TrimSpace(rest), " kB"))
-			if err != nil {
+			switch {
+			case err != nil:
 				return nil, fmt.Errorf("line %q of the memory map: %w", lines.Text(), err)
-			}
-			if kb == 0 {
+			case kb != 0:
+				at = nil
+			case name == "Swap:": // which comes after the other
 				parts = append(parts, *at)
 			}
 		}
