@@ -73,6 +73,9 @@ func (l *Ledger) Undecided(who Who, id types.UID, why Unknown) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	at := l.looking[who]
+	if why == Away && l.objects != nil && !l.objects.Away(who) {
+		why = Failing // it was away, or that of something else is: nobody would say when to wait no more
+	}
 	switch {
 	case why == Failing && l.failing[who]:
 		why = gaveUp

@@ -136,6 +136,25 @@ func TestHypervisorIsBack(t *testing.T) {
 	}
 }
 
+// TestNotAwayAnyMore: who fails time and again with words of an outage, while its
+// hypervisor answers, gives its place up as any other.
+func TestNotAwayAnyMore(t *testing.T) {
+	for _, waits := range []bool{true, false} { // in line, or changed and not looked at since
+		l, objects, first, second := twoInLine(t)
+		if !waits {
+			objects.add(first, 2)
+		}
+		for _, want := range [][]Who{nil, {second.Who}} {
+			look := l.Look(first.Who)
+			l.Undecided(first.Who, first.ID, Away)
+			look()
+			if got := l.Woken(); !slices.Equal(got, want) {
+				t.Fatalf("in line %v: %v are woken, want %v", waits, got, want)
+			}
+		}
+	}
+}
+
 // TestFailingSinceTheStart: nobody is admitted before all there was could be looked at,
 // except what fails for longer, and what went before anybody could look.
 func TestFailingSinceTheStart(t *testing.T) {
