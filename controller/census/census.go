@@ -80,6 +80,7 @@ func read[T any](from io.Reader, see func(*T)) (revision string, err error) {
 	if err := expect(d, json.Delim('{')); err != nil {
 		return "", err
 	}
+	listed := false
 	for d.More() {
 		key, err := d.Token()
 		if err != nil {
@@ -99,6 +100,7 @@ func read[T any](from io.Reader, see func(*T)) (revision string, err error) {
 			if err := items(d, see); err != nil {
 				return "", err
 			}
+			listed = true
 		default:
 			var other json.RawMessage
 			if err := d.Decode(&other); err != nil {
@@ -111,6 +113,9 @@ func read[T any](from io.Reader, see func(*T)) (revision string, err error) {
 	}
 	if revision == "" {
 		return "", fmt.Errorf("%w: it has no resource version", errMalformed)
+	}
+	if !listed { // who takes it for an empty list removes what everything is of
+		return "", fmt.Errorf("%w: it has no items", errMalformed)
 	}
 	return revision, nil
 }

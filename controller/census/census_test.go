@@ -26,6 +26,7 @@ func TestRead(t *testing.T) {
 		{"ends behind", `{"metadata":{"resourceVersion":"7"},"items":[{"metadata":{"name":"a"}}]`, []string{"a"}, "", false},
 		{"empty", ``, nil, "", false},
 		{"no version", `{"items":[]}`, nil, "", false},
+		{"no items", `{"kind":"Sandbox","metadata":{"resourceVersion":"7"},"spec":{}}`, nil, "", false},
 		{"a part", `{"metadata":{"resourceVersion":"7","continue":"x"},"items":[]}`, nil, "", false},
 		{"no list", `[]`, nil, "", false},
 		{"items of another kind", `{"metadata":{"resourceVersion":"7"},"items":{}}`, nil, "", false},
