@@ -86,7 +86,7 @@ func Run(ctx context.Context, o Options) (err error) {
 	}
 	defer func() { err = errors.Join(err, store.Close()) }()
 	if err := store.Trim(); err != nil { // opening it has read all of it
-		return err
+		o.Logger.Info("The store's file takes memory that it need not", "error", err.Error())
 	}
 	own := &admin{store: store, metrics: metrics.New(), profile: o.Config.Profiling, log: o.Logger.WithName("admin")}
 	scraped, err := listenMetrics(o.Config.Metrics.Address)
