@@ -89,8 +89,17 @@ func (l *Ledger) Undecided(who Who, id types.UID, why Unknown) {
 		l.leave(id)
 		l.plan()
 	case Away:
-		l.plan()
+		// Of very many that run nothing is to be planned anew, and it looks at them all.
+		if w, waits := l.line[id]; waits && !w.Away || !waits && !l.decided(who, at.key) {
+			l.plan()
+		}
 	}
+}
+
+// decided tells whether it is known what an object with a key needs.
+func (l *Ledger) decided(who Who, key Key) bool {
+	seen, ok := l.seen[who]
+	return ok && seen == key && l.key(who) == key
 }
 
 // looked ends a Look.
@@ -108,15 +117,15 @@ func (l *Ledger) looked(who Who) {
 	}
 	first := l.unseen[who]
 	delete(l.unseen, who)
-	last, known := l.seen[who]
+	decided := l.decided(who, at.key)
 	l.seen[who] = at.key
 	switch {
-	case at.unknown == Away || l.key(who) != at.key: // it is looked at again
+	case at.unknown == Away && !decided || l.key(who) != at.key: // it is looked at again
 		delete(l.seen, who)
 		if !first {
 			return
 		}
-	case known && last == at.key && !first:
+	case decided && !first:
 		return
 	}
 	if l.objects != nil || first && len(l.unseen) == 0 {

@@ -136,6 +136,59 @@ func TestHypervisorIsBack(t *testing.T) {
 	}
 }
 
+// counted counts how often all objects are looked through.
+type counted struct {
+	cached
+	times *int
+}
+
+func (c counted) Standing() []Standing {
+	*c.times++
+	return c.cached.Standing()
+}
+
+// TestOutageOfMany: that a hypervisor does not answer is worked out for those in line and
+// those that are coming, and not again for each one that runs on it, however often they
+// are looked at.
+func TestOutageOfMany(t *testing.T) {
+	l, objects, first, second := twoInLine(t)
+	times := 0
+	l.objects = counted{objects, &times}
+	all := []Claim{first}
+	for i := range 100 {
+		runs := claim(fmt.Sprint("runs", i), 3+int64(i), Amount{}, Amount{})
+		objects.add(runs, 1)
+		l.Look(runs.Who)()
+		all = append(all, runs)
+	}
+	coming := claim("coming", 0, Amount{}, Amount{gi, 1, gi, 1})
+	objects.add(coming, 1)
+	all = append(all, coming)
+	for _, c := range all {
+		objects.away(c.Who, true)
+	}
+	times = 0
+	for range 2 {
+		for _, c := range all {
+			look := l.Look(c.Who)
+			l.Undecided(c.Who, c.ID, Away)
+			look()
+		}
+	}
+	if got := l.Woken(); !slices.Equal(got, []Who{second.Who}) {
+		t.Errorf("%v are woken, want the second one", got)
+	}
+	if times > 10 {
+		t.Errorf("all objects were looked through %d times", times)
+	}
+	for _, c := range all {
+		objects.away(c.Who, false)
+	}
+	l.Keep(second.Who, second.ID, Amount{}) // it leaves; what is free again is for the one that was coming
+	asks(t, l, first, false)
+	asks(t, l, coming, true)
+}
+
 // TestNotAwayAnyMore: who fails time and again with words of an outage, while its
 // hypervisor answers, gives its place up as any other.
 func TestNotAwayAnyMore(t *testing.T) {
