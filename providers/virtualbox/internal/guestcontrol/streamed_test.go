@@ -342,6 +342,25 @@ func awaitPIDs(t *testing.T, file string) {
 	}
 }
 
+// TestTerminalNeverThere: the script of a command that is killed before it has got its
+// terminal, with the values of its variables, does not stay in the guest.
+func TestTerminalNeverThere(t *testing.T) {
+	bin := t.TempDir()
+	if err := os.WriteFile(filepath.Join(bin, "script"), []byte("#!/bin/sh\nsleep 100000\n"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv("PATH", bin+":"+os.Getenv("PATH"))
+	r := <-begin(t, t.Context(), New(thisHost{"sh"}, t.TempDir()), providers.ExecRequest{
+		Command: []string{"true"}, Env: []string{"SECRET=x"}, TTY: true, Timeout: 100 * time.Millisecond,
+	})
+	if r.err != nil || !r.TimedOut {
+		t.Errorf("it ended with %+v", r)
+	}
+	if left, _ := filepath.Glob("/tmp/.sandboxd-t*"); len(left) > 0 {
+		t.Errorf("left: %q", left)
+	}
+}
+
 // TestStreamedAlone: when the guest kills the shell that has started a command, because
 // VBoxManage or its session is gone, the command's input ends, and nothing goes on
 // looking for more of it.
