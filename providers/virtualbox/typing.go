@@ -308,6 +308,9 @@ func (p *Provider) settle(ctx context.Context, id types.UID) error {
 func (p *Provider) toLog(ctx context.Context, m machine) (machine, error) {
 	object, log := machineObject(m.id), p.data.console(m.id)
 	if !p.typed(m) {
+		if w := p.wires.take(m.id); w != nil { // of an earlier run of the machine
+			w.end()
+		}
 		if err := os.Remove(p.data.tty(m.id)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return m, p.fileError(object, err)
 		}

@@ -15,7 +15,8 @@ import (
 )
 
 // TestWireThatIsOver: whoever types when VirtualBox has closed its end of the socket, and
-// listens there still, is connected anew.
+// listens there still, is connected anew. Once the serial port goes to the log, there is
+// no connection.
 func TestWireThatIsOver(t *testing.T) {
 	p, dir := answering(t, "case $1 in showvminfo) cat vm ;; *) exit 1 ;; esac\n")
 	info, r, _ := sound(v1.NetworkNone)
@@ -64,5 +65,12 @@ func TestWireThatIsOver(t *testing.T) {
 			t.Error(err)
 		}
 		<-l.Ended()
+	}
+	text := strings.Replace(shown.String(), info["uartmode1"], logMode(p.data.console(r.ID)), 1)
+	if err := errors.Join(os.WriteFile(filepath.Join(dir, "vm"), []byte(text), 0o600), p.settle(t.Context(), r.ID)); err != nil {
+		t.Fatal(err)
+	}
+	if p.wires.get(r.ID) != nil {
+		t.Error("the connection is kept")
 	}
 }
