@@ -16,7 +16,8 @@ import (
 )
 
 // line is a host on which a runs, b waits for more than is free, and c waits behind b for
-// what is. What hook says of the calls of the next daemon is not asked before.
+// what is. What hook says of the calls of the next daemon is not asked before; it gets
+// copies, because the tests go on reading b and c.
 func line(t *testing.T, hook func(b, c *v1.Sandbox) fault.Hook) (d *daemon, a, b, c *v1.Sandbox) {
 	t.Helper()
 	d = simulated(t)
@@ -33,7 +34,7 @@ func line(t *testing.T, hook func(b, c *v1.Sandbox) fault.Hook) (d *daemon, a, b
 	d.create(c)
 	d.says(c, v1.ReasonWaitingInLine, "needs 256Mi memory, and waits behind default/b")
 	d.stop()
-	d.wrap = func(p providers.Provider) providers.Provider { return fault.Wrap(p, hook(b, c)) }
+	d.wrap = func(p providers.Provider) providers.Provider { return fault.Wrap(p, hook(b.DeepCopy(), c.DeepCopy())) }
 	return d, a, b, c
 }
 

@@ -53,6 +53,9 @@ type limits struct {
 	kill time.Duration
 	// settle is how long a script may take to end once its input has.
 	settle time.Duration
+	// hangup is how long the programs at a terminal that was hung up have to end by
+	// themselves.
+	hangup time.Duration
 }
 
-var defaultLimits = limits{start: guestio.StartLimit, kill: time.Minute, settle: 15 * time.Second}
+var defaultLimits = limits{start: guestio.StartLimit, kill: time.Minute, settle: 15 * time.Second, hangup: time.Second}

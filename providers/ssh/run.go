@@ -80,7 +80,7 @@ func (c *connection) do(ctx context.Context, r *run, interrupt func()) error {
 	if fed != nil || ctx.Err() != nil {
 		if r.terminal != nil {
 			_ = session.Close()
-			await(hangup, c.lost, nil)
+			await(c.limits.hangup, c.lost, nil)
 		}
 		if interrupt != nil {
 			interrupt()

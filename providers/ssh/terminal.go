@@ -7,7 +7,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"time"
 
 	xssh "golang.org/x/crypto/ssh"
 
@@ -29,13 +28,8 @@ type terminal struct {
 	resize <-chan providers.TerminalSize
 }
 
-const (
-	// terminalType is what programs may expect of a terminal.
-	terminalType = "xterm"
-	// hangup is how long the programs at a terminal that was hung up have to end by
-	// themselves.
-	hangup = time.Second
-)
+// terminalType is what programs may expect of a terminal.
+const terminalType = "xterm"
 
 // errNoTerminal: the server has none for us.
 var errNoTerminal = fmt.Errorf("%w: its ssh server makes no terminals: allow them there (PermitTTY of OpenSSH) and mount /dev/pts in the guest, or leave out the terminal (-t)", guestcall.ErrGuestLacks)

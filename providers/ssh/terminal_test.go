@@ -266,9 +266,10 @@ func TestTerminalAsUser(t *testing.T) {
 func TestHangup(t *testing.T) {
 	g := newGuest(t).start()
 	c := g.client()
+	c.g.limits.hangup = 3 * time.Second
 	var all sync.WaitGroup
 	for name, trap := range map[string]string{
-		"ends":    `trap 'echo hung up >"$1.note"; exit' HUP`,
+		"ends":    `trap 'sleep 0.5; echo hung up >"$1.note"; exit' HUP`,
 		"ignores": `trap '' HUP; echo ignored >"$1.note"`,
 	} {
 		for _, limit := range []time.Duration{0, 2 * time.Second} {
