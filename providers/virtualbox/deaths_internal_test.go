@@ -115,14 +115,20 @@ modifyvm)
 	[ "$3 $4" = "--nat-localhostreachable1 off" ] || exit 1
 	sed -i 's/^localhostReachable=.*/localhostReachable="0"/' vm
 	forgets modifyvm ;;
-startvm) forgets startvm; state running; echo >>starts ;;
+startvm)
+	forgets startvm
+	echo >>starts
+	[ ! -e refuses ] || { echo 'VBoxManage: error: The virtual machine has terminated unexpectedly during startup' >&2; exit 1; }
+	state running ;;
 controlvm) [ "$3" = poweroff ] || exit 1; state poweroff ;;
 esac
 `
 
 // TestForgetfulService: a VBoxSVC that crashes forgets that a machine's NAT is closed to
 // the loopback. It is closed anew, also when that was noticed only once the machine ran;
-// with a VBoxSVC that crashes for ever the machine does not stay on.
+// with a VBoxSVC that crashes for ever the machine does not stay on. One that was
+// reverted goes on with what it was put back to, and is so still as long as it does not
+// come to run.
 func TestForgetfulService(t *testing.T) {
 	for name, c := range map[string]struct {
 		forgets map[string]int
@@ -135,12 +141,14 @@ func TestForgetfulService(t *testing.T) {
 		"before it runs":                 {map[string]int{"startvm": 1}, 2, false},
 		"after and before":               {map[string]int{"modifyvm": 1, "startvm": 2}, 3, false},
 		"whenever it is about to be run": {map[string]int{"startvm": 99}, deaths + 1, true},
+		"never, but it does not start":   {map[string]int{"refuses": 1}, 1, true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			p, dir := answering(t, natScript)
 			info, r, _ := sound(v1.NetworkNAT)
 			r.Instance, r.VM, r.SharedFolders = "test", "web", nil
 			r.Network.PortForwards = nil
+			r.DiscardOnStop, r.Reverted = true, true
 			r.Hashes = providers.Hashes{Hardware: "h", Network: "n", Forwards: "f", Seed: "s"}
 			machine := filepath.Join(p.data.MachineDir(r.ID), r.VM)
 			info["VMState"], info["uartmode1"], info["localhostReachable"] = statePoweroff, "file,"+p.data.console(r.ID), "1"
@@ -169,7 +177,11 @@ func TestForgetfulService(t *testing.T) {
 				t.Fatal(err)
 			}
 			err := p.Start(t.Context(), r.ID)
-			if fails := errors.Is(err, providers.ErrUnavailable); fails != c.fails || err != nil && !strings.Contains(err.Error(), openings[loopbackKey]) {
+			says := openings[loopbackKey]
+			if c.forgets["refuses"] > 0 {
+				says = "terminated unexpectedly"
+			}
+			if fails := errors.Is(err, providers.ErrUnavailable); fails != c.fails || err != nil && !strings.Contains(err.Error(), says) {
 				t.Errorf("got %v", err)
 			}
 			b, _ := os.ReadFile(filepath.Join(dir, "starts"))
@@ -179,6 +191,9 @@ func TestForgetfulService(t *testing.T) {
 			m, err := p.GetMachine(t.Context(), r.ID)
 			if want := map[bool]providers.Power{true: providers.PowerOff, false: providers.PowerRunning}[c.fails]; err != nil || m.Power != want || !c.fails && !m.Network.Isolated {
 				t.Errorf("it is %+v, %v", m, err)
+			}
+			if r, err := p.readRecord(r.ID); err != nil || r.Reverted != c.fails {
+				t.Errorf("it is still reverted: %v, %v", r.Reverted, err)
 			}
 		})
 	}

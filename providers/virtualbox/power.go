@@ -64,15 +64,26 @@ func (p *Provider) start(ctx context.Context, id types.UID) error {
 }
 
 // startOff starts a machine that is off, and once more if VBoxSVC forgot on the way what
-// keeps it isolated: nothing of its guest is lost by that.
+// keeps it isolated: nothing of its guest is lost by that. One that was reverted is so
+// still when it does not come to run.
 func (p *Provider) startOff(ctx context.Context, m machine) error {
+	reverted := m.record.Reverted
 	for n := 1; ; n++ {
 		err := p.powerOn(ctx, m)
-		if n > deaths || !errors.As(err, new(forgotten)) || ctx.Err() != nil {
+		if err == nil || ctx.Err() != nil {
 			return err
 		}
 		var lookErr error
 		if m, lookErr = p.look(ctx, m.id); lookErr != nil || m.power != providers.PowerOff {
+			return err
+		}
+		if reverted && !m.record.Reverted {
+			m.record.Reverted = true
+			if err := p.writeRecord(m.record); err != nil {
+				return err
+			}
+		}
+		if n > deaths || !errors.As(err, new(forgotten)) {
 			return err
 		}
 	}

@@ -120,6 +120,17 @@ func (w *wire) carry(life context.Context) {
 	}
 }
 
+// over tells whether VirtualBox has closed its end, as when the machine was started anew
+// by somebody else.
+func (w *wire) over() bool {
+	select {
+	case <-w.ended:
+		return true
+	default:
+		return false
+	}
+}
+
 // end lets what is on its way come in, from an end that was closed, and closes.
 func (w *wire) end() {
 	_ = w.conn.SetReadDeadline(time.Now().Add(drainFor))
@@ -173,7 +184,7 @@ func (p *Provider) openLine(ctx context.Context, id types.UID) (keyboard.Line, e
 			"its serial console can only be read, because %s is too long for the path of a socket: leave out the input (-i), or choose a shorter --data-dir", p.data.tty(id))
 	}
 	w := p.wires.get(id)
-	if w == nil || !p.typed(m) {
+	if w == nil || w.over() || !p.typed(m) {
 		if w, err = p.connect(ctx, m); err != nil {
 			p.settleSoon(id)
 			return nil, err
@@ -297,6 +308,9 @@ func (p *Provider) settle(ctx context.Context, id types.UID) error {
 func (p *Provider) toLog(ctx context.Context, m machine) (machine, error) {
 	object, log := machineObject(m.id), p.data.console(m.id)
 	if !p.typed(m) {
+		if w := p.wires.take(m.id); w != nil { // of an earlier run of the machine
+			w.end()
+		}
 		if err := os.Remove(p.data.tty(m.id)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return m, p.fileError(object, err)
 		}

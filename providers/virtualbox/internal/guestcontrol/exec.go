@@ -109,7 +109,8 @@ exec "$@"
 `
 
 // kill ends a command with what it has started, because its time is up or its
-// caller is gone, as far as the guest still answers. It removes dir, if there is one.
+// caller is gone, as far as the guest still answers. It removes dir, if there is one, with the script
+// that what runs at a terminal may not have come to remove.
 func (c *Client) kill(ctx context.Context, token, dir string, begun bool) error {
 	limit := unheard
 	if begun {
@@ -120,7 +121,8 @@ func (c *Client) kill(ctx context.Context, token, dir string, begun bool) error 
 	script := killScript
 	if dir != "" {
 		// As a pattern, for what has the token in its arguments is killed.
-		script = "trap 'rm -rf " + strings.TrimSuffix(dir, token) + patternOf(token) + "' EXIT\n" + script
+		all := strings.TrimSuffix(dir, token) + patternOf(token)
+		script = "trap 'rm -rf " + all + " " + all + ".in' EXIT\n" + script
 	}
 	var out strings.Builder
 	err := c.stream(late, true, script, nil, func(p []byte) error {

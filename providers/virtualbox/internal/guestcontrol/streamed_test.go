@@ -10,8 +10,10 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -338,6 +340,65 @@ func awaitPIDs(t *testing.T, file string) {
 			t.Fatal("the command does not start")
 		}
 	}
+}
+
+// TestTerminalNeverThere: the script of a command that is killed before it has got its
+// terminal, with the values of its variables, does not stay in the guest.
+func TestTerminalNeverThere(t *testing.T) {
+	bin := t.TempDir()
+	if err := os.WriteFile(filepath.Join(bin, "script"), []byte("#!/bin/sh\nsleep 100000\n"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv("PATH", bin+":"+os.Getenv("PATH"))
+	r := <-begin(t, t.Context(), New(thisHost{"sh"}, t.TempDir()), providers.ExecRequest{
+		Command: []string{"true"}, Env: []string{"SECRET=x"}, TTY: true, Timeout: 100 * time.Millisecond,
+	})
+	if r.err != nil || !r.TimedOut {
+		t.Errorf("it ended with %+v", r)
+	}
+	if left, _ := filepath.Glob("/tmp/.sandboxd-t*"); len(left) > 0 {
+		t.Errorf("left: %q", left)
+	}
+}
+
+// TestStreamedAlone: when the guest kills the shell that has started a command, because
+// VBoxManage or its session is gone, the command's input ends, and nothing goes on
+// looking for more of it.
+func TestStreamedAlone(t *testing.T) {
+	clients(t, func(t *testing.T, c *Client) {
+		for _, tty := range []bool{false, true} {
+			file := filepath.Join(t.TempDir(), "pids")
+			// The shell is the one that has the token in its arguments and leads to us.
+			const command = `p=$PPID
+while [ "$p" -gt 1 ]; do
+	case $(tr '\0' ' ' <"/proc/$p/cmdline") in *"IFS=;set -f;eval"*) break ;; esac
+	p=$(awk '/^PPid:/ { print $2 }' "/proc/$p/status")
+done
+echo "$p $$" >"$1.new"; mv "$1.new" "$1"; cat >/dev/null; echo over >"$1.over"`
+			in, w := io.Pipe()
+			ended := begin(t, t.Context(), c, providers.ExecRequest{
+				Command: []string{"sh", "-c", command, "sh", file}, Stdin: in, Stdout: io.Discard, TTY: tty,
+			})
+			awaitPIDs(t, file)
+			pid, err := strconv.Atoi(strings.Fields(readAll(file))[0])
+			if err != nil || pid <= 1 {
+				t.Fatalf("the shell is %q", readAll(file))
+			}
+			if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
+				t.Fatal(err)
+			}
+			for deadline := time.Now().Add(patience / 2); readAll(file+".over") == ""; time.Sleep(10 * time.Millisecond) {
+				if time.Now().After(deadline) {
+					t.Fatalf("at a terminal: %v: the command's input does not end", tty)
+				}
+			}
+			if r := <-ended; r.err == nil {
+				t.Errorf("at a terminal: %v: it ended with %+v", tty, r)
+			}
+			_ = w.Close()
+			noneLeft(t)
+		}
+	})
 }
 
 // TestAsUser: somebody else's command ends as one's own, in a guest whose su makes a

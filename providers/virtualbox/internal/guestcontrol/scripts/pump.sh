@@ -18,6 +18,10 @@ pump() {
 			n=$((n + 1)) looks=0
 			continue
 		fi
+		if ! kill -0 "$$" 2>/dev/null; then
+			rm -rf "$d" "$file"
+			exit 0
+		fi
 		looks=$((looks + 1))
 		[ "$looks" -gt 100 ] && pause=0.4 || pause=0.1
 		if [ -n "$own" ]; then

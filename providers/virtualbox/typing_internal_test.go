@@ -1,0 +1,76 @@
+package virtualbox
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	v1 "sandboxd.dev/sandboxd/api/v1"
+	"sandboxd.dev/sandboxd/providers"
+)
+
+// TestWireThatIsOver: whoever types when VirtualBox has closed its end of the socket, and
+// listens there still, is connected anew. Once the serial port goes to the log, there is
+// no connection.
+func TestWireThatIsOver(t *testing.T) {
+	p, dir := answering(t, "case $1 in showvminfo) cat vm ;; *) exit 1 ;; esac\n")
+	info, r, _ := sound(v1.NetworkNone)
+	r.Instance, r.VM, r.SharedFolders = "test", "web", nil
+	r.Hashes = providers.Hashes{Hardware: "h", Network: "n", Forwards: "f", Seed: "s"}
+	machine := filepath.Join(p.data.MachineDir(r.ID), r.VM)
+	info["uartmode1"], info["name"], info["CfgFile"] = ttyMode(p.data.console(r.ID)), r.VM, filepath.Join(machine, "web.vbox")
+	var shown strings.Builder
+	for _, key := range sortedKeys(info) {
+		fmt.Fprintf(&shown, "%s=%q\n", key, info[key])
+	}
+	err := errors.Join(os.MkdirAll(machine, 0o700), os.WriteFile(filepath.Join(dir, "vm"), []byte(shown.String()), 0o600), p.writeRecord(r))
+	if err != nil {
+		t.Fatal(err)
+	}
+	listener, err := net.Listen("unix", p.data.tty(r.ID))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = listener.Close() }()
+	for range 3 {
+		accepted := make(chan net.Conn, 1)
+		go func() {
+			if conn, err := listener.Accept(); err == nil {
+				accepted <- conn
+			}
+		}()
+		l, err := p.openLine(t.Context(), r.ID)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := io.WriteString(l, "typed"); err != nil {
+			t.Error(err)
+		}
+		var conn net.Conn
+		select {
+		case conn = <-accepted:
+		case <-l.Ended():
+			t.Fatal("what is over is typed at again")
+		}
+		got := make([]byte, len("typed"))
+		if _, err := io.ReadFull(conn, got); err != nil || string(got) != "typed" {
+			t.Errorf("%q arrives, %v", got, err)
+		}
+		if err := conn.Close(); err != nil {
+			t.Error(err)
+		}
+		<-l.Ended()
+	}
+	text := strings.Replace(shown.String(), info["uartmode1"], logMode(p.data.console(r.ID)), 1)
+	if err := errors.Join(os.WriteFile(filepath.Join(dir, "vm"), []byte(text), 0o600), p.settle(t.Context(), r.ID)); err != nil {
+		t.Fatal(err)
+	}
+	if p.wires.get(r.ID) != nil {
+		t.Error("the connection is kept")
+	}
+}
