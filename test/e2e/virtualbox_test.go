@@ -201,9 +201,9 @@ func TestVirtualBoxServiceKilled(t *testing.T) {
 			h.ok("delete", "sandbox", name)
 		}
 	}
-	told := h.ok("events", "--all-namespaces", "--types", "Warning")
-	if !strings.Contains(told, "ProviderUnavailable") || !strings.Contains(told, "VBoxSVC, ended during VBoxManage") {
-		t.Errorf("no event tells that VirtualBox's service ended:\n%s", told)
+	// What goes well when it is tried again at once is told in the log only.
+	if told := h.ok("events", "--all-namespaces", "--types", "Warning"); !strings.Contains(told+h.log(), "VBoxSVC, ended during VBoxManage") {
+		t.Errorf("neither the log nor an event tells that VirtualBox's service ended:\n%s", told)
 	}
 
 	const survivor = "started-2"
