@@ -68,6 +68,9 @@ func fileSerial(t *testing.T, id types.UID, log string) {
 // release goes on so, whatever is saved and reverted, and can be typed at from its next
 // start on.
 func TestConsoleOfAnEarlierRelease(t *testing.T) {
+	if testing.Short() {
+		t.Skip("in the brief form the definitions of earlier releases are compared only, in package domain")
+	}
 	l := newLab(t)
 	ctx := t.Context()
 	spec := l.spec("machine", v1.Network{Mode: v1.NetworkNone})
@@ -160,6 +163,9 @@ func (l *lab) shell(t *testing.T, id types.UID) {
 // nobody else, who else has the console is told of, and a guest that prints without
 // end does not fill the disk.
 func TestConsoleTakesNoHostage(t *testing.T) {
+	if testing.Short() {
+		t.Skip("in the brief form package keyboard tests it, with a console that is none of libvirt")
+	}
 	l := newLab(t)
 	ctx := t.Context()
 	id := l.boot(t, "machine", v1.Network{Mode: v1.NetworkNone})
