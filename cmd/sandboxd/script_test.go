@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bytes"
 	"context"
 	"encoding/binary"
 	"fmt"
@@ -13,12 +12,13 @@ import (
 	"path/filepath"
 	"regexp"
 	"strings"
-	"sync"
 	"syscall"
 	"testing"
 	"time"
 
 	"github.com/rogpeppe/go-internal/testscript"
+
+	"sandboxd.dev/sandboxd/test/capture"
 )
 
 func TestMain(m *testing.M) {
@@ -115,27 +115,8 @@ type daemonKey struct{}
 // daemonProcess is the daemon of one script.
 type daemonProcess struct {
 	cmd  *exec.Cmd
-	log  written
+	log  capture.Buffer
 	done chan error
-}
-
-// written is what a process has written so far, which may be read while it runs.
-type written struct {
-	mu  sync.Mutex
-	all bytes.Buffer
-}
-
-// Write implements io.Writer.
-func (w *written) Write(b []byte) (int, error) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	return w.all.Write(b)
-}
-
-func (w *written) String() string {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	return w.all.String()
 }
 
 // patience is how long things may take on a busy machine.

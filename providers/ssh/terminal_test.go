@@ -1,7 +1,6 @@
 package ssh
 
 import (
-	"bytes"
 	"context"
 	"encoding/binary"
 	"errors"
@@ -19,6 +18,7 @@ import (
 	xssh "golang.org/x/crypto/ssh"
 
 	"sandboxd.dev/sandboxd/providers"
+	"sandboxd.dev/sandboxd/test/capture"
 	ptmx "sandboxd.dev/sandboxd/test/terminal"
 )
 
@@ -73,33 +73,6 @@ func (g *guest) runAtTerminal(ch xssh.Channel, command string, p *pty, gone <-ch
 	tellEnd(ch, cmd, gone)
 }
 
-// screen is what a terminal shows.
-type screen struct {
-	mu  sync.Mutex
-	buf bytes.Buffer
-}
-
-func (s *screen) Write(p []byte) (int, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.buf.Write(p)
-}
-
-func (s *screen) String() string {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.buf.String()
-}
-
-func (s *screen) shows(t testing.TB, text string) {
-	t.Helper()
-	for deadline := time.Now().Add(patience); !strings.Contains(s.String(), text); time.Sleep(5 * time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatalf("%q is never shown, but %q", text, s.String())
-		}
-	}
-}
-
 // atTerminal runs a command at a terminal and tells how it ended.
 func atTerminal(ctx context.Context, c *Client, req providers.ExecRequest) <-chan outcome {
 	ended := make(chan outcome, 1)
@@ -129,12 +102,12 @@ func TestTerminal(t *testing.T) {
 			g.shell = shell
 			c := g.start().client()
 			in, w := io.Pipe()
-			var out screen
+			var out capture.Buffer
 			sizes := make(chan providers.TerminalSize, 1)
 			sizes <- providers.TerminalSize{Width: 101, Height: 33}
 			ended := atTerminal(within(t), c, providers.ExecRequest{Command: []string{"sh"}, Stdin: in, Stdout: &out, Stderr: &out, Resize: sizes, Env: []string{"PS1=>"}})
 			_, _ = io.WriteString(w, "stty size; echo $TERM; tty >/dev/null && echo a terminal\r")
-			out.shows(t, "33 101\r\nxterm\r\na terminal\r\n")
+			out.Shows(t, patience, "33 101\r\nxterm\r\na terminal\r\n")
 			sizes <- providers.TerminalSize{Width: 132, Height: 50}
 			eventually(t, "the new size", func() bool {
 				_, _ = io.WriteString(w, "stty size\r")
@@ -143,9 +116,9 @@ func TestTerminal(t *testing.T) {
 			})
 			close(sizes)
 			_, _ = io.WriteString(w, "sh -c 'echo be''gun; exec sleep 100000'; echo ended by $?\r")
-			out.shows(t, "begun\r\n")
+			out.Shows(t, patience, "begun\r\n")
 			_, _ = io.WriteString(w, "\x03")
-			out.shows(t, "^C")
+			out.Shows(t, patience, "^C")
 			_, _ = io.WriteString(w, "echo ba''ck; exit 5\r")
 			if r := <-ended; r.err != nil || r.ExitCode != 5 || !strings.Contains(out.String(), "back\r\n") {
 				t.Errorf("it ended with %+v after %q", r, out.String())
@@ -214,7 +187,7 @@ func TestAtTerminal(t *testing.T) {
 		"broken input":   {req: sh("cat"), in: &broken{left: 100}, err: errOwn},
 	} {
 		t.Run(name, func(t *testing.T) {
-			var out screen
+			var out capture.Buffer
 			tc.req.Stdin, tc.req.Stdout = tc.in, &out
 			r := <-atTerminal(within(t), c, tc.req)
 			shown := strings.ReplaceAll(out.String(), "^D\b\b", "")
@@ -249,11 +222,11 @@ func TestTerminalAsUser(t *testing.T) {
 	g := newGuest(t).start()
 	c := g.client()
 	in, w := io.Pipe()
-	var out screen
+	var out capture.Buffer
 	ended := atTerminal(within(t), c, providers.ExecRequest{
 		Command: []string{"sh", "-c", `id -un; echo "$1" >/dev/tty; exec sleep 100000`, "sh", "a word"}, User: "nobody", Dir: "/", Stdin: in, Stdout: &out,
 	})
-	out.shows(t, "nobody\r\na word\r\n")
+	out.Shows(t, patience, "nobody\r\na word\r\n")
 	_, _ = io.WriteString(w, "\x03")
 	if r := <-ended; r.err != nil || r.ExitCode != 130 {
 		t.Errorf("interrupted, it ended with %+v after %q", r, out.String())

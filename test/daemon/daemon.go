@@ -28,6 +28,8 @@ import (
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
 	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
+
+	"sandboxd.dev/sandboxd/test/capture"
 )
 
 // Patience is how long anything may take on a busy machine.
@@ -43,7 +45,7 @@ type Daemon struct {
 	bin     string
 	flags   []string
 	address string
-	log     Written
+	log     capture.Buffer
 	admin   *clientcmdapi.Config // what sandboxd kubeconfig gave the tests
 
 	mu     sync.Mutex // guards what follows: programs restart it while others look
@@ -278,26 +280,6 @@ func qcow2(size uint64) []byte {
 	be.PutUint64(image[24:], size)
 	be.PutUint32(image[100:], 104)
 	return image
-}
-
-// Written is what a process has written so far, which may be read while it runs.
-type Written struct {
-	mu  sync.Mutex
-	all bytes.Buffer
-}
-
-// Write implements io.Writer.
-func (w *Written) Write(b []byte) (int, error) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	return w.all.Write(b)
-}
-
-// String is all of it.
-func (w *Written) String() string {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	return w.all.String()
 }
 
 // freeAddress is an address of the loopback interface that nobody listens on.

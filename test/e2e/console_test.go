@@ -14,6 +14,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 
 	"sandboxd.dev/sandboxd/client"
+	"sandboxd.dev/sandboxd/test/capture"
 )
 
 // consoleShell gives a guest that has none a shell on its serial console.
@@ -33,7 +34,7 @@ func TestConsole(t *testing.T) {
 // sits is somebody who is attached and types.
 type sits struct {
 	keys  io.Writer
-	shown screen
+	shown capture.Buffer
 	left  chan struct{} // closed when it is attached no more
 	why   error
 	leave context.CancelFunc

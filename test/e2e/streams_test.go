@@ -14,13 +14,13 @@ import (
 	"os"
 	"os/exec"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
 	"k8s.io/apimachinery/pkg/types"
 
 	"sandboxd.dev/sandboxd/client"
+	"sandboxd.dev/sandboxd/test/capture"
 )
 
 // TestStreams talks with programs in a guest that has no network: by pipes, by a
@@ -53,26 +53,8 @@ func TestStreams(t *testing.T) {
 	h.cleanedUp()
 }
 
-// screen keeps what a command prints.
-type screen struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (s *screen) Write(p []byte) (int, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.b.Write(p)
-}
-
-func (s *screen) String() string {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.b.String()
-}
-
 // shows waits until something is shown.
-func (h *host) shows(s *screen, text string) {
+func (h *host) shows(s *capture.Buffer, text string) {
 	h.t.Helper()
 	h.eventually("shown", func() error {
 		if !strings.Contains(s.String(), text) {
@@ -99,7 +81,7 @@ func (h *host) talk(c *client.Client, key types.NamespacedName, o client.ExecOpt
 
 func (h *host) answers(c *client.Client, key types.NamespacedName) {
 	in, w := io.Pipe()
-	var out screen
+	var out capture.Buffer
 	ended := h.talk(c, key, client.ExecOptions{Command: []string{"sh", "-c", `while read -r l; do echo "got $l"; done; exit 3`}, Stdin: in, Stdout: &out})
 	for i := range 3 {
 		fmt.Fprintf(w, "line %d\n", i)
@@ -128,7 +110,7 @@ func randomBytes(n int) []byte {
 
 func (h *host) showsTerminal(c *client.Client, key types.NamespacedName) {
 	in, w := io.Pipe()
-	var out screen
+	var out capture.Buffer
 	sizes := make(chan client.TerminalSize, 1)
 	sizes <- client.TerminalSize{Width: 101, Height: 33}
 	ended := h.talk(c, key, client.ExecOptions{Command: []string{"sh"}, Stdin: in, Stdout: &out, TTY: true, Resize: sizes, Env: []string{"PS1=>"}})
@@ -158,7 +140,7 @@ func (h *host) attaches() {
 	t := h.t
 	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
 	defer cancel()
-	var shown screen
+	var shown capture.Buffer
 	attach := exec.CommandContext(ctx, h.bin, "--socket", h.path("s.sock"), "attach", "talk")
 	attach.Stdout = &shown
 	must(t, attach.Start())

@@ -13,6 +13,7 @@ import (
 	"syscall"
 	"time"
 
+	"sandboxd.dev/sandboxd/test/capture"
 	"sandboxd.dev/sandboxd/test/daemon"
 	"sandboxd.dev/sandboxd/test/terminal"
 )
@@ -123,7 +124,7 @@ var guestChecks = []check{
 		cmd := k.command(context.Background(), "", []string{"exec", "-it", "one", "--", "sh"})
 		cmd.Stdin, cmd.Stdout, cmd.Stderr = screen, screen, screen
 		cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Setctty: true}
-		var shown daemon.Written
+		var shown capture.Buffer
 		go func() { _, _ = io.Copy(&shown, keys) }()
 		must(k.t, cmd.Start())
 		ended := make(chan error, 1)

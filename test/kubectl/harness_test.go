@@ -14,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"sandboxd.dev/sandboxd/test/capture"
 	"sandboxd.dev/sandboxd/test/daemon"
 )
 
@@ -214,7 +215,7 @@ type process struct {
 	k         *kubectl
 	args      []string
 	cmd       *exec.Cmd
-	out, errs daemon.Written
+	out, errs capture.Buffer
 	done      chan error
 }
 

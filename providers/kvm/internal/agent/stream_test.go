@@ -11,11 +11,11 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
 	"sandboxd.dev/sandboxd/providers"
+	"sandboxd.dev/sandboxd/test/capture"
 )
 
 // leftovers are private directories of commands in the guest.
@@ -26,34 +26,6 @@ func leftovers(t *testing.T) []string {
 		t.Fatal(err)
 	}
 	return found
-}
-
-// screen keeps what is shown.
-type screen struct {
-	mu    sync.Mutex
-	shown bytes.Buffer
-}
-
-func (s *screen) Write(p []byte) (int, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.shown.Write(p)
-}
-
-func (s *screen) String() string {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.shown.String()
-}
-
-// await waits until something is shown.
-func (s *screen) await(t *testing.T, text string) {
-	t.Helper()
-	for deadline := time.Now().Add(time.Minute); !strings.Contains(s.String(), text); time.Sleep(5 * time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatalf("%q is not shown, but %q", text, s.String())
-		}
-	}
 }
 
 func TestStreamsBothWays(t *testing.T) {
@@ -83,7 +55,7 @@ func TestStreamsBothWays(t *testing.T) {
 // before the next is sent.
 func TestAnswersWhileItReads(t *testing.T) {
 	in, w := io.Pipe()
-	var out screen
+	var out capture.Buffer
 	ended := make(chan error, 1)
 	var result providers.ExecResult
 	go func() {
@@ -95,7 +67,7 @@ func TestAnswersWhileItReads(t *testing.T) {
 	}()
 	for i := range 5 {
 		fmt.Fprintf(w, "line%d\n", i)
-		out.await(t, fmt.Sprintf("got line%d\n", i))
+		out.Shows(t, time.Minute, fmt.Sprintf("got line%d\n", i))
 	}
 	_ = w.Close()
 	if err := <-ended; err != nil || result.ExitCode != 3 || !strings.HasSuffix(out.String(), "end\n") {
@@ -175,7 +147,7 @@ func (w writer) Write(p []byte) (int, error) { return w(p) }
 func TestTerminal(t *testing.T) {
 	before := len(leftovers(t))
 	in, w := io.Pipe()
-	var out screen
+	var out capture.Buffer
 	sizes := make(chan providers.TerminalSize, 1)
 	sizes <- providers.TerminalSize{Width: 101, Height: 33}
 	ended := make(chan error, 1)
@@ -189,9 +161,9 @@ func TestTerminal(t *testing.T) {
 		})
 		ended <- err
 	}()
-	out.await(t, ">")
+	out.Shows(t, time.Minute, ">")
 	fmt.Fprint(w, "stty size\r")
-	out.await(t, "33 101\r\n")
+	out.Shows(t, time.Minute, "33 101\r\n")
 	sizes <- providers.TerminalSize{Width: 132, Height: 50}
 	for range 100 {
 		fmt.Fprint(w, "stty size\r")
@@ -200,9 +172,9 @@ func TestTerminal(t *testing.T) {
 			break
 		}
 	}
-	out.await(t, "50 132\r\n")
+	out.Shows(t, time.Minute, "50 132\r\n")
 	fmt.Fprint(w, "sleep 1000\r")
-	out.await(t, "sleep 1000")
+	out.Shows(t, time.Minute, "sleep 1000")
 	time.Sleep(300 * time.Millisecond)
 	fmt.Fprint(w, "\x03")
 	fmt.Fprint(w, "echo 'it is '\"back\"; exit 5\r")
@@ -216,7 +188,7 @@ func TestTerminal(t *testing.T) {
 
 // TestTerminalEnds: the end of the input is typed.
 func TestTerminalEnds(t *testing.T) {
-	var out screen
+	var out capture.Buffer
 	result, err := New(newLocalGuest(t).send).Exec(context.Background(), providers.ExecRequest{
 		Command: []string{"cat"}, Stdin: strings.NewReader("a line\n"), Stdout: &out, TTY: true,
 	})
@@ -234,7 +206,7 @@ func TestInterrupted(t *testing.T) {
 	}
 	for _, user := range users {
 		in, w := io.Pipe()
-		var out screen
+		var out capture.Buffer
 		ended := make(chan error, 1)
 		var result providers.ExecResult
 		go func() {
@@ -246,7 +218,7 @@ func TestInterrupted(t *testing.T) {
 			})
 			ended <- err
 		}()
-		out.await(t, "here\r\n")
+		out.Shows(t, time.Minute, "here\r\n")
 		fmt.Fprint(w, "\x03")
 		if err := <-ended; err != nil || result.ExitCode != 130 {
 			t.Errorf("as %q: %+v %v %q", user, result, err, out.String())

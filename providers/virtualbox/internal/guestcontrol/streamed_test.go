@@ -19,37 +19,11 @@ import (
 
 	"sandboxd.dev/sandboxd/providers"
 	"sandboxd.dev/sandboxd/providers/internal/guestcall"
+	"sandboxd.dev/sandboxd/test/capture"
 )
 
 // patience stops a test that hangs; nothing is expected to take so long.
 const patience = 2 * time.Minute
-
-// screen is what a command shows.
-type screen struct {
-	mu  sync.Mutex
-	buf bytes.Buffer
-}
-
-func (s *screen) Write(p []byte) (int, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.buf.Write(p)
-}
-
-func (s *screen) String() string {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.buf.String()
-}
-
-func (s *screen) shows(t *testing.T, text string) {
-	t.Helper()
-	for deadline := time.Now().Add(patience); !strings.Contains(s.String(), text); time.Sleep(5 * time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatalf("%q is never shown, but %q", text, s.String())
-		}
-	}
-}
 
 type ending struct {
 	providers.ExecResult
@@ -83,17 +57,17 @@ func TestConversation(t *testing.T) {
 				continue
 			}
 			in, w := io.Pipe()
-			var out screen
+			var out capture.Buffer
 			ended := begin(t, t.Context(), c, providers.ExecRequest{
 				Command: []string{"sh", "-c", `pwd; id -un >&2; echo "$A $1"; cat; echo end; exit 3`, "sh", "it's"}, Stdin: in, Stdout: &out, Stderr: &out,
 				Env: []string{"A=a 'b'"}, Dir: "/usr", User: user,
 			})
-			out.shows(t, "/usr\n")
-			out.shows(t, "a 'b' it's\n")
+			out.Shows(t, patience, "/usr\n")
+			out.Shows(t, patience, "a 'b' it's\n")
 			for i := range 3 {
 				line := fmt.Sprintf("line %d\n", i)
 				_, _ = io.WriteString(w, line)
-				out.shows(t, line)
+				out.Shows(t, patience, line)
 			}
 			if !strings.Contains(out.String(), user+"\n") {
 				t.Errorf("as %q: %q", user, out.String())
@@ -222,14 +196,14 @@ func (endless) Read(p []byte) (int, error) { return copy(p, "y\n"), nil }
 func TestTerminal(t *testing.T) {
 	clients(t, func(t *testing.T, c *Client) {
 		in, w := io.Pipe()
-		var out screen
+		var out capture.Buffer
 		sizes := make(chan providers.TerminalSize, 1)
 		sizes <- providers.TerminalSize{Width: 101, Height: 33}
 		ended := begin(t, t.Context(), c, providers.ExecRequest{
 			Command: []string{"sh"}, Stdin: in, Stdout: &out, TTY: true, Resize: sizes, Env: []string{"PS1=>", "A=it's"}, Dir: "/usr",
 		})
 		_, _ = io.WriteString(w, "stty size; echo $A; pwd; tty >/dev/null && echo a terminal\r")
-		out.shows(t, "33 101\r\nit's\r\n/usr\r\na terminal\r\n")
+		out.Shows(t, patience, "33 101\r\nit's\r\n/usr\r\na terminal\r\n")
 		sizes <- providers.TerminalSize{Width: 132, Height: 50}
 		for deadline := time.Now().Add(patience); !strings.Contains(out.String(), "50 132\r\n"); time.Sleep(100 * time.Millisecond) {
 			if time.Now().After(deadline) {
@@ -239,9 +213,9 @@ func TestTerminal(t *testing.T) {
 		}
 		close(sizes)
 		_, _ = io.WriteString(w, "sh -c 'echo be''gun; exec sleep 100000'\r")
-		out.shows(t, "begun\r\n")
+		out.Shows(t, patience, "begun\r\n")
 		_, _ = io.WriteString(w, "\x03")
-		out.shows(t, "^C")
+		out.Shows(t, patience, "^C")
 		_, _ = io.WriteString(w, "echo ba''ck; exit 5\r")
 		if r := <-ended; r.err != nil || r.ExitCode != 5 || !strings.Contains(out.String(), "back\r\n") || strings.Contains(out.String(), "\x01") {
 			t.Errorf("it ended with %+v after %q", r, out.String())
@@ -268,7 +242,7 @@ func TestAtTerminal(t *testing.T) {
 			"no user":      {req: providers.ExecRequest{Command: []string{"true"}, User: "no-such-user"}, err: guestcall.ErrBadRequest},
 			"broken input": {req: providers.ExecRequest{Command: []string{"cat"}, Stdin: &broken{left: 10}}, err: errOwn},
 		} {
-			var out screen
+			var out capture.Buffer
 			tc.req.Stdout, tc.req.TTY = &out, true
 			r := <-begin(t, t.Context(), c, tc.req)
 			shown := strings.ReplaceAll(out.String(), "^D\b\b", "")
@@ -287,11 +261,11 @@ func TestTerminalAsUser(t *testing.T) {
 	}
 	clients(t, func(t *testing.T, c *Client) {
 		in, w := io.Pipe()
-		var out screen
+		var out capture.Buffer
 		ended := begin(t, t.Context(), c, providers.ExecRequest{
 			Command: []string{"sh", "-c", `id -un; echo "$1" >/dev/tty; exec sleep 100000`, "sh", "a word"}, User: "nobody", Dir: "/", Stdin: in, Stdout: &out, TTY: true,
 		})
-		out.shows(t, "nobody\r\na word\r\n")
+		out.Shows(t, patience, "nobody\r\na word\r\n")
 		_, _ = io.WriteString(w, "\x03")
 		if r := <-ended; r.err != nil || r.ExitCode != 130 {
 			t.Errorf("interrupted, it ended with %+v after %q", r, out.String())
