@@ -11,6 +11,7 @@ import (
 	"net"
 	"os"
 	"os/exec"
+	"os/signal"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -27,7 +28,12 @@ import (
 	"sandboxd.dev/sandboxd/providers"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	// The guest's commands are told of a hangup by SIGHUP, also when nohup runs the tests: what is caught here is not
+	// ignored by what is started here.
+	signal.Notify(make(chan os.Signal, 1), syscall.SIGHUP)
+	goleak.VerifyTestMain(m)
+}
 
 // patience stops a test that hangs; nothing is expected to take so long.
 const patience = 2 * time.Minute
