@@ -140,12 +140,15 @@ func (e echo) Reconcile(ctx context.Context, rq ctrl.Request) (ctrl.Result, erro
 func startManager(t testing.TB, cfg *rest.Config) (stop func()) {
 	t.Helper()
 	skip := true
+	lease, renew := 2*patience, patience // it may take time until the server is back
 	mgr, err := ctrl.NewManager(cfg, ctrl.Options{
 		Scheme:                        scheme(t),
 		Metrics:                       server.Options{BindAddress: "0"},
 		LeaderElection:                true,
 		LeaderElectionID:              "echo",
 		LeaderElectionNamespace:       "default",
+		LeaseDuration:                 &lease,
+		RenewDeadline:                 &renew,
 		LeaderElectionReleaseOnCancel: true,
 		Controller:                    config.Controller{SkipNameValidation: &skip},
 	})

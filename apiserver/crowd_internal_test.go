@@ -4,6 +4,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -102,15 +103,25 @@ func TestCrowdFromElsewhere(t *testing.T) {
 
 // TestRefused: who cannot be let in is told why.
 func TestRefused(t *testing.T) {
-	client, server := net.Pipe()
-	got := make(chan string)
-	go func() {
-		answer, _ := io.ReadAll(client)
-		got <- string(answer)
-	}()
+	// A socket, which takes the answer before anybody reads it.
+	l, err := net.Listen("unix", filepath.Join(t.TempDir(), "s"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = l.Close() }()
+	client, err := net.Dial("unix", l.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = client.Close() }()
+	server, err := l.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
 	refuse(server)
 	_ = server.Close()
-	if answer := <-got; !strings.HasPrefix(answer, "HTTP/1.1 503 ") || !strings.Contains(answer, `"kind":"Status"`) || !strings.HasSuffix(answer, "}}\n") {
+	got, _ := io.ReadAll(client)
+	if answer := string(got); !strings.HasPrefix(answer, "HTTP/1.1 503 ") || !strings.Contains(answer, `"kind":"Status"`) || !strings.HasSuffix(answer, "}}\n") {
 		t.Errorf("it is told %q", answer)
 	}
 	_, server = net.Pipe()

@@ -140,6 +140,7 @@ func surplus(entries []store.Entry, now time.Time, ttl time.Duration) (gone []st
 		stay++
 		next = max(k.last.Add(ttl).Sub(now), 1) // the last one that stays is the oldest
 	}
+	slices.Reverse(gone) // the oldest first, so that none goes before an older one when this ends halfway
 	return gone, next
 }
 

@@ -7,6 +7,10 @@ import (
 	"slices"
 	"testing"
 	"time"
+
+	clocktesting "k8s.io/utils/clock/testing"
+
+	"sandboxd.dev/sandboxd/apiserver"
 )
 
 // names are the names of a list's items.
@@ -163,11 +167,12 @@ func (t table) columns() []string {
 }
 
 func TestTable(t *testing.T) {
-	a := newAPI(t)
+	clock := clocktesting.NewFakeClock(time.Now().Truncate(time.Second))
+	a := newAPI(t, func(o *apiserver.Options) { o.Clock = clock })
 	a.do("POST", sandboxes, with(sandbox("one"), "nat", "spec", "network", "mode")).want(201)
 	a.patch(mergePatch, sandboxes+"/one/status", `{"status":{"phase":"Running","restarts":2,"addresses":[{"ip":"10.0.0.9"}],
 		"conditions":[{"type":"PoweredOn","status":"True","reason":"R","message":"on","lastTransitionTime":"2026-01-01T00:00:00Z"},
-		{"type":"Ready","status":"False","reason":"R","message":"waiting","lastTransitionTime":"`+time.Now().Add(-3*time.Hour).UTC().Format(time.RFC3339)+`"}]}}`).want(200)
+		{"type":"Ready","status":"False","reason":"R","message":"waiting","lastTransitionTime":"`+clock.Now().Add(-3*time.Hour).UTC().Format(time.RFC3339)+`"}]}}`).want(200)
 	got := a.do("GET", sandboxes, nil, "Accept", asTable).want(200).table()
 	want := []string{"Name", "Image", "Phase", "Ready", "Network", "Address", "Isolated", "Restarts", "Provider", "Since", "Message", "Age"}
 	if !reflect.DeepEqual(got.columns(), want) {

@@ -87,10 +87,12 @@ func (s *Source) tell(ctx context.Context, unread error, p Plan, done *outcome) 
 	status := s.next(unread, p, done, failures)
 	s.mu.Lock()
 	s.status = status
-	close(s.round)
-	s.round = make(chan struct{})
 	s.mu.Unlock()
 	s.report(ctx, status, failures, done)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	close(s.round) // who waited for it finds its events, too
+	s.round = make(chan struct{})
 }
 
 // next is the status after a round.

@@ -22,6 +22,7 @@ import (
 )
 
 func TestMain(m *testing.M) {
+	syscall.Umask(0o022) // or what guests write, and what others may run, would be as whoever runs the tests has it
 	// The race detector lets each process sleep for a second before it ends, and scripts run hundreds of them.
 	if os.Getenv("GORACE") == "" {
 		_ = os.Setenv("GORACE", "atexit_sleep_ms=0")
@@ -50,6 +51,7 @@ func scriptParams() testscript.Params {
 			"bytes":     bytesCmd,
 			"seal":      sealCmd,
 			"http":      httpCmd,
+			"metrics":   metricsCmd,
 			"kube":      kubeCmd,
 			"web":       webCmd,
 			"artifact":  artifactCmd,
@@ -303,6 +305,28 @@ func httpCmd(ts *testscript.TestScript, neg bool, args []string) {
 	}
 	_, err := fmt.Fprint(ts.Stdout(), httpGet(ts, args[0], args[1]))
 	ts.Check(err)
+}
+
+// metricsCmd waits until the daemon's figures match: it counts what others tell it, soon
+// after they have told the rest of the world.
+//
+//	metrics REGEXP…
+func metricsCmd(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) == 0 {
+		ts.Fatalf("usage: metrics REGEXP…")
+	}
+	for _, pattern := range args {
+		match := regexp.MustCompile("(?m)" + pattern)
+		for deadline := time.Now().Add(patience); ; time.Sleep(10 * time.Millisecond) {
+			figures := httpGet(ts, http.MethodGet, "/metrics")
+			if match.MatchString(figures) {
+				break
+			}
+			if time.Now().After(deadline) {
+				ts.Fatalf("no figures match %q:\n%s", pattern, figures)
+			}
+		}
+	}
 }
 
 // httpGet asks the daemon by its socket and returns the answer's code and body.

@@ -16,6 +16,7 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -70,9 +71,10 @@ func Start(t testing.TB, flags ...string) *Daemon {
 	if err := os.WriteFile(d.Path("images/"+Image), qcow2(1<<30), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	d.address = freeAddress(t)
+	d.address = "127.0.0.1:0" // whichever is free when it listens: one that was free before may be taken by then
 	d.Resume()
 	d.admin = d.credentials(t, "--user", "admin", "--role", "admin")
+	d.address = serverOf(t, d.admin)
 	return d
 }
 
@@ -282,13 +284,12 @@ func qcow2(size uint64) []byte {
 	return image
 }
 
-// freeAddress is an address of the loopback interface that nobody listens on.
-func freeAddress(t testing.TB) string {
+// serverOf is the address to which a kubeconfig leads.
+func serverOf(t testing.TB, config *clientcmdapi.Config) string {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	server, err := url.Parse(config.Clusters[config.Contexts[config.CurrentContext].Cluster].Server)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer func() { _ = l.Close() }()
-	return l.Addr().String()
+	return server.Host
 }

@@ -9,6 +9,7 @@ import (
 	"github.com/fluxcd/cli-utils/pkg/kstatus/status"
 	"github.com/fluxcd/pkg/ssa"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/client-go/util/retry"
 
 	"sandboxd.dev/sandboxd/test/daemon"
 )
@@ -73,9 +74,11 @@ func TestFlux(t *testing.T) {
 	must(t, m.Wait([]*unstructured.Unstructured{find(t, all, "Sandbox", "worker")}, wait))
 
 	// What somebody changes by hand is put back.
-	worker := h.get(t, "Sandbox", "team-a", "worker")
-	must(t, unstructured.SetNestedField(worker.Object, int64(4), "spec", "cpus"))
-	must(t, h.client.Update(t.Context(), worker))
+	must(t, retry.RetryOnConflict(retry.DefaultBackoff, func() error { // the daemon writes its status meanwhile
+		worker := h.get(t, "Sandbox", "team-a", "worker")
+		must(t, unstructured.SetNestedField(worker.Object, int64(4), "spec", "cpus"))
+		return h.client.Update(t.Context(), worker)
+	}))
 	apply(all)
 	if cpus, _, _ := unstructured.NestedInt64(h.get(t, "Sandbox", "team-a", "worker").Object, "spec", "cpus"); cpus != 2 {
 		t.Errorf("the sandbox has %d cpus", cpus)

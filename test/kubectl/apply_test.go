@@ -161,7 +161,7 @@ var applyChecks = []check{
 		k.fails(1, "diff", "-f", file).has(`^\+kind: Sandbox$`)
 		k.gone("sbx/one")
 		k.ok("apply", "-f", file)
-		k.eventually("its status is settled", func() bool { return k.get("sbx/one", ".status.phase") == "Stopped" })
+		k.settled("one") // a status that changes meanwhile would be a difference
 		k.ok("diff", "-f", file).is("")
 		k.file("one.yaml", strings.Replace(stopped("one"), "Stopped", "Suspended", 1))
 		k.fails(1, "diff", "-f", file).has(`^-  powerState: Stopped$`, `^\+  powerState: Suspended$`)
@@ -169,7 +169,7 @@ var applyChecks = []check{
 	}},
 	{"diff --server-side", 0, func(k *kubectl) {
 		k.pipe(stopped("one"), "apply", "--server-side", "-f", "-")
-		k.eventually("its status is settled", func() bool { return k.get("sbx/one", ".status.phase") == "Stopped" })
+		k.settled("one")
 		k.pipe(stopped("one"), "diff", "--server-side", "-f", "-").is("")
 		k.run(strings.Replace(stopped("one"), "Stopped", "Suspended", 1), "diff", "--server-side", "-f", "-").ended(1).has(`^\+  powerState: Suspended$`)
 	}},

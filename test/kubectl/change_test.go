@@ -40,6 +40,7 @@ var changeChecks = []check{
 	{"patch --type=merge", 0, func(k *kubectl) {
 		k.apply(sandbox("one", "", "powerState: Stopped\n  cpus: 2"))
 		k.ok("patch", "sbx", "one", "--type=merge", "-p", `{"spec":{"cpus":3,"memory":"1Gi"}}`).is("sandbox.sandboxd.dev/one patched")
+		k.settled("one") // kubectl calls it a change, too, if the status is another one afterwards
 		k.ok("patch", "sbx", "one", "--type=merge", "-p", `{"spec":{"cpus":3}}`).is("sandbox.sandboxd.dev/one patched (no change)")
 		k.ok("patch", "sbx", "one", "--type=merge", "-p", `spec: {memory: null}`)
 		k.ok("get", "sbx", "one", "-o", "jsonpath={.spec.cpus}:{.spec.memory}").is("3:")
@@ -87,6 +88,7 @@ var changeChecks = []check{
 	}},
 	{"replace", 0, func(k *kubectl) {
 		k.apply(sandbox("one", ", labels: {a: b}", "powerState: Stopped\n  cpus: 2"))
+		k.settled("one") // kubectl reads it for its version, and then writes
 		k.pipe(stopped("one"), "replace", "-f", "-").is("sandbox.sandboxd.dev/one replaced")
 		k.ok("get", "sbx", "one", "-o", "jsonpath={.spec.cpus}{.metadata.labels}").is("")
 		k.run(stopped("nope"), "replace", "-f", "-").ended(1).says(`\(NotFound\)`)

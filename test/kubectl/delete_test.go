@@ -74,7 +74,7 @@ var deleteChecks = []check{
 	}},
 	{"delete waits for finalizers, up to --timeout", 0, func(k *kubectl) {
 		k.apply(held("one"))
-		k.fails(1, "delete", "secret", "one", "--timeout=1s").says(`timed out waiting for the condition`)
+		k.timesOut(`timed out waiting for the condition`, "delete", "secret", "one")
 		p := k.start("delete", "secret", "one")
 		p.shows(`deleted`)
 		k.release("secret/one")

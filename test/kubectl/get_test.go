@@ -11,7 +11,7 @@ var getChecks = []check{
 	{"a table has the columns of the kind", 0, func(k *kubectl) {
 		k.apply(running("one"))
 		k.ready("one")
-		k.ok("get", "sbx").has(`^NAME +IMAGE +PHASE +READY +NETWORK +ADDRESS +AGE$`, `^one +tiny +Running +True +none .* \d+s$`).quiet()
+		k.ok("get", "sbx").has(`^NAME +IMAGE +PHASE +READY +NETWORK +ADDRESS +AGE$`, `^one +tiny +Running +True +none .* [0-9ms]+$`).quiet()
 	}},
 	{"-o wide has more columns", 0, func(k *kubectl) {
 		k.apply(stopped("one"))

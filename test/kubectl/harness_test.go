@@ -142,6 +142,29 @@ func (k *kubectl) ready(name string) {
 	k.ok("wait", "sandbox/"+name, "--for=condition=Ready", "--timeout=2m")
 }
 
+// settled waits until the daemon has done what was asked of a sandbox that is to be off:
+// it has nothing more to say of it then, and no write of its comes between two of ours.
+func (k *kubectl) settled(name string) {
+	k.t.Helper()
+	k.eventually(name+" has stopped, as its newest version says", func() bool {
+		got := k.ok("get", "sbx", name, "-o", "jsonpath={.status.phase} {.status.observedGeneration} {.metadata.generation}").out
+		said := strings.Fields(got)
+		return len(said) == 3 && said[0] == "Stopped" && said[1] == said[2]
+	})
+}
+
+// timesOut runs kubectl, whose patience of a second must come to its end as the pattern
+// says. Where one request takes as long as that, kubectl has other words, and is run again.
+func (k *kubectl) timesOut(pattern string, args ...string) {
+	k.t.Helper()
+	var r *result
+	k.eventually("kubectl gets to waiting within a second", func() bool {
+		r = k.fails(1, append(args, "--timeout=1s")...)
+		return !strings.Contains(r.err, "deadline exceeded")
+	})
+	r.says(pattern)
+}
+
 func (r *result) ended(code int) *result {
 	r.t.Helper()
 	if r.code != code {
@@ -254,6 +277,12 @@ func (p *process) shows(pattern string) {
 			p.k.t.Fatalf("kubectl %s never showed %q:\n%s%s", strings.Join(p.args, " "), pattern, &p.out, &p.errs)
 		}
 	}
+}
+
+// asks waits until it has asked the server for something, as -v=6 has it say.
+func (p *process) asks(path string) {
+	p.k.t.Helper()
+	p.errs.Shows(p.k.t, daemon.Patience, path)
 }
 
 // wait waits until it ends by itself.

@@ -12,7 +12,7 @@ var waitChecks = []check{
 	}},
 	{"--for=condition that is never met ends with the timeout", 0, func(k *kubectl) {
 		k.apply(stopped("one"))
-		k.fails(1, "wait", "sbx/one", "--for=condition=Ready", "--timeout=1s").says(`^error: timed out waiting for the condition on sandboxes/one$`)
+		k.timesOut(`^error: timed out waiting for the condition on sandboxes/one$`, "wait", "sbx/one", "--for=condition=Ready")
 	}},
 	{"--for=condition of what changes meanwhile", 0, func(k *kubectl) {
 		k.apply(stopped("one"))
@@ -28,7 +28,8 @@ var waitChecks = []check{
 	}},
 	{"--for=delete", 0, func(k *kubectl) {
 		k.apply(held("one"))
-		p := k.start("wait", "secret/one", "--for=delete", "--timeout=2m")
+		p := k.start("wait", "secret/one", "--for=delete", "--timeout=2m", "-v=6")
+		p.asks("/secrets/one") // or, an old one would say that there is none
 		k.ok("delete", "secret", "one", "--wait=false")
 		k.release("secret/one")
 		p.wait().ended(0).is("secret/one condition met")
@@ -39,7 +40,7 @@ var waitChecks = []check{
 	{"--for=jsonpath", 23, func(k *kubectl) {
 		k.apply(running("one"))
 		k.ok("wait", "sbx/one", "--for=jsonpath={.status.phase}=Running", "--timeout=2m").has(`condition met`)
-		k.fails(1, "wait", "sbx/one", "--for=jsonpath={.status.phase}=Stopped", "--timeout=1s").says(`timed out`)
+		k.timesOut(`timed out`, "wait", "sbx/one", "--for=jsonpath={.status.phase}=Stopped")
 	}},
 	{"--for=jsonpath without a value", 31, func(k *kubectl) {
 		k.apply(running("one"))
@@ -56,6 +57,6 @@ var waitChecks = []check{
 		k.ok("wait", "-f", file, "--for=condition=Ready", "--timeout=2m").has(`one condition met`, `two condition met`)
 	}},
 	{"of what is not there", 0, func(k *kubectl) {
-		k.fails(1, "wait", "sbx/nope", "--for=condition=Ready", "--timeout=1s").says(`\(NotFound\).*"nope" not found`)
+		k.timesOut(`\(NotFound\).*"nope" not found`, "wait", "sbx/nope", "--for=condition=Ready")
 	}},
 }

@@ -141,6 +141,8 @@ func (d *deleter) deleteGroup(ctx context.Context, api *kube.API, group []doomed
 		uid string
 		err error
 	}
+	// What was found and not named may be gone by now: then it is as was asked for.
+	found := d.every || d.labels != "" || d.fields != ""
 	results, err := each(ctx, group, func(ctx context.Context, o doomed) (result, error) {
 		uid, err := d.deleteOne(ctx, api, o)
 		return result{uid, err}, nil
@@ -151,7 +153,7 @@ func (d *deleter) deleteGroup(ctx context.Context, api *kube.API, group []doomed
 	for i, r := range results {
 		o := group[i]
 		switch {
-		case apierrors.IsNotFound(r.err) && d.ignoreMissing:
+		case apierrors.IsNotFound(r.err) && (found || d.ignoreMissing):
 			continue
 		case r.err != nil:
 			*errs = append(*errs, r.err)
