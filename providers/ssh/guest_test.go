@@ -89,6 +89,11 @@ func (g *guest) start() *guest {
 		_ = g.listener.Close()
 		g.hangUp()
 		g.running.Wait()
+		for _, dir := range g.laid { // a guest whose connection was lost keeps it
+			if strings.HasPrefix(dir, "/tmp/.sandboxd-") {
+				must(g.t, os.RemoveAll(dir))
+			}
+		}
 	})
 	return g
 }
