@@ -286,6 +286,20 @@ func hungUp(t *testing.T, c *Client, trap string, timed bool, slow time.Duration
 	return err == nil && len(note) > 0
 }
 
+// TestEndsWhenHungUp: a command that ends by itself once it is hung up on, where that
+// kills nobody, has removed what was laid for it, and nobody makes it anew.
+func TestEndsWhenHungUp(t *testing.T) {
+	g := newGuest(t)
+	g.shell = []string{"/bin/sh", "-c", `trap '' HUP; eval "$0"`}
+	c := g.start().client()
+	req := sh("cat")
+	req.Stdin, req.Stdout = &broken{left: 100}, io.Discard
+	if r := <-atTerminal(within(t), c, req); !errors.Is(r.err, errOwn) {
+		t.Errorf("it ended with %+v", r)
+	}
+	g.noneLeft()
+}
+
 // TestConnectionLost: a command at a terminal does not outlive the connection.
 func TestConnectionLost(t *testing.T) {
 	g := newGuest(t).start()
