@@ -11,6 +11,7 @@ import (
 	"net"
 	"os"
 	"os/exec"
+	"os/signal"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -27,7 +28,16 @@ import (
 	"sandboxd.dev/sandboxd/providers"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	// What is started by nohup, or in the background, ignores what hangs up on or
+	// interrupts the commands of guests here: they are to get it as from an ssh server.
+	for _, s := range []os.Signal{syscall.SIGHUP, syscall.SIGINT} {
+		if signal.Ignored(s) {
+			signal.Notify(make(chan os.Signal, 1), s)
+		}
+	}
+	goleak.VerifyTestMain(m)
+}
 
 // patience stops a test that hangs; nothing is expected to take so long.
 const patience = 2 * time.Minute
