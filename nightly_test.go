@@ -38,9 +38,15 @@ esac
 		err := cmd.Run()
 		return out.String(), err
 	}
-	out, err := run("NIGHTLY_LIMIT=1s", "HANG=yes")
-	if err == nil {
-		t.Errorf("it succeeds although parts of it fail:\n%s", out)
+	failures := func(out string) (failed [][]string) {
+		for _, found := range regexp.MustCompile(`(?m)^nightly: failed: (\S+) \((.*)\)$`).FindAllStringSubmatch(out, -1) {
+			failed = append(failed, found[1:])
+		}
+		return failed
+	}
+	out, err := run("NIGHTLY_LIMIT=10m")
+	if failed := failures(out); err == nil || len(failed) != 1 || failed[0][0] != "test-gitops" || !strings.HasPrefix(failed[0][1], "after ") {
+		t.Errorf("where one fails (%v) it says that these did: %q\n%s", err, failed, out)
 	}
 	var asked []string
 	for _, found := range regexp.MustCompile(`(?m)^asked for (\S+)$`).FindAllStringSubmatch(out, -1) {
@@ -56,9 +62,13 @@ esac
 	if len(asked) < 5 || !slices.Contains(asked, "fuzz-short") || !strings.Contains(string(contributing), "# what is too long for that: "+strings.Join(asked, ", ")+"\n") {
 		t.Errorf("it runs %v, and CONTRIBUTING.md says otherwise", asked)
 	}
-	failed := regexp.MustCompile(`(?m)^nightly: failed: (\S+) \((.*)\)$`).FindAllStringSubmatch(out, -1)
-	if len(failed) != 2 || failed[0][1] != "test-gitops" || failed[1][1] != "test-storm" || failed[1][2] != "not done within 1s" {
-		t.Errorf("it says that these failed: %v\n%s", failed, out)
+	out, err = run("NIGHTLY_LIMIT=1s", "HANG=yes")
+	failed := failures(out)
+	// On a busy host others may take a second, too.
+	others := slices.DeleteFunc(slices.Clone(failed), func(f []string) bool { return f[0] == "test-gitops" || f[1] == "not done within 1s" })
+	if err == nil || len(others) > 0 || !slices.ContainsFunc(failed, func(f []string) bool { return f[0] == "test-storm" }) ||
+		!slices.ContainsFunc(failed, func(f []string) bool { return f[0] == "test-gitops" }) {
+		t.Errorf("where one fails and one hangs (%v) it says that these did: %q\n%s", err, failed, out)
 	}
 	if err := os.WriteFile(filepath.Join(bin, "make"), []byte("#!/bin/bash\n"), 0o755); err != nil { // #nosec G306 -- a program
 		t.Fatal(err)

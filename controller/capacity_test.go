@@ -430,6 +430,9 @@ func TestManyInParallel(t *testing.T) {
 	list := several(30)
 	d.create(goldenImage("golden"))
 	d.createAll(list)
+	for _, s := range list[:3] {
+		until(d, s, "ready beside the others", ready)
+	}
 	left := slices.Clone(list)
 	d.eventually("all had their turn", func() error {
 		left = slices.DeleteFunc(left, func(s *v1.Sandbox) bool {
@@ -467,7 +470,7 @@ func TestALongLineIsWrittenLittleOf(t *testing.T) {
 			d.says(s, v1.ReasonWaitingInLine, "waits behind default/"+list[i].Name)
 		}
 	}
-	writes := map[string]int{}
+	writes, seen := map[string]int{}, map[string]bool{}
 	var mu sync.Mutex
 	var now v1.SandboxList
 	must(t, d.client.List(t.Context(), &now))
@@ -479,6 +482,7 @@ func TestALongLineIsWrittenLittleOf(t *testing.T) {
 			if s, ok := e.Object.(*v1.Sandbox); ok {
 				mu.Lock()
 				writes[s.Name]++
+				seen[s.Name] = ready(s)
 				mu.Unlock()
 			}
 		}
@@ -489,11 +493,16 @@ func TestALongLineIsWrittenLittleOf(t *testing.T) {
 		until(d, list[i+1], "ready", ready)
 		d.says(list[i+2], v1.ReasonCapacity, "needs 256Mi memory, 0Ki of 256Mi free")
 	}
+	d.eventually("all seen, up to the one that runs now", func() error {
+		mu.Lock()
+		defer mu.Unlock()
+		if !seen[list[turns].Name] {
+			return fmt.Errorf("%s was written %d times, and not seen to be ready", list[turns].Name, writes[list[turns].Name])
+		}
+		return nil
+	})
 	mu.Lock()
 	defer mu.Unlock()
-	if writes[list[turns].Name] == 0 {
-		t.Fatal("nothing was seen of the one that runs")
-	}
 	for _, s := range list[turns+12:] {
 		if writes[s.Name] > 0 {
 			t.Errorf("%s, far back in line, was written %d times", s.Name, writes[s.Name])

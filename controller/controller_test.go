@@ -629,12 +629,13 @@ func TestStalledSandboxesEndInTime(t *testing.T) {
 	d := host(t, fake.Options{})
 	d.start()
 	tooSmall := resource.MustParse("1Mi")
-	sbx := newSandbox("web", func(s *v1.Sandbox) {
-		s.Spec.DiskSize = &tooSmall
-		s.Spec.Lifecycle.TTL = &metav1.Duration{Duration: 3 * time.Second}
-	})
+	sbx := newSandbox("web", func(s *v1.Sandbox) { s.Spec.DiskSize = &tooSmall })
 	d.create(goldenImage("golden"), sbx)
 	until(d, sbx, "stalled", because(v1.ConditionStalled, v1.ReasonInvalid))
+	// Its time is up in a while, however long it took to get here.
+	d.update(sbx, func(s *v1.Sandbox) {
+		s.Spec.Lifecycle.TTL = &metav1.Duration{Duration: (time.Since(s.CreationTimestamp.Time) + 3*time.Second).Round(time.Second)}
+	})
 	d.gone(sbx)
 }
 

@@ -20,13 +20,15 @@ func TestIdle(t *testing.T) {
 			s.Spec.Lifecycle = v1.Lifecycle{IdleTimeout: &metav1.Duration{Duration: 3 * time.Second}, OnExpiry: action}
 		}
 	}
-	deleted, stopped, used := newSandbox("deleted", idle(v1.ExpiryDelete)), newSandbox("stopped", idle(v1.ExpiryStop)), newSandbox("used", idle(v1.ExpiryDelete))
-	d.create(goldenImage("golden"), deleted, stopped, used)
-	end := d.usage.Begin(used.UID) // longer than its timeout
+	deleted, stopped, used := newSandbox("deleted", idle(v1.ExpiryDelete)), newSandbox("stopped", idle(v1.ExpiryStop)), newSandbox("used")
+	d.create(goldenImage("golden"), used)
+	end := d.usage.Begin(used.UID) // before it has a timeout, and longer than that
+	d.update(used, idle(v1.ExpiryDelete))
+	d.create(deleted, stopped)
 	until(d, stopped, "stopped", because(v1.ConditionReady, v1.ReasonExpired))
 	d.gone(deleted)
-	until(d, used, "ready", ready)
-	if used.Status.LastUsedAt == nil || used.Status.ExpiresAt == nil || !used.Status.ExpiresAt.After(used.Status.LastUsedAt.Time) {
+	until(d, used, "ready, and in use", func(s *v1.Sandbox) bool { return ready(s) && s.Status.LastUsedAt != nil && s.Status.ExpiresAt != nil })
+	if !used.Status.ExpiresAt.After(used.Status.LastUsedAt.Time) {
 		t.Errorf("used at %v, expires at %v", used.Status.LastUsedAt, used.Status.ExpiresAt)
 	}
 	d.stop()

@@ -245,7 +245,7 @@ func TestSnapshotDeletedWhileItIsTaken(t *testing.T) {
 	d.create(goldenImage("golden"), sbx)
 	until(d, sbx, "ready", ready)
 	paused := 0
-	for i := range 10 {
+	for i, deadline := 0, time.Now().Add(patience); i < 10 || paused == 0 && time.Now().Before(deadline); i++ {
 		snap := newSnapshot(fmt.Sprintf("s%d", i), "web", true)
 		d.create(snap)
 		d.eventually("standing still, or taken", func() error {

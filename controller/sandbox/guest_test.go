@@ -1,10 +1,13 @@
 package sandbox
 
 import (
+	"context"
+	"fmt"
 	"net"
-	"strconv"
 	"strings"
+	"syscall"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -13,12 +16,16 @@ import (
 	"sandboxd.dev/sandboxd/providers"
 )
 
-// TestCheckPort looks at real ports. A forward accepts whether the guest does
-// or not, so that what happens after it counts.
+// TestCheckPort looks at ports in time that passes when nothing else is to be done: a
+// busy host is no slow guest. A forward accepts whether the guest does or not, so that
+// what happens after it counts.
 func TestCheckPort(t *testing.T) {
 	silent := func(conn net.Conn) { _, _ = conn.Read(make([]byte, 1)) }
 	refusing := func(net.Conn) {}
 	greeting := func(conn net.Conn) { _, _ = conn.Write([]byte("SSH-2.0-test\r\n")); silent(conn) }
+	slowly := func(conn net.Conn) { time.Sleep(probeTimeout - time.Millisecond); greeting(conn) }
+	late := func(conn net.Conn) { time.Sleep(probeTimeout + time.Millisecond); greeting(conn) }
+	const guestPort, hostPort = 2222, 40022
 
 	for name, c := range map[string]struct {
 		mode    v1.ReadinessMode
@@ -37,82 +44,74 @@ func TestCheckPort(t *testing.T) {
 		"forwarded tcp, guest refuses": {mode: v1.ReadinessTCP, forward: refusing, message: "the guest does not accept yet"},
 		"no address":                   {mode: v1.ReadinessTCP, message: "waiting for an address of the guest"},
 		"direct ssh":                   {mode: v1.ReadinessSSH, leased: true, direct: greeting, ready: true},
+		"direct ssh, slowly":           {mode: v1.ReadinessSSH, leased: true, direct: slowly, ready: true},
+		"direct ssh, late":             {mode: v1.ReadinessSSH, leased: true, direct: late, message: "no ssh server greets yet"},
 		"direct ssh, silent":           {mode: v1.ReadinessSSH, leased: true, direct: silent, message: "no ssh server greets yet"},
 		"forwarded ssh":                {mode: v1.ReadinessSSH, forward: greeting, ready: true},
 		"forwarded ssh, guest refuses": {mode: v1.ReadinessSSH, forward: refusing, message: "no ssh server greets yet"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			m := &providers.Machine{}
-			var guestPort int32
-			if c.direct != nil {
-				guestPort = listen(t, c.direct)
-			} else {
-				guestPort = closedPort(t)
-			}
-			if c.leased {
-				m.Addresses = []v1.GuestAddress{{IP: "127.0.0.1", Source: v1.AddressFromLease}}
-			}
-			if c.forward != nil {
-				m.PortForwards = []v1.PortForward{{
-					Protocol: v1.ProtocolTCP, GuestPort: guestPort, HostAddress: "127.0.0.1", HostPort: listen(t, c.forward),
-				}}
-			}
-			sbx := &v1.Sandbox{}
-			sbx.Spec.Readiness = v1.Readiness{Mode: c.mode, Port: guestPort}
-			got := checkPort(t.Context(), &net.Dialer{}, sbx, m)
-			if ready := got.status == metav1.ConditionTrue; ready != c.ready || !strings.Contains(got.message, c.message) {
-				t.Errorf("got %v: %s; want ready %v, %q", ready, got.message, c.ready, c.message)
-			}
+			synctest.Test(t, func(t *testing.T) {
+				served := lines{}
+				if c.direct != nil {
+					served[fmt.Sprintf("127.0.0.1:%d", guestPort)] = c.direct
+				}
+				m := &providers.Machine{}
+				if c.leased {
+					m.Addresses = []v1.GuestAddress{{IP: "127.0.0.1", Source: v1.AddressFromLease}}
+				}
+				if c.forward != nil {
+					served[fmt.Sprintf("127.0.0.1:%d", hostPort)] = c.forward
+					m.PortForwards = []v1.PortForward{{Protocol: v1.ProtocolTCP, GuestPort: guestPort, HostAddress: "127.0.0.1", HostPort: hostPort}}
+				}
+				sbx := &v1.Sandbox{}
+				sbx.Spec.Readiness = v1.Readiness{Mode: c.mode, Port: guestPort}
+				got := checkPort(t.Context(), served, sbx, m)
+				if ready := got.status == metav1.ConditionTrue; ready != c.ready || !strings.Contains(got.message, c.message) {
+					t.Errorf("got %v: %s; want ready %v, %q", ready, got.message, c.ready, c.message)
+				}
+				time.Sleep(2 * probeTimeout) // what serves late ends
+			})
 		})
 	}
 }
 
-// listen serves connections on a port of its own, and returns the port.
-func listen(t *testing.T, serve func(net.Conn)) int32 {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
+// lines are what serves at each address, without a network.
+type lines map[string]func(net.Conn)
+
+// DialContext implements Dialer.
+func (l lines) DialContext(_ context.Context, network, address string) (net.Conn, error) {
+	serve, ok := l[address]
+	if !ok || network != "tcp" {
+		return nil, syscall.ECONNREFUSED
 	}
-	t.Cleanup(func() { _ = l.Close() })
+	near, far := net.Pipe()
 	go func() {
-		for {
-			conn, err := l.Accept()
-			if err != nil {
-				return
-			}
-			go func() {
-				defer func() { _ = conn.Close() }()
-				serve(conn)
-			}()
-		}
+		defer func() { _ = far.Close() }()
+		serve(far)
 	}()
-	return portOf(t, l)
+	return near, nil
 }
 
-// closedPort is a port that nobody listens on.
-func closedPort(t *testing.T) int32 {
-	t.Helper()
+// TestRealPort: what a network says of a port is understood.
+func TestRealPort(t *testing.T) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer func() { _ = l.Close() }()
-	return portOf(t, l)
-}
-
-func portOf(t *testing.T, l net.Listener) int32 {
-	t.Helper()
-	_, port, err := net.SplitHostPort(l.Addr().String())
-	if err != nil {
-		t.Fatal(err)
+	m := &providers.Machine{Addresses: []v1.GuestAddress{{IP: "127.0.0.1", Source: v1.AddressFromLease}}}
+	sbx := &v1.Sandbox{}
+	sbx.Spec.Readiness = v1.Readiness{Mode: v1.ReadinessTCP, Port: int32(l.Addr().(*net.TCPAddr).Port)}
+	for deadline := time.Now().Add(time.Minute); ; { // a busy host may take longer than a probe does
+		got := checkPort(t.Context(), &net.Dialer{}, sbx, m)
+		if got.status == metav1.ConditionTrue {
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("never ready: %s", got.message)
+		}
 	}
-	n, err := strconv.ParseInt(port, 10, 32)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return int32(n)
 }
 
 // TestAwaitsAddress: a guest that is up and has no address yet is looked at soon,

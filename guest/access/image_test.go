@@ -42,7 +42,7 @@ func TestExportStalls(t *testing.T) {
 		Providers: providers.NewSet(v1.ProviderKVM, fake.New(fake.NewWorld(fake.Options{}), v1.ProviderKVM, "instance")),
 		Exporter:  exported{f},
 		Native:    func(v1.ProviderName) v1.DiskFormat { return v1.DiskFormatRaw },
-		Stall:     50 * time.Millisecond,
+		Stall:     2 * time.Second, // a busy host may take a while to send the beginning
 	}
 	image := &unstructured.Unstructured{Object: map[string]any{
 		"metadata": map[string]any{"name": "golden", "uid": "u"},

@@ -42,9 +42,12 @@ func executors(t *testing.T, address string) map[string]remotecommand.Executor {
 	return map[string]remotecommand.Executor{"SPDY": old, "WebSocket": current}
 }
 
+// patience stops a test that hangs; nothing is expected to take so long.
+const patience = 10 * time.Minute
+
 func within(t *testing.T) context.Context {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	t.Cleanup(cancel)
 	return ctx
 }

@@ -62,7 +62,7 @@ func (c *connection) exec(ctx context.Context, req providers.ExecRequest) (provi
 	defer guestio.After(r.started, req.Timeout, func() { cancel(guestcall.ErrTimeUp) })()
 	var killed error
 	interrupted := false
-	err = c.do(inner, r, func() { killed, interrupted = c.kill(ctx, dir), true })
+	err = c.do(inner, r, func() { killed, interrupted = c.kill(ctx, dir, req.TTY || isClosed(r.started)), true })
 	if err != nil && req.TTY && !interrupted {
 		c.forget(ctx, dir)
 	}
@@ -98,10 +98,23 @@ func (c *connection) prepare(ctx context.Context, dir string, req providers.Exec
 	return r, nil
 }
 
+func isClosed(c <-chan struct{}) bool {
+	select {
+	case <-c:
+		return true
+	default:
+		return false
+	}
+}
+
 // kill ends a command with what it has started, as far as the guest still
-// answers.
-func (c *connection) kill(ctx context.Context, dir string) error {
-	out, err := c.late(ctx, killScript, dir)
+// answers. begun tells that its directory was made.
+func (c *connection) kill(ctx context.Context, dir string, begun bool) error {
+	word := ""
+	if begun {
+		word = "begun"
+	}
+	out, err := c.late(ctx, killScript, dir, word)
 	if err != nil {
 		return err
 	}

@@ -201,7 +201,8 @@ func TestCancelled(t *testing.T) {
 func TestBackground(t *testing.T) {
 	c := newGuest(t).start().client()
 	var out bytes.Buffer
-	req := sh(`(sleep 2; while :; do echo late || exit; sleep 1; done) & echo $!`)
+	file := filepath.Join(t.TempDir(), "begin")
+	req := sh(`(while [ ! -e "$1" ]; do sleep 0.1; done; while :; do echo late; : >"$1.wrote"; sleep 0.1; done) & echo $!`, file)
 	req.Stdout = &out
 	if r, err := c.Exec(within(t), req); err != nil || r.ExitCode != 0 {
 		t.Fatalf("%+v, %v", r, err)
@@ -209,6 +210,14 @@ func TestBackground(t *testing.T) {
 	pid := strings.TrimSpace(out.String())
 	if !alive(t, pid) {
 		t.Error("what was left in the background is gone")
+	}
+	must(t, os.WriteFile(file, nil, 0o600))
+	eventually(t, "written, or ended by it", func() bool {
+		_, err := os.Stat(file + ".wrote")
+		return err == nil || !alive(t, pid)
+	})
+	if got := strings.TrimSpace(out.String()); got != pid {
+		t.Errorf("behind its end it wrote %q", got)
 	}
 	if _, err := c.Exec(within(t), sh(`kill "$1"`, pid)); err != nil {
 		t.Error(err)

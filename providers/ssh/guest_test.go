@@ -29,9 +29,13 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	// The guest's commands are told of a hangup by SIGHUP, also when nohup runs the tests: what is caught here is not
-	// ignored by what is started here.
-	signal.Notify(make(chan os.Signal, 1), syscall.SIGHUP)
+	// What is started by nohup, or in the background, ignores what hangs up on or
+	// interrupts the commands of guests here: they are to get it as from an ssh server.
+	for _, s := range []os.Signal{syscall.SIGHUP, syscall.SIGINT} {
+		if signal.Ignored(s) {
+			signal.Notify(make(chan os.Signal, 1), s)
+		}
+	}
 	goleak.VerifyTestMain(m)
 }
 
@@ -95,6 +99,11 @@ func (g *guest) start() *guest {
 		_ = g.listener.Close()
 		g.hangUp()
 		g.running.Wait()
+		for _, dir := range g.laid { // a guest whose connection was lost keeps it
+			if strings.HasPrefix(dir, "/tmp/.sandboxd-") {
+				must(g.t, os.RemoveAll(dir))
+			}
+		}
 	})
 	return g
 }

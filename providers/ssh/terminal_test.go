@@ -237,38 +237,66 @@ func TestTerminalAsUser(t *testing.T) {
 
 // TestHangup: who goes away hangs up, and what does not end by that is killed.
 func TestHangup(t *testing.T) {
-	g := newGuest(t).start()
-	c := g.client()
-	c.g.limits.hangup = 3 * time.Second
-	var all sync.WaitGroup
 	for name, trap := range map[string]string{
 		"ends":    `trap 'sleep 0.5; echo hung up >"$1.note"; exit' HUP`,
 		"ignores": `trap '' HUP; echo ignored >"$1.note"`,
 	} {
-		for _, limit := range []time.Duration{0, 2 * time.Second} {
-			all.Go(func() {
-				file := filepath.Join(t.TempDir(), "pids")
-				ctx, cancel := context.WithCancel(within(t))
-				defer cancel()
-				req := sh(trap+`; sleep 100000 & echo $$ $! > "$1.new"; mv "$1.new" "$1"; while :; do wait; done`, file)
-				req.Timeout, req.Stdin, req.Stdout = limit, silent(t), io.Discard
-				ended := atTerminal(ctx, c, req)
-				running := pids(t, file)
-				if limit == 0 {
-					cancel()
+		for what, timed := range map[string]bool{"cancelled": false, "time up": true} {
+			t.Run(name+", "+what, func(t *testing.T) {
+				t.Parallel()
+				g := newGuest(t).start()
+				for slow := time.Duration(1); !hungUp(t, g.client(), trap, timed, slow); slow *= 4 {
+					if slow > 10 {
+						t.Fatal("it was not told, or never begun")
+					}
 				}
-				r := <-ended
-				if limit == 0 && !errors.Is(r.err, context.Canceled) || limit > 0 && (r.err != nil || !r.TimedOut || r.ExitCode != 137) {
-					t.Errorf("what %s ended with %+v", name, r)
-				}
-				gone(t, running)
-				if note, err := os.ReadFile(file + ".note"); err != nil || len(note) == 0 {
-					t.Errorf("what %s was not told: %v", name, err)
-				}
+				g.noneLeft()
 			})
 		}
 	}
-	all.Wait()
+}
+
+// hungUp hangs up on a command, and tells whether it had begun by then and was told: it
+// has so many times as long for that as on a host that is not busy.
+func hungUp(t *testing.T, c *Client, trap string, timed bool, slow time.Duration) bool {
+	t.Helper()
+	c.g.limits.hangup = slow * 2 * time.Second
+	file := filepath.Join(t.TempDir(), "pids")
+	ctx, cancel := context.WithCancel(within(t))
+	defer cancel()
+	req := sh(trap+`; sleep 100000 & echo $$ $! > "$1.new"; mv "$1.new" "$1"; while :; do wait; done`, file)
+	req.Stdin, req.Stdout = silent(t), io.Discard
+	if timed {
+		req.Timeout = slow * 2 * time.Second
+	}
+	ended := atTerminal(ctx, c, req)
+	if !timed {
+		pids(t, file)
+		cancel()
+	}
+	r := <-ended
+	if !timed && !errors.Is(r.err, context.Canceled) || timed && (r.err != nil || !r.TimedOut || r.ExitCode != 137) {
+		t.Errorf("it ended with %+v", r)
+	}
+	if _, err := os.Stat(file); err != nil && timed {
+		return false
+	}
+	gone(t, pids(t, file))
+	note, err := os.ReadFile(file + ".note")
+	return err == nil && len(note) > 0
+}
+
+// TestEndsWhenHungUp: a command that ends by itself once it is hung up on, where that
+// kills nobody, has removed what was laid for it, and nobody makes it anew.
+func TestEndsWhenHungUp(t *testing.T) {
+	g := newGuest(t)
+	g.shell = []string{"/bin/sh", "-c", `trap '' HUP; eval "$0"`}
+	c := g.start().client()
+	req := sh("cat")
+	req.Stdin, req.Stdout = &broken{left: 100}, io.Discard
+	if r := <-atTerminal(within(t), c, req); !errors.Is(r.err, errOwn) {
+		t.Errorf("it ended with %+v", r)
+	}
 	g.noneLeft()
 }
 

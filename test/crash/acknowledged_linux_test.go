@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -49,6 +50,8 @@ type writer struct {
 	// it was told; 0 for a deletion's.
 	acked   int
 	version string
+	// total counts what was acknowledged to all writers.
+	total *atomic.Int64
 }
 
 // deletions says that every so many-th write deletes the object; the next one makes it anew.
@@ -77,6 +80,7 @@ func (w *writer) write(ctx context.Context, c client.Client) error {
 			return err
 		}
 		w.acked, w.version = n, box.ResourceVersion
+		w.total.Add(1)
 	}
 }
 
@@ -95,7 +99,7 @@ func (w *writer) verify(ctx context.Context, c client.Client) error {
 	case is(w.acked) && (err != nil || box.ResourceVersion == w.version):
 		return nil
 	case is(w.acked + 1):
-		w.acked++
+		w.acked, w.version = w.acked+1, box.ResourceVersion
 		return nil
 	}
 	return fmt.Errorf("object %s after write %d, of version %s: it has %q of version %s, %w",
@@ -111,8 +115,9 @@ func TestAcknowledged(t *testing.T) {
 	}
 	dir := folder(t)
 	var writers []*writer
+	var total atomic.Int64
 	for i := range 6 {
-		writers = append(writers, &writer{name: fmt.Sprint("w", i)})
+		writers = append(writers, &writer{name: fmt.Sprint("w", i), total: &total})
 	}
 	for round := range rounds {
 		p, err := spawn(onlyAPI, dir, "", newDeath(point{}))
@@ -126,16 +131,16 @@ func TestAcknowledged(t *testing.T) {
 		for _, w := range writers {
 			writing.Go(func() { _ = w.write(t.Context(), p.client) })
 		}
-		time.Sleep(20*time.Millisecond + rand.N(200*time.Millisecond))
+		// Some are done, however slow the disk is, and others are under way.
+		for want, deadline := int64(10*(round+1)), time.Now().Add(patience); total.Load() < want; time.Sleep(time.Millisecond) {
+			if time.Now().After(deadline) {
+				must(t, p.end())
+				t.Fatalf("round %d: %d writes only", round, total.Load())
+			}
+		}
+		time.Sleep(rand.N(200 * time.Millisecond))
 		must(t, p.end())
 		writing.Wait()
 	}
-	total := 0
-	for _, w := range writers {
-		total += w.acked
-	}
-	t.Logf("%d acknowledged writes survived %d kills", total, rounds)
-	if total < 10*rounds {
-		t.Errorf("%d writes only", total)
-	}
+	t.Logf("%d acknowledged writes survived %d kills", total.Load(), rounds)
 }

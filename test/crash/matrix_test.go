@@ -138,12 +138,14 @@ func liveAll(t *testing.T, op operation, every int) row {
 			if o.err != nil || len(o.lost) > 0 || !o.findings.none() {
 				t.Errorf("killed at %s: %v; %v; lost %q", o.where, o.err, o.findings, o.lost)
 			}
+			// It may have fewer points than the first one had, which may have been slower
+			// and looked for garbage more often; but at its own it dies.
+			if o.err == nil && !o.killed && o.points[at.column] >= at.n {
+				t.Errorf("it passed %s alive: %v", at, o.points)
+			}
 		})
 	}
 	running.Wait()
-	if r.runs > 8 && r.killed < r.runs*3/4 {
-		t.Errorf("it died in %d of %d lives only", r.killed, r.runs)
-	}
 	t.Logf("%d of %d points, the longest life %v", r.runs, len(points), r.longest)
 	return r
 }

@@ -24,6 +24,7 @@ func inner(t *testing.T, shell string, dir string, env []string, command ...stri
 	args := append([]string{"-c", "exec 4>&3 3>&-\n" + guestscript.Inner, "inner", "", dir, strconv.Itoa(len(env))}, env...)
 	cmd := exec.CommandContext(t.Context(), shell, append(args, command...)...)
 	cmd.ExtraFiles = []*os.File{w}
+	cmd.Env = append(os.Environ(), "LC_ALL=C") // some shells complain of a locale that is not there
 	var out, stderr bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &stderr
 	err = cmd.Run()
