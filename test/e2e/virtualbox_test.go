@@ -183,7 +183,7 @@ func (h *host) events(sandbox string) string {
 // again, what happened is told, and the golden image is as good as before.
 func TestVirtualBoxServiceKilled(t *testing.T) {
 	h := newVirtualBoxHost(t)
-	h.apply(haltImage, "--wait", "--timeout", "4m")
+	h.apply(haltImage, "--wait", "--timeout", "12m")
 	golden := h.golden()
 
 	for i, after := range []time.Duration{0, 50 * time.Millisecond, 200 * time.Millisecond} {
@@ -235,7 +235,7 @@ func TestVirtualBoxServiceKilled(t *testing.T) {
 
 func (h *host) ready(sandbox string) {
 	h.t.Helper()
-	h.ok("wait", "--for=condition=Ready", "sandbox/"+sandbox, "--timeout", "4m")
+	h.ok("wait", "--for=condition=Ready", "sandbox/"+sandbox, "--timeout", "12m")
 	uid := h.field(sandbox, ".metadata.uid")
 	h.eventually("running", func() error {
 		out, err := manage("showvminfo", uid, "--machinereadable")
@@ -263,7 +263,7 @@ func (h *host) golden() []byte {
 // and are deleted, ten times, and nothing is left of them.
 func TestVirtualBoxMany(t *testing.T) {
 	h := newVirtualBoxHost(t)
-	h.apply(haltImage, "--wait", "--timeout", "4m")
+	h.apply(haltImage, "--wait", "--timeout", "12m")
 	var clones strings.Builder
 	for i := range 8 {
 		clones.WriteString(haltSandbox(fmt.Sprintf("clone-%d", i), ", network: {mode: nat, portForwards: [{name: ssh, guestPort: 22}]}"))
@@ -274,7 +274,7 @@ func TestVirtualBoxMany(t *testing.T) {
 		rounds = 2
 	}
 	for range rounds {
-		h.apply(clones.String(), "--wait", "--timeout", "4m")
+		h.apply(clones.String(), "--wait", "--timeout", "12m")
 		ready := h.ok("get", "sandbox", "-o", `jsonpath={.items[*].status.conditions[?(@.type=="Ready")].status}`)
 		if want := strings.TrimSpace(strings.Repeat("True ", 8)); ready != want {
 			t.Fatalf("after apply --wait, the sandboxes are Ready: %s", ready)
@@ -282,7 +282,7 @@ func TestVirtualBoxMany(t *testing.T) {
 		if n := len(processes("VBoxHeadless")); n != 8 {
 			t.Errorf("%d machines run", n)
 		}
-		h.ok("delete", "sandbox", "--all", "--timeout", "4m")
+		h.ok("delete", "sandbox", "--all", "--timeout", "12m")
 		h.eventually("as before", func() error {
 			if now := h.hypervisor.world(t); !slices.Equal(now, golden) {
 				return fmt.Errorf("there is %q, before there was %q", now, golden)
