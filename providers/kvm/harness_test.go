@@ -192,8 +192,19 @@ func (h *host) inventory() []string {
 	return all
 }
 
-// audit lists what is there now that was not before.
+// audit lists what is there that was not before and does not go: libvirt does not wait
+// for the end of the DHCP servers that it ends.
 func (h *host) audit(t testing.TB) []string {
+	t.Helper()
+	for deadline := time.Now().Add(time.Minute); ; time.Sleep(50 * time.Millisecond) {
+		if left := h.added(t); len(left) == 0 || time.Now().After(deadline) {
+			return left
+		}
+	}
+}
+
+// added lists what is there at this moment that was not before.
+func (h *host) added(t testing.TB) []string {
 	t.Helper()
 	h.t = t
 	left := slices.DeleteFunc(h.inventory(), func(s string) bool { return slices.Contains(h.was, s) })
