@@ -140,7 +140,7 @@ func TestKeptDiskCutOff(t *testing.T) {
 	for ; ; steps++ {
 		manage(t, "unregistervm", string(id))
 		var err error
-		done := interrupt(l.p, steps, func() { err = l.p.EnsureMachine(t.Context(), spec) })
+		done := interrupt(l.p.Provider, steps, func() { err = l.p.EnsureMachine(t.Context(), spec) })
 		if must(t, err); done {
 			break
 		}
