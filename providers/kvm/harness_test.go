@@ -123,7 +123,7 @@ func (h *host) dataDir(i providers.Instance) string { return filepath.Join(h.roo
 func (h *host) open(t testing.TB, i providers.Instance) *kvm.Provider {
 	t.Helper()
 	p, err := kvm.New(kvm.Options{
-		Instance: i, DataDir: h.dataDir(i), DownloadStall: 2 * time.Second,
+		Instance: i, DataDir: h.dataDir(i), DownloadStall: 10 * time.Second,
 		Logger: funcr.New(func(prefix, args string) { t.Log(prefix, args) }, funcr.Options{Verbosity: 1}),
 	})
 	if err != nil {

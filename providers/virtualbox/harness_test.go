@@ -69,7 +69,7 @@ func (h *host) open(t testing.TB, i providers.Instance) *virtualbox.Provider {
 	t.Helper()
 	p, err := virtualbox.New(virtualbox.Options{
 		Instance: i, DataDir: filepath.Join(h.root, "data-"+string(i)), Manage: os.Getenv("VBOX_MANAGE_PATH"),
-		Engine: virtualbox.EngineInterpreter, Logins: login{}, DownloadStall: 2 * time.Second,
+		Engine: virtualbox.EngineInterpreter, Logins: login{}, DownloadStall: 10 * time.Second,
 		Logger: funcr.New(func(prefix, args string) { t.Log(prefix, args) }, funcr.Options{Verbosity: 1}),
 	})
 	if err != nil {

@@ -92,7 +92,7 @@ func TestOpenedNAT(t *testing.T) {
 		}
 	}
 	must(t, l.p.Stop(t.Context(), id, providers.StopForce))
-	manage(t, append([]string{"modifyvm", string(id)}, open...)...) // by somebody, while it is off
+	asSomebody(t, append([]string{"modifyvm", string(id)}, open...)...) // while it is off
 	must(t, l.run(t.Context(), spec))
 	if m := l.get(t, id); m.Power != providers.PowerRunning || !m.Network.Isolated {
 		t.Errorf("opened by hand and started again, it is %+v", m)
