@@ -231,7 +231,7 @@ func pid(t testing.TB, id types.UID) int {
 func newID() types.UID { return types.UID(uuid.NewString()) }
 
 // bootLimit stops the wait for a guest that hangs.
-const bootLimit = 5 * time.Minute
+const bootLimit = 10 * time.Minute
 
 // eventually waits for something that needs its time.
 func eventually(t testing.TB, what string, is func() bool) {

@@ -185,7 +185,7 @@ func (l *lab) sh(t *testing.T, id types.UID, script string) string {
 	t.Helper()
 	var out bytes.Buffer
 	_, err := l.p.Exec(context.Background(), id, providers.ExecRequest{
-		Command: []string{"sh", "-c", script}, Stdout: &out, Stderr: &out, Timeout: 2 * time.Minute,
+		Command: []string{"sh", "-c", script}, Stdout: &out, Stderr: &out, Timeout: bootLimit,
 	})
 	must(t, err)
 	return strings.TrimSpace(out.String())
