@@ -68,12 +68,14 @@ guestadditions: ## Build the test guest with VirtualBox's Guest Additions, unles
 .PHONY: test
 test: ## Run the tests: unit, conformance, command line, and end to end on real libvirt and VirtualBox
 	hack/install-deps
+	hack/fetch-modules
 	$(MAKE) vet build tiny
 	hack/test $(TINY) $(GUESTADDITIONS)
 
 .PHONY: test-libvirt
 test-libvirt: ## The same without those on a real VirtualBox, but all of those on libvirt
 	hack/install-deps
+	hack/fetch-modules
 	$(MAKE) vet build tiny
 	hack/test $(TINY)
 

@@ -203,9 +203,9 @@ type Service struct {
 // Limits of time. Zero values mean the defaults, which suit emulated guests on
 // a busy machine.
 type Limits struct {
-	// Boot of a guest until its agent is connected, or its shutdown: 5 minutes.
+	// Boot of a guest until its agent is connected, or its shutdown: 10 minutes.
 	Boot time.Duration
-	// Call of a method, and everything else that is waited for: 2 minutes.
+	// Call of a method, and everything else that is waited for: 5 minutes.
 	Call time.Duration
 }
 

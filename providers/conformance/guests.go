@@ -15,7 +15,7 @@ import (
 func RunGuest(t *testing.T, p providers.Provider, id types.UID, otherUser string) {
 	s := &suite{root: t, p: check(t, p), shared: id, b: Backend{
 		User: "root", OtherUser: otherUser, Commands: 12, Bulk: 256 << 10,
-		Limits: Limits{Boot: 5 * time.Minute, Call: 2 * time.Minute},
+		Limits: Limits{Boot: 10 * time.Minute, Call: 5 * time.Minute},
 	}}
 	s.testExec(t)
 	s.testFiles(t)

@@ -69,9 +69,8 @@ func (s *suite) testTerminal(t *testing.T) {
 		typed("stty size\r")
 	}
 	close(sizes)
-	typed("echo be''gun; sleep 100000\r")
+	typed("sh -c 'echo be''gun; exec sleep 100000'\r") // which Ctrl-C ends from its first word on
 	s.awaitOutput(t, &out, "begun\r\n")
-	time.Sleep(500 * time.Millisecond) // until it sleeps
 	typed("\x03")
 	// A shell that is quick shows nothing of it but its prompt.
 	for deadline := time.Now().Add(s.b.Limits.Boot); strings.HasSuffix(out.String(), "begun\r\n"); time.Sleep(5 * time.Millisecond) {

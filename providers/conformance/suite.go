@@ -49,8 +49,8 @@ func newSuite(t *testing.T, b Backend) *suite {
 	b.Parallel = cmp.Or(b.Parallel, 4)
 	b.Commands = cmp.Or(b.Commands, 50)
 	b.Bulk = cmp.Or(b.Bulk, 1<<20)
-	b.Limits.Boot = cmp.Or(b.Limits.Boot, 5*time.Minute)
-	b.Limits.Call = cmp.Or(b.Limits.Call, 2*time.Minute)
+	b.Limits.Boot = cmp.Or(b.Limits.Boot, 10*time.Minute)
+	b.Limits.Call = cmp.Or(b.Limits.Call, 5*time.Minute)
 	if b.Folder == nil {
 		b.Folder = func(t testing.TB) string { return t.TempDir() }
 	}

@@ -164,7 +164,8 @@ func TestGuestFillsTheDisk(t *testing.T) {
 	l.ready(t, id)
 	boot := l.sh(t, id, "cat /proc/sys/kernel/random/boot_id")
 	l.disk.Fill(8 << 20)
-	l.sh(t, id, "(dd if=/dev/urandom of=/root/big bs=1M count=24; sync; md5sum /root/big >/root/sum; echo $? >/root/done) </dev/null >/dev/null 2>&1 &")
+	// It begins when the command that begins it is over: nothing is in a guest that is halted.
+	l.sh(t, id, "(sleep 5; dd if=/dev/urandom of=/root/big bs=1M count=24; sync; md5sum /root/big >/root/sum; echo $? >/root/done) </dev/null >/dev/null 2>&1 &")
 	eventually(t, "the machine is halted", func() bool { return l.get(t, id).Power == providers.PowerPaused })
 	if m := l.get(t, id); m.Paused != providers.PausedNoSpace {
 		t.Errorf("it is paused because of %q", m.Paused)

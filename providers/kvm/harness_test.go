@@ -123,7 +123,7 @@ func (h *host) dataDir(i providers.Instance) string { return filepath.Join(h.roo
 func (h *host) open(t testing.TB, i providers.Instance) *kvm.Provider {
 	t.Helper()
 	p, err := kvm.New(kvm.Options{
-		Instance: i, DataDir: h.dataDir(i), DownloadStall: 2 * time.Second,
+		Instance: i, DataDir: h.dataDir(i), DownloadStall: 10 * time.Second,
 		Logger: funcr.New(func(prefix, args string) { t.Log(prefix, args) }, funcr.Options{Verbosity: 1}),
 	})
 	if err != nil {
@@ -192,8 +192,19 @@ func (h *host) inventory() []string {
 	return all
 }
 
-// audit lists what is there now that was not before.
+// audit lists what is there that was not before and does not go: libvirt does not wait
+// for the end of the DHCP servers that it ends.
 func (h *host) audit(t testing.TB) []string {
+	t.Helper()
+	for deadline := time.Now().Add(time.Minute); ; time.Sleep(50 * time.Millisecond) {
+		if left := h.added(t); len(left) == 0 || time.Now().After(deadline) {
+			return left
+		}
+	}
+}
+
+// added lists what is there at this moment that was not before.
+func (h *host) added(t testing.TB) []string {
 	t.Helper()
 	h.t = t
 	left := slices.DeleteFunc(h.inventory(), func(s string) bool { return slices.Contains(h.was, s) })
@@ -220,7 +231,7 @@ func pid(t testing.TB, id types.UID) int {
 func newID() types.UID { return types.UID(uuid.NewString()) }
 
 // bootLimit stops the wait for a guest that hangs.
-const bootLimit = 5 * time.Minute
+const bootLimit = 10 * time.Minute
 
 // eventually waits for something that needs its time.
 func eventually(t testing.TB, what string, is func() bool) {

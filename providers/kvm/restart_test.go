@@ -160,7 +160,7 @@ func TestFolderThatQEMUMayNotUse(t *testing.T) {
 	if !errors.Is(err, providers.ErrInvalid) || !strings.Contains(err.Error(), "setfacl") {
 		t.Errorf("got %v", err)
 	}
-	if left := l.audit(t); len(left) > 1 { // the image
+	if left := l.added(t); len(left) > 1 { // the image
 		t.Errorf("left: %q", left)
 	}
 }

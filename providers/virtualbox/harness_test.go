@@ -25,6 +25,7 @@ import (
 	v1 "sandboxd.dev/sandboxd/api/v1"
 	"sandboxd.dev/sandboxd/providers"
 	"sandboxd.dev/sandboxd/providers/virtualbox"
+	"sandboxd.dev/sandboxd/test/private"
 )
 
 // The tests of this package need a real VirtualBox of their own: run them by
@@ -57,6 +58,7 @@ func newHost(t testing.TB) *host {
 	t.Helper()
 	unless(t, os.Getenv("SANDBOXD_PRIVATE_VIRTUALBOX") == "1",
 		"there is no private VirtualBox: run the test by hack/private-virtualbox -- go test ./providers/virtualbox")
+	private.WatchVirtualBox(t)
 	h := &host{root: t.TempDir()}
 	h.was = h.inventory(t)
 	return h
@@ -67,7 +69,7 @@ func (h *host) open(t testing.TB, i providers.Instance) *virtualbox.Provider {
 	t.Helper()
 	p, err := virtualbox.New(virtualbox.Options{
 		Instance: i, DataDir: filepath.Join(h.root, "data-"+string(i)), Manage: os.Getenv("VBOX_MANAGE_PATH"),
-		Engine: virtualbox.EngineInterpreter, Logins: login{}, DownloadStall: 2 * time.Second,
+		Engine: virtualbox.EngineInterpreter, Logins: login{}, DownloadStall: 10 * time.Second,
 		Logger: funcr.New(func(prefix, args string) { t.Log(prefix, args) }, funcr.Options{Verbosity: 1}),
 	})
 	if err != nil {
@@ -93,8 +95,12 @@ func run(t testing.TB, name string, args ...string) string {
 	return out
 }
 
+// output bounds the program: VBoxManage may wait for ever for a VBoxSVC that died while it
+// connected.
 func output(name string, args ...string) (string, error) {
-	cmd := exec.Command(name, args...)
+	ctx, cancel := context.WithTimeout(context.Background(), limit)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, name, args...)
 	cmd.Env = append(os.Environ(), "LC_ALL=C.UTF-8")
 	out, err := cmd.Output()
 	if err != nil {
@@ -108,7 +114,8 @@ func output(name string, args ...string) (string, error) {
 }
 
 // manage runs VBoxManage, again where VBoxSVC ended while it connected: nothing was
-// begun then.
+// begun then. Who only looks does so again also when VBoxSVC, or VBoxManage itself, ended
+// in the middle, or when it waits for ever for a VBoxSVC that is gone.
 func manage(t testing.TB, args ...string) string {
 	t.Helper()
 	for tries := 1; ; tries++ {
@@ -116,11 +123,30 @@ func manage(t testing.TB, args ...string) string {
 		if err == nil {
 			return out
 		}
-		if tries == 30 || !strings.Contains(err.Error(), "Failed to create the VirtualBox object!") {
+		if signalled(err) {
+			private.Crashed(t, err.Error())
+		}
+		if tries == 30 || !strings.Contains(err.Error(), "Failed to create the VirtualBox object!") && !(onlyLooks(args) && died(err)) {
 			t.Fatal(err)
 		}
 		time.Sleep(time.Second)
 	}
+}
+
+// onlyLooks tells whether these arguments of VBoxManage change nothing.
+func onlyLooks(args []string) bool {
+	return slices.Contains([]string{"list", "showvminfo", "getextradata"}, args[0]) || len(args) > 2 && slices.Contains([]string{"get", "list"}, args[2])
+}
+
+// signalled tells whether VBoxManage was ended by a signal.
+func signalled(err error) bool {
+	var exit *exec.ExitError
+	return errors.As(err, &exit) && exit.ExitCode() < 0
+}
+
+// died tells whether it was, or says that VBoxSVC ended.
+func died(err error) bool {
+	return signalled(err) || strings.Contains(err.Error(), "Code NS_ERROR_ABORT (") || strings.Contains(err.Error(), "Code NS_ERROR_CALL_FAILED (")
 }
 
 // tryManage runs VBoxManage where it may fail. When VBoxSVC dies while it
@@ -208,8 +234,15 @@ func kill(t testing.TB, program string, args ...string) {
 	if len(found) == 0 {
 		t.Fatalf("no %s %v runs", program, args)
 	}
+	end(t, found)
+}
+
+// end kills processes, of which some may just be ending.
+func end(t testing.TB, found []int) {
+	t.Helper()
+	private.Killed(found...)
 	for _, pid := range found {
-		if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
+		if err := syscall.Kill(pid, syscall.SIGKILL); err != nil && !errors.Is(err, syscall.ESRCH) {
 			t.Fatal(err)
 		}
 	}

@@ -17,14 +17,13 @@ import (
 
 	v1 "sandboxd.dev/sandboxd/api/v1"
 	"sandboxd.dev/sandboxd/providers"
-	"sandboxd.dev/sandboxd/providers/virtualbox"
 )
 
 // lab is a host with a provider and a golden image whose machines run and do
 // nothing.
 type lab struct {
 	*host
-	p      *virtualbox.Provider
+	p      patient
 	image  providers.ImageRef
 	events <-chan providers.Event // of who asked for them
 }
@@ -32,7 +31,7 @@ type lab struct {
 func newLab(t testing.TB) *lab {
 	t.Helper()
 	l := &lab{host: newHost(t)}
-	l.p = l.open(t, "lab")
+	l.p = patient{l.open(t, "lab"), t}
 	t.Cleanup(func() {
 		must(t, l.p.Close())
 		if left := l.audit(t); len(left) > 0 && !t.Failed() {

@@ -3,6 +3,10 @@ package virtualbox_test
 import (
 	"context"
 	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -12,9 +16,7 @@ import (
 // killSVC kills VBoxSVC and waits until another one answers.
 func killSVC(t testing.TB) {
 	t.Helper()
-	if len(pids("VBoxSVC")) > 0 {
-		kill(t, "VBoxSVC")
-	}
+	end(t, pids("VBoxSVC"))
 	eventually(t, "VBoxSVC answers again", func() bool {
 		return tryManage("list", "vms") == nil
 	})
@@ -25,21 +27,26 @@ func killSVC(t testing.TB) {
 // is not available, what the caller does next converges, and the image is as
 // good as before.
 func TestLostVBoxSVC(t *testing.T) {
+	noted := noteCalls(t)
 	l := newLab(t)
 	ctx := context.Background()
+	killDuring := func(command string, after time.Duration, call func() error) {
+		t.Helper()
+		killDuring(t, noted, command, after, call)
+	}
 	for _, after := range []time.Duration{50 * time.Millisecond, 250 * time.Millisecond} {
 		spec := l.spec("machine")
 		t.Cleanup(func() { remove(t, l.p, spec.ID) })
-		l.killDuring(t, "clonevm", after, func() error { return l.p.EnsureMachine(ctx, spec) })
+		killDuring("clonevm", after, func() error { return l.p.Provider.EnsureMachine(ctx, spec) })
 		l.converges(t, "it is made", func() error { return l.p.EnsureMachine(ctx, spec) })
-		l.killDuring(t, "startvm", after, func() error { return l.p.Start(ctx, spec.ID) })
+		killDuring("startvm", after, func() error { return l.p.Provider.Start(ctx, spec.ID) })
 		l.converges(t, "it runs", func() error { return l.run(ctx, spec) })
 		if m := l.get(t, spec.ID); m.Power != providers.PowerRunning || !m.Network.Isolated {
 			t.Errorf("it is %+v", m)
 		}
-		l.killDuring(t, "controlvm", after, func() error { return l.p.Stop(ctx, spec.ID, providers.StopForce) })
+		killDuring("controlvm", after, func() error { return l.p.Provider.Stop(ctx, spec.ID, providers.StopForce) })
 		l.converges(t, "it is off", func() error { return l.p.Stop(ctx, spec.ID, providers.StopForce) })
-		l.killDuring(t, "unregistervm", after, func() error { return l.p.DeleteMachine(ctx, spec.ID) })
+		killDuring("unregistervm", after, func() error { return l.p.Provider.DeleteMachine(ctx, spec.ID) })
 		l.converges(t, "it is gone", func() error {
 			err := l.p.DeleteMachine(ctx, spec.ID)
 			switch {
@@ -53,8 +60,8 @@ func TestLostVBoxSVC(t *testing.T) {
 	}
 	spec := l.spec("running")
 	id := l.made(t, spec)
-	must(t, l.p.Start(ctx, id))
-	kill(t, "VBoxSVC")
+	must(t, l.run(ctx, spec))
+	end(t, pids("VBoxSVC"))
 	eventually(t, "the machine is seen to have crashed", func() bool {
 		m, err := l.p.GetMachine(ctx, id)
 		return err == nil && m.Power == providers.PowerOff && m.OffReason == providers.OffCrashed
@@ -70,15 +77,28 @@ func TestLostVBoxSVC(t *testing.T) {
 	}
 }
 
+// noteCalls puts a program in VBoxManage's place that notes its first arguments, and
+// tells in how many calls a word was among them: however short they are, none is missed.
+func noteCalls(t testing.TB) (noted func(word string) int) {
+	t.Helper()
+	dir := t.TempDir()
+	path, log := filepath.Join(dir, "VBoxManage"), filepath.Join(dir, "log")
+	script := fmt.Sprintf("#!/bin/sh\necho \" $1 ${2-} ${3-} \" >>%q\nexec %q \"$@\"\n", log, os.Getenv("VBOX_MANAGE_PATH"))
+	must(t, os.WriteFile(path, []byte(script), 0o755))
+	must(t, os.WriteFile(log, nil, 0o600))
+	t.Setenv("VBOX_MANAGE_PATH", path)
+	return func(word string) int {
+		lines, err := os.ReadFile(log)
+		must(t, err)
+		return strings.Count(string(lines), " "+word+" ")
+	}
+}
+
 // killDuring kills VBoxSVC so long after a call has started VBoxManage for a
 // command.
-func (l *lab) killDuring(t testing.TB, command string, after time.Duration, call func() error) {
+func killDuring(t testing.TB, noted func(string) int, command string, after time.Duration, call func() error) {
 	t.Helper()
-	err := during(t, command, after, call, func() {
-		if len(pids("VBoxSVC")) > 0 { // it may be about to begin
-			kill(t, "VBoxSVC")
-		}
-	})
+	err := during(t, noted, command, after, call, func() { end(t, pids("VBoxSVC")) }) // which may be about to begin
 	if err != nil && !errors.Is(err, providers.ErrUnavailable) {
 		t.Errorf("without VBoxSVC, in %s: %v", command, err)
 	}
@@ -86,13 +106,17 @@ func (l *lab) killDuring(t testing.TB, command string, after time.Duration, call
 
 // during does something so long after a call has started VBoxManage for a
 // command, and returns what came of the call.
-func during(t testing.TB, command string, after time.Duration, call func() error, do func()) error {
+func during(t testing.TB, noted func(string) int, command string, after time.Duration, call func() error, do func()) error {
 	t.Helper()
 	done := make(chan error, 1)
+	before := noted(command)
 	go func() { done <- call() }()
 	for len(pids("VBoxManage", command)) == 0 {
-		if len(done) > 0 {
-			t.Fatalf("VBoxManage %s was not seen: %v", command, <-done)
+		if len(done) > 0 { // it was quick
+			if noted(command) == before {
+				t.Fatalf("VBoxManage %s was not called: %v", command, <-done)
+			}
+			break
 		}
 		time.Sleep(time.Millisecond)
 	}
@@ -124,6 +148,7 @@ func (l *lab) converges(t testing.TB, what string, call func() error) {
 // TestRestartMidway: a daemon dies while its VBoxManage is at work, which goes on
 // without it. The next daemon comes at once, and converges.
 func TestRestartMidway(t *testing.T) {
+	noted := noteCalls(t)
 	l := newLab(t)
 	ctx := context.Background()
 	spec := l.spec("machine")
@@ -173,7 +198,7 @@ func TestRestartMidway(t *testing.T) {
 	} {
 		dying := l.open(t, "lab")
 		call, die := context.WithCancel(ctx)
-		_ = during(t, step.command, 0, func() error { return step.call(call, dying) }, die)
+		_ = during(t, noted, step.command, 0, func() error { return step.call(call, dying) }, die)
 		// Its VBoxManage is still there.
 		l.converges(t, "after "+step.command, func() error { return step.then(l.p) })
 		must(t, dying.Close())

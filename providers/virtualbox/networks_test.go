@@ -92,7 +92,7 @@ func TestOpenedNAT(t *testing.T) {
 		}
 	}
 	must(t, l.p.Stop(t.Context(), id, providers.StopForce))
-	manage(t, append([]string{"modifyvm", string(id)}, open...)...) // by somebody, while it is off
+	asSomebody(t, append([]string{"modifyvm", string(id)}, open...)...) // while it is off
 	must(t, l.run(t.Context(), spec))
 	if m := l.get(t, id); m.Power != providers.PowerRunning || !m.Network.Isolated {
 		t.Errorf("opened by hand and started again, it is %+v", m)
@@ -207,7 +207,7 @@ func TestForwardsCutOff(t *testing.T) {
 	must(t, l.p.EnsureMachine(ctx, old))
 	for n, completed := 1, false; !completed; n++ {
 		for _, end := range []providers.MachineSpec{changed, old} {
-			completed = interrupt(l.p, n, func() { must(t, l.p.EnsureMachine(ctx, changed)) })
+			completed = interrupt(l.p.Provider, n, func() { must(t, l.p.EnsureMachine(ctx, changed)) })
 			if err := l.p.EnsureMachine(ctx, end); err != nil {
 				t.Fatalf("cut off at step %d: %v", n, err)
 			}
@@ -217,7 +217,7 @@ func TestForwardsCutOff(t *testing.T) {
 			}
 			must(t, l.p.EnsureMachine(ctx, old))
 		}
-		interrupt(l.p, n, func() { _ = l.p.EnsureMachine(ctx, changed) })
+		interrupt(l.p.Provider, n, func() { _ = l.p.EnsureMachine(ctx, changed) })
 		must(t, l.p.Start(ctx, id))
 		if m := l.get(t, id); m.Power != providers.PowerRunning || !m.Network.Isolated {
 			t.Errorf("cut off at step %d and started: %+v", n, m)

@@ -73,7 +73,7 @@ func TestSnapshotsByOthers(t *testing.T) {
 		id := l.made(t, spec)
 		must(t, l.p.Start(ctx, id))
 		must(t, l.p.Stop(ctx, id, providers.StopForce))
-		manage(t, "snapshot", string(id), "take", "mine")
+		asSomebody(t, "snapshot", string(id), "take", "mine")
 		clone := string(newID())
 		manage(t, "clonevm", string(id), "--name", "mine", "--uuid", clone, "--snapshot", "mine", "--options", "link", "--basefolder", t.TempDir(), "--register")
 		were := l.disks(t, id)
@@ -114,7 +114,7 @@ func TestSnapshotsByOthers(t *testing.T) {
 			must(t, l.p.Start(ctx, id))
 			must(t, l.p.Stop(ctx, id, providers.StopForce))
 			must(t, l.p.Reset(ctx, id))
-			manage(t, "snapshot", string(id), "restore", "mine")
+			asSomebody(t, "snapshot", string(id), "restore", "mine")
 			must(t, l.p.Start(ctx, id))
 		}
 		remove(t, l.p, id)
@@ -140,7 +140,7 @@ func TestKeptDiskCutOff(t *testing.T) {
 	for ; ; steps++ {
 		manage(t, "unregistervm", string(id))
 		var err error
-		done := interrupt(l.p, steps, func() { err = l.p.EnsureMachine(t.Context(), spec) })
+		done := interrupt(l.p.Provider, steps, func() { err = l.p.EnsureMachine(t.Context(), spec) })
 		if must(t, err); done {
 			break
 		}

@@ -9,30 +9,43 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 
 	"sandboxd.dev/sandboxd/providers"
+	"sandboxd.dev/sandboxd/providers/virtualbox"
 	"sandboxd.dev/sandboxd/providers/virtualbox/internal/vboxmanage"
+	"sandboxd.dev/sandboxd/test/private"
 )
 
 // patient is a caller that tries again, as callers have to, when VirtualBox's service
 // ended during a call, or VBoxManage itself: on a busy host VBoxSVC 7.2 was seen to crash, in one of its
 // own threads, while clients of it came and went.
 type patient struct {
-	providers.Provider
+	*virtualbox.Provider
 	t testing.TB
 }
 
 // crashes is how often in a row the service may end during one call.
-const crashes = 3
+const crashes = 5
 
 func (p patient) again(ctx context.Context, call func() error) error {
 	for n := 0; ; n++ {
 		err := call()
 		var f *vboxmanage.Failure
-		if !errors.As(err, &f) || !f.Died() || n == crashes || ctx.Err() != nil {
+		if !errors.As(err, &f) || !f.Died() && !f.Unreached || n == crashes || ctx.Err() != nil {
 			return err
+		}
+		if f.Exit < 0 {
+			private.Crashed(p.t, err.Error())
 		}
 		p.t.Logf("tried again: %v", err)
 		time.Sleep(time.Second)
 	}
+}
+
+func (p patient) ImportImage(ctx context.Context, spec providers.ImageSpec, report func(providers.Progress)) (img providers.Image, err error) {
+	err = p.again(ctx, func() error {
+		img, err = p.Provider.ImportImage(ctx, spec, report)
+		return err
+	})
+	return img, err
 }
 
 func (p patient) EnsureMachine(ctx context.Context, spec providers.MachineSpec) error {

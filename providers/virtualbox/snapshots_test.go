@@ -210,7 +210,7 @@ func TestSnapshotsCutOff(t *testing.T) {
 		for steps := 1; ; steps++ {
 			act.before()
 			var err error
-			done := interrupt(l.p, steps, func() { err = act.call() })
+			done := interrupt(l.p.Provider, steps, func() { err = act.call() })
 			must(t, err)
 			if done {
 				if steps < 3 {

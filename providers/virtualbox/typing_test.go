@@ -31,7 +31,7 @@ func serial(t *testing.T, id types.UID) string {
 // awaitSerial waits until it goes there.
 func awaitSerial(t *testing.T, id types.UID, mode string) {
 	t.Helper()
-	for end := time.Now().Add(2 * time.Minute); serial(t, id) != mode; time.Sleep(200 * time.Millisecond) {
+	for end := time.Now().Add(limit); serial(t, id) != mode; time.Sleep(200 * time.Millisecond) {
 		if time.Now().After(end) {
 			t.Fatalf("the serial port goes to %s, not %s", serial(t, id), mode)
 		}
@@ -130,14 +130,15 @@ func TestTyping(t *testing.T) {
 // eventuallyTypes types until it is taken.
 func eventuallyTypes(t *testing.T, keys io.Writer, what string) {
 	t.Helper()
-	var err error
-	for range 20 {
-		if _, err = io.WriteString(keys, "x"); err == nil {
+	for deadline := time.Now().Add(limit); ; time.Sleep(200 * time.Millisecond) {
+		_, err := io.WriteString(keys, "x")
+		if err == nil {
 			return
 		}
-		time.Sleep(200 * time.Millisecond)
+		if time.Now().After(deadline) {
+			t.Fatalf("%s: typing goes on with %v", what, err)
+		}
 	}
-	t.Fatalf("%s: typing goes on with %v", what, err)
 }
 
 // TestTypingWasCutOff: the serial port of a machine at which somebody typed when sandboxd

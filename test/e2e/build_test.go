@@ -45,7 +45,7 @@ func TestProvision(t *testing.T) {
 		_, err := h.try("wait", "--for", "condition=Ready", "--timeout", "1s", "goldenimage/tiny")
 		return err
 	})
-	h.apply(sandbox("one", "")+sandbox("two", ""), "--wait", "--timeout", "4m")
+	h.apply(sandbox("one", "")+sandbox("two", ""), "--wait", "--timeout", "12m")
 	ids := map[string]bool{}
 	for _, name := range []string{"one", "two"} {
 		if got := h.ok("exec", name, "--", "cat", "/etc/greeting"); got != "hello from the manifest\n" {
@@ -152,7 +152,7 @@ func TestProvisionFails(t *testing.T) {
 		_, err := h.try("wait", "--for", "condition=Ready", "--timeout", "1s", "goldenimage/tiny")
 		return err
 	})
-	h.apply(sandbox("one", ""), "--wait", "--timeout", "4m")
+	h.apply(sandbox("one", ""), "--wait", "--timeout", "12m")
 	if got := h.ok("exec", "one", "--", "cat", "/root/built"); got != "once\n" {
 		t.Errorf("the step ran on a disk that it had run on: %q", got)
 	}

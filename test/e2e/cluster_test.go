@@ -29,7 +29,7 @@ func TestCluster(t *testing.T) {
 	h := prepare(t, hypervisor{name: "kvm", flags: own, world: world})
 	copyFile(t, tinyImage(t), h.path("images/tiny.qcow2"))
 	h.start()
-	h.apply(image+sandbox("hello", ""), "--wait", "--timeout", "4m")
+	h.apply(image+sandbox("hello", ""), "--wait", "--timeout", "12m")
 	if got := h.ok("exec", "hello", "--", "hostname"); got != "hello\n" {
 		t.Errorf("hostname in the guest: %q", got)
 	}
@@ -55,7 +55,7 @@ func TestCluster(t *testing.T) {
 	h.start()
 	h.kill()
 	h.start()
-	h.ok("wait", "sandbox/hello", "--for=condition=Ready", "--timeout=4m")
+	h.ok("wait", "sandbox/hello", "--for=condition=Ready", "--timeout=12m")
 	if got := h.ok("exec", "hello", "--", "hostname"); got != "hello\n" {
 		t.Errorf("hostname in the guest: %q", got)
 	}

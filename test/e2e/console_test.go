@@ -24,7 +24,7 @@ const consoleShell = `sh </dev/console >/dev/console 2>&1 &`
 // daemon was killed and started anew, and after the machine was.
 func TestConsole(t *testing.T) {
 	h := newHost(t)
-	h.apply(image+sandbox("talk", ""), "--wait", "--timeout", "4m")
+	h.apply(image+sandbox("talk", ""), "--wait", "--timeout", "12m")
 	h.typesAtConsole()
 	h.ok("delete", "sandbox", "talk")
 	h.ok("delete", "goldenimage", "tiny")
@@ -133,7 +133,7 @@ func (h *host) typesAtConsole() {
 // was killed meanwhile and started anew.
 func TestConsoleOfVirtualBox(t *testing.T) {
 	h := newVirtualBoxHost(t)
-	h.apply(haltImage+haltSandbox("talk", ""), "--wait", "--timeout", "4m")
+	h.apply(haltImage+haltSandbox("talk", ""), "--wait", "--timeout", "12m")
 	vm := h.field("talk", ".status.machineID")
 	goes := func(to string) {
 		t.Helper()
@@ -150,7 +150,7 @@ func TestConsoleOfVirtualBox(t *testing.T) {
 	goes("server")
 	first.leave()
 	<-first.left
-	h.ok("snapshot", "create", "talk", "typed", "--memory", "--wait", "--timeout", "4m")
+	h.ok("snapshot", "create", "talk", "typed", "--memory", "--wait", "--timeout", "12m")
 	h.ready("talk")
 	goes("server")
 	h.kill()
@@ -163,7 +163,7 @@ func TestConsoleOfVirtualBox(t *testing.T) {
 	third.leave()
 	<-third.left
 	goes("file")
-	h.ok("revert", "talk", "typed", "--wait", "--timeout", "4m")
+	h.ok("revert", "talk", "typed", "--wait", "--timeout", "12m")
 	h.ready("talk")
 	goes("file")
 	fourth := h.sit("talk")

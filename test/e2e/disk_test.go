@@ -15,18 +15,18 @@ import (
 func TestDisk(t *testing.T) {
 	h := newHost(t)
 	artifacts := fmt.Sprintf(", artifacts: [{name: out, path: /tree, hostPath: %s}]", h.path("share"))
-	h.apply(image+sandbox("web", artifacts), "--wait", "--timeout", "10m")
+	h.apply(image+sandbox("web", artifacts), "--wait", "--timeout", "12m")
 	if r := h.run("", "diff-disk", "web"); r.code != 2 || !strings.Contains(r.err, "stop or suspend it first") {
 		t.Errorf("of a running sandbox: %+v", r)
 	}
-	h.apply(sandbox("web", ", powerState: Stopped"+artifacts), "--wait", "--timeout", "10m")
+	h.apply(sandbox("web", ", powerState: Stopped"+artifacts), "--wait", "--timeout", "12m")
 	quiet := h.run("", "diff-disk", "web") // what a boot by itself changes
 	t.Logf("a boot changes:\n%s%s", quiet.out, quiet.err)
 
-	h.apply(sandbox("web", artifacts), "--wait", "--timeout", "10m")
+	h.apply(sandbox("web", artifacts), "--wait", "--timeout", "12m")
 	h.ok("exec", "web", "--", "sh", "-c", "mkdir /tree && cd /tree && echo text > new && ln -s new link && dd if=/dev/zero of=large bs=1M count=3 2>/dev/null"+
 		" && chmod 600 /etc/group && rm /etc/shadow && printf x >> /etc/passwd && chown 12:34 /root && sync")
-	h.apply(sandbox("web", ", powerState: Stopped"+artifacts), "--wait", "--timeout", "10m")
+	h.apply(sandbox("web", ", powerState: Stopped"+artifacts), "--wait", "--timeout", "12m")
 	r := h.run("", "diff-disk", "web")
 	if r.code != 1 || r.err != "" {
 		t.Errorf("%+v", r)
@@ -59,10 +59,10 @@ func TestDisk(t *testing.T) {
 	}
 
 	// One that is deleted while it runs is shut down first.
-	h.apply(sandbox("web", artifacts), "--wait", "--timeout", "10m")
+	h.apply(sandbox("web", artifacts), "--wait", "--timeout", "12m")
 	h.ok("exec", "web", "--", "sh", "-c", "echo last > /tree/last")
 	must(t, os.Remove(h.path("share/default.web.out.tar")))
-	h.ok("delete", "sandbox", "web", "--timeout", "10m")
+	h.ok("delete", "sandbox", "web", "--timeout", "12m")
 	if raw, err := os.ReadFile(h.path("share/default.web.out.tar")); err != nil || !strings.Contains(string(raw), "last\n") {
 		t.Errorf("the artifact of a deleted sandbox has %d bytes, %v", len(raw), err)
 	}

@@ -20,9 +20,9 @@ import (
 	"sandboxd.dev/sandboxd/test/private"
 )
 
-// patience stops a test that hangs. A guest that is emulated on a busy machine
-// needs a minute to boot.
-const patience = 4 * time.Minute
+// patience stops a test that hangs, and is longer than any command is told to wait. A
+// guest that is emulated on a busy machine needs a minute to boot.
+const patience = 15 * time.Minute
 
 // host is a data folder and what the machine looked like before the test.
 type host struct {
@@ -44,7 +44,8 @@ type hypervisor struct {
 // daemon is a running `sandboxd serve`.
 type daemon struct {
 	cmd    *exec.Cmd
-	exited chan error
+	exited chan struct{} // closed when it has ended
+	err    error         // by then
 }
 
 // newHost prepares a host with libvirt and starts a daemon on it.
@@ -96,13 +97,16 @@ func (h *host) start() {
 	cmd.Stdout, cmd.Stderr = log, log
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	must(h.t, cmd.Start())
-	d := &daemon{cmd: cmd, exited: make(chan error, 1)}
-	go func() { d.exited <- cmd.Wait() }()
+	d := &daemon{cmd: cmd, exited: make(chan struct{})}
+	go func() {
+		d.err = cmd.Wait()
+		close(d.exited)
+	}()
 	h.daemon = d
 	h.eventually("daemon answers", func() error {
 		select {
-		case err := <-d.exited:
-			h.t.Fatalf("daemon ended: %v\n%s", err, h.log())
+		case <-d.exited:
+			h.t.Fatalf("daemon ended: %v\n%s", d.err, h.log())
 		default:
 		}
 		_, err := h.try("get", "namespaces")
@@ -116,7 +120,8 @@ func (h *host) kill() {
 		return
 	}
 	_ = h.daemon.cmd.Process.Kill() // it may have ended
-	h.t.Logf("the daemon was killed: %v", <-h.daemon.exited)
+	<-h.daemon.exited
+	h.t.Logf("the daemon was killed: %v", h.daemon.err)
 	h.daemon = nil
 }
 
@@ -125,8 +130,8 @@ func (h *host) stop() {
 	h.t.Helper()
 	must(h.t, h.daemon.cmd.Process.Signal(syscall.SIGTERM))
 	select {
-	case err := <-h.daemon.exited:
-		must(h.t, err)
+	case <-h.daemon.exited:
+		must(h.t, h.daemon.err)
 	case <-time.After(patience):
 		h.t.Fatal("the daemon does not stop")
 	}

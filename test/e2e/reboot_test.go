@@ -29,7 +29,7 @@ func TestHostReboots(t *testing.T) {
 	h := newHost(t)
 	h.apply(image+sandbox("always", ", network: {mode: nat}, restartPolicy: Always")+
 		sandbox("asleep", ", network: {mode: hostonly}")+
-		sandbox("stopped", ", network: {mode: nat}, readiness: {mode: none}"), "--wait", "--timeout", "4m")
+		sandbox("stopped", ", network: {mode: nat}, readiness: {mode: none}"), "--wait", "--timeout", "12m")
 	h.ok("exec", "always", "--", "sh", "-c", "echo kept > /mark; sync")
 	h.ok("exec", "asleep", "--", "touch", "/run/mark")
 	h.apply(sandbox("stopped", ", network: {mode: nat}, readiness: {mode: none}, powerState: Stopped") +
@@ -44,7 +44,7 @@ func TestHostReboots(t *testing.T) {
 
 	h.reboot()
 
-	h.ok("wait", "--for=condition=Ready", "sandbox/always", "--timeout", "4m")
+	h.ok("wait", "--for=condition=Ready", "sandbox/always", "--timeout", "12m")
 	if got := strings.TrimSpace(h.ok("exec", "always", "--", "cat", "/mark")); got != "kept" {
 		t.Errorf("the disk of what runs again has %q", got)
 	}
@@ -58,7 +58,7 @@ func TestHostReboots(t *testing.T) {
 		t.Errorf("there run %q", running)
 	}
 	h.apply(sandbox("asleep", ", network: {mode: hostonly}"))
-	h.ok("wait", "--for=condition=Ready", "sandbox/asleep", "--timeout", "4m")
+	h.ok("wait", "--for=condition=Ready", "sandbox/asleep", "--timeout", "12m")
 	h.ok("exec", "asleep", "--", "test", "-e", "/run/mark")
 	for _, name := range []string{"always", "asleep", "stopped"} {
 		if drifted := h.ok("get", "sandbox", name, "-o", `jsonpath={.status.conditions[?(@.type=="Drifted")].message}`); drifted != "" {

@@ -12,7 +12,7 @@ import (
 // and goes back to it.
 func TestSnapshots(t *testing.T) {
 	h := newHost(t)
-	h.apply(image+sandbox("web", ""), "--wait", "--timeout", "4m")
+	h.apply(image+sandbox("web", ""), "--wait", "--timeout", "12m")
 	guest := func(script string) string {
 		t.Helper()
 		return strings.TrimSpace(h.ok("exec", "web", "--", "sh", "-c", script))
@@ -56,13 +56,13 @@ func TestSnapshots(t *testing.T) {
 // identity of its own.
 func TestForksAreStrangers(t *testing.T) {
 	h := newHost(t)
-	h.apply(image+sandbox("src", ", network: {mode: nat}"), "--wait", "--timeout", "4m")
+	h.apply(image+sandbox("src", ", network: {mode: nat}"), "--wait", "--timeout", "12m")
 	h.ok("exec", "src", "--", "sh", "-c", "echo shared >/root/mark; head -c 64 /dev/urandom >/etc/dropbear/dropbear_ed25519_host_key; sync")
 	count := 10
 	if testing.Short() {
 		count = 3
 	}
-	h.ok("fork", "src", "fork", "--count", fmt.Sprint(count), "--wait", "--timeout", "10m")
+	h.ok("fork", "src", "fork", "--count", fmt.Sprint(count), "--wait", "--timeout", "12m")
 
 	names := []string{"src"}
 	for i := range count {

@@ -28,7 +28,7 @@ import (
 // SANDBOXD_KUBECTLS names some, with kubectls.
 func TestStreams(t *testing.T) {
 	h := newHost(t)
-	h.apply(image+sandbox("talk", ""), "--wait", "--timeout", "4m")
+	h.apply(image+sandbox("talk", ""), "--wait", "--timeout", "12m")
 	c, err := client.New(client.Options{Socket: h.path("s.sock")})
 	must(t, err)
 	t.Cleanup(c.CloseIdleConnections)
@@ -67,7 +67,7 @@ func (h *host) shows(s *capture.Buffer, text string) {
 // talk runs a command until it has ended.
 func (h *host) talk(c *client.Client, key types.NamespacedName, o client.ExecOptions) (ended chan client.ExecResult) {
 	ended = make(chan client.ExecResult, 1)
-	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), 2*patience)
 	h.t.Cleanup(cancel)
 	go func() {
 		r, err := c.Exec(ctx, key, o)
@@ -126,10 +126,15 @@ func (h *host) showsTerminal(c *client.Client, key types.NamespacedName) {
 		}
 		return nil
 	})
-	fmt.Fprint(w, "echo be''gun; sleep 100000\r")
+	fmt.Fprint(w, "sh -c 'echo be''gun; exec sleep 100000'\r") // which Ctrl-C ends from its first word on
 	h.shows(&out, "begun\r\n")
-	time.Sleep(time.Second)
-	fmt.Fprint(w, "\x03") // which a quick shell may swallow before it is shown
+	fmt.Fprint(w, "\x03")
+	h.eventually("Ctrl-C seen", func() error { // a shell that is quick shows nothing of it but its prompt
+		if strings.HasSuffix(out.String(), "begun\r\n") {
+			return errors.New("nothing is shown after it")
+		}
+		return nil
+	})
 	fmt.Fprint(w, "echo ba''ck; exit 5\r")
 	if r := <-ended; r.ExitCode != 5 || !strings.Contains(out.String(), "back\r\n") {
 		h.t.Errorf("the terminal ends with %+v after %q", r, out.String())
@@ -138,7 +143,7 @@ func (h *host) showsTerminal(c *client.Client, key types.NamespacedName) {
 
 func (h *host) attaches() {
 	t := h.t
-	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), 2*patience)
 	defer cancel()
 	var shown capture.Buffer
 	attach := exec.CommandContext(ctx, h.bin, "--socket", h.path("s.sock"), "attach", "talk")
@@ -160,8 +165,8 @@ func (h *host) attaches() {
 
 func (h *host) forwards(c *client.Client, key types.NamespacedName) {
 	t := h.t
-	h.ok("exec", "talk", "--", "sh", "-c", "ip link set lo up; nc -ll -p 9000 -e cat </dev/null >/dev/null 2>&1 & sleep 1")
-	ctx, cancel := context.WithTimeout(context.Background(), 3*time.Minute)
+	h.ok("exec", "talk", "--", "sh", "-c", "ip link set lo up; nc -ll -p 9000 -e cat </dev/null >/dev/null 2>&1 & until nc 127.0.0.1 9000 </dev/null >/dev/null 2>&1; do sleep 0.1; done")
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
 	tunnel, err := c.PortForward(ctx, key)
 	must(t, err)
@@ -226,7 +231,7 @@ func (h *host) obeysKubectl(kubectl string) {
 		}
 	}()
 	run := func(stdin string, args ...string) (string, int) {
-		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
+		ctx, cancel := context.WithTimeout(context.Background(), patience)
 		defer cancel()
 		cmd := exec.CommandContext(ctx, kubectl, append([]string{"-s", "http://" + l.Addr().String(), "--cache-dir", h.path("cache")}, args...)...)
 		cmd.Stdin = strings.NewReader(stdin)

@@ -41,7 +41,6 @@ func sh(script string, args ...string) providers.ExecRequest {
 }
 
 func newClient(t *testing.T) *Client {
-	cleanTemp(t)
 	return New(newLocalGuest(t).send)
 }
 
@@ -219,7 +218,6 @@ func TestOutputIsBounded(t *testing.T) {
 
 // TestEndlessOutputDoesNotFillTheGuest looks at the file of an endless writer.
 func TestEndlessOutputDoesNotFillTheGuest(t *testing.T) {
-	cleanTemp(t)
 	g := newLocalGuest(t)
 	req := providers.ExecRequest{Command: []string{"sh", "-c", "while :; do head -c 1000000 /dev/zero; sleep 0.05; done"}, MaxOutput: 1000}
 	for req.Timeout = 3 * time.Second; ; req.Timeout *= 2 {
@@ -244,7 +242,6 @@ func TestEndlessOutputDoesNotFillTheGuest(t *testing.T) {
 }
 
 func TestSilentAgent(t *testing.T) {
-	cleanTemp(t)
 	g := newLocalGuest(t)
 	g.deaf = true
 	if _, err := run1(t, New(g.send), sh("true")); !errors.Is(err, errDeaf) {

@@ -9,6 +9,7 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"regexp"
 	"slices"
 	"sync"
 	"syscall"
@@ -30,6 +31,7 @@ type localGuest struct {
 	next    int64
 	deaf    bool // does not answer
 	log     []string
+	dirs    map[string]bool // private directories of its commands
 }
 
 type process struct {
@@ -39,7 +41,8 @@ type process struct {
 }
 
 func newLocalGuest(t testing.TB) *localGuest {
-	g := &localGuest{t: t, running: map[int64]*process{}, files: map[int64]*os.File{}}
+	g := &localGuest{t: t, running: map[int64]*process{}, files: map[int64]*os.File{}, dirs: map[string]bool{}}
+	t.Cleanup(g.wantNothingLeft)
 	t.Cleanup(func() {
 		for _, p := range g.running {
 			_ = p.cmd.Process.Kill()
@@ -128,6 +131,11 @@ func (g *localGuest) execute(name string, raw json.RawMessage) (any, error) {
 }
 
 func (g *localGuest) exec(path string, args []string, input []byte) (any, error) {
+	for _, arg := range args {
+		for _, dir := range privateDir.FindAllString(arg, -1) {
+			g.dirs[dir] = true
+		}
+	}
 	command := slices.Concat(g.wrap, []string{path}, args)
 	p := &process{cmd: exec.Command(command[0], command[1:]...), done: make(chan struct{})}
 	p.cmd.Stdin, p.cmd.Stdout, p.cmd.Stderr = bytes.NewReader(input), &p.out, &p.err
@@ -164,43 +172,29 @@ func (g *localGuest) status(pid int64) (any, error) {
 	return r, nil
 }
 
-// left lists what commands left in /tmp.
-func left(t testing.TB) map[string]bool {
-	t.Helper()
-	entries, err := os.ReadDir("/tmp")
-	if err != nil {
-		t.Fatal(err)
-	}
-	names := map[string]bool{}
-	for _, e := range entries {
-		if len(e.Name()) > 10 && e.Name()[:10] == ".sandboxd-" {
-			names[e.Name()] = true
+var privateDir = regexp.MustCompile(`/tmp/\.sandboxd-[0-9a-f]{32}`)
+
+// left lists the private directories of its commands that are there. Others' guests may
+// be this host, too.
+func (g *localGuest) left() (there []string) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	for dir := range g.dirs {
+		if _, err := os.Lstat(dir); err == nil {
+			there = append(there, dir)
 		}
 	}
-	return names
+	return there
 }
 
-// cleanTemp fails a test that leaves anything in /tmp.
-func cleanTemp(t testing.TB) {
-	t.Helper()
-	before := left(t)
-	t.Cleanup(func() {
-		deadline := time.Now().Add(time.Minute) // the last removal is not waited for by anybody
-		for {
-			var more []string
-			for name := range left(t) {
-				if !before[name] {
-					more = append(more, name)
-				}
-			}
-			if len(more) == 0 {
-				return
-			}
-			if time.Now().After(deadline) {
-				t.Errorf("left in /tmp: %q", more)
-				return
-			}
-			time.Sleep(10 * time.Millisecond)
+// wantNothingLeft fails a test whose commands leave anything.
+func (g *localGuest) wantNothingLeft() {
+	deadline := time.Now().Add(time.Minute) // the last removal is not waited for by anybody
+	for left := g.left(); len(left) > 0; left = g.left() {
+		if time.Now().After(deadline) {
+			g.t.Errorf("left in /tmp: %q", left)
+			return
 		}
-	})
+		time.Sleep(10 * time.Millisecond)
+	}
 }
