@@ -43,6 +43,8 @@ sandboxd events -A --types Warning`),
 	cmd.Flags().BoolVarP(&follow, "watch", "w", false, "After showing the events, show new ones")
 	cmd.Flags().BoolVarP(&chosen.all, "all-namespaces", "A", false, "Events of all namespaces")
 	cmd.Flags().StringSliceVar(&types, "types", nil, "Only events of these types: Normal, Warning")
+	offer(cmd, "types", "Normal", "Warning")
+	_ = cmd.RegisterFlagCompletionFunc("for", a.completeObjects)
 	return a.namespaced(cmd)
 }
 
