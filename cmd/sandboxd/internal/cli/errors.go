@@ -123,6 +123,7 @@ func invalidWords(d *metav1.StatusDetails) string {
 	first := d.Causes[0]
 	// What is not allowed says so in its own words.
 	message := strings.TrimPrefix(first.Message, "Forbidden: ")
+	message = strings.Replace(message, "should match '"+durationPattern+"'", "should be a duration such as 90s, 30m or 24h", 1)
 	// A rule of the whole object says what is wrong, and repeats no value.
 	if rule, ok := strings.CutPrefix(message, "Invalid value: "); ok && startsSentence.MatchString(rule) {
 		message = rule
@@ -137,6 +138,9 @@ func invalidWords(d *metav1.StatusDetails) string {
 	}
 	return kind + " is invalid: " + message + more(len(d.Causes)-1, "problem", "problems")
 }
+
+// durationPattern is what the schema says of durations.
+const durationPattern = `^([0-9]+(\.[0-9]+)?(ms|s|m|h))+$`
 
 // startsSentence tells words from a value that is repeated.
 var startsSentence = regexp.MustCompile(`^[a-zA-Z][a-zA-Z.]* `)
