@@ -69,6 +69,9 @@ func (l *eventLister) run(ctx context.Context, about string, follow bool) error 
 	}
 	namespace := l.namespaceOr()
 	if about != "" {
+		if !strings.Contains(about, "/") {
+			return fmt.Errorf("--for %q is not of the form TYPE/NAME, such as sandbox/web", about)
+		}
 		selected, err := parseSelection([]string{about}, api.Find)
 		if err != nil {
 			return err
