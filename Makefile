@@ -38,7 +38,7 @@ build: ## Build bin/sandboxd
 	$(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/sandboxd ./cmd/sandboxd
 
 .PHONY: install
-install: build ## Install the program, its systemd unit and shell completions under PREFIX (default /usr/local)
+install: build ## Install the program and its completions under PREFIX (default /usr/local), and a systemd unit where systemd looks
 	PREFIX='$(PREFIX)' DESTDIR='$(DESTDIR)' hack/install
 
 .PHONY: uninstall

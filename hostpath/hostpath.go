@@ -173,13 +173,30 @@ func (p *Policy) unresolved(clean string, roots []string, err error) error {
 	if !belowAny(clean, roots) || belowAny(clean, p.denied) {
 		return p.forbidden(clean, clean, roots)
 	}
+	if root, ok := missingRoot(clean, roots); ok {
+		return fmt.Errorf("%s: %w: %s, which this daemon allows, does not exist: make it on the daemon's host", clean, ErrNotFound, root)
+	}
 	if parent := resolvedParent(clean); !belowAny(parent, roots) || belowAny(parent, p.denied) {
 		return p.forbidden(clean, parent, roots)
 	}
 	if errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("%s: %w", clean, ErrNotFound)
+		return fmt.Errorf("%s: %w on the daemon's host: put it there, or correct the path", clean, ErrNotFound)
 	}
 	return fmt.Errorf("%s: %w: %v", clean, ErrInvalid, err)
+}
+
+// missingRoot finds a root of the path that does not exist itself. Not even a link is there,
+// so that nothing is told of what lies elsewhere.
+func missingRoot(clean string, roots []string) (string, bool) {
+	for _, root := range roots {
+		if !below(clean, filepath.Clean(root)) {
+			continue
+		}
+		if _, err := os.Lstat(root); errors.Is(err, fs.ErrNotExist) {
+			return root, true
+		}
+	}
+	return "", false
 }
 
 // resolvedParent resolves the deepest part of a path that exists.

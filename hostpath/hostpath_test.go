@@ -42,7 +42,7 @@ func tree(t testing.TB) (string, *hostpath.Policy) {
 		must(t, os.Symlink(to, filepath.Join(base, link)))
 	}
 	p, err := hostpath.New(hostpath.Options{
-		Roots:    []string{base + "/rootlink"},
+		Roots:    []string{base + "/rootlink", base + "/notyet"},
 		ImageDir: base + "/images",
 		Denied:   []string{base + "/real/state"},
 	})
@@ -79,6 +79,8 @@ func TestDir(t *testing.T) {
 		{path: "/real/loop", err: hostpath.ErrInvalid},
 		{path: "/real/missing", err: hostpath.ErrNotFound},
 		{path: "/rootlink/missing", err: hostpath.ErrNotFound, says: "no such path"},
+		{path: "/notyet/dir", err: hostpath.ErrNotFound, says: "notyet, which this daemon allows, does not exist"},
+		{path: "/notyet", err: hostpath.ErrNotFound, says: "does not exist"},
 		{path: "/realistic", err: hostpath.ErrForbidden},
 		{path: "/secret", err: hostpath.ErrForbidden},
 		{path: "/secret/missing", err: hostpath.ErrForbidden},

@@ -45,7 +45,7 @@ const (
 	// ConditionNetworkIsolated: the machine's connections were looked at on
 	// the host and are exactly what spec.network allows. It is never inferred.
 	// A hypervisor that cannot keep a guest from everything that the mode rules
-	// out makes it False with ReasonNotEnforceable; that alone does not keep the
+	// out makes it False with the reason NotEnforceable; that alone does not keep the
 	// sandbox from being ready.
 	ConditionNetworkIsolated = "NetworkIsolated"
 	// ConditionPoweredOn: the machine is running.

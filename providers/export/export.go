@@ -71,13 +71,22 @@ func New(dir, program string) (*Exporter, error) {
 	return &Exporter{dir: dir, tool: qemuimg.New(program), slots: make(chan struct{}, parallel)}, nil
 }
 
+// choices are the formats, in words.
+func choices() string {
+	var words []string
+	for _, f := range Formats() {
+		words = append(words, string(f))
+	}
+	return strings.Join(words, ", ")
+}
+
 // Export opens the disk of a sealed image as a file of a format, to be read and
 // closed by the caller. Several at a time wait for each other. Its errors have the
 // kinds of package providers.
 func (e *Exporter) Export(ctx context.Context, p providers.Provider, name string, ref providers.ImageRef, format v1.DiskFormat) (*os.File, error) {
 	object := fmt.Sprintf("image %q", name)
 	if !slices.Contains(Formats(), format) {
-		return nil, providers.Errorf(providers.ErrInvalid, object, "it cannot be exported as %q: choose one of %v", format, Formats())
+		return nil, providers.Errorf(providers.ErrInvalid, object, "it cannot be exported as %q: choose one of %s", format, choices())
 	}
 	disk, err := p.OpenDisk(ctx, providers.DiskRef{Image: ref})
 	if err != nil {

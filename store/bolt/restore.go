@@ -27,7 +27,15 @@ func Check(path string) error {
 // backup at any time. ErrInUse while a process holds the store; a backup that
 // could not be opened is refused as Open refuses it. The backup itself stays.
 func Restore(backup, path string) (aside string, err error) {
-	if err := makeDir(filepath.Dir(path)); err != nil {
+	dir := filepath.Dir(path)
+	if _, missing := os.Stat(dir); errors.Is(missing, fs.ErrNotExist) {
+		defer func() {
+			if err != nil {
+				_ = os.Remove(dir) // nothing is in it: a backup that is refused leaves no trace
+			}
+		}()
+	}
+	if err := makeDir(dir); err != nil {
 		return "", fmt.Errorf("store %s: %w", path, err)
 	}
 	unlock, err := lockFile(path)
@@ -42,7 +50,7 @@ func Restore(backup, path string) (aside string, err error) {
 	defer func() { _ = os.Remove(staged) }()
 	// What is checked is the copy, which nobody else writes to.
 	if err := look(staged, Options{}.withDefaults().LockTimeout, newest(migrations)); err != nil {
-		return "", explain(backup, err)
+		return "", explainBackup(backup, err)
 	}
 	if aside, err = setAside(path); err != nil {
 		return "", fmt.Errorf("store %s: cannot be kept aside: %w", path, err)
@@ -51,6 +59,18 @@ func Restore(backup, path string) (aside string, err error) {
 		return aside, fmt.Errorf("store %s: cannot be replaced: %w", path, err)
 	}
 	return aside, syncDir(filepath.Dir(path))
+}
+
+// explainBackup makes one sentence of why a backup was refused.
+func explainBackup(path string, err error) error {
+	switch {
+	case errors.Is(err, ErrDamaged), errors.Is(err, ErrForeign):
+		return fmt.Errorf("backup %s: %w: nothing was changed: name another backup", path, err)
+	case errors.Is(err, ErrNewer):
+		return fmt.Errorf("backup %s: %w: nothing was changed: restore it with that version", path, err)
+	default:
+		return fmt.Errorf("backup %s: cannot be opened: %w", path, err)
+	}
 }
 
 // lockFile takes the lock that an open store has, if there is a file.

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"sandboxd.dev/sandboxd/store"
@@ -112,6 +113,16 @@ func TestRestoreRefused(t *testing.T) {
 	}
 	if _, err := Restore(filepath.Join(t.TempDir(), "none"), path); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("no backup: %v", err)
+	}
+	folder := filepath.Join(t.TempDir(), "data")
+	for _, wrong := range []string{truncated, filepath.Join(t.TempDir(), "none")} {
+		_, err := Restore(wrong, filepath.Join(folder, "store.db"))
+		if err == nil || !strings.HasPrefix(err.Error(), "backup "+wrong+": ") {
+			t.Errorf("a wrong backup: %v", err)
+		}
+		if _, err := os.Stat(folder); !errors.Is(err, os.ErrNotExist) {
+			t.Errorf("a wrong backup left a data folder: %v", err)
+		}
 	}
 	s := mustOpen(t, path, Options{})
 	if _, err := Restore(backup, path); !errors.Is(err, ErrInUse) {

@@ -99,7 +99,7 @@ func (l *Logs) Open(ctx context.Context, id types.UID, follow bool) (io.ReadClos
 	f, err := os.Open(path)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
-		return nil, providers.Errorf(providers.ErrNotFound, "build log", "there is none: no step has run yet, and none will unless the spec has provision steps")
+		return nil, providers.Errorf(providers.ErrNotFound, "build log", "it has no log of a build: no step has run yet, and none will unless the spec has provision steps")
 	case err != nil:
 		return nil, err
 	case log == nil:

@@ -48,6 +48,7 @@ sandboxd apply -f manifests/ --prune -l app=tests`),
 	flags := cmd.Flags()
 	flags.StringVar(&p.dryRun, "dry-run", "none", "Change nothing: client (do not ask the daemon either), server, or none")
 	flags.Lookup("dry-run").NoOptDefVal = "server"
+	offer(cmd, "dry-run", "client", "server", "none")
 	flags.BoolVar(&p.force, "force-conflicts", false, "Take over fields that others have set")
 	flags.BoolVar(&p.prune, "prune", false, "Delete what a former apply made and no manifest names any more; needs -l")
 	flags.StringVarP(&p.labels, "selector", "l", "", "Labels of what --prune may delete")

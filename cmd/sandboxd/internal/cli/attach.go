@@ -62,5 +62,6 @@ sandboxd attach web -it`),
 	}
 	cmd.Flags().BoolVarP(&stdin, "stdin", "i", false, "Pass standard input to the console")
 	cmd.Flags().BoolVarP(&tty, "tty", "t", false, "Standard input is a terminal: pass on each key; with -i only")
+	cmd.ValidArgsFunction = a.completeSandboxes()
 	return a.namespaced(cmd)
 }

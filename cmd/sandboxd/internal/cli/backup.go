@@ -51,6 +51,9 @@ sandboxd backup - | gzip > sandboxd.db.gz`),
 // backupTo writes a backup under another name and renames it once it is on disk
 // and checked.
 func backupTo(ctx context.Context, c *client.Client, path string) (size int64, err error) {
+	if path, err = outputFile(path); err != nil {
+		return 0, err
+	}
 	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".*") // mode 0600
 	if err != nil {
 		return 0, fmt.Errorf("backup %s: cannot be written: %w", path, pathReason(err))

@@ -7,8 +7,9 @@
 //
 // Exit codes: 0 success; 1 failure; 130 interrupted. `diff` exits with 1 when
 // there are differences and with 2 when it fails. `exec` exits with the
-// command's own code, with 124 when its time was up, and with 1 when it could
-// not be run at all.
+// command's own code, with 124 when its time was up, with 125 when nobody saw how
+// it ended, with 126 or 127 when the guest could not start it, and with 1 when it
+// could not be reached.
 package cli
 
 import (
@@ -145,6 +146,10 @@ the hypervisor match.`,
 	)
 	root.AddCommand(a.powerCommands()...)
 	root.InitDefaultCompletionCmd()
+	if completion, _, err := root.Find([]string{"completion"}); err == nil && completion.HasParent() {
+		completion.Args = noArgs // a shell that is not known is no request for help
+		completion.RunE = func(cmd *cobra.Command, _ []string) error { return cmd.Help() }
+	}
 	return root
 }
 
@@ -160,17 +165,22 @@ const (
 
 // noArgs refuses arguments, such as a command that does not exist.
 func noArgs(cmd *cobra.Command, args []string) error {
+	path := cmd.CommandPath()
 	switch {
 	case len(args) == 0:
 		return nil
-	case cmd.HasParent():
-		return fmt.Errorf("%s takes no arguments, and %q is one: see '%s --help'", cmd.CommandPath(), args[0], cmd.CommandPath())
+	case cmd.HasAvailableSubCommands():
+		name := strings.TrimPrefix(path+" "+args[0], cmd.Root().Name()+" ")
+		hint := ""
+		cmd.SuggestionsMinimumDistance = cmd.Root().SuggestionsMinimumDistance
+		if near := cmd.SuggestionsFor(args[0]); len(near) > 0 {
+			hint = fmt.Sprintf(" (did you mean %q?)", near[0])
+		}
+		return fmt.Errorf("there is no command %q%s: see '%s --help'", name, hint, path)
+	case cmd.Flags().Lookup("filename") != nil:
+		return fmt.Errorf("%s takes no arguments, and %q is one: say -f %s for a file: see '%s --help'", path, args[0], args[0], path)
 	}
-	hint := ""
-	if near := cmd.SuggestionsFor(args[0]); len(near) > 0 {
-		hint = fmt.Sprintf(" (did you mean %q?)", near[0])
-	}
-	return fmt.Errorf("there is no command %q%s: see '%s --help'", args[0], hint, cmd.CommandPath())
+	return fmt.Errorf("%s takes no arguments, and %q is one: see '%s --help'", path, args[0], path)
 }
 
 // wantArgs refuses another number of arguments than n. They are called what the
@@ -198,6 +208,7 @@ func (a *app) connected(cmd *cobra.Command) *cobra.Command {
 // namespaced adds the flag of the namespace, besides connected's.
 func (a *app) namespaced(cmd *cobra.Command) *cobra.Command {
 	cmd.Flags().StringVarP(&a.namespace, "namespace", "n", "", `Namespace of the objects (default "default")`)
+	_ = cmd.RegisterFlagCompletionFunc("namespace", a.completeNamespaces)
 	return a.connected(cmd)
 }
 

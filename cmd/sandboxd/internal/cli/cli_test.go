@@ -5,6 +5,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -46,9 +48,10 @@ func TestSentences(t *testing.T) {
 		err  error
 		want string
 	}{
-		"plain":       {errors.New("a\n b"), "a b"},
-		"not found":   {apierrors.NewNotFound(v1.Resource("sandboxes"), "x"), `sandboxes.sandboxd.dev "x" not found`},
-		"one problem": {fmt.Errorf("f: %w", apierrors.NewInvalid(kind, "x", field.ErrorList{field.Forbidden(path.Child("a"), "no")})), `f: Sandbox "x" is invalid: spec.a: no`},
+		"plain":              {errors.New("a\n b"), "a b"},
+		"not found":          {apierrors.NewNotFound(v1.Resource("sandboxes"), "x"), `sandboxes.sandboxd.dev "x" not found: 'sandboxd get sandboxes -A' shows what there is`},
+		"a Secret not found": {apierrors.NewNotFound(schema.GroupResource{Resource: "secrets"}, "x"), `secrets "x" not found`},
+		"one problem":        {fmt.Errorf("f: %w", apierrors.NewInvalid(kind, "x", field.ErrorList{field.Forbidden(path.Child("a"), "no")})), `f: Sandbox "x" is invalid: spec.a: no`},
 		"three problems": {
 			apierrors.NewInvalid(kind, "x", field.ErrorList{field.Required(path.Child("a"), "say it"), field.Required(path.Child("b"), ""), field.Required(path.Child("c"), "")}),
 			`Sandbox "x" is invalid: spec.a: Required value: say it (and 2 more problems)`,
@@ -56,6 +59,22 @@ func TestSentences(t *testing.T) {
 		"schema": {
 			apierrors.NewInvalid(kind, "x", field.ErrorList{field.Invalid(path.Child("cpus"), 0, "spec.cpus in body should be greater than or equal to 1")}),
 			`Sandbox "x" is invalid: spec.cpus: Invalid value: 0: it should be greater than or equal to 1`,
+		},
+		"rule": {
+			apierrors.NewInvalid(kind, "x", field.ErrorList{field.Invalid(path, field.OmitValueType{}, "name is allowed with mode intnet only")}),
+			`Sandbox "x" is invalid: spec: name is allowed with mode intnet only`,
+		},
+		"rule of the object": {
+			apierrors.NewInvalid(kind, "x", field.ErrorList{field.Invalid(field.NewPath("sandbox"), field.OmitValueType{}, "metadata.name must be short")}),
+			`Sandbox "x" is invalid: metadata.name must be short`,
+		},
+		"type": {
+			fmt.Errorf("f: %w", apierrors.NewBadRequest("failed to create typed patch object (default/x; sandboxd.dev/v1, Kind=Sandbox): .spec.cpus: expected numeric (int or float), got string")),
+			`f: Sandbox default/x: spec.cpus: expected numeric (int or float), got string`,
+		},
+		"types": {
+			apierrors.NewBadRequest("failed to create typed patch object (/x; sandboxd.dev/v1, Kind=GoldenImage): errors:\n  .spec.a: expected map\n  .spec.b: expected list"),
+			`GoldenImage x: spec.a: expected map .spec.b: expected list`,
 		},
 		"unknown fields": {fmt.Errorf("f: %w", apierrors.NewBadRequest(`strict decoding error: unknown field "a", unknown field "b"`)), `f: unknown field "a" (and 1 more problem)`},
 		"long":           {errors.New(strings.Repeat("x", 5000)), strings.Repeat("x", maxSentence) + "…"},
@@ -67,6 +86,44 @@ func TestSentences(t *testing.T) {
 				t.Errorf("got  %q\nwant %q", got, c.want)
 			}
 		})
+	}
+}
+
+// TestExplainFields: who mistypes a field is told where those are that there are.
+func TestExplainFields(t *testing.T) {
+	sandbox := v1.GroupVersion.WithKind("Sandbox")
+	for problem, want := range map[string]string{
+		`unknown field "spec.cpu"`:                                "'sandboxd explain sandbox.spec' shows",
+		`unknown field "kindd"`:                                   "'sandboxd explain sandbox' shows",
+		`unknown field "spec.network.portForwards[3].hostport"`:   "'sandboxd explain sandbox.spec.network.portForwards' shows",
+		`unknown field "spec.cpu", unknown field "spec.lifecyle"`: `unknown field "spec.cpu" (and 1 more problem): 'sandboxd explain`,
+		`duplicate field "spec.cpus"`:                             `duplicate field "spec.cpus"`,
+	} {
+		err := explainFields(sandbox, fmt.Errorf("f: %w", apierrors.NewBadRequest("strict decoding error: "+problem)))
+		if got := sentence(err); !strings.Contains(got, want) {
+			t.Errorf("%s: %q has no %q", problem, got, want)
+		}
+	}
+	secret := schema.GroupVersionKind{Version: "v1", Kind: "Secret"}
+	err := apierrors.NewBadRequest(`strict decoding error: unknown field "dat"`)
+	if got := explainFields(secret, err); got != error(err) {
+		t.Errorf("a Secret: %v", got)
+	}
+}
+
+// TestOutputFile: files are written where links lead, and never in the place of devices.
+func TestOutputFile(t *testing.T) {
+	dir := t.TempDir()
+	file, link := filepath.Join(dir, "file"), filepath.Join(dir, "link")
+	if err := errors.Join(os.WriteFile(file, nil, 0o600), os.Symlink(file, link)); err != nil {
+		t.Fatal(err)
+	}
+	for path, want := range map[string]string{
+		file: file, link: file, filepath.Join(dir, "new"): filepath.Join(dir, "new"), dir: "", "/dev/null": "",
+	} {
+		if got, err := outputFile(path); got != want || (err != nil) != (want == "") {
+			t.Errorf("%s: %q, %v", path, got, err)
+		}
 	}
 }
 

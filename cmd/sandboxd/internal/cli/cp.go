@@ -63,6 +63,7 @@ sandboxd cp --snapshot before web:/etc ./etc-before`),
 		},
 	}
 	cmd.Flags().StringVar(&snapshot, "snapshot", "", "Copy out of this snapshot of the sandbox")
+	cmd.ValidArgsFunction = a.completeCopy
 	return a.namespaced(cmd)
 }
 

@@ -41,6 +41,7 @@ sandboxd delete -f manifests/ -R --ignore-not-found`),
 	flags.StringVar(&d.dryRun, "dry-run", "none", "server: only try, change nothing; or none")
 	flags.Lookup("dry-run").NoOptDefVal = "server"
 	flags.StringVarP(&d.format, "output", "o", "", "name: print names only")
+	cmd.ValidArgsFunction = a.completeObjects
 	return a.namespaced(cmd)
 }
 

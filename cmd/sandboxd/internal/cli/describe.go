@@ -32,6 +32,7 @@ func (a *app) describe() *cobra.Command {
 		},
 	}
 	chosen.add(cmd)
+	cmd.ValidArgsFunction = a.completeObjects
 	return a.namespaced(cmd)
 }
 

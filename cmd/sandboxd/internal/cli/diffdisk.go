@@ -63,6 +63,9 @@ sandboxd diff-disk web --content /etc/passwd`),
 	cmd.Flags().BoolVar(&d.Touched, "touched", false, "Tell of files of which only the time of the last change differs, too")
 	cmd.Flags().StringVarP(&d.format, "output", "o", "", "Form of the output: json")
 	cmd.Flags().StringVar(&d.content, "content", "", "Show how the contents of this text file differ; its name as it is told without this flag")
+	_ = cmd.RegisterFlagCompletionFunc("from", a.completeSnapshots)
+	_ = cmd.RegisterFlagCompletionFunc("to", a.completeSnapshots)
+	cmd.ValidArgsFunction = a.completeSandboxes()
 	return a.namespaced(cmd)
 }
 

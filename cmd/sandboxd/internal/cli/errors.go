@@ -5,11 +5,14 @@ import (
 	"errors"
 	"fmt"
 	"net/url"
+	"regexp"
 	"strings"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 
+	v1 "sandboxd.dev/sandboxd/api/v1"
 	"sandboxd.dev/sandboxd/client"
 )
 
@@ -65,19 +68,67 @@ func statusWords(s metav1.Status) string {
 			return invalidWords(s.Details)
 		}
 	case metav1.StatusReasonBadRequest:
-		if problems, ok := strings.CutPrefix(s.Message, "strict decoding error: "); ok {
-			list := strings.Split(problems, ", ")
+		if list := decodingProblems(s); len(list) > 0 {
 			return list[0] + more(len(list)-1, "problem", "problems")
 		}
+	case metav1.StatusReasonNotFound:
+		if d := s.Details; d != nil && d.Group == v1.GroupName && d.Name != "" {
+			return fmt.Sprintf("%s: 'sandboxd get %s -A' shows what there is", s.Message, d.Kind)
+		}
+	}
+	if m := untyped.FindStringSubmatch(s.Message); m != nil {
+		return fmt.Sprintf("%s %s: %s", m[2], strings.TrimPrefix(m[1], "/"), m[3])
 	}
 	return s.Message
 }
+
+// untyped is how the server says of an applied object that a value is of another type than
+// its field: which object, of which kind, and where.
+var untyped = regexp.MustCompile(`(?s)^failed to create typed patch object \(([^;]*); [^;]*, Kind=(\w+)\): (?:errors:\s+)?\.?(.*)$`)
+
+// decodingProblems are what a strict server did not understand of an object.
+func decodingProblems(s metav1.Status) []string {
+	if problems, ok := strings.CutPrefix(s.Message, "strict decoding error: "); ok {
+		return strings.Split(problems, ", ")
+	}
+	return nil
+}
+
+// unknownField finds the field that there is none of, and those around it.
+var unknownField = regexp.MustCompile(`^unknown field "((?:.*\.)?)([^."]+)"$`)
+
+// explainFields says where the fields are told that an object of a kind has, if an error
+// is about one that it has not.
+func explainFields(kind schema.GroupVersionKind, err error) error {
+	var status apierrors.APIStatus
+	if kind.Group != v1.GroupName || !errors.As(err, &status) {
+		return err
+	}
+	problems := decodingProblems(status.Status())
+	if len(problems) == 0 {
+		return err
+	}
+	m := unknownField.FindStringSubmatch(problems[0])
+	if m == nil {
+		return err
+	}
+	around := indexes.ReplaceAllString(strings.TrimSuffix("."+m[1], "."), "")
+	return fmt.Errorf("%w: 'sandboxd explain %s%s' shows the fields there are", err, strings.ToLower(kind.Kind), around)
+}
+
+// indexes of lists in the path of a field.
+var indexes = regexp.MustCompile(`\[\d+\]`)
 
 func invalidWords(d *metav1.StatusDetails) string {
 	first := d.Causes[0]
 	// What is not allowed says so in its own words.
 	message := strings.TrimPrefix(first.Message, "Forbidden: ")
-	if first.Field != "" && first.Field != "<nil>" {
+	message = strings.Replace(message, "should match '"+durationPattern+"'", "should be a duration such as 90s, 30m or 24h", 1)
+	// A rule of the whole object says what is wrong, and repeats no value.
+	if rule, ok := strings.CutPrefix(message, "Invalid value: "); ok && startsSentence.MatchString(rule) {
+		message = rule
+	}
+	if first.Field != "" && first.Field != "<nil>" && !strings.EqualFold(first.Field, d.Kind) {
 		message = strings.ReplaceAll(message, first.Field+" in body ", "it ") // said already
 		message = first.Field + ": " + message
 	}
@@ -87,6 +138,12 @@ func invalidWords(d *metav1.StatusDetails) string {
 	}
 	return kind + " is invalid: " + message + more(len(d.Causes)-1, "problem", "problems")
 }
+
+// durationPattern is what the schema says of durations.
+const durationPattern = `^([0-9]+(\.[0-9]+)?(ms|s|m|h))+$`
+
+// startsSentence tells words from a value that is repeated.
+var startsSentence = regexp.MustCompile(`^[a-zA-Z][a-zA-Z.]* `)
 
 // more tells of what was left out.
 func more(n int, one, many string) string {

@@ -43,6 +43,8 @@ sandboxd events -A --types Warning`),
 	cmd.Flags().BoolVarP(&follow, "watch", "w", false, "After showing the events, show new ones")
 	cmd.Flags().BoolVarP(&chosen.all, "all-namespaces", "A", false, "Events of all namespaces")
 	cmd.Flags().StringSliceVar(&types, "types", nil, "Only events of these types: Normal, Warning")
+	offer(cmd, "types", "Normal", "Warning")
+	_ = cmd.RegisterFlagCompletionFunc("for", a.completeObjects)
 	return a.namespaced(cmd)
 }
 
@@ -67,6 +69,9 @@ func (l *eventLister) run(ctx context.Context, about string, follow bool) error 
 	}
 	namespace := l.namespaceOr()
 	if about != "" {
+		if !strings.Contains(about, "/") {
+			return fmt.Errorf("--for %q is not of the form TYPE/NAME, such as sandbox/web", about)
+		}
 		selected, err := parseSelection([]string{about}, api.Find)
 		if err != nil {
 			return err

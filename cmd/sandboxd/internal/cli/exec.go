@@ -85,6 +85,7 @@ sandboxd exec web -it -- sh`),
 	flags.StringArrayVarP(&o.Env, "env", "e", nil, "Variable to set, as NAME=value; may be repeated")
 	flags.DurationVar(&o.Timeout, "timeout", 0, "Kill the command after this time, such as 30s (default: never)")
 	flags.Int64Var(&maxOutput, "max-output", 64<<20, "Keep at most so many bytes each of standard output and standard error; 0: all, which takes the guest a little longer to begin. A terminal shows all")
+	cmd.ValidArgsFunction = a.completeSandboxes()
 	return a.namespaced(cmd)
 }
 

@@ -37,6 +37,7 @@ sandboxd explain goldenimage --recursive`),
 		},
 	}
 	cmd.Flags().BoolVar(&recursive, "recursive", false, "Show the fields below the fields too, without their descriptions")
+	cmd.ValidArgsFunction = completeFields
 	return cmd
 }
 
@@ -83,7 +84,7 @@ func explain(w io.Writer, definitions []apiextensionsv1.CustomResourceDefinition
 		fmt.Fprintf(w, "KIND:     %s\nVERSION:  %s/%s\n", n.Kind, crd.Spec.Group, crd.Spec.Versions[0].Name)
 		return explainField(w, strings.Join(names[1:], "."), field, recursive)
 	}
-	return fmt.Errorf("there is nothing to explain about %q: the kinds are %s", names[0], strings.Join(kinds, " and "))
+	return fmt.Errorf("there is nothing to explain about %q: the kinds are %s", names[0], strings.Join(kinds, ", "))
 }
 
 func orNone(names []string) string {

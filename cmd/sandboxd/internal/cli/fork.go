@@ -43,12 +43,7 @@ sandboxd fork web --snapshot before-upgrade`),
 	cmd.ValidArgsFunction = f.completeSandboxes()
 	cmd.Flags().IntVar(&f.count, "count", 1, "How many forks to make")
 	cmd.Flags().StringVar(&f.snapshot, "snapshot", "", "Snapshot of the sandbox to begin from (default: one that is taken now)")
-	_ = cmd.RegisterFlagCompletionFunc("snapshot", func(cmd *cobra.Command, args []string, typed string) ([]string, cobra.ShellCompDirective) {
-		if len(args) == 0 {
-			return nil, cobra.ShellCompDirectiveNoFileComp
-		}
-		return f.completeSnapshots(cmd, args, typed)
-	})
+	_ = cmd.RegisterFlagCompletionFunc("snapshot", f.completeSnapshots)
 	return f.waiting(cmd, "the forks are ready")
 }
 

@@ -42,6 +42,7 @@ sandboxd get sandbox web -o jsonpath='{.status.addresses[0].ip}'`),
 	cmd.Flags().BoolVar(&g.watchOnly, "watch-only", false, "Show changes only")
 	cmd.Flags().BoolVar(&g.noHeaders, "no-headers", false, "Leave out the table's headers")
 	cmd.Flags().BoolVar(&g.showLabels, "show-labels", false, "Show labels as the last column")
+	cmd.ValidArgsFunction = a.completeObjects
 	return a.namespaced(cmd)
 }
 

@@ -75,7 +75,8 @@ func (a *app) imageHistory() *cobra.Command {
 		Long: `List the revisions of an image that are held on the host, the youngest first: what
 each was made from, the digest of its source, how many sandboxes are clones of it,
 and whether it is the current one or may be pruned.`,
-		Args: wantArgs(1),
+		Args:              wantArgs(1),
+		ValidArgsFunction: a.completeImages(),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			images, err := a.goldenImages(cmd.Context(), args)
 			if err != nil {
@@ -113,6 +114,9 @@ sandboxd image prune debian`),
 			}
 			return a.prune(cmd.Context(), images, dryRun, timeout)
 		},
+	}
+	cmd.ValidArgsFunction = func(cmd *cobra.Command, _ []string, _ string) ([]string, cobra.ShellCompDirective) {
+		return a.completeNames(cmd.Context(), &v1.GoldenImageList{}, nil)
 	}
 	cmd.Flags().BoolVar(&dryRun, "dry-run", false, "Only say what would be removed")
 	cmd.Flags().DurationVar(&timeout, "timeout", timeout, "How long to wait until the revisions are gone")

@@ -20,6 +20,7 @@ type exportFlags struct{ format, revision string }
 
 func (f *exportFlags) add(cmd *cobra.Command) {
 	cmd.Flags().StringVar(&f.format, "format", "", "Format of the file: qcow2, vdi or raw (default: as the provider keeps it, without a conversion)")
+	offer(cmd, "format", "qcow2", "vdi", "raw")
 	cmd.Flags().StringVar(&f.revision, "revision", "", "Revision of the image (default: the current one)")
 }
 
@@ -56,6 +57,7 @@ sandboxd image export debian debian.vdi --format vdi`),
 			return err
 		},
 	}
+	cmd.ValidArgsFunction = a.completeImages(completeFiles)
 	which.add(cmd)
 	return a.connected(cmd)
 }
@@ -66,6 +68,9 @@ func (f exportFlags) options(begin func(client.Export)) client.ExportOptions {
 
 // exportTo writes a file that becomes visible as a whole or not at all.
 func (a *app) exportTo(ctx context.Context, c *client.Client, name string, which exportFlags, path string) (got client.Export, err error) {
+	if path, err = outputFile(path); err != nil {
+		return got, err
+	}
 	f, err := os.CreateTemp(filepath.Dir(path), ".sandboxd-export-*")
 	if err != nil {
 		return got, fmt.Errorf("%s: it cannot be written: %w", path, pathReason(err))
@@ -138,6 +143,7 @@ sandboxd image push debian ./layout --tag 13`),
 			return a.push(cmd.Context(), plainName(args[0]), which, to)
 		},
 	}
+	cmd.ValidArgsFunction = a.completeImages(completeFiles)
 	which.add(cmd)
 	cmd.Flags().StringVar(&to.Tag, "tag", "", "Tag in the folder (default "+artifact.DefaultTag+")")
 	cmd.Flags().BoolVar(&to.PlainHTTP, "plain-http", false, "Speak http to the registry")

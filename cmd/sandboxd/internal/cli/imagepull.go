@@ -91,6 +91,8 @@ sandboxd promote team/web web-clean --snapshot clean`),
 	}
 	made.add(cmd)
 	cmd.Flags().StringVar(&snapshot, "snapshot", "", "Snapshot of the sandbox; without one it must be stopped")
+	cmd.ValidArgsFunction = a.completeSandboxes()
+	_ = cmd.RegisterFlagCompletionFunc("snapshot", a.completeSnapshots)
 	return a.namespaced(cmd)
 }
 

@@ -79,6 +79,8 @@ sandboxd kubeconfig --user flux --role admin --token --server https://sandboxes.
 	flags.BoolVar(&f.certificate, "client-certificate", false, "Give a client certificate (default)")
 	flags.DurationVar(&f.duration, "duration", 365*24*time.Hour, "How long the credential is valid")
 	flags.StringVarP(&f.output, "output", "o", "-", "File to write, for its owner alone, with its folder; - for standard output")
+	offer(cmd, "role", client.RoleAdmin, client.RoleUser, client.RoleReadOnly)
+	_ = cmd.RegisterFlagCompletionFunc("namespace", a.completeNamespaces)
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error { return a.runKubeconfig(cmd.Context(), f) }
 	return cmd
 }
@@ -226,6 +228,9 @@ func kubeconfigOf(grant client.UserGrant, key []byte, server string, namespaces 
 func (a *app) openOutput(path string) (write func([]byte) error, abandon func(), err error) {
 	if path == "-" {
 		return func(b []byte) error { _, err := a.Out.Write(b); return err }, func() {}, nil
+	}
+	if path, err = outputFile(path); err != nil {
+		return nil, nil, err
 	}
 	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil { // as kubectl makes ~/.kube
 		return nil, nil, fmt.Errorf("%s cannot be written: %w", path, pathReason(err))

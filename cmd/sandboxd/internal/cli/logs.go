@@ -67,7 +67,9 @@ sandboxd logs goldenimage/debian -f`),
 	}
 	cmd.Flags().BoolVarP(&o.Follow, "follow", "f", false, "Go on showing what is printed")
 	cmd.Flags().Int64Var(&tail, "tail", -1, "Begin with so many lines from the end (default: all)")
+	cmd.Flags().Lookup("tail").DefValue = "0" // shown as none: the usage says it in words
 	cmd.Flags().BoolVar(&raw, "raw", false, "Leave control characters in on a terminal")
+	cmd.ValidArgsFunction = a.completeSandboxes()
 	return a.namespaced(cmd)
 }
 

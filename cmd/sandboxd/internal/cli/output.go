@@ -17,6 +17,7 @@ type output struct {
 
 func (o *output) add(cmd *cobra.Command) {
 	cmd.Flags().StringVarP(&o.format, "output", "o", "", "Form of the output: wide, yaml, json, name or jsonpath=TEMPLATE")
+	offer(cmd, "output", "wide", "yaml", "json", "name", "jsonpath=")
 	cmd.Flags().BoolVar(&o.managedFields, "show-managed-fields", false, "Keep metadata.managedFields in yaml and json")
 }
 

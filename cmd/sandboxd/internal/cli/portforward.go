@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"net"
 	"strconv"
 	"strings"
@@ -27,7 +28,7 @@ ncat or nc in the guest; its isolation stays as it is.`,
 		Example: examples(`
 sandboxd port-forward web 8080:80
 sandboxd port-forward web :5432 9000`),
-		Args: cobra.MinimumNArgs(2),
+		Args: argsBetween(2, math.MaxInt),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			key, err := a.sandboxKey(args[0])
 			if err != nil {
@@ -54,6 +55,7 @@ sandboxd port-forward web :5432 9000`),
 		},
 	}
 	cmd.Flags().StringSliceVar(&addresses, "address", []string{"localhost"}, "Local addresses to listen on: localhost, or addresses of this host")
+	cmd.ValidArgsFunction = a.completeSandboxes()
 	return a.namespaced(cmd)
 }
 

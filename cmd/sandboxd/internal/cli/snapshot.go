@@ -15,9 +15,11 @@ import (
 
 func (a *app) snapshot() *cobra.Command {
 	cmd := &cobra.Command{
-		Use:     "snapshot",
-		Short:   "Keep the state of a sandbox",
-		Long:    `Keep the state of a sandbox, to go back to it or to fork it. Snapshots are objects: "sandboxd get snapshots", "sandboxd delete snapshot NAME".`,
+		Use:   "snapshot",
+		Short: "Keep the state of a sandbox",
+		Long: `Keep the state of a sandbox, to go back to it or to fork it. Snapshots are objects:
+"sandboxd get sandboxsnapshots" shows them, "sandboxd delete sandboxsnapshot NAME"
+deletes one; snap is short for either.`,
 		GroupID: groupStates,
 		Example: examples(`
 sandboxd snapshot create web before-upgrade --wait

@@ -7,8 +7,6 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
-	"k8s.io/apimachinery/pkg/api/meta"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	crclient "sigs.k8s.io/controller-runtime/pkg/client"
 
 	v1 "sandboxd.dev/sandboxd/api/v1"
@@ -95,47 +93,4 @@ func argsBetween(least, most int) cobra.PositionalArgs {
 		}
 		return nil
 	}
-}
-
-// completeSandboxes completes the first argument, and what follows by others.
-func (s *states) completeSandboxes(others ...cobra.CompletionFunc) cobra.CompletionFunc {
-	first := func(cmd *cobra.Command, _ []string, _ string) ([]string, cobra.ShellCompDirective) {
-		return s.completeNames(cmd.Context(), &v1.SandboxList{}, nil)
-	}
-	all := append([]cobra.CompletionFunc{first}, others...)
-	return func(cmd *cobra.Command, args []string, typed string) ([]string, cobra.ShellCompDirective) {
-		if len(args) >= len(all) {
-			return nil, cobra.ShellCompDirectiveNoFileComp
-		}
-		return all[len(args)](cmd, args, typed)
-	}
-}
-
-// completeSnapshots completes the snapshots of the sandbox that was named.
-func (s *states) completeSnapshots(cmd *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
-	return s.completeNames(cmd.Context(), &v1.SandboxSnapshotList{}, crclient.MatchingFields{"spec.sandbox": args[0]})
-}
-
-// completionLimit is how long a shell waits for names.
-const completionLimit = 2 * time.Second
-
-func (s *states) completeNames(ctx context.Context, list crclient.ObjectList, chosen crclient.MatchingFields) ([]string, cobra.ShellCompDirective) {
-	c, err := s.client()
-	if err != nil {
-		return nil, cobra.ShellCompDirectiveNoFileComp
-	}
-	ctx, cancel := context.WithTimeout(ctx, completionLimit)
-	defer cancel()
-	options := []crclient.ListOption{crclient.InNamespace(s.namespaceOr())}
-	if chosen != nil {
-		options = append(options, chosen)
-	}
-	var names []string
-	if err := c.List(ctx, list, options...); err == nil {
-		items, _ := meta.ExtractList(list)
-		for _, o := range items {
-			names = append(names, o.(metav1.Object).GetName())
-		}
-	}
-	return names, cobra.ShellCompDirectiveNoFileComp
 }

@@ -55,7 +55,7 @@ func (p *applier) try(ctx context.Context, api *kube.API, targets []target) ([]o
 	return each(ctx, targets, func(ctx context.Context, o target) (outcome, error) {
 		result, err := t.one(ctx, o)
 		if err != nil {
-			return result, o.Errorf("%w", explainConflict(err))
+			return result, o.Errorf("%w", explainFields(o.GroupVersionKind(), explainConflict(err)))
 		}
 		return result, nil
 	})

@@ -77,7 +77,7 @@ func (a *app) validateFiles(ctx context.Context, from files) ([]validated, error
 		}
 		full, err := validator.Validate(ctx, o.Unstructured)
 		if err != nil {
-			return nil, o.Errorf("%w", err)
+			return nil, o.Errorf("%w", explainFields(r.Kind, err))
 		}
 		all = append(all, validated{target{manifest.Object{Unstructured: full, Source: o.Source}, r}})
 	}

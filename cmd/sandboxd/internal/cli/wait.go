@@ -67,6 +67,8 @@ sandboxd wait sandbox/web --for=delete`),
 	cmd.Flags().BoolVar(&every, "all", false, "All objects of the type")
 	cmd.Flags().StringVar(&condition, "for", "", "What to wait for: condition=NAME[=STATUS], create, delete, jsonpath='{PATH}'[=VALUE]")
 	cmd.Flags().DurationVar(&timeout, "timeout", 30*time.Second, "How long to wait; 0 looks once, less than 0 means a week")
+	offer(cmd, "for", "condition=", "create", "delete", "jsonpath=")
+	cmd.ValidArgsFunction = a.completeObjects
 	return a.namespaced(cmd)
 }
 

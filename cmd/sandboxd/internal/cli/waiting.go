@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -176,6 +177,7 @@ func (w *waiter) judge(pending map[string]awaited, whys map[string]state, name s
 		return nil
 	}
 	s := o.goal(u)
+	s.why = strings.TrimPrefix(s.why, fmt.Sprintf("%s %s/%s: ", strings.ToLower(o.Kind.Kind), o.namespace, o.name)) // it is named already
 	switch {
 	case s.met:
 		delete(pending, name)

@@ -10,6 +10,7 @@ import (
 	"net/netip"
 	"path/filepath"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/go-logr/logr"
@@ -160,7 +161,7 @@ func (r *remote) grant(request *http.Request) (any, error) {
 		return nil, apierrors.NewBadRequest(fmt.Sprintf("the wish cannot be read: %v", err))
 	}
 	if wish.Seconds < 0 || wish.Seconds > int64(identity.MaxLife/time.Second) {
-		return nil, apierrors.NewBadRequest(fmt.Sprintf("%d seconds are not between 1 minute and %d days", wish.Seconds, int(identity.MaxLife.Hours()/24)))
+		return nil, apierrors.NewBadRequest(fmt.Sprintf("a duration of %s is not between 1 minute and %d days", wished(wish.Seconds), int(identity.MaxLife.Hours()/24)))
 	}
 	apiserver.Annotate(request.Context(), "granted", fmt.Sprintf("user=%q groups=%q role=%q namespaces=%q", wish.User, wish.Groups, wish.Role, wish.Namespaces))
 	plan, err := planGrant(wish)
@@ -178,7 +179,7 @@ func (r *remote) grant(request *http.Request) (any, error) {
 		made, grant.Token, err = r.keeper.IssueToken(w)
 	}
 	if errors.Is(err, identity.ErrInvalid) {
-		return nil, apierrors.NewBadRequest(err.Error())
+		return nil, apierrors.NewBadRequest(strings.TrimSuffix(err.Error(), ": "+identity.ErrInvalid.Error())) // the kind says nothing to people
 	}
 	if err != nil {
 		return nil, err
@@ -262,4 +263,12 @@ func (r *remote) rotate(request *http.Request) (any, error) {
 	}
 	r.log.Info("The authority was rotated", "previousUntil", rotation.PreviousUntil)
 	return r.authoritiesOf(rotation), nil
+}
+
+// wished is a number of seconds in words, also where it is too large for a duration.
+func wished(seconds int64) string {
+	if d := time.Duration(seconds) * time.Second; int64(d/time.Second) == seconds {
+		return d.String()
+	}
+	return fmt.Sprintf("%d seconds", seconds)
 }

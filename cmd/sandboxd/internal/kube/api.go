@@ -105,7 +105,7 @@ func (a *API) findOne(gvr schema.GroupVersionResource) (Resource, error) {
 	mapper := restmapper.NewShortcutExpander(a.mapper, a.discovery, nil)
 	gvk, err := mapper.KindFor(gvr)
 	if meta.IsNoMatchError(err) {
-		return Resource{}, fmt.Errorf("there is no resource type %q: sandboxes, goldenimages, namespaces, events and secrets are some", gvr.GroupResource().String())
+		return Resource{}, fmt.Errorf("there is no resource type %q: sandboxes, sandboxsnapshots, goldenimages, namespaces, events and secrets are some", gvr.GroupResource().String())
 	}
 	if err != nil {
 		return Resource{}, err
@@ -120,7 +120,7 @@ func (a *API) OfKind(gvk schema.GroupVersionKind) (Resource, error) {
 		if others, otherErr := a.mapper.RESTMappings(gvk.GroupKind()); otherErr == nil && len(others) > 0 {
 			return Resource{}, WrongVersion(gvk, others[0].GroupVersionKind.GroupVersion())
 		}
-		return Resource{}, UnknownKind(gvk, "GoldenImage, Sandbox")
+		return Resource{}, UnknownKind(gvk, "GoldenImage, Sandbox, SandboxSnapshot")
 	}
 	if err != nil {
 		return Resource{}, err
