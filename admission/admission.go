@@ -1,9 +1,9 @@
 // Package admission refuses writes that the schema cannot judge, because they
 // depend on the host or on other objects:
 //
-//	GoldenImage   DELETE           while sandboxes use it
 //	GoldenImage   CREATE, UPDATE   a source that cannot become an image, or the
 //	                               password in a Secret that its writer may not read
+//	Sandbox       CREATE           an image that is being deleted
 //	Sandbox       CREATE, UPDATE   shared folders that the host does not allow
 //
 // An update is judged by what it changes: an object that was accepted once can
@@ -16,11 +16,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net/http"
 	"os"
 	"reflect"
 	"slices"
-	"strings"
 	"sync"
 	"syscall"
 
@@ -61,63 +59,51 @@ func (h *Hook) Admit(ctx context.Context, a apiserver.Attributes) error {
 	switch {
 	case a.Subresource != "":
 		return nil
-	case a.Resource.GroupResource() == goldenImages && a.Operation == apiserver.Delete:
-		return h.imageDeleted(ctx, a)
+	case a.Operation == apiserver.Delete:
+		return nil
 	case a.Resource.GroupResource() == goldenImages:
 		if err := passwordsLent(ctx, a); err != nil {
 			return err
 		}
 		return h.imageWritten(ctx, a)
-	case a.Resource.GroupResource() == sandboxes && a.Operation != apiserver.Delete:
-		return h.sandboxWritten(a)
+	case a.Resource.GroupResource() == sandboxes:
+		return h.sandboxWritten(ctx, a)
 	}
 	return nil
 }
 
-// imageDeleted refuses to delete an image that sandboxes are made from.
-func (h *Hook) imageDeleted(ctx context.Context, a apiserver.Attributes) error {
-	all, err := a.Reader.List(ctx, sandboxes, "")
-	if err != nil {
-		return err
-	}
-	var users []string
-	for _, s := range all {
-		if image, _, _ := unstructured.NestedString(s.Object, "spec", "image"); image == a.Name {
-			users = append(users, s.GetNamespace()+"/"+s.GetName())
-		}
-	}
-	if len(users) == 0 {
-		return nil
-	}
-	slices.Sort(users)
-	return &apierrors.StatusError{ErrStatus: metav1.Status{
-		Status: metav1.StatusFailure, Code: http.StatusConflict, Reason: metav1.StatusReasonConflict,
-		Details: &metav1.StatusDetails{Group: goldenImages.Group, Kind: goldenImages.Resource, Name: a.Name},
-		Message: fmt.Sprintf("goldenimages.%s %q is in use by %s: delete what uses it first",
-			goldenImages.Group, a.Name, enumerate("sandbox", "sandboxes", users)),
-	}}
-}
-
-// enumerate names the first of many.
-func enumerate(one, many string, names []string) string {
-	const most = 5
+// imageLasts refuses a new sandbox of an image that is being deleted, which stays as long
+// as those that were there before use it: one more would let it stay for longer.
+func imageLasts(ctx context.Context, a apiserver.Attributes, image string) (*field.Error, error) {
+	img, err := a.Reader.Get(ctx, goldenImages, "", image)
 	switch {
-	case len(names) == 1:
-		return one + " " + names[0]
-	case len(names) > most:
-		return fmt.Sprintf("%d %s: %s and %d more", len(names), many, strings.Join(names[:most], ", "), len(names)-most)
-	default:
-		return fmt.Sprintf("%d %s: %s", len(names), many, strings.Join(names, ", "))
+	case apierrors.IsNotFound(err): // the sandbox waits for it
+		return nil, nil
+	case err != nil:
+		return nil, err
+	case img.GetDeletionTimestamp() == nil:
+		return nil, nil
 	}
+	return field.Forbidden(field.NewPath("spec", "image"), fmt.Sprintf(
+		"GoldenImage %q is being deleted: wait until it is gone and apply it again before its sandboxes, or name another one", image)), nil
 }
 
-// sandboxWritten refuses shared folders and places of artifacts that the host does not allow.
-func (h *Hook) sandboxWritten(a apiserver.Attributes) error {
+// sandboxWritten refuses images that are being deleted, and shared folders and places of
+// artifacts that the host does not allow.
+func (h *Hook) sandboxWritten(ctx context.Context, a apiserver.Attributes) error {
 	var now, before v1.Sandbox
 	if err := decode(a, &now, &before); err != nil {
 		return err
 	}
 	var errs field.ErrorList
+	if a.Operation == apiserver.Create {
+		switch refused, err := imageLasts(ctx, a, now.Spec.Image); {
+		case err != nil:
+			return err
+		case refused != nil:
+			errs = append(errs, refused)
+		}
+	}
 	for i, f := range now.Spec.Artifacts {
 		if slices.ContainsFunc(before.Spec.Artifacts, func(o v1.Artifact) bool { return o.HostPath == f.HostPath }) {
 			continue

@@ -125,41 +125,43 @@ func refused(t *testing.T, err error, want string) {
 	}
 }
 
+// TestImageInUse: an image may be deleted while sandboxes use it. It is not used by any
+// more then.
 func TestImageInUse(t *testing.T) {
 	h, ctx := start(t), context.Background()
 	h.image(t, "i.qcow2")
-	img := goldenImage("i", "i.qcow2", "")
-	if err := h.Create(ctx, img); err != nil {
+	img, s := goldenImage("i", "i.qcow2", ""), sandbox("s", "i")
+	img.Finalizers = []string{v1.FinalizerImage}
+	must(t, h.Create(ctx, img))
+	must(t, h.Create(ctx, s))
+	must(t, h.Delete(ctx, img))
+	err := h.Create(ctx, sandbox("late", "i"))
+	refused(t, err, `spec.image: Forbidden: GoldenImage "i" is being deleted: wait until it is gone and apply it again`)
+	if !apierrors.IsInvalid(err) {
+		t.Errorf("got %v, want it to be invalid", err)
+	}
+	refused(t, h.Create(ctx, sandbox("late", "i"), client.DryRunAll), "is being deleted")
+	must(t, h.Create(ctx, sandbox("other", "another")))
+
+	// What was there before lives on.
+	s.Labels = map[string]string{"a": "b"}
+	s.Spec.PowerState = v1.PowerStopped
+	must(t, h.Update(ctx, s))
+	must(t, h.Delete(ctx, s))
+
+	must(t, h.Get(ctx, client.ObjectKeyFromObject(img), img))
+	if img.DeletionTimestamp.IsZero() {
+		t.Error("it is not being deleted")
+	}
+	img.Finalizers = nil
+	must(t, h.Update(ctx, img))
+	must(t, h.Create(ctx, sandbox("late", "i")))
+}
+
+func must(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
 		t.Fatal(err)
-	}
-	var all []*v1.Sandbox
-	for n := range 7 {
-		s := sandbox(fmt.Sprintf("s%d", n), "i")
-		if err := h.Create(ctx, s); err != nil {
-			t.Fatal(err)
-		}
-		all = append(all, s)
-	}
-	if err := h.Create(ctx, sandbox("other", "another")); err != nil {
-		t.Fatal(err)
-	}
-	err := h.Delete(ctx, img)
-	refused(t, err, `"i" is in use by 7 sandboxes: default/s0, default/s1, default/s2, default/s3, default/s4 and 2 more: delete what uses it first`)
-	if !apierrors.IsConflict(err) {
-		t.Errorf("got %v, want a conflict", err)
-	}
-	refused(t, h.DeleteAllOf(ctx, &v1.GoldenImage{}), "is in use by")
-	for _, s := range all[1:] {
-		if err := h.Delete(ctx, s); err != nil {
-			t.Fatal(err)
-		}
-	}
-	refused(t, h.Delete(ctx, img), "is in use by sandbox default/s0: delete what uses it first")
-	if err := h.Delete(ctx, all[0]); err != nil {
-		t.Fatal(err)
-	}
-	if err := h.Delete(ctx, img); err != nil {
-		t.Errorf("unused, it cannot be deleted: %v", err)
 	}
 }
 

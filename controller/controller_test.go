@@ -281,6 +281,8 @@ func TestTTL(t *testing.T) {
 	}
 }
 
+// TestImageInUseIsHeld: an image that is deleted stays as long as the sandboxes that
+// were there before use it.
 func TestImageInUseIsHeld(t *testing.T) {
 	d := host(t, fake.Options{})
 	d.start()
@@ -292,11 +294,45 @@ func TestImageInUseIsHeld(t *testing.T) {
 		c := condition(i, v1.ConditionReady)
 		return c.Reason == v1.ReasonInUse && strings.Contains(c.Message, "default/web")
 	})
-	if !ready(sbx) {
-		t.Error("the sandbox lost its readiness")
-	}
+	until(d, sbx, "told", func(s *v1.Sandbox) bool {
+		c := condition(s, v1.ConditionImageReady)
+		return ready(s) && c.Status == metav1.ConditionTrue && strings.Contains(c.Message, "is being deleted")
+	})
+
+	// It lives on, whatever happens, and no other comes.
+	must(t, d.world.Undefine(sbx.UID))
+	d.eventually("made again", func() error {
+		m, err := d.provider().GetMachine(t.Context(), sbx.UID)
+		if err == nil && m.Power != providers.PowerRunning {
+			err = fmt.Errorf("it is %s", m.Power)
+		}
+		return err
+	})
+	time.Sleep(time.Until(img.DeletionTimestamp.Add(time.Second))) // objects have the time in seconds
+	late := newSandbox("late")
+	d.create(late)
+	until(d, late, "told", func(s *v1.Sandbox) bool {
+		return strings.Contains(condition(s, v1.ConditionReady).Message, "waiting for another GoldenImage")
+	})
 	must(t, d.client.Delete(t.Context(), sbx))
 	d.gone(img)
+	until(d, late, "without an image", because(v1.ConditionReady, v1.ReasonImageNotFound))
+	d.create(goldenImage("golden"))
+	until(d, late, "ready", ready)
+}
+
+// TestImageThatIsNotImported goes at once when it is deleted: who waits for it could
+// only wait for ever.
+func TestImageThatIsNotImported(t *testing.T) {
+	d := host(t, fake.Options{})
+	d.start()
+	img, sbx := goldenImage("golden"), newSandbox("web")
+	img.Spec.Source.Disk.SHA256 = strings.Repeat("b", 64) // which the file does not have
+	d.create(img, sbx)
+	until(d, img, "stalled", func(i *v1.GoldenImage) bool { return condition(i, v1.ConditionStalled).Type != "" })
+	must(t, d.client.Delete(t.Context(), img))
+	d.gone(img)
+	until(d, sbx, "without an image", because(v1.ConditionReady, v1.ReasonImageNotFound))
 }
 
 func TestChangedSourceMakesANewRevision(t *testing.T) {

@@ -66,7 +66,9 @@ type Snapshots interface {
 	// state; what happened since is lost. The machine is PowerOff then or, after
 	// a snapshot with memory, PowerSaved: Start goes on with it. Hardware that
 	// was changed since the snapshot stays changed; a memory that does not fit it
-	// is left out, which is no error. Interrupted, it leaves the machine off,
+	// is left out, which is no error. With DiscardOnStop, the next run begins with
+	// the snapshot: with its disk, if its memory is discarded before it has run.
+	// Interrupted, it leaves the machine off,
 	// with either disk, and is to be repeated. ErrNotFound when there is no such
 	// snapshot or machine.
 	RevertMachine(ctx context.Context, ref SnapshotRef) error

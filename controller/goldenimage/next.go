@@ -1,7 +1,9 @@
 package goldenimage
 
 import (
+	"fmt"
 	"slices"
+	"strings"
 
 	v1 "sandboxd.dev/sandboxd/api/v1"
 )
@@ -80,6 +82,22 @@ func total(clones map[string]int32) int32 {
 	return n
 }
 
+// holding are those of the sandboxes that name an image by which it stays while it is
+// being deleted: those that were made from it, and as long as it is sealed those that were
+// there before and are going to be. One that came afterwards, which an API server that is
+// not ours lets in, waits for another image of that name.
+func holding(img *v1.GoldenImage, sealed bool, sandboxes []v1.Sandbox) []v1.Sandbox {
+	var held []v1.Sandbox
+	for i := range sandboxes {
+		sbx := &sandboxes[i]
+		made := sbx.Status.MachineID != "" || sbx.Status.ImageRevision != ""
+		if made || sealed && !img.DeletionTimestamp.Before(&sbx.CreationTimestamp) {
+			held = append(held, *sbx)
+		}
+	}
+	return held
+}
+
 // users names the sandboxes, at most a few, for a message.
 func users(sandboxes []v1.Sandbox) []string {
 	const most = 5
@@ -92,4 +110,13 @@ func users(sandboxes []v1.Sandbox) []string {
 		names = append(names[:most], "…")
 	}
 	return names
+}
+
+// usedBy says who uses an image, for a message.
+func usedBy(sandboxes []v1.Sandbox) string {
+	noun := "sandboxes"
+	if len(sandboxes) == 1 {
+		noun = "sandbox"
+	}
+	return fmt.Sprintf("%d %s (%s)", len(sandboxes), noun, strings.Join(users(sandboxes), ", "))
 }

@@ -3,6 +3,9 @@ package goldenimage
 import (
 	"slices"
 	"testing"
+	"time"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	v1 "sandboxd.dev/sandboxd/api/v1"
 )
@@ -52,6 +55,40 @@ func TestObsolete(t *testing.T) {
 				t.Errorf("got %v, want %v", got, tt.want)
 			}
 		})
+	}
+}
+
+// TestHolding: who keeps an image that is being deleted from going.
+func TestHolding(t *testing.T) {
+	deleted := metav1.NewTime(time.Unix(1000, 0))
+	box := func(created int64, change func(*v1.Sandbox)) v1.Sandbox {
+		s := v1.Sandbox{}
+		s.CreationTimestamp = metav1.NewTime(time.Unix(created, 0))
+		change(&s)
+		return s
+	}
+	waits := func(*v1.Sandbox) {}
+	made := func(s *v1.Sandbox) { s.Status.MachineID, s.Status.ImageRevision = "m", "r1" }
+	lost := func(s *v1.Sandbox) { s.Status.ImageRevision = "r1" }
+	for _, tt := range []struct {
+		name             string
+		sandbox          v1.Sandbox
+		sealed, unsealed bool
+	}{
+		{"with a machine", box(900, made), true, true},
+		{"with a machine, made later", box(1100, made), true, true},
+		{"to be made anew", box(900, lost), true, true},
+		{"waits, from before", box(900, waits), true, false},
+		{"waits, of the same second", box(1000, waits), true, false},
+		{"waits, made later", box(1001, waits), false, false},
+	} {
+		img := &v1.GoldenImage{}
+		img.DeletionTimestamp = &deleted
+		for sealed, want := range map[bool]bool{true: tt.sealed, false: tt.unsealed} {
+			if got := len(holding(img, sealed, []v1.Sandbox{tt.sandbox})) == 1; got != want {
+				t.Errorf("%s, sealed %v: holds it %v, want %v", tt.name, sealed, got, want)
+			}
+		}
 	}
 }
 

@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"strings"
 	"time"
 
 	"github.com/go-logr/logr"
@@ -263,8 +262,15 @@ func (r *Reconciler) observe(ctx context.Context, s *state) error {
 	s.provider, s.img.Status.Provider = p, name
 	s.plan = build.PlanOf(pinned(s.img.Spec, s.origin))
 	s.wanted = s.ref(s.plan.Revision)
-	if s.sealed, err = look(ctx, p, s.wanted); err != nil || s.plan.Base == "" {
+	if s.sealed, err = look(ctx, p, s.wanted); err != nil {
 		return err
+	}
+	if !s.img.DeletionTimestamp.IsZero() {
+		s.sandboxes = holding(s.img, s.sealed != nil, s.sandboxes)
+		s.clones = countClones(s.sandboxes)
+	}
+	if s.plan.Base == "" {
+		return nil
 	}
 	s.base, err = look(ctx, p, s.ref(s.plan.Base))
 	return err
@@ -398,9 +404,9 @@ func (r *Reconciler) result(ctx context.Context, s *state, before *v1.GoldenImag
 	return reconcile.Result{RequeueAfter: r.o.Resync}, nil
 }
 
-// tell records what became of the image's import. It goes by what the status
-// said before, so that an import whose end nobody was there to see, because the
-// daemon was restarted, is told of too.
+// tell records what became of the image's import, and who uses an image that is to be
+// deleted. It goes by what the status said before, so that an import whose end nobody was
+// there to see, because the daemon was restarted, is told of too.
 func (r *Reconciler) tell(s *state, before *v1.GoldenImage) {
 	reason := func(img *v1.GoldenImage) string {
 		if c := meta.FindStatusCondition(img.Status.Conditions, v1.ConditionImported); c != nil {
@@ -414,6 +420,10 @@ func (r *Reconciler) tell(s *state, before *v1.GoldenImage) {
 	case reason(s.img) == v1.ReasonImporting && reason(before) != v1.ReasonImporting:
 		r.event(s.img, corev1.EventTypeNormal, v1.ReasonImporting, "Import", "reading the source of revision %s", cmp.Or(s.plan.Base, s.wanted.Revision))
 	}
+	was, is := meta.FindStatusCondition(before.Status.Conditions, v1.ConditionReady), meta.FindStatusCondition(s.img.Status.Conditions, v1.ConditionReady)
+	if is.Reason == v1.ReasonInUse && (was == nil || was.Reason != is.Reason) {
+		r.event(s.img, corev1.EventTypeNormal, is.Reason, "Delete", "%s", is.Message)
+	}
 }
 
 func (r *Reconciler) event(img *v1.GoldenImage, kind, reason, action, note string, args ...any) {
@@ -423,13 +433,4 @@ func (r *Reconciler) event(img *v1.GoldenImage, kind, reason, action, note strin
 // RequestFor is the request that wakes the reconciler of an import job.
 func RequestFor(k Key) reconcile.Request {
 	return reconcile.Request{NamespacedName: types.NamespacedName{Name: k.Name}}
-}
-
-// usedBy says who uses an image, for a message.
-func usedBy(sandboxes []v1.Sandbox) string {
-	noun := "sandboxes"
-	if len(sandboxes) == 1 {
-		noun = "sandbox"
-	}
-	return fmt.Sprintf("%d %s (%s)", len(sandboxes), noun, strings.Join(users(sandboxes), ", "))
 }

@@ -51,7 +51,7 @@ func Need(sbx *v1.Sandbox, img *v1.GoldenImage, d Defaults) capacity.Amount {
 func ComingNeed(sbx *v1.Sandbox, img *v1.GoldenImage, d Defaults) capacity.Amount {
 	a := Need(sbx, img, d)
 	switch {
-	case img == nil || sbx.Spec.FromSnapshot == "" && sbx.Status.MachineID == "" && !imageReady(img):
+	case img == nil || sbx.Spec.FromSnapshot == "" && sbx.Status.MachineID == "" && !imageReady(img, sbx):
 		return capacity.Amount{} // it has to wait for something else
 	case sbx.Spec.PowerState == v1.PowerStopped || sbx.Spec.PowerState == v1.PowerSuspended:
 		return atRest(a)
@@ -67,7 +67,7 @@ func AdmissionKey(sbx *v1.Sandbox, img *v1.GoldenImage, from *v1.SandboxSnapshot
 	switch {
 	case from != nil:
 		key.Of = snapshot.Said(from)
-	case img != nil && imageReady(img):
+	case img != nil && imageReady(img, sbx):
 		key.Of = img.Status.Revision
 	}
 	return key

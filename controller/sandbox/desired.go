@@ -24,7 +24,7 @@ func (r *Reconciler) desire(v *view) (providers.MachineSpec, error) {
 	v.desired = desired{
 		Power:      powerState(v.sbx, v.now),
 		Restart:    v.sbx.Spec.RestartPolicy,
-		ImageReady: v.img != nil && imageReady(v.img),
+		ImageReady: v.img != nil && imageReady(v.img, v.sbx),
 	}
 	if v.img == nil {
 		if v.machine != nil {
@@ -49,7 +49,7 @@ func (r *Reconciler) desire(v *view) (providers.MachineSpec, error) {
 		return providers.MachineSpec{}, nil
 	default:
 		// The snapshot's sandbox holds the revision, also when a newer one is not ready.
-		v.desired.ImageReady = v.img.DeletionTimestamp.IsZero() && v.origin.usable()
+		v.desired.ImageReady = outlives(v.img, v.sbx) && v.origin.usable()
 		revision = v.origin.snap.Status.ImageRevision
 	}
 	spec, specErr := machineSpec(v.sbx, v.img, revision, r.o.Defaults, r.o.HostPaths.Dir)
@@ -159,10 +159,19 @@ func guestConfig(sbx *v1.Sandbox, img *v1.GoldenImage) providers.GuestConfig {
 
 func guestUser(img *v1.GoldenImage) string { return firstSet(img.Spec.Guest.User, "root") }
 
-// imageReady tells whether new sandboxes can be cloned from the image.
-func imageReady(img *v1.GoldenImage) bool {
-	return img.DeletionTimestamp.IsZero() && img.Status.Revision != "" &&
-		meta.IsStatusConditionTrue(img.Status.Conditions, v1.ConditionReady)
+// imageReady tells whether a sandbox can be cloned from the image.
+func imageReady(img *v1.GoldenImage, sbx *v1.Sandbox) bool {
+	sealed := v1.ConditionReady
+	if !img.DeletionTimestamp.IsZero() {
+		sealed = v1.ConditionImported
+	}
+	return outlives(img, sbx) && img.Status.Revision != "" && meta.IsStatusConditionTrue(img.Status.Conditions, sealed)
+}
+
+// outlives tells whether the image stays as long as the sandbox uses it, as it does even
+// while it is being deleted for a sandbox that was there before.
+func outlives(img *v1.GoldenImage, sbx *v1.Sandbox) bool {
+	return img.DeletionTimestamp.IsZero() || !img.DeletionTimestamp.Before(&sbx.CreationTimestamp)
 }
 
 func firstSet[T comparable](values ...T) T {

@@ -116,12 +116,18 @@ func imageCondition(v view) metav1.Condition {
 	case v.img == nil:
 		c.Reason = v1.ReasonImageNotFound
 		c.Message = fmt.Sprintf("waiting for GoldenImage %q, which does not exist", v.sbx.Spec.Image)
-	case !imageReady(v.img):
+	case !outlives(v.img, v.sbx):
+		c.Reason = v1.ReasonImageNotReady
+		c.Message = fmt.Sprintf("waiting for another GoldenImage %q: the present one is being deleted, and was so before this sandbox was made", v.img.Name)
+	case !imageReady(v.img, v.sbx):
 		c.Reason = v1.ReasonImageNotReady
 		c.Message = fmt.Sprintf("waiting for GoldenImage %q: %s", v.img.Name, readyMessage(v.img))
 	default:
 		c.Status, c.Reason = metav1.ConditionTrue, v1.ReasonImageReady
 		c.Message = fmt.Sprintf("GoldenImage %q is ready", v.img.Name)
+		if !v.img.DeletionTimestamp.IsZero() {
+			c.Message = fmt.Sprintf("GoldenImage %q is being deleted, and stays until no sandbox uses it any more", v.img.Name)
+		}
 	}
 	return c
 }

@@ -68,6 +68,19 @@ func TestStatusSaysWhatItWaitsFor(t *testing.T) {
 			v.machine = nil
 			v.img.Status.Conditions = []metav1.Condition{{Type: v1.ConditionReady, Status: metav1.ConditionFalse, Reason: v1.ReasonProvisioning, Message: "step 2 runs"}}
 		}, "False/ImageNotReady", "ImageReady=False/ImageNotReady", []string{"built in a machine", "step 2 runs"}},
+		"image being deleted": {func(v *view) {
+			v.machine, v.img.DeletionTimestamp = nil, &metav1.Time{Time: t0}
+			v.img.Status.Conditions = []metav1.Condition{{Type: v1.ConditionReady, Status: metav1.ConditionFalse, Reason: v1.ReasonInUse}, {Type: v1.ConditionImported, Status: metav1.ConditionTrue}}
+		}, "False/Creating", "ImageReady=True/ImageReady", []string{"no machine yet"}},
+		"image being deleted, lost": {func(v *view) {
+			v.machine, v.img.DeletionTimestamp = nil, &metav1.Time{Time: t0}
+			v.img.Status.Conditions = []metav1.Condition{{Type: v1.ConditionReady, Status: metav1.ConditionFalse, Reason: v1.ReasonInUse, Message: "held"}, {Type: v1.ConditionImported, Status: metav1.ConditionFalse}}
+		}, "False/ImageNotReady", "ImageReady=False/ImageNotReady", []string{"held"}},
+		"image deleted before": {func(v *view) {
+			v.machine, v.img.DeletionTimestamp = nil, &metav1.Time{Time: t0}
+			v.sbx.CreationTimestamp = metav1.NewTime(t0.Add(time.Second))
+			v.img.Status.Conditions = append(v.img.Status.Conditions, metav1.Condition{Type: v1.ConditionImported, Status: metav1.ConditionTrue})
+		}, "False/ImageNotReady", "ImageReady=False/ImageNotReady", []string{"waiting for another GoldenImage", "is being deleted"}},
 		"image ready":                 {func(v *view) { v.machine = nil }, "False/Creating", "ImageReady=True/ImageReady", []string{"no machine yet"}},
 		"a fork without its snapshot": {func(v *view) { v.machine, v.unmade = nil, wantedSnapshot{name: "s"}.why("waits for") }, "False/SnapshotNotFound", "Provisioned=False/SnapshotNotFound", []string{`snapshot "s"`}},
 		"a fork of a snapshot to be": {func(v *view) {

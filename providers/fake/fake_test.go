@@ -142,3 +142,63 @@ func BenchmarkMachine(b *testing.B) {
 		}
 	}
 }
+
+// TestRevertOfWhatDiscards: a machine that begins anew at each start begins once with the
+// snapshot that it was put back to, also when it did not come to run with its memory.
+func TestRevertOfWhatDiscards(t *testing.T) {
+	failsToStart := func(t *testing.T, w *World, p *Provider) {
+		err := w.SetNetworkFault(id(1), "somebody's")
+		startErr := p.Start(t.Context(), id(1))
+		if err = errors.Join(err, w.SetNetworkFault(id(1), "")); err != nil || !errors.Is(startErr, providers.ErrUnavailable) {
+			t.Fatalf("%v, and it starts: %v", err, startErr)
+		}
+	}
+	for name, tc := range map[string]struct {
+		memory bool
+		before func(t *testing.T, w *World, p *Provider)
+	}{
+		"the disk":                   {false, func(*testing.T, *World, *Provider) {}},
+		"the memory":                 {true, func(*testing.T, *World, *Provider) {}},
+		"a memory that is discarded": {true, func(t *testing.T, _ *World, p *Provider) { stopped(t, p) }},
+		"a memory that fails to start": {true, failsToStart},
+		"a disk that fails to start": {false, failsToStart},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w, p := running(t, Options{})
+			ctx := t.Context()
+			stopped(t, p)
+			s := spec(1)
+			s.DiscardOnStop = true
+			ref := providers.SnapshotRef{Machine: s.ID, ID: id(2)}
+			err := errors.Join(p.EnsureMachine(ctx, s), p.Start(ctx, s.ID),
+				p.WriteFile(ctx, s.ID, "/root/mark", 0o600, bytes.NewReader([]byte("mark"))))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, err := p.TakeSnapshot(ctx, providers.SnapshotSpec{SnapshotRef: ref, Namespace: "default", Name: "mark", Memory: tc.memory}); err != nil {
+				t.Fatal(err)
+			}
+			if err := p.RevertMachine(ctx, ref); err != nil {
+				t.Fatal(err)
+			}
+			tc.before(t, w, p)
+			for _, want := range []string{"mark", ""} {
+				if err := p.Start(ctx, s.ID); err != nil {
+					t.Fatal(err)
+				}
+				var got bytes.Buffer
+				if _, err := p.ReadFile(ctx, s.ID, "/root/mark", &got); got.String() != want || (err != nil) != (want == "") {
+					t.Errorf("the file has %q, want %q: %v", &got, want, err)
+				}
+				stopped(t, p)
+			}
+		})
+	}
+}
+
+func stopped(t *testing.T, p *Provider) {
+	t.Helper()
+	if err := p.Stop(t.Context(), id(1), providers.StopForce); err != nil {
+		t.Fatal(err)
+	}
+}

@@ -55,7 +55,9 @@ type parts struct {
 	lost  *disk
 	seed  bool
 	saved bool
-	log   *console
+	// reverted: the disk was put back to a snapshot, and not written to since.
+	reverted bool
+	log      *console
 	// snapshots of the machine, and those that are being taken.
 	snapshots map[types.UID]*snapshot
 	staged    map[types.UID]bool
@@ -132,7 +134,7 @@ func (p *Provider) own(id types.UID) *machine {
 // powerOn makes the guest, standing still, from the disk and the spec.
 func (w *World) powerOn(m *machine) {
 	pt := w.folder(providers.Instance(m.tag)).partsOf(m.id)
-	if m.spec.DiscardOnStop {
+	if m.spec.DiscardOnStop && !pt.reverted {
 		pt.disk = w.folder(providers.Instance(m.tag)).golden(pt.disk.image, pt.disk.from, pt.disk.Size())
 	}
 	if pt.log == nil {
@@ -183,6 +185,7 @@ func (w *World) config(m *machine, log *console, system func() *guest.System) gu
 // resume lets the guest run, and boot if it has not.
 func (w *World) resume(m *machine) {
 	w.folder(providers.Instance(m.tag)).dropPart(m.id, providers.ResourceState)
+	w.folder(providers.Instance(m.tag)).partsOf(m.id).reverted = false
 	m.system.Thaw()
 	m.paused = ""
 	w.setPower(m, providers.PowerRunning)

@@ -229,6 +229,7 @@ func (p *Provider) Reset(ctx context.Context, id types.UID) error {
 				return providers.Errorf(providers.ErrNotFound, machineObject(id),
 					"its disk is gone: ensure the machine again")
 			}
+			pt.reverted = false
 			if m.spec.Install != nil {
 				pt.disk, pt.lost = &disk{Disk: guest.NewDisk(had.Size())}, nil
 				return nil

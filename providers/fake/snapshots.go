@@ -196,7 +196,7 @@ func (p *Provider) RevertMachine(ctx context.Context, r providers.SnapshotRef) e
 			}},
 			{"disk", p.still(m, providers.PowerOff, func() error {
 				pt := p.folder().partsOf(m.id)
-				pt.disk, pt.lost = s.disk.clone(), nil
+				pt.disk, pt.lost, pt.reverted = s.disk.clone(), nil, true
 				pt.disk.Grow(m.spec.DiskBytes)
 				return nil
 			})},

@@ -92,7 +92,7 @@ func (p *Provider) release(ctx context.Context, was machine) error {
 	if d, ok := providers.Worst(domain.Drift(p.sight(m))); ok && d.Remedy == providers.RemedyPowerOff {
 		return p.withhold(ctx, id, d.Reason, d.Detail)
 	}
-	if err := p.forgetMemory(id); err != nil {
+	if err := p.goesOn(id); err != nil {
 		return err
 	}
 	if err := p.call(ctx, id, libvirtconn.Slow, (*libvirt.Libvirt).DomainResume); err != nil {
@@ -194,7 +194,7 @@ func (p *Provider) Suspend(ctx context.Context, id types.UID) error {
 		case providers.PowerOff, providers.PowerStopping:
 			return providers.Errorf(providers.ErrBusy, machineObject(id), "it is %s: only a machine that is on can be suspended", m.power)
 		}
-		if err := p.forgetMemory(id); err != nil { // of a start that was interrupted
+		if err := p.goesOn(id); err != nil { // of a start that was interrupted
 			return err
 		}
 		return p.save(ctx, m, managedDir, func(l *libvirt.Libvirt, d libvirt.Domain) error {

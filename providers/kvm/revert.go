@@ -68,12 +68,14 @@ func (p *Provider) afterRevert(m machine, s snapshotFile, memory bool) error {
 	if err := os.Remove(mark); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return err
 	}
-	if !memory {
-		if !m.record.DiscardOnStop {
-			return nil
-		}
+	if m.record.DiscardOnStop { // also with memory, which may be discarded before it runs
 		p.steps.next()
-		return files.Write(p.data.reverted(m.id), nil, 0o600)
+		if err := files.Write(p.data.reverted(m.id), nil, 0o600); err != nil {
+			return err
+		}
+	}
+	if !memory {
+		return nil
 	}
 	if s.Snapshot.Frozen {
 		p.steps.next()

@@ -43,9 +43,20 @@ func (p *Provider) hasMemory(id types.UID) bool {
 	return err == nil && string(magic) == savedMagic
 }
 
-// forgetMemory removes what a machine would go on with.
+// forgetMemory removes the memory that a machine would go on with. Its disk is still the
+// one that it was put back to, if it was.
 func (p *Provider) forgetMemory(id types.UID) error {
-	for _, path := range []string{p.data.memory(id), p.data.reverted(id)} {
+	return p.forget(id, p.data.memory(id))
+}
+
+// goesOn removes what a machine that is about to run would go on with: neither its memory
+// nor its disk is like that from now on.
+func (p *Provider) goesOn(id types.UID) error {
+	return p.forget(id, p.data.memory(id), p.data.reverted(id))
+}
+
+func (p *Provider) forget(id types.UID, paths ...string) error {
+	for _, path := range paths {
 		if !files.Exists(path) {
 			continue
 		}
@@ -57,10 +68,11 @@ func (p *Provider) forgetMemory(id types.UID) error {
 	return nil
 }
 
-// dropStale removes a saved state of a machine that was seen to run: somebody
+// dropStale removes what a machine would go on with that was seen to run: somebody
 // else has let it. One that another call has is being saved or started by that.
 func (p *Provider) dropStale(ctx context.Context, m machine) {
-	if m.power != providers.PowerRunning && m.power != providers.PowerStopping || !files.Exists(p.data.memory(m.id)) {
+	if m.power != providers.PowerRunning && m.power != providers.PowerStopping ||
+		!files.Exists(p.data.memory(m.id)) && !files.Exists(p.data.reverted(m.id)) {
 		return
 	}
 	unlock, free := p.locks.TryLock(machineObject(m.id))
@@ -69,7 +81,7 @@ func (p *Provider) dropStale(ctx context.Context, m machine) {
 	}
 	defer unlock()
 	if now, err := p.look(ctx, m.id); err == nil && now.power == m.power {
-		if err := p.forgetMemory(m.id); err != nil {
+		if err := p.goesOn(m.id); err != nil {
 			providers.Logger(ctx, p.log).Info("a saved state that is not true any more cannot be removed", "machine", m.id, "error", err.Error())
 		}
 	}

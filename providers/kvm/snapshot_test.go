@@ -176,7 +176,7 @@ func TestSnapshotsOneUponTheOther(t *testing.T) {
 }
 
 // TestRevertOfWhatDiscards: a machine that begins anew at each start begins once with
-// the snapshot that it was put back to.
+// the snapshot that it was put back to, also when its memory is discarded before it runs.
 func TestRevertOfWhatDiscards(t *testing.T) {
 	l := newLab(t)
 	ctx := context.Background()
@@ -189,9 +189,13 @@ func TestRevertOfWhatDiscards(t *testing.T) {
 	again()
 	l.sh(t, id, "echo mark >/root/mark; sync")
 	ref := providers.SnapshotRef{Machine: id, ID: newID()}
-	_, err := l.p.TakeSnapshot(ctx, providers.SnapshotSpec{SnapshotRef: ref, Namespace: "default", Name: "mark"})
+	_, err := l.p.TakeSnapshot(ctx, providers.SnapshotSpec{SnapshotRef: ref, Namespace: "default", Name: "mark", Memory: true})
 	must(t, err)
 	must(t, l.p.RevertMachine(ctx, ref))
+	if m := l.get(t, id); m.Power != providers.PowerSaved {
+		t.Errorf("put back to a snapshot with memory it is %s", m.Power)
+	}
+	must(t, l.p.Stop(ctx, id, providers.StopForce)) // as when it cannot go on with its memory
 	for _, want := range []string{"mark", ""} {
 		again()
 		if got := l.sh(t, id, "cat /root/mark 2>/dev/null; true"); got != want {

@@ -59,13 +59,12 @@ func (p *Provider) start(ctx context.Context, id types.UID) error {
 		case m.power == providers.PowerPaused:
 			return p.resume(ctx, m)
 		}
-		return p.powerOn(ctx, m)
+		return p.startSaved(ctx, m)
 	})
 }
 
 // startOff starts a machine that is off, and once more if VBoxSVC forgot on the way what
-// keeps it isolated: nothing of its guest is lost by that. One that was reverted is so
-// still when it does not come to run.
+// keeps it isolated: nothing of its guest is lost by that.
 func (p *Provider) startOff(ctx context.Context, m machine) error {
 	reverted := m.record.Reverted
 	for n := 1; ; n++ {
@@ -77,16 +76,39 @@ func (p *Provider) startOff(ctx context.Context, m machine) error {
 		if m, lookErr = p.look(ctx, m.id); lookErr != nil || m.power != providers.PowerOff {
 			return err
 		}
-		if reverted && !m.record.Reverted {
-			m.record.Reverted = true
-			if err := p.writeRecord(m.record); err != nil {
-				return err
-			}
+		if m, lookErr = p.stillReverted(m, reverted); lookErr != nil {
+			return lookErr
 		}
 		if n > deaths || !errors.As(err, new(forgotten)) {
 			return err
 		}
 	}
+}
+
+// startSaved lets a saved machine go on. What it was put back to may be its memory, and
+// then its disk, if it is powered off because it cannot go on.
+func (p *Provider) startSaved(ctx context.Context, m machine) error {
+	reverted := m.record.Reverted
+	err := p.powerOn(ctx, m)
+	if err == nil || ctx.Err() != nil {
+		return err
+	}
+	if now, lookErr := p.look(ctx, m.id); lookErr == nil && !now.on() {
+		if _, writeErr := p.stillReverted(now, reverted); writeErr != nil {
+			return writeErr
+		}
+	}
+	return err
+}
+
+// stillReverted notes of a machine that was reverted and did not come to run that it is so
+// still.
+func (p *Provider) stillReverted(m machine, was bool) (machine, error) {
+	if !was || m.record.Reverted {
+		return m, nil
+	}
+	m.record.Reverted = true
+	return m, p.writeRecord(m.record)
 }
 
 // powerOn starts a machine that is off or saved, if VirtualBox shows it isolated.

@@ -156,6 +156,7 @@ func New(o Options) (*Provider, error) {
 	if err := errors.Join(p.data.clearLogins(), p.claimPorts()); err != nil {
 		return nil, providers.Errorf(providers.ErrInvalid, "data folder "+o.DataDir, "%w", err)
 	}
+	p.settleLeft()
 	return p, nil
 }
 

@@ -147,7 +147,17 @@ func TestDiscardAfterRevert(t *testing.T) {
 			t.Errorf("it ran on a disk of %d layers, not %d", got, want)
 		}
 	}
+	must(t, l.p.Start(ctx, id))
+	ref = l.taken(t, id, true)
 	must(t, l.p.RevertMachine(ctx, ref))
+	must(t, l.p.Stop(ctx, id, providers.StopForce)) // as when it cannot go on with its memory
+	must(t, l.p.Start(ctx, id))
+	must(t, l.p.Stop(ctx, id, providers.StopForce))
+	if got := layers(); got != golden+1 {
+		t.Errorf("its memory was discarded, and it ran on a disk of %d layers, not %d", got, golden+1)
+	}
+	must(t, l.p.RevertMachine(ctx, ref))
+	must(t, l.p.Stop(ctx, id, providers.StopForce))
 	must(t, l.p.Reset(ctx, id))
 	if got := layers(); got != golden {
 		t.Errorf("reset, its disk has %d layers, not %d", got, golden)

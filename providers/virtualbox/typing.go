@@ -31,7 +31,9 @@ import (
 //	last  ──▶ changeuartmode1 file …/console.log ──▶ what the socket still has is appended
 //
 // The socket is there for as long, so that a sandboxd that was killed in between is
-// found out: by the next look at the machines, and before the machine starts.
+// found out: by the next one when it begins and at each look at the machines, and before
+// the machine starts. What VirtualBox was given to send while nobody was connected is
+// lost, and the log says that something may be missing there.
 
 // socketMost is the longest path of a socket that the system takes, in bytes.
 const socketMost = len(syscall.RawSockaddrUnix{}.Path) - 1
@@ -278,6 +280,22 @@ func (p *Provider) settleTyped(on map[types.UID]bool) {
 	}
 }
 
+// settleLeft does so for those that an earlier process has left, before anything else is
+// done: what they show meanwhile is lost.
+func (p *Provider) settleLeft() {
+	left, err := os.ReadDir(p.data.ttys())
+	if err != nil {
+		p.log.Info("the consoles that somebody typed at are not known yet", "error", err.Error())
+	}
+	for _, e := range left {
+		if b, err := base64.RawURLEncoding.DecodeString(e.Name()); err == nil {
+			if u, err := uuid.FromBytes(b); err == nil {
+				p.settleSoon(types.UID(u.String()))
+			}
+		}
+	}
+}
+
 // settle puts the serial port of a machine back at which nobody types. One that is off
 // is put back before it starts.
 func (p *Provider) settle(ctx context.Context, id types.UID) error {
@@ -328,8 +346,23 @@ func (p *Provider) toLog(ctx context.Context, m machine) (machine, error) {
 	}
 	if w := p.wires.take(m.id); w != nil {
 		w.end()
+	} else if err := noteGap(log); err != nil {
+		return m, p.fileError(object, err)
 	}
 	return p.look(ctx, m.id)
+}
+
+// gap is what the log says where output may be missing.
+const gap = "\r\n[sandboxd was ended while somebody typed here: what was shown until it was back is missing]\r\n"
+
+// noteGap writes so to the end of what was kept of a log.
+func noteGap(log string) error {
+	f, err := os.OpenFile(consoleParts(log)[1], os.O_WRONLY|os.O_APPEND|os.O_CREATE, consoleMode)
+	if err != nil {
+		return err
+	}
+	_, err = io.WriteString(f, gap)
+	return errors.Join(err, f.Close())
 }
 
 // endTyping puts all serial ports back, before the provider is closed.

@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	v1 "sandboxd.dev/sandboxd/api/v1"
 	"sandboxd.dev/sandboxd/providers"
@@ -72,5 +73,57 @@ func TestWireThatIsOver(t *testing.T) {
 	}
 	if p.wires.get(r.ID) != nil {
 		t.Error("the connection is kept")
+	}
+}
+
+// TestTypingOfAnEarlierProcess: a sandboxd begins with the serial ports that an earlier one
+// has left at sockets, and says in their logs that something may be missing.
+func TestTypingOfAnEarlierProcess(t *testing.T) {
+	p, dir := answering(t, `case $1 in
+showvminfo) cat vm ;;
+controlvm) [ "$3 $4" = "changeuartmode1 file" ] && sed -i "s,^uartmode1=.*,uartmode1=\"file\,$5\"," vm ;;
+esac
+`)
+	info, r, _ := sound(v1.NetworkNone)
+	r.Instance, r.VM, r.SharedFolders = "test", "web", nil
+	machine := filepath.Join(p.data.MachineDir(r.ID), r.VM)
+	log, tty := p.data.console(r.ID), p.data.tty(r.ID)
+	info["VMState"], info["uartmode1"], info["name"], info["CfgFile"] = "running", ttyMode(log), r.VM, filepath.Join(machine, "web.vbox")
+	var shown strings.Builder
+	for _, key := range sortedKeys(info) {
+		fmt.Fprintf(&shown, "%s=%q\n", key, info[key])
+	}
+	err := errors.Join(
+		os.MkdirAll(machine, 0o700), os.WriteFile(filepath.Join(dir, "vm"), []byte(shown.String()), 0o600), p.writeRecord(r),
+		os.WriteFile(tty, nil, 0o600), os.WriteFile(filepath.Join(p.data.ttys(), "no UUID"), nil, 0o600),
+		os.WriteFile(consoleParts(log)[1], []byte("said before"), 0o600),
+		p.Close(),
+	)
+	if err != nil {
+		t.Fatal(err)
+	}
+	again, err := New(p.opts)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = again.Close() }()
+	for end := time.Now().Add(time.Minute); ; time.Sleep(10 * time.Millisecond) {
+		vm, err := os.ReadFile(filepath.Join(dir, "vm"))
+		if err == nil && strings.Contains(string(vm), logMode(log)) {
+			break
+		}
+		if time.Now().After(end) {
+			t.Fatalf("the serial port stays at the socket: %s, %v", vm, err)
+		}
+	}
+	want := "said before" + gap
+	for end := time.Now().Add(time.Minute); ; time.Sleep(10 * time.Millisecond) {
+		said, err := os.ReadFile(consoleParts(log)[1])
+		if err == nil && string(said) == want {
+			break
+		}
+		if time.Now().After(end) {
+			t.Fatalf("the log says %q, %v", said, err)
+		}
 	}
 }

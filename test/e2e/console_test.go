@@ -158,6 +158,12 @@ func TestConsoleOfVirtualBox(t *testing.T) {
 	goes("server")
 	h.start()
 	goes("file")
+	h.eventually("a log that says what is missing", func() error {
+		if log := h.ok("logs", "talk"); !strings.Contains(log, "[sandboxd was ended while somebody typed here") {
+			return fmt.Errorf("it says %q", log)
+		}
+		return nil
+	})
 	third := h.sit("talk")
 	goes("server")
 	third.leave()

@@ -56,12 +56,12 @@ func TestLife(t *testing.T) {
 	if log := h.ok("logs", "hello"); !strings.Contains(log, "tiny: ready") {
 		t.Errorf("console log:\n%s", log)
 	}
-	if r := h.run("", "delete", "goldenimage", "tiny"); r.code == 0 || !strings.Contains(r.err, "default/hello") {
-		t.Errorf("deleting an image in use: %+v", r)
+	h.deletesInUse("tiny", "hello")
+	if out := h.ok("exec", "hello", "--", "cat", "/root/tree/sub/file"); out != "content" {
+		t.Errorf("on an image that is being deleted: %q", out)
 	}
-
 	h.ok("delete", "sandbox", "hello")
-	h.ok("delete", "goldenimage", "tiny")
+	h.ok("wait", "goldenimage/tiny", "--for=delete", "--timeout", "4m")
 	h.cleanedUp()
 	h.stop()
 }
@@ -76,6 +76,19 @@ func (h *host) noSleep(sandbox string) {
 		}
 		return nil
 	})
+}
+
+// deletesInUse deletes an image, which stays as long as a sandbox uses it and says so.
+func (h *host) deletesInUse(image, sandbox string) {
+	h.t.Helper()
+	h.ok("delete", "goldenimage", image, "--wait=false")
+	h.ok("wait", "goldenimage/"+image, `--for=jsonpath={.status.conditions[?(@.type=="Ready")].reason}=InUse`, "--timeout", "4m")
+	if said := h.ok("get", "goldenimage", image, "-o", `jsonpath={.status.conditions[?(@.type=="Ready")].message}`); !strings.Contains(said, "default/"+sandbox) {
+		h.t.Errorf("an image that is in use and was deleted says %q", said)
+	}
+	if ready := h.field(sandbox, `.status.conditions[?(@.type=="Ready")].status`); ready != "True" {
+		h.t.Errorf("a sandbox of an image that is being deleted is Ready=%s", ready)
+	}
 }
 
 // TestRunningGuest changes what can be changed of a sandbox that runs.

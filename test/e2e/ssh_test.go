@@ -36,6 +36,7 @@ func TestGuestWithoutAgent(t *testing.T) {
 		"--wait", "--timeout", "12m")
 
 	h.reachesInto("direct")
+	h.worksAtTerminal("direct")
 	h.reachesInto("forwarded")
 	r := h.run("", "exec", "alone", "--", "true")
 	if r.code != 1 || !strings.Contains(r.err, "set spec.network.mode to hostonly, or to nat and add {name: ssh, guestPort: 22} to spec.network.portForwards") {

@@ -36,6 +36,7 @@ func TestStreams(t *testing.T) {
 
 	h.answers(c, key)
 	h.showsTerminal(c, key)
+	h.worksAtTerminal("talk")
 	h.attaches()
 	h.forwards(c, key)
 	for _, kubectl := range strings.Fields(os.Getenv("SANDBOXD_KUBECTLS")) {

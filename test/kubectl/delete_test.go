@@ -3,6 +3,8 @@ package kubectl_test
 import (
 	"fmt"
 	"strings"
+
+	"sandboxd.dev/sandboxd/test/daemon"
 )
 
 // held is a secret that stays until its finalizer is taken away.
@@ -60,6 +62,18 @@ var deleteChecks = []check{
 		k.ok("delete", "-f", file).has(`"one" deleted`, `"keys" deleted`)
 		k.fails(1, "delete", "-f", file).says(`\(NotFound\).*sandboxes.sandboxd.dev "one" not found`)
 		k.ok("delete", "-f", file, "--ignore-not-found").is("")
+	}},
+	{"delete -f that names an image before its sandboxes", 0, func(k *kubectl) {
+		image := k.file("0.yaml", fmt.Sprintf("apiVersion: sandboxd.dev/v1\nkind: GoldenImage\nmetadata: {name: %s}\nspec: {source: {disk: {path: %s}}}\n", k.ns, daemon.Image))
+		box := k.file("1.yaml", strings.ReplaceAll(running("one"), "image: tiny", "image: "+k.ns))
+		k.ok("apply", "-f", image, "-f", box)
+		k.ready("one")
+		k.ok("delete", "gi", k.ns, "--wait=false").has(`deleted`)
+		k.ok("wait", "gi", k.ns, "--for=condition=Ready=false", "--timeout=1m")
+		k.ok("get", "gi", k.ns, "-o", "jsonpath={.status.conditions[?(@.type=='Ready')].message}").is("to be deleted once it is not used any more by 1 sandbox (" + k.ns + "/one)")
+		k.ready("one")
+		k.ok("delete", "-f", image, "-f", box).has(k.ns+`" deleted`, `"one" deleted`)
+		k.gone("gi/" + k.ns)
 	}},
 	{"delete -o name", 0, func(k *kubectl) {
 		k.apply(secret("keys", "a", "b"))

@@ -222,7 +222,11 @@ func (p *applier) report(targets []target, outcomes []outcome, suffix string, pr
 	return nil
 }
 
+// reportOne tells of one. What is being deleted takes a change and goes all the same.
 func (p *applier) reportOne(t target, o outcome, suffix string, printer printers.ResourcePrinter) error {
+	if o.object.GetDeletionTimestamp() != nil {
+		fmt.Fprintf(p.Err, "warning: %s is being deleted: apply it again once it is gone\n", t.Ref(t.GetName()))
+	}
 	if printer == nil {
 		_, err := fmt.Fprintf(p.Out, "%s %s%s\n", t.Ref(t.GetName()), o.verb, suffix)
 		return err

@@ -21,9 +21,8 @@ func (a *app) delete() *cobra.Command {
 		Use:   "delete TYPE NAME… | TYPE/NAME… | TYPE -l LABELS | -f FILE",
 		Short: "Delete objects",
 		Long: `Delete objects and wait until they are gone: of a sandbox, its machine, disk,
-network and snapshots go first. Snapshots are deleted before sandboxes, and those
-before golden images, because an image in use cannot be deleted; they are waited
-for even with --wait=false when images follow.`,
+network and snapshots go first. A golden image stays until no sandbox uses it any
+more, and takes no new ones meanwhile; who uses it is shown while it is waited for.`,
 		GroupID: groupObjects,
 		Example: examples(`
 sandboxd delete sandbox web
@@ -88,16 +87,18 @@ func (d *deleter) run(ctx context.Context, args []string) error {
 	if len(all) == 0 && !d.ignoreMissing {
 		fmt.Fprintln(d.Err, "No resources found")
 	}
-	ctx, cancel := ctx, context.CancelFunc(func() {})
+	limit, asking, cancel := forever, ctx, context.CancelFunc(func() {})
 	if d.timeout > 0 {
-		ctx, cancel = context.WithTimeout(ctx, d.timeout)
+		limit = d.timeout
+		asking, cancel = context.WithTimeout(ctx, limit)
 	}
 	defer cancel()
+	until := time.Now().Add(limit)
 	groups := manifest.Reversed(all)
 	var errs []error
 	var held []doomed // snapshots, which may wait for sandboxes that are deleted after them
 	for i, group := range groups {
-		deleted, err := d.deleteGroup(ctx, api, group, &errs)
+		deleted, err := d.deleteGroup(asking, api, group, &errs)
 		if err != nil {
 			return err
 		}
@@ -106,11 +107,10 @@ func (d *deleter) run(ctx context.Context, args []string) error {
 			held = deleted
 			continue
 		}
-		imagesFollow := manifest.Rank(group[0].Kind.GroupKind()) == manifest.RankSandbox && i < len(groups)-1
-		if d.dryRun != "none" || !d.wait && !imagesFollow {
+		if d.dryRun != "none" || !d.wait {
 			continue
 		}
-		if err := d.gone(ctx, api, deleted); err != nil {
+		if err := d.gone(ctx, api, deleted, until); err != nil {
 			return err
 		}
 	}
@@ -120,18 +120,15 @@ func (d *deleter) run(ctx context.Context, args []string) error {
 // forever is how long a wait without a limit may take.
 const forever = 365 * 24 * time.Hour
 
-// gone waits until objects are gone.
-func (d *deleter) gone(ctx context.Context, api *kube.API, all []doomed) error {
+// gone waits until objects are gone. Those that are not by then are deleted all the same,
+// later.
+func (d *deleter) gone(ctx context.Context, api *kube.API, all []doomed, until time.Time) error {
 	var waits []awaited
 	for _, o := range all {
 		o.goal = goalGone(o.uid)
 		waits = append(waits, o.awaited)
 	}
-	err := d.waitFor(ctx, api, waits, forever, func(awaited) {})
-	if errors.Is(err, context.DeadlineExceeded) && len(all) > 0 {
-		return fmt.Errorf("%s is not gone after %v%s: its deletion goes on", all[0].ref(), d.timeout, more(len(all)-1, "object", "objects"))
-	}
-	return err
+	return d.waitFor(ctx, api, waits, time.Until(until), func(awaited) {})
 }
 
 // deleteGroup asks for the deletion of objects that may go at the same time. An

@@ -71,9 +71,6 @@ func (p *applier) pruneAll(ctx context.Context, api *kube.API, r kube.Resource, 
 		uid := u.GetUID()
 		options.Preconditions = &metav1.Preconditions{UID: &uid}
 		err := api.Objects(r, u.GetNamespace()).Delete(ctx, u.GetName(), options)
-		if dryRun && apierrors.IsConflict(err) {
-			err = nil // an image whose sandboxes would be gone by then
-		}
 		if err != nil && !apierrors.IsNotFound(err) {
 			return fmt.Errorf("%s cannot be pruned: %w", r.Ref(u.GetName()), err)
 		}
