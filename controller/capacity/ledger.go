@@ -156,7 +156,7 @@ func (l *Ledger) Ask(c Claim) Verdict {
 		delete(l.woken, c.Who)
 		return Verdict{Admitted: true}
 	}
-	w.told = whyWaits(w.entry, l.queue.position(w.entry, l.free()), l.budget, l.free(), len(l.unseen) > 0)
+	w.told = l.whyWaits(w.entry)
 	return w.told.verdict()
 }
 

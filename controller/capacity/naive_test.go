@@ -344,6 +344,7 @@ func (l *naive) signal() {
 func (l *naive) Look(who Who) (done func()) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	l.awaits()
 	l.looking[who] = look{key: l.key(who)}
 	return func() { l.looked(who) }
 }

@@ -22,6 +22,12 @@ func (l *Ledger) plan() {
 
 func (l *Ledger) free() Amount { return l.budget.free(l.sum) }
 
+// whyWaits tells why one in line waits that was not admitted.
+func (l *Ledger) whyWaits(e *entry) why {
+	free := l.free()
+	return whyWaits(e, l.queue.position(e, free), l.budget, free, len(l.unseen) > 0)
+}
+
 // Restated are those in line of whom something else is to be said than they were told.
 // Nobody is passed over: it goes through the whole line.
 func (l *Ledger) Restated() []Who {
