@@ -3,12 +3,12 @@ package capacity
 import (
 	"fmt"
 	"maps"
+	"math/rand/v2"
 	"slices"
 	"testing"
 	"time"
 
 	"k8s.io/apimachinery/pkg/types"
-	"pgregory.net/rapid"
 )
 
 // world is a cache that tells what has changed in it, and hypervisors of which some may
@@ -59,7 +59,8 @@ func (w *world) Changed() (list []Who, everybody bool) {
 // twins are a ledger and the one that it is held to.
 type twins struct {
 	*world
-	t      *rapid.T
+	t      testing.TB
+	rand   *rand.Rand
 	ledger *Ledger
 	naive  *naive
 	made   int
@@ -82,37 +83,37 @@ func (w *twins) who() (Who, bool) {
 		return Who{}, false
 	}
 	slices.SortFunc(names, Who.Compare)
-	return rapid.SampledFrom(names).Draw(w.t, "who"), true
+	return one(w.rand, names), true
 }
 
-func (w *twins) amount(label string) Amount {
+func (w *twins) amount() Amount {
 	var a Amount
 	for r := range a {
-		a[r] = rapid.Int64Range(0, 6).Draw(w.t, label)
+		a[r] = max(0, w.rand.Int64N(8)-2)
 	}
 	return a
 }
 
-func (w *twins) budget(label string) Amount {
+func (w *twins) budget() Amount {
 	var a Amount
 	for r := range a {
-		a[r] = rapid.SampledFrom([]int64{0, 3, 5, 8, 20, Unlimited}).Draw(w.t, label)
+		a[r] = []int64{0, 3, 5, 8, 10, 15, 20, 30, Unlimited}[w.rand.IntN(9)]
 	}
 	return a
 }
 
 func (w *twins) create() {
 	w.made++
-	who := Who{"team", fmt.Sprint("s", rapid.IntRange(0, 30).Draw(w.t, "name"))}
+	who := Who{"team", fmt.Sprint("s", w.rand.IntN(40))}
 	if w.objects[who] != nil {
 		return
 	}
 	id := types.UID(fmt.Sprintf("%s-%d", who.Name, w.made))
 	w.ids[id] = who
 	w.objects[who] = &object{Standing: Standing{
-		Place: Place{Who: who, ID: id, Created: time.Unix(rapid.Int64Range(0, 20).Draw(w.t, "created"), 0)},
-		Key:   Key{Generation: 1}, Want: w.amount("wants"),
-	}, provider: rapid.IntRange(0, 1).Draw(w.t, "provider")}
+		Place: Place{Who: who, ID: id, Created: time.Unix(w.rand.Int64N(21), 0)},
+		Key:   Key{Generation: 1}, Want: w.amount(),
+	}, provider: w.rand.IntN(2)}
 	w.changed = append(w.changed, who)
 }
 
@@ -142,6 +143,16 @@ func (w *twins) compareWords() {
 	if len(w.ledger.line) != len(w.naive.line) {
 		w.t.Fatalf("%d are in line, want %d", len(w.ledger.line), len(w.naive.line))
 	}
+	w.ledger.lookUp()
+	coming := w.naive.coming()
+	if len(w.ledger.coming) != len(coming) {
+		w.t.Fatalf("%d are coming, want %d", len(w.ledger.coming), len(coming))
+	}
+	for _, c := range coming {
+		if e := w.ledger.coming[c.Who]; e == nil || e.Claim != c {
+			w.t.Fatalf("%+v is coming, want %+v", e, c)
+		}
+	}
 	for id, c := range w.naive.line {
 		e := w.ledger.line[id].entry
 		if got := w.ledger.whyWaits(e).verdict(); got != c.verdict {
@@ -160,9 +171,9 @@ func ordered(list []Who) []Who {
 
 func (w *twins) ask(who Who, o *object) {
 	c := Claim{Place: o.Place, Base: w.base[o.ID], Want: o.Want}
-	c.Urgent = rapid.IntRange(0, 9).Draw(w.t, "urgent") == 0
-	if rapid.IntRange(0, 3).Draw(w.t, "wants something else") == 0 {
-		c.Want = w.amount("asks for")
+	c.Urgent = w.rand.IntN(10) == 0
+	if w.rand.IntN(4) == 0 {
+		c.Want = w.amount()
 	}
 	got, want := w.ledger.Ask(c), w.naive.Ask(c)
 	w.naive.plan()
@@ -179,17 +190,17 @@ func (w *twins) ask(who Who, o *object) {
 // say has somebody who is looked at say what it needs.
 func (w *twins) say(who Who) {
 	o := w.objects[who]
-	switch what := rapid.IntRange(0, 9).Draw(w.t, "says"); {
+	switch what := w.rand.IntN(10); {
 	case o == nil:
 		w.both(func(l *Ledger) { l.Gone(who) }, func(l *naive) { l.Gone(who) })
 	case what < 6:
 		w.ask(who, o)
 	case what < 7:
-		has := w.amount("has")
+		has := w.amount()
 		w.base[o.ID] = has
 		w.both(func(l *Ledger) { l.Keep(who, o.ID, has) }, func(l *naive) { l.Keep(who, o.ID, has) })
 	case what < 9:
-		why := rapid.SampledFrom([]Unknown{Outdated, Failing, Away}).Draw(w.t, "unknown")
+		why := []Unknown{Outdated, Failing, Away}[w.rand.IntN(3)]
 		w.both(func(l *Ledger) { l.Undecided(who, o.ID, why) }, func(l *naive) { l.Undecided(who, o.ID, why) })
 	}
 }
@@ -197,6 +208,9 @@ func (w *twins) say(who Who) {
 func (w *twins) begin(who Who) {
 	w.looks[who] = [2]func(){w.ledger.Look(who), w.naive.Look(who)}
 	key := w.Key(who)
+	if w.rand.IntN(8) == 0 {
+		key.Of = []string{"", "ready"}[w.rand.IntN(2)] // as it is for a moment
+	}
 	w.both(func(l *Ledger) { l.Read(who, key) }, func(l *naive) { l.Read(who, key) })
 }
 
@@ -206,109 +220,106 @@ func (w *twins) end(who Who) {
 	w.both(func(*Ledger) { done[0]() }, func(*naive) { done[1]() })
 }
 
-func (w *twins) steps() map[string]func(*rapid.T) {
-	some := func(do func(Who, *object)) func(*rapid.T) {
-		return func(t *rapid.T) {
-			who, ok := w.who()
-			if !ok {
-				t.Skip()
-			}
-			do(who, w.objects[who])
+// step does one of the things that happen.
+func (w *twins) step() {
+	who, any := w.who()
+	o := w.objects[who]
+	looks := w.looks[who][0] != nil
+	switch n := w.rand.IntN(100); {
+	case n < 15 || !any:
+		w.create()
+	case n < 50 && !looks:
+		w.begin(who)
+		w.say(who)
+		w.end(who)
+	case n < 60 && !looks:
+		w.begin(who)
+	case n < 70 && len(w.looks) > 0:
+		who := one(w.rand, ordered(slices.Collect(maps.Keys(w.looks))))
+		w.say(who)
+		w.end(who)
+	case n < 75:
+		o.Key.Generation++
+		o.Want = w.amount()
+		w.changed = append(w.changed, who)
+	case n < 78: // what all wait for
+		of := []string{"", "ready"}[w.rand.IntN(2)]
+		for _, o := range w.objects {
+			o.Key.Of = of
 		}
-	}
-	look := some(func(who Who, _ *object) {
-		if w.looks[who][0] == nil {
-			w.begin(who)
-			w.say(who)
-			w.end(who)
+		w.all = true
+	case n < 80:
+		i := w.rand.IntN(2)
+		w.down[i] = !w.down[i]
+		w.all = true
+	case n < 82:
+		o.deleting = true
+		w.changed = append(w.changed, who)
+		w.both(func(l *Ledger) { l.Withdraw(o.ID) }, func(l *naive) { l.Withdraw(o.ID) })
+	case n < 85:
+		delete(w.objects, who)
+		if w.all = w.rand.IntN(2) == 0; !w.all {
+			w.changed = append(w.changed, who)
 		}
-	})
-	return map[string]func(*rapid.T){
-		"create":     func(*rapid.T) { w.create() },
-		"create one": func(*rapid.T) { w.create() },
-		"look":       look, "look at one": look, "look again": look,
-		"begin a look": some(func(who Who, _ *object) {
-			if w.looks[who][0] == nil {
-				w.begin(who)
+		w.both(func(l *Ledger) { l.Release(o.ID) }, func(l *naive) { l.Release(o.ID) })
+	case n < 90:
+		w.both(func(l *Ledger) { l.PoweredOff(o.ID) }, func(l *naive) { l.PoweredOff(o.ID) })
+		w.base[o.ID] = w.ledger.Held(o.ID)
+	case n < 98:
+		delete(w.base, o.ID)
+		w.both(func(l *Ledger) { l.Release(o.ID) }, func(l *naive) { l.Release(o.ID) })
+	default:
+		b := w.budget()
+		most := b
+		for r, more := range w.amount() {
+			if most[r] != Unlimited {
+				most[r] += more
 			}
-		}),
-		"end a look": func(t *rapid.T) {
-			if len(w.looks) == 0 {
-				t.Skip()
-			}
-			who := rapid.SampledFrom(ordered(slices.Collect(maps.Keys(w.looks)))).Draw(t, "looked at")
-			w.say(who)
-			w.end(who)
-		},
-		"change": some(func(who Who, o *object) {
-			o.Key.Generation++
-			o.Want = w.amount("changed")
-			w.changed = append(w.changed, who)
-		}),
-		"blink": func(t *rapid.T) { // what all wait for
-			of := rapid.SampledFrom([]string{"", "ready"}).Draw(t, "image")
-			for _, o := range w.objects {
-				o.Key.Of = of
-			}
-			w.all = true
-		},
-		"outage": func(t *rapid.T) {
-			i := rapid.IntRange(0, 1).Draw(t, "hypervisor")
-			w.down[i] = !w.down[i]
-			w.all = true
-		},
-		"delete": some(func(who Who, o *object) {
-			o.deleting = true
-			w.changed = append(w.changed, who)
-			w.both(func(l *Ledger) { l.Withdraw(o.ID) }, func(l *naive) { l.Withdraw(o.ID) })
-		}),
-		"go": some(func(who Who, o *object) {
-			delete(w.objects, who)
-			w.changed = append(w.changed, who)
-			w.both(func(l *Ledger) { l.Release(o.ID) }, func(l *naive) { l.Release(o.ID) })
-		}),
-		"power off": some(func(who Who, o *object) {
-			w.both(func(l *Ledger) { l.PoweredOff(o.ID) }, func(l *naive) { l.PoweredOff(o.ID) })
-			w.base[o.ID] = w.ledger.Held(o.ID)
-		}),
-		"release": some(func(who Who, o *object) {
-			delete(w.base, o.ID)
-			w.both(func(l *Ledger) { l.Release(o.ID) }, func(l *naive) { l.Release(o.ID) })
-		}),
-		"measure": func(*rapid.T) {
-			b, more := w.budget("budget"), w.amount("most")
-			most := b
-			for r := range most {
-				if most[r] != Unlimited {
-					most[r] += more[r]
-				}
-			}
-			w.both(func(l *Ledger) { l.SetBudget(b, most) }, func(l *naive) { l.SetBudget(b, most) })
-		},
-		"": func(*rapid.T) { w.compareWords() },
+		}
+		w.both(func(l *Ledger) { l.SetBudget(b, most) }, func(l *naive) { l.SetBudget(b, most) })
 	}
 }
+
+func one[T any](r *rand.Rand, list []T) T { return list[r.IntN(len(list))] }
 
 // TestPlansAsOverAll: whatever happens, the ledger admits whom one admits that goes through
 // everybody each time, and says the same of those who wait.
 func TestPlansAsOverAll(t *testing.T) {
-	rapid.Check(t, func(t *rapid.T) {
-		objects := &world{objects: map[Who]*object{}}
-		w := &twins{
-			world: objects, t: t, ids: map[types.UID]Who{}, looks: map[Who][2]func(){}, base: map[types.UID]Amount{},
-		}
-		b := w.budget("budget")
-		w.ledger, w.naive = New(b, objects), newNaive(b, objects)
-		for range rapid.IntRange(0, 30).Draw(t, "before the start") {
-			w.create()
-		}
-		for _, id := range slices.Sorted(maps.Keys(w.ids)) {
-			who := w.ids[id]
-			if rapid.IntRange(0, 3).Draw(t, "restored") == 0 {
-				held := w.amount("reserved")
-				w.both(func(l *Ledger) { l.Restore(who, id, held) }, func(l *naive) { l.Restore(who, id, held) })
+	lives, steps := uint64(100), 200
+	if testing.Short() {
+		lives = 30
+	}
+	longest := 0
+	for seed := range lives {
+		t.Run(fmt.Sprint("seed ", seed), func(t *testing.T) {
+			objects := &world{objects: map[Who]*object{}}
+			w := &twins{
+				world: objects, t: t, rand: rand.New(rand.NewPCG(seed, 0)),
+				ids: map[types.UID]Who{}, looks: map[Who][2]func(){}, base: map[types.UID]Amount{},
 			}
+			b := w.budget()
+			w.ledger, w.naive = New(b, objects), newNaive(b, objects)
+			w.restart()
+			for range steps {
+				w.step()
+				w.compareWords()
+				longest = max(longest, len(w.ledger.line))
+			}
+		})
+	}
+	if longest <= figured {
+		t.Errorf("no more than %d were in line", longest)
+	}
+}
+
+// restart begins with what there was before.
+func (w *twins) restart() {
+	for range w.rand.IntN(30) {
+		w.create()
+	}
+	for _, id := range slices.Sorted(maps.Keys(w.ids)) {
+		if who, held := w.ids[id], w.amount(); w.rand.IntN(4) == 0 {
+			w.both(func(l *Ledger) { l.Restore(who, id, held) }, func(l *naive) { l.Restore(who, id, held) })
 		}
-		t.Repeat(w.steps())
-	})
+	}
 }

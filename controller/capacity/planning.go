@@ -12,7 +12,6 @@ func (l *Ledger) plan() {
 			l.set(e.Who, e.ID, e.Base.Max(e.Want))
 			l.wake(e.Who)
 		}
-		l.refresh()
 	}
 	if l.queue.changed || l.restate {
 		l.queue.changed, l.restate = false, true
