@@ -8,17 +8,12 @@ import (
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
-	toolscache "k8s.io/client-go/tools/cache"
-	"sigs.k8s.io/controller-runtime/pkg/cache"
-	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 
 	v1 "sandboxd.dev/sandboxd/api/v1"
 	"sandboxd.dev/sandboxd/controller/capacity"
 	"sandboxd.dev/sandboxd/controller/census"
-	"sandboxd.dev/sandboxd/controller/goldenimage"
 	"sandboxd.dev/sandboxd/controller/sandbox"
-	"sandboxd.dev/sandboxd/providers"
 )
 
 // Capacity of the host.
@@ -28,129 +23,6 @@ type Capacity struct {
 	Budget func(reserved func(types.UID) capacity.Amount) (budget, most capacity.Amount, err error)
 	// Measure is how often that is worked out again; 0: only at the start.
 	Measure time.Duration
-}
-
-// objects are those that may ask for capacity, as the controllers' cache has them.
-type objects struct {
-	sandboxes, images, snapshots toolscache.Store
-	defaults                     sandbox.Defaults
-	builds                       goldenimage.BuildOptions
-	providers                    *providers.Set
-	// down tells whether a provider does not answer.
-	down func(v1.ProviderName) bool
-}
-
-func newObjects(ctx context.Context, c cache.Cache, o Options, down func(v1.ProviderName) bool) (*objects, error) {
-	stores := &objects{defaults: o.Defaults, builds: buildDefaults(o), providers: o.Providers, down: down}
-	for _, s := range []struct {
-		of    client.Object
-		store *toolscache.Store
-	}{{&v1.Sandbox{}, &stores.sandboxes}, {&v1.GoldenImage{}, &stores.images}, {&v1.SandboxSnapshot{}, &stores.snapshots}} {
-		informer, err := c.GetInformer(ctx, s.of, cache.BlockUntilSynced(false))
-		if err != nil {
-			return nil, fmt.Errorf("watch %T for admission: %w", s.of, err)
-		}
-		shared, ok := informer.(toolscache.SharedInformer)
-		if !ok {
-			return nil, fmt.Errorf("watch %T for admission: %T has no store", s.of, informer)
-		}
-		*s.store = shared.GetStore()
-	}
-	return stores, nil
-}
-
-// find returns an object of a store; nil when it has none of that name. It must not
-// be changed.
-func find[T any](store toolscache.Store, namespace, name string) *T {
-	key := name
-	if namespace != "" {
-		key = namespace + "/" + name
-	}
-	found, _, _ := store.GetByKey(key)
-	o, _ := found.(*T)
-	return o
-}
-
-// Key implements capacity.Objects.
-func (o *objects) Key(who capacity.Who) capacity.Key {
-	if who.Namespace == "" {
-		if img := find[v1.GoldenImage](o.images, "", who.Name); img != nil {
-			return goldenimage.AdmissionKey(img)
-		}
-		return capacity.Key{}
-	}
-	if sbx := find[v1.Sandbox](o.sandboxes, who.Namespace, who.Name); sbx != nil {
-		return o.sandboxKey(sbx, find[v1.GoldenImage](o.images, "", sbx.Spec.Image))
-	}
-	return capacity.Key{}
-}
-
-func (o *objects) sandboxKey(sbx *v1.Sandbox, img *v1.GoldenImage) capacity.Key {
-	var from *v1.SandboxSnapshot
-	if name := sbx.Spec.FromSnapshot; name != "" {
-		from = find[v1.SandboxSnapshot](o.snapshots, sbx.Namespace, name)
-	}
-	return sandbox.AdmissionKey(sbx, img, from)
-}
-
-// Away implements capacity.Objects.
-func (o *objects) Away(who capacity.Who) bool {
-	if who.Namespace == "" {
-		return o.down(o.providerOf(nil, find[v1.GoldenImage](o.images, "", who.Name)))
-	}
-	sbx := find[v1.Sandbox](o.sandboxes, who.Namespace, who.Name)
-	if sbx == nil {
-		return false
-	}
-	return o.down(o.providerOf(sbx, find[v1.GoldenImage](o.images, "", sbx.Spec.Image)))
-}
-
-// Standing implements capacity.Objects.
-func (o *objects) Standing() []capacity.Standing {
-	var list []capacity.Standing
-	for _, item := range o.sandboxes.List() {
-		sbx, ok := item.(*v1.Sandbox)
-		if !ok || !sbx.DeletionTimestamp.IsZero() {
-			continue
-		}
-		img := find[v1.GoldenImage](o.images, "", sbx.Spec.Image)
-		list = append(list, capacity.Standing{
-			Place: placeOf(sbx), Key: o.sandboxKey(sbx, img), Want: sandbox.ComingNeed(sbx, img, o.defaults),
-			Away: o.down(o.providerOf(sbx, img)),
-		})
-	}
-	for _, item := range o.images.List() {
-		if img, ok := item.(*v1.GoldenImage); ok && img.DeletionTimestamp.IsZero() && goldenimage.IsBuilt(img) {
-			list = append(list, capacity.Standing{
-				Place: placeOf(img), Key: goldenimage.AdmissionKey(img), Want: goldenimage.ComingNeed(img, o.builds),
-				Away: o.down(o.providerOf(nil, img)),
-			})
-		}
-	}
-	return list
-}
-
-// providerOf is the provider that an object is, or is going to be, of. Either is nil when
-// there is none.
-func (o *objects) providerOf(sbx *v1.Sandbox, img *v1.GoldenImage) v1.ProviderName {
-	switch {
-	case sbx != nil && sbx.Status.Provider != "":
-		return sbx.Status.Provider
-	case img == nil:
-		return ""
-	case img.Status.Provider != "":
-		return img.Status.Provider
-	default:
-		return o.providers.Resolve(img.Spec.Provider)
-	}
-}
-
-func placeOf(o client.Object) capacity.Place {
-	return capacity.Place{Who: whoIs(o), ID: o.GetUID(), Created: o.GetCreationTimestamp().Time}
-}
-
-func whoIs(o client.Object) capacity.Who {
-	return capacity.Who{Namespace: o.GetNamespace(), Name: o.GetName()}
 }
 
 // left is what is read of a sandbox that an earlier run has left. There may be very

@@ -2,6 +2,7 @@ package capacity
 
 import (
 	"maps"
+	"math/rand/v2"
 	"slices"
 	"sync"
 
@@ -27,14 +28,19 @@ type Standing struct {
 }
 
 // Objects are those that may come to ask, as the cache has them that reconcilers
-// read: what a reconciler has read before is there.
+// read: what a reconciler has read before is there. None of it blocks.
 type Objects interface {
 	// Key of an object; the zero Key when there is none.
 	Key(Who) Key
 	// Away tells whether the hypervisor of an object does not answer.
 	Away(Who) bool
-	// Standing lists all that are not being deleted, in no order. It must not block.
-	Standing() []Standing
+	// Standing is an object that is not being deleted; false when there is none.
+	Standing(Who) (Standing, bool)
+	// Names lists all objects, in no order.
+	Names() []Who
+	// Changed tells of whom any of this may have changed since it was asked last; of
+	// everybody, when it tells so. What can be read of a change was told before.
+	Changed() (list []Who, everybody bool)
 }
 
 // Ledger knows what is reserved and who waits. It is safe for concurrent use: what it
@@ -49,6 +55,19 @@ type Ledger struct {
 	held map[types.UID]holding
 	sum  Amount
 	line map[types.UID]*waiting
+	// ids are those of each name that are held or in line.
+	ids map[Who][]types.UID
+	// queue has those in line, and those that are coming, as they were looked up last;
+	// outdated are those of whom something changed since.
+	queue    queue
+	coming   map[Who]*entry
+	outdated map[Who]bool
+	// everybody is to be looked up again.
+	everybody bool
+	// restate: somebody in line may be to be told something else.
+	restate bool
+	// waits is what those in line ask for.
+	waits Amount
 	// large are those whose claim can never be met.
 	large map[types.UID]Who
 	seen  map[Who]Key
@@ -71,10 +90,11 @@ type holding struct {
 type waiting struct {
 	Claim
 	// key that it had when it asked.
-	key     Key
-	verdict Verdict
-	// told is the message that it was given last.
-	told string
+	key Key
+	// told is what it was told last.
+	told why
+	// entry is its own in the queue; nil before it was looked up.
+	entry *entry
 }
 
 // New makes a Ledger with a budget. Without objects the order of those that did not
@@ -83,6 +103,8 @@ func New(budget Amount, objects Objects) *Ledger {
 	return &Ledger{
 		objects: objects, budget: budget, most: budget,
 		held: map[types.UID]holding{}, line: map[types.UID]*waiting{}, large: map[types.UID]Who{},
+		ids: map[Who][]types.UID{}, coming: map[Who]*entry{}, outdated: map[Who]bool{},
+		queue: queue{ranks: rand.NewPCG(0, 0)}, everybody: true,
 		seen: map[Who]Key{}, looking: map[Who]look{}, failing: map[Who]bool{}, unseen: map[Who]bool{},
 		woken: map[Who]bool{}, changed: make(chan struct{}, 1),
 	}
@@ -121,8 +143,11 @@ func (l *Ledger) Ask(c Claim) Verdict {
 	if w == nil {
 		w = &waiting{}
 		l.line[c.ID] = w
+		l.note(c.Who, c.ID)
 	}
+	l.waits = l.waits.Minus(w.needs()).Plus(c.needs())
 	w.Claim, w.key = c, l.key(c.Who)
+	l.outdated[c.Who] = true
 	if at, looks := l.looking[c.Who]; looks {
 		w.key = at.key
 	}
@@ -131,8 +156,8 @@ func (l *Ledger) Ask(c Claim) Verdict {
 		delete(l.woken, c.Who)
 		return Verdict{Admitted: true}
 	}
-	w.told = w.verdict.Message
-	return w.verdict
+	w.told = l.whyWaits(w.entry)
+	return w.told.verdict()
 }
 
 // Keep notes what an object has, whatever the budget, and that it asks for nothing.
@@ -180,20 +205,14 @@ func (l *Ledger) Release(id types.UID) {
 func (l *Ledger) Gone(who Who) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	for id, h := range l.held {
-		if h.who == who {
-			l.release(id)
-		}
+	for _, id := range slices.Clone(l.ids[who]) {
+		l.release(id)
 	}
-	for id, w := range l.line {
-		if w.Who == who {
-			l.release(id)
-		}
-	}
+	l.outdated[who] = true
 	delete(l.seen, who)
 	delete(l.looking, who)
 	delete(l.failing, who)
-	delete(l.unseen, who)
+	l.known(who)
 	l.plan()
 }
 
@@ -215,6 +234,7 @@ func (l *Ledger) SetBudget(b, most Amount) {
 		l.setMost(most)
 	}
 	l.budget = b
+	l.everybody, l.restate = true, true
 	l.plan()
 }
 
@@ -235,10 +255,7 @@ func (l *Ledger) setMost(most Amount) {
 func (l *Ledger) Totals() (budget, reserved, waits Amount) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	for _, w := range l.line {
-		waits = waits.Plus(w.needs())
-	}
-	return l.budget, l.sum, waits
+	return l.budget, l.sum, l.waits
 }
 
 // Changed has an element when Woken or Restated have something new.
@@ -253,104 +270,58 @@ func (l *Ledger) Woken() []Who {
 	return list
 }
 
-// Restated are those in line of whom something else is to be said than they were told.
-func (l *Ledger) Restated() []Who {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	var list []Who
-	for _, w := range l.line {
-		if w.restated() {
-			list = append(list, w.Who)
-		}
-	}
-	return list
-}
-
-func (w *waiting) restated() bool { return !w.verdict.Passing && w.verdict.Message != w.told }
-
-// plan admits who is next and works out what is to be said of the others.
-func (l *Ledger) plan() {
-	if len(l.line) == 0 {
+func (l *Ledger) set(who Who, id types.UID, a Amount) {
+	h := l.held[id]
+	if h.amount == a {
 		return
 	}
-	s := State{Budget: l.budget, Held: l.sum, Unseen: l.awaits(), Coming: l.coming()}
-	for _, w := range l.line {
-		w.Stale = w.key != l.key(w.Who)
-		w.Away = l.objects != nil && l.objects.Away(w.Who)
-		s.Line = append(s.Line, w.Claim)
-	}
-	sorted(s.Line)
-	news := false
-	for i, v := range s.Plan() {
-		c := s.Line[i]
-		if v.Admitted {
-			l.leave(c.ID)
-			l.set(c.Who, c.ID, c.Base.Max(c.Want))
-			l.wake(c.Who)
-			continue
-		}
-		w := l.line[c.ID]
-		w.verdict = v
-		news = news || w.restated()
-	}
-	if news {
-		l.signal()
-	}
-}
-
-// awaits tells whether something that there was at the start was not looked at since.
-// What went before the cache was filled never will be.
-func (l *Ledger) awaits() bool {
-	if l.objects != nil {
-		maps.DeleteFunc(l.unseen, func(who Who, _ bool) bool { return l.objects.Key(who) == Key{} })
-	}
-	return len(l.unseen) > 0
-}
-
-func (l *Ledger) key(who Who) Key {
-	if l.objects == nil {
-		return Key{}
-	}
-	return l.objects.Key(who)
-}
-
-// coming are those that were not looked at since they changed.
-func (l *Ledger) coming() []Claim {
-	if l.objects == nil || l.budget == NoLimit() {
-		return nil
-	}
-	var list []Claim
-	for _, o := range l.objects.Standing() {
-		if _, waits := l.line[o.ID]; waits || o.Away {
-			continue
-		}
-		seen, ok := l.seen[o.Who]
-		if at, looks := l.looking[o.Who]; looks && at.key != o.Key {
-			ok = false // and what it says now is not of what it is
-		}
-		if ok && seen == o.Key {
-			continue
-		}
-		list = append(list, Claim{Place: o.Place, Base: l.held[o.ID].amount, Want: o.Want})
-	}
-	return sorted(list)
-}
-
-func (l *Ledger) set(who Who, id types.UID, a Amount) {
-	l.sum = l.sum.Minus(l.held[id].amount).Plus(a)
+	l.sum = l.sum.Minus(h.amount).Plus(a)
+	l.outdated[who] = true
+	l.restate = true
 	if a == (Amount{}) {
 		delete(l.held, id)
+		l.forget(who, id)
 		return
 	}
 	l.held[id] = holding{who, a}
+	l.note(who, id)
 }
 
-func (l *Ledger) leave(id types.UID) { delete(l.line, id) }
+func (l *Ledger) leave(id types.UID) {
+	w := l.line[id]
+	if w == nil {
+		return
+	}
+	delete(l.line, id)
+	l.waits = l.waits.Minus(w.needs())
+	l.queue.put(w.entry, nil)
+	l.outdated[w.Who] = true
+	l.forget(w.Who, id)
+}
 
 func (l *Ledger) release(id types.UID) {
 	l.leave(id)
 	delete(l.large, id)
-	l.set(Who{}, id, Amount{})
+	l.set(l.held[id].who, id, Amount{})
+}
+
+// note remembers that something of that name is held or in line.
+func (l *Ledger) note(who Who, id types.UID) {
+	if !slices.Contains(l.ids[who], id) {
+		l.ids[who] = append(l.ids[who], id)
+	}
+}
+
+// forget forgets it when neither is so any more.
+func (l *Ledger) forget(who Who, id types.UID) {
+	_, held := l.held[id]
+	if _, waits := l.line[id]; held || waits {
+		return
+	}
+	l.ids[who] = slices.DeleteFunc(l.ids[who], func(of types.UID) bool { return of == id })
+	if len(l.ids[who]) == 0 {
+		delete(l.ids, who)
+	}
 }
 
 func (l *Ledger) wake(who Who) {

@@ -2,6 +2,7 @@ package capacity
 
 import (
 	"fmt"
+	"maps"
 	"slices"
 	"testing"
 	"time"
@@ -213,13 +214,14 @@ func (c cached) Key(w Who) Key { return c[w].Key }
 
 func (c cached) Away(w Who) bool { return c[w].Away }
 
-func (c cached) Standing() []Standing {
-	var list []Standing
-	for _, s := range c {
-		list = append(list, s)
-	}
-	return list
+func (c cached) Standing(w Who) (Standing, bool) {
+	s, ok := c[w]
+	return s, ok
 }
+
+func (c cached) Names() []Who { return slices.Collect(maps.Keys(c)) }
+
+func (c cached) Changed() ([]Who, bool) { return nil, true }
 
 func (c cached) add(claim Claim, generation int64) {
 	c[claim.Who] = Standing{Place: claim.Place, Key: Key{Generation: generation}, Want: claim.Want}

@@ -54,7 +54,9 @@ func UnknownFor(ctx context.Context, err error) Unknown {
 func (l *Ledger) Look(who Who) (done func()) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	l.lookUp()
 	l.looking[who] = look{key: l.key(who)}
+	l.outdated[who] = true
 	return func() { l.looked(who) }
 }
 
@@ -65,6 +67,7 @@ func (l *Ledger) Read(who Who, key Key) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.looking[who] = look{key: key}
+	l.outdated[who] = true
 }
 
 // Undecided is called during a Look instead of anything else, when it cannot be told what
@@ -89,10 +92,7 @@ func (l *Ledger) Undecided(who Who, id types.UID, why Unknown) {
 		l.leave(id)
 		l.plan()
 	case Away:
-		// Of very many that run nothing is to be planned anew, and it looks at them all.
-		if w, waits := l.line[id]; waits && !w.Away || !waits && !l.decided(who, at.key) {
-			l.plan()
-		}
+		l.plan()
 	}
 }
 
@@ -108,6 +108,7 @@ func (l *Ledger) looked(who Who) {
 	defer l.mu.Unlock()
 	at := l.looking[who]
 	delete(l.looking, who)
+	l.outdated[who] = true
 	switch at.unknown {
 	case Outdated, Failing:
 		return
@@ -116,7 +117,7 @@ func (l *Ledger) looked(who Who) {
 		delete(l.failing, who)
 	}
 	first := l.unseen[who]
-	delete(l.unseen, who)
+	l.known(who)
 	decided := l.decided(who, at.key)
 	l.seen[who] = at.key
 	switch {
