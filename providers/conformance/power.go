@@ -19,6 +19,7 @@ func (s *suite) testPower(t *testing.T) {
 	t.Run("Reset is ErrBusy while the machine is not off", s.testResetBusy)
 	t.Run("a machine that crashed is off because it crashed", s.testCrashed)
 	t.Run("of a machine that runs EnsureMachine changes nothing but the forwards", s.testEnsureRunning)
+	t.Run("TypeAtConsole waits for a machine that does not read, and holds up nobody else", s.testDeaf)
 	t.Run("DeleteMachine removes a machine that runs, and ends those who follow its console", s.testDeleteRunning)
 }
 
