@@ -174,7 +174,8 @@ type Guests interface {
 	// with are ErrInvalid.
 	ConfigureGuest(ctx context.Context, id types.UID, cfg GuestConfig) error
 
-	// Console reads the log of the serial console. The caller closes it.
+	// Console reads the log of the serial console. The caller closes it, which ends a
+	// Read that waits.
 	// ErrNotFound when the machine does not exist; an empty log is no error.
 	Console(ctx context.Context, id types.UID, opts ConsoleOptions) (io.ReadCloser, error)
 

@@ -66,7 +66,7 @@ func server(t *testing.T, running bool) string {
 }
 
 // serverOf is server for those who do something with the machine as well.
-func serverOf(t *testing.T, running bool) (string, *fake.Provider, types.UID) {
+func serverOf(t *testing.T, runs bool) (string, *fake.Provider, types.UID) {
 	t.Helper()
 	const uid, image = types.UID("5f0c9b4e-6f0b-4c40-9d0e-0d7a3c0f5a11"), types.UID("8c6c2f04-3f1e-4b52-9a57-3a4f8b2b6c11")
 	world := fake.NewWorld(fake.Options{Source: func(string) (fake.Source, bool) { return fake.Source{SHA256: "00"}, true }})
@@ -82,10 +82,21 @@ func serverOf(t *testing.T, running bool) (string, *fake.Provider, types.UID) {
 	if err := p.Start(ctx, uid); err != nil {
 		t.Fatal(err)
 	}
-	status := map[string]any{"provider": "kvm", "machineID": string(uid)}
-	if !running {
+	status := running(uid)
+	if !runs {
 		status = map[string]any{"conditions": []any{map[string]any{"type": "Ready", "status": "False", "message": "waiting for an image"}}}
 	}
+	return serve(t, p, uid, status), p, uid
+}
+
+// running is the status of a sandbox that has a machine.
+func running(id types.UID) map[string]any {
+	return map[string]any{"provider": "kvm", "machineID": string(id)}
+}
+
+// serve serves the guest of a sandbox.
+func serve(t *testing.T, p providers.Provider, uid types.UID, status map[string]any) string {
+	t.Helper()
 	parent := &unstructured.Unstructured{Object: map[string]any{
 		"metadata": map[string]any{"namespace": "default", "name": "x", "uid": string(uid)}, "status": status,
 	}}
@@ -95,7 +106,7 @@ func serverOf(t *testing.T, running bool) (string, *fake.Provider, types.UID) {
 	}
 	s := httptest.NewServer(mux)
 	t.Cleanup(s.Close)
-	return s.URL, p, uid
+	return s.URL
 }
 
 // TestRefused: what is wrong with a request is told as a Status, before any

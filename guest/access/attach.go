@@ -52,11 +52,14 @@ func (h *Handlers) Attach(w http.ResponseWriter, r *http.Request, parent *unstru
 }
 
 // attach passes on what is shown and typed until the machine or the client is
-// gone, or what is typed is not taken any more: then leave ends what is shown.
+// gone, or what is typed is not taken any more: then leave ends what is shown. When
+// that has ended, nothing is typed any more, whether the guest reads or not.
 func attach(ctx context.Context, client remote, m machine, want wanted, shown io.Reader, keys io.WriteCloser, leave func()) metav1.Status {
 	var typing sync.WaitGroup
 	var refused error
+	ended := func() {}
 	if keys != nil {
+		ended = func() { _ = keys.Close() }
 		typing.Go(func() {
 			taken := func(b []byte) (n int, err error) {
 				n, refused = keys.Write(b)
@@ -76,8 +79,9 @@ func attach(ctx context.Context, client remote, m machine, want wanted, shown io
 	}
 	_, err := io.Copy(out, shown)
 	_ = client.stdin().Close()
+	ended()
 	typing.Wait()
-	if refused != nil && ctx.Err() == nil {
+	if refused != nil && errors.Is(err, context.Canceled) && ctx.Err() == nil { // leave was called
 		err = refused
 		if providers.KindOf(err) == nil {
 			err = providers.Errorf(providers.ErrUnavailable, m.object, "its serial console does not take what is typed any more: attach again (%w)", err)

@@ -4,7 +4,9 @@ import (
 	"context"
 	"io"
 	"strings"
+	"sync/atomic"
 	"testing"
+	"time"
 
 	"k8s.io/apimachinery/pkg/types"
 
@@ -135,4 +137,80 @@ func (s *suite) testConsoleTyped(t *testing.T) {
 	_, err = io.WriteString(again, "exit\n")
 	must(t, "leave the shell", err)
 	must(t, "close", again.Close())
+}
+
+// maxTypedAhead is the most that may be taken of what nobody reads, in bytes.
+const maxTypedAhead = 4 << 20
+
+// testDeaf types at a machine that stands still, and so reads nothing.
+func (s *suite) testDeaf(t *testing.T) {
+	s.need(t, Console, Outside)
+	id := s.made(t, s.spec(t, "machine"))
+	ctx := within(t, s.b.Limits.Boot)
+	_, err := s.p.TypeAtConsole(ctx, id)
+	want(t, "typing at a machine that is off", err, providers.ErrBusy)
+	s.start(t, id)
+	one, err := s.p.TypeAtConsole(ctx, id)
+	must(t, "type", err)
+	held, cancel := context.WithCancel(ctx)
+	defer cancel()
+	two, err := s.p.TypeAtConsole(held, id)
+	must(t, "type, too", err)
+	s.b.Pause(t, id)
+
+	var taken atomic.Int64
+	stays, leaves := typeOn(one, &taken), typeOn(two, &taken)
+	for before := int64(0); before == 0 || taken.Load() != before; time.Sleep(time.Second) {
+		if before = taken.Load(); before > maxTypedAhead {
+			t.Fatalf("%d bytes were taken that nobody reads", before)
+		}
+	}
+	for what, ended := range map[string]<-chan error{"who stays": stays, "who leaves": leaves} {
+		select {
+		case err := <-ended:
+			t.Fatalf("typing where nobody reads ended with %v for one %s", err, what)
+		default:
+		}
+	}
+	s.wantPower(t, id, providers.PowerPaused)
+	_ = s.consoleLog(t, id, -1)
+	cancel()
+	want(t, "typing after the end of the context", s.ends(t, leaves), context.Canceled)
+	s.forceOff(t, id)
+	want(t, "typing at a machine that went off", s.ends(t, stays), providers.ErrBusy)
+	must(t, "close", one.Close())
+
+	s.start(t, id)
+	again, err := s.p.TypeAtConsole(ctx, id)
+	must(t, "type anew", err)
+	_, err = io.WriteString(again, "x")
+	must(t, "type anew", err)
+	must(t, "close", again.Close())
+}
+
+// typeOn types until that ends.
+func typeOn(keys io.Writer, taken *atomic.Int64) <-chan error {
+	ended := make(chan error, 1)
+	go func() {
+		for {
+			n, err := keys.Write(make([]byte, 1<<10))
+			if taken.Add(int64(n)); err != nil {
+				ended <- err
+				return
+			}
+		}
+	}()
+	return ended
+}
+
+// ends waits for the end of what waits.
+func (s *suite) ends(t *testing.T, ended <-chan error) error {
+	t.Helper()
+	select {
+	case err := <-ended:
+		return err
+	case <-s.ctx(t).Done():
+		t.Fatal("what waits for a machine does not end")
+		return nil
+	}
 }

@@ -1,9 +1,9 @@
 package conformance
 
 import (
-	"errors"
 	"io"
 	"testing"
+	"time"
 
 	"k8s.io/apimachinery/pkg/types"
 
@@ -19,7 +19,8 @@ func (s *suite) testPower(t *testing.T) {
 	t.Run("Reset is ErrBusy while the machine is not off", s.testResetBusy)
 	t.Run("a machine that crashed is off because it crashed", s.testCrashed)
 	t.Run("of a machine that runs EnsureMachine changes nothing but the forwards", s.testEnsureRunning)
-	t.Run("DeleteMachine removes a machine that runs, and ends those who follow its console", s.testDeleteRunning)
+	t.Run("TypeAtConsole waits for a machine that does not read, and holds up nobody else", s.testDeaf)
+	t.Run("DeleteMachine removes a machine that runs, and ends those who follow its console, as Close does", s.testDeleteRunning)
 }
 
 func (s *suite) testStartStop(t *testing.T) {
@@ -169,16 +170,27 @@ func (s *suite) testEnsureRunning(t *testing.T) {
 func (s *suite) testDeleteRunning(t *testing.T) {
 	id := s.made(t, s.spec(t, "machine"))
 	s.start(t, id)
+	left, ended := s.followed(t, id)
+	time.Sleep(200 * time.Millisecond) // until it waits
+	must(t, "close", left.Close())
+	if err := s.ends(t, ended); err == nil {
+		t.Error("a console that was closed has come to its end")
+	}
+	_, ended = s.followed(t, id)
+	s.remove(t, id)
+	must(t, "the console of a machine that was deleted", s.ends(t, ended))
+}
+
+// followed reads a console on and on.
+func (s *suite) followed(t *testing.T, id types.UID) (io.Closer, <-chan error) {
+	t.Helper()
 	console, err := s.p.Console(within(t, s.b.Limits.Boot), id, providers.ConsoleOptions{Follow: true, TailBytes: -1})
 	must(t, "console", err)
-	defer func() { _ = console.Close() }()
-	followed := make(chan error, 1)
+	t.Cleanup(func() { _ = console.Close() })
+	ended := make(chan error, 1)
 	go func() {
 		_, err := io.Copy(io.Discard, console)
-		followed <- err
+		ended <- err
 	}()
-	s.remove(t, id)
-	if err := <-followed; err != nil && !errors.Is(err, io.EOF) {
-		t.Errorf("the console of a machine that was deleted ended with %v", err)
-	}
+	return console, ended
 }

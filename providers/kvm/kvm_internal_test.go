@@ -5,11 +5,10 @@ package kvm
 import (
 	"context"
 	"errors"
-	"fmt"
-	"io"
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -369,89 +368,20 @@ func TestInterfacesThatAGuestClaims(t *testing.T) {
 	}
 }
 
-// follow opens a console that is followed.
-func newConsole(t *testing.T, path string, follow bool, tail int64) (*console, context.CancelFunc) {
-	t.Helper()
-	ctx, cancel := context.WithCancel(context.Background())
-	c := &console{ctx: ctx, end: context.Background(), path: path, follow: follow}
-	if err := c.open(tail); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { cancel(); _ = c.Close() })
-	return c, cancel
-}
-
-func TestConsoleIsReadInOrder(t *testing.T) {
+// TestRotatedConsole: older files of a log are found in their order, and nothing else.
+func TestRotatedConsole(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "console.log")
-	for name, content := range map[string]string{".1": "one ", ".0": "two ", "": "three", ".x": "no", ".10": "zero "} {
-		if err := os.WriteFile(path+name, []byte(content), 0o600); err != nil {
+	for _, suffix := range []string{".1", ".0", "", ".x", ".10", ".-1", ".2.new"} {
+		if err := os.WriteFile(path+suffix, nil, 0o600); err != nil {
 			t.Fatal(err)
 		}
 	}
-	for tail, want := range map[int64]string{-1: "zero one two three", 0: "", 3: "ree", 7: "o three", 100: "zero one two three"} {
-		c, _ := newConsole(t, path, false, tail)
-		if b, err := io.ReadAll(c); err != nil || string(b) != want {
-			t.Errorf("tail %d: %q, %v, want %q", tail, b, err, want)
-		}
+	got, err := rotated(path)
+	if want := []string{path + ".10", path + ".1", path + ".0"}; err != nil || !slices.Equal(got, want) {
+		t.Errorf("found %q, %v, not %q", got, err, want)
 	}
-	none, _ := newConsole(t, path+"-none", false, -1)
-	if b, err := io.ReadAll(none); err != nil || len(b) > 0 {
-		t.Errorf("no log: %q, %v", b, err)
-	}
-}
-
-func TestConsoleIsFollowedThroughRotation(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "m", "console.log")
-	if err := os.Mkdir(filepath.Dir(path), 0o700); err != nil {
-		t.Fatal(err)
-	}
-	c, _ := newConsole(t, path, true, -1)
-	lines := make(chan string)
-	done := make(chan error, 1)
-	go func() {
-		b := make([]byte, 100)
-		for {
-			n, err := c.Read(b)
-			if err != nil {
-				done <- err
-				return
-			}
-			lines <- string(b[:n])
-		}
-	}()
-	write := func(text string) {
-		t.Helper()
-		f, err := os.OpenFile(path, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
-		if err == nil {
-			_, err = f.WriteString(text)
-			_ = f.Close()
-		}
-		if err != nil {
-			t.Fatal(err)
-		}
-	}
-	for n := range 5 {
-		want := fmt.Sprintf("line %d\n", n)
-		write(want)
-		if got := <-lines; got != want {
-			t.Fatalf("got %q, want %q", got, want)
-		}
-		if n%2 == 1 {
-			if err := os.Rename(path, path+".0"); err != nil {
-				t.Fatal(err)
-			}
-		}
-	}
-	if err := os.RemoveAll(filepath.Dir(path)); err != nil {
-		t.Fatal(err)
-	}
-	if err := <-done; !errors.Is(err, io.EOF) {
-		t.Errorf("after the machine's removal: %v", err)
-	}
-	other, cancel := newConsole(t, filepath.Join(t.TempDir(), "console.log"), true, -1)
-	cancel()
-	if _, err := other.Read(make([]byte, 1)); !errors.Is(err, context.Canceled) {
-		t.Errorf("after the context's end: %v", err)
+	if got, err := rotated(path + "-none"); err != nil || len(got) > 0 {
+		t.Errorf("no log: %q, %v", got, err)
 	}
 }
 

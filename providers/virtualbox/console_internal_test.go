@@ -2,26 +2,36 @@ package virtualbox
 
 import (
 	"bytes"
-	"context"
 	"io"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"sandboxd.dev/sandboxd/providers"
 )
+
+func openLog(t *testing.T, path string, opts providers.ConsoleOptions) io.ReadCloser {
+	t.Helper()
+	log := consoleLog(path)
+	log.Error = func(err error) error { return err }
+	r, err := log.Open(t.Context(), opts)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return r
+}
 
 // wholeLog reads a log as far as it goes.
 func wholeLog(t *testing.T, path string, tail int64) string {
 	t.Helper()
-	c := &console{ctx: t.Context(), end: t.Context(), path: path}
-	if err := c.open(tail); err != nil {
-		t.Fatal(err)
-	}
-	defer func() { _ = c.Close() }()
-	b, err := io.ReadAll(c)
+	r := openLog(t, path, providers.ConsoleOptions{TailBytes: tail})
+	defer func() { _ = r.Close() }()
+	b, err := io.ReadAll(r)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -103,44 +113,39 @@ func TestConsoleStaysBounded(t *testing.T) {
 }
 
 // TestConsoleIsFollowed: whoever follows a log sees all of it once, while somebody types
-// and the file is begun anew.
+// now and then and the file is begun anew.
 func TestConsoleIsFollowed(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "machine", "console.log")
 	if err := os.Mkdir(filepath.Dir(path), 0o700); err != nil {
 		t.Fatal(err)
 	}
-	c := &console{ctx: t.Context(), end: context.Background(), path: path, follow: true}
-	if err := c.open(0); err != nil {
-		t.Fatal(err)
-	}
-	defer func() { _ = c.Close() }()
-	seen := make(chan string)
-	go func() {
-		var all bytes.Buffer
-		_, _ = io.Copy(&all, c)
-		seen <- all.String()
-	}()
-	pass := func() { time.Sleep(4 * consolePoll) } // so that a follower that loses its place is found out
-	write(t, path, "boot\n")
-	pass()
-	if err := keepConsole(path); err != nil { // somebody types
-		t.Fatal(err)
-	}
-	write(t, path+".0", "typed\n")
-	pass()
-	write(t, path, "later\n") // nobody types any more
-	write(t, path+".0", "the rest of what was typed\n")
-	pass()
-	if err := os.Truncate(path, 0); err != nil { // somebody else has started it
-		t.Fatal(err)
-	}
-	pass()
-	write(t, path, "anew\n")
-	pass()
-	if err := os.RemoveAll(filepath.Dir(path)); err != nil {
-		t.Fatal(err)
-	}
-	if got, want := <-seen, "boot\ntyped\nthe rest of what was typed\nlater\nanew\n"; got != want {
-		t.Errorf("followed %q, not %q", got, want)
-	}
+	synctest.Test(t, func(t *testing.T) {
+		r := openLog(t, path, providers.ConsoleOptions{Follow: true})
+		defer func() { _ = r.Close() }()
+		seen := make(chan string)
+		go func() {
+			var all bytes.Buffer
+			_, _ = io.Copy(&all, r)
+			seen <- all.String()
+		}()
+		pass := func() { time.Sleep(time.Second) } // so that a follower that loses its place is found out
+		write(t, path, "boot ")
+		pass()
+		for range 3 {
+			if err := keepConsole(path); err != nil { // somebody types
+				t.Fatal(err)
+			}
+			write(t, path+".0", "typed ")
+			pass()
+			write(t, path, "later ") // nobody types any more
+			write(t, path+".0", "the rest ")
+			pass()
+		}
+		if err := os.RemoveAll(filepath.Dir(path)); err != nil {
+			t.Fatal(err)
+		}
+		if got, want := <-seen, "boot "+strings.Repeat("typed the rest later ", 3); got != want {
+			t.Errorf("followed %q, not %q", got, want)
+		}
+	})
 }

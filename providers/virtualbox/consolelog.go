@@ -8,6 +8,8 @@ import (
 
 	"golang.org/x/sys/unix"
 	"k8s.io/apimachinery/pkg/types"
+
+	"sandboxd.dev/sandboxd/providers/internal/consolelog"
 )
 
 // VirtualBox begins the file of a serial port anew whenever it opens it: at each start
@@ -63,7 +65,7 @@ func appendData(to, from string) error {
 		return err
 	}
 	defer func() { _ = in.Close() }()
-	begin, _, err := extent(in)
+	begin, _, err := consolelog.Extent(in)
 	if err != nil {
 		return err
 	}
@@ -80,17 +82,6 @@ func appendData(to, from string) error {
 
 // consoleMode is VirtualBox's for the files of serial ports.
 const consoleMode = 0o600
-
-// extent is where the data of a file begins, after what was trimmed, and ends.
-func extent(f *os.File) (begin, end int64, err error) {
-	if end, err = f.Seek(0, io.SeekEnd); err != nil {
-		return 0, 0, err
-	}
-	if begin, err = unix.Seek(int(f.Fd()), 0, unix.SEEK_DATA); err != nil { // ENXIO: there is nothing but the hole
-		begin = end
-	}
-	return begin, end, nil
-}
 
 // trimConsoles frees the space of old console output, so that a guest cannot fill
 // the host's disk with it. VirtualBox writes on where it was, so the log becomes

@@ -39,10 +39,11 @@ import (
 const socketMost = len(syscall.RawSockaddrUnix{}.Path) - 1
 
 const (
-	// connectFor is how long VirtualBox may take to listen, and drainFor how long what
-	// is left in the socket may take.
-	connectFor = 10 * time.Second
-	drainFor   = 10 * time.Second
+	// connectFor is how long VirtualBox may take to listen, connectPause between
+	// attempts, and drainFor how long what is left in the socket may take.
+	connectFor   = 10 * time.Second
+	connectPause = 100 * time.Millisecond
+	drainFor     = 10 * time.Second
 	// putBackFor bounds one attempt to let a serial port go to the log again.
 	putBackFor = 2 * time.Minute
 )
@@ -244,7 +245,7 @@ func dialTTY(ctx context.Context, path string) (net.Conn, error) {
 		if err == nil {
 			return conn, nil
 		}
-		if pause(ctx, consolePoll) != nil {
+		if pause(ctx, connectPause) != nil {
 			return nil, err
 		}
 	}
