@@ -80,7 +80,10 @@ type alone struct{ key capacity.Key }
 
 func (a alone) Key(capacity.Who) capacity.Key { return a.key }
 func (alone) Away(capacity.Who) bool          { return false }
-func (alone) Standing() []capacity.Standing   { return nil }
+func (alone) Names() []capacity.Who           { return nil }
+func (alone) Changed() ([]capacity.Who, bool) { return nil, true }
+
+func (alone) Standing(capacity.Who) (capacity.Standing, bool) { return capacity.Standing{}, false }
 
 type unheard struct{}
 
