@@ -123,7 +123,7 @@ func take(path string, printed []byte, piece int) (string, providers.FileInfo, e
 func TestFile(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "file")
 	for _, content := range []string{"", "\n", "some\nlines\x00", strings.Repeat("0123456789", 1000)} {
-		if err := os.WriteFile(path, []byte(content), 0o640); err != nil {
+		if err := errors.Join(os.WriteFile(path, []byte(content), 0o600), os.Chmod(path, 0o640)); err != nil {
 			t.Fatal(err)
 		}
 		for _, piece := range []int{1, 7, 1 << 20} {
