@@ -40,7 +40,7 @@ type plan struct {
 // when all of it waits, so that one host does not keep two processors busy. SOAK_SEED
 // repeats a plan.
 func TestSoak(t *testing.T) {
-	long, first := os.Getenv("SOAK_SIMULATED"), uint64(1)
+	long, first := os.Getenv("SOAK_SIMULATED"), uint64(53) // its hour has storms, an outage and a restart of the daemon
 	if long != "" {
 		first = uint64(wallTime().UnixNano())
 	}
