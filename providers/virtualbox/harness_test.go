@@ -126,7 +126,8 @@ func manage(t testing.TB, args ...string) string {
 		if signalled(err) {
 			private.Crashed(t, err.Error())
 		}
-		if tries == 30 || !strings.Contains(err.Error(), "Failed to create the VirtualBox object!") && !(onlyLooks(args) && died(err)) {
+		again := strings.Contains(err.Error(), "Failed to create the VirtualBox object!") || onlyLooks(args) && died(err)
+		if tries == 30 || !again {
 			t.Fatal(err)
 		}
 		time.Sleep(time.Second)

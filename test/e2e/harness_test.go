@@ -90,8 +90,8 @@ func (h *host) start() {
 	cmd := exec.Command(h.bin, append([]string{
 		"serve", "--hypervisor", h.hypervisor.name, "--data-dir", h.path("data"), "--socket", h.path("s.sock"),
 		"--base-image-dir", h.path("images"), "--allowed-host-paths", h.path("share"),
-		// Tests run on hosts with few CPUs, and write little of their disks.
-		"--capacity-overcommit-cpus", "16", "--capacity-overcommit-disk", "10",
+		// Tests run on hosts with few CPUs and little room, and write little of their disks.
+		"--capacity-overcommit-cpus", "16", "--capacity-overcommit-disk", "0",
 		"--gc-interval", "2s", "--gc-grace", "4s", "--log-level", "debug",
 	}, h.hypervisor.flags...)...)
 	cmd.Stdout, cmd.Stderr = log, log

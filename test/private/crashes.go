@@ -14,8 +14,8 @@ import (
 // VirtualBox 7.2 crashes now and then on a busy host, in threads of its own, and takes its
 // machines along. No test can do anything about that; it can be told from a fault of ours:
 //
-//	WatchVirtualBox ──▶ a VBoxSVC that clients hold is gone ──▶ SANDBOXD_VIRTUALBOX_CRASHES: the test's name
-//	                       unless a test has Killed it              hack/test-virtualbox runs it again if it failed
+//	WatchVirtualBox ──▶ a VBoxSVC is gone while a machine runs ──▶ SANDBOXD_VIRTUALBOX_CRASHES: the test's name
+//	                       unless a test has Killed it                 hack/test-virtualbox runs it again if it failed
 
 // crashesFile names the file that gets the names of tests.
 const crashesFile = "SANDBOXD_VIRTUALBOX_CRASHES"
@@ -76,16 +76,16 @@ func WatchVirtualBox(t testing.TB) {
 	t.Cleanup(func() { close(over); <-watched })
 }
 
-// sight is what runs of VirtualBox: the services, VBoxManage, and whether anybody holds a
-// service, which ends by itself some seconds after it is let go.
+// sight is what runs of VirtualBox: services, machines, and whether one of these has been
+// there for a while, and so holds its service, which ends some seconds after it is let go.
 type sight struct {
-	services, calls map[int]bool
-	held            bool
+	services, machines map[int]bool
+	held               bool
 }
 
-// see looks at all processes. A VBoxManage that has just begun may not have a service yet.
+// see looks at all processes.
 func see(last sight) sight {
-	s := sight{services: map[int]bool{}, calls: map[int]bool{}}
+	s := sight{services: map[int]bool{}, machines: map[int]bool{}}
 	all, _ := filepath.Glob("/proc/[0-9]*/cmdline")
 	for _, path := range all {
 		b, err := os.ReadFile(path)
@@ -98,16 +98,14 @@ func see(last sight) sight {
 		case "VBoxSVC":
 			s.services[pid] = true
 		case "VBoxHeadless":
-			s.held = true
-		case "VBoxManage":
-			s.calls[pid] = true
-			s.held = s.held || last.calls[pid]
+			s.machines[pid] = true
+			s.held = s.held || last.machines[pid]
 		}
 	}
 	return s
 }
 
-// gone lists the services that are not there any more although somebody held them.
+// gone lists the services that are not there any more although a machine held them.
 func gone(last, now sight) (pids []int) {
 	for pid := range last.services {
 		if last.held && !now.services[pid] {

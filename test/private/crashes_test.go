@@ -6,7 +6,7 @@ import (
 	"testing"
 )
 
-// TestGone: a service that ends because nobody holds it has not crashed.
+// TestGone: a service that ends when no machine holds it has not crashed.
 func TestGone(t *testing.T) {
 	held := sight{services: map[int]bool{7: true}, held: true}
 	for name, tc := range map[string]struct {
