@@ -41,16 +41,25 @@ func (h *host) sitDown(width, height uint16, args ...string) (*typist, *exec.Cmd
 }
 
 // until types again and again until a text is shown that is not what was typed: a shell
-// may drop what is typed while it takes its terminal back.
+// may drop what is typed while it takes its terminal back. It waits for an answer before
+// it types again, and goes on after a while if there is none: a slow guest is not flooded.
 func (p *typist) until(shown string, typed func()) {
 	p.t.Helper()
+	const quiet = time.Second
 	for deadline := time.Now().Add(patience); ; {
+		before, since := len(p.shown.String()), time.Now()
 		typed()
-		for range 20 {
-			if strings.Contains(p.shown.String(), shown) {
+		for answered := before; ; time.Sleep(50 * time.Millisecond) {
+			now := p.shown.String()
+			if strings.Contains(now, shown) {
 				return
 			}
-			time.Sleep(50 * time.Millisecond)
+			if len(now) > answered {
+				answered, since = len(now), time.Now()
+			}
+			if waited := time.Since(since); answered > before && waited > quiet || waited > 20*quiet {
+				break
+			}
 		}
 		if time.Now().After(deadline) {
 			p.t.Fatalf("%q is never shown, but %q", shown, p.shown.String())
@@ -88,7 +97,7 @@ func (h *host) worksAtTerminal(name string) {
 		p.types("exit 5\r")()
 		select {
 		case <-p.ended:
-		case <-time.After(time.Second):
+		case <-time.After(10 * time.Second):
 			if time.Now().After(deadline) {
 				h.t.Fatalf("the shell does not end: %q", p.shown.String())
 			}

@@ -243,21 +243,32 @@ func (p *plan) gather(ctx context.Context, to io.Writer) (size int, err error) {
 	return size, err
 }
 
-// follow passes on the sizes that the terminal is to have.
+// resizeAgain is when a size is passed on again that did not arrive.
+const resizeAgain = time.Second
+
+// follow passes on the sizes that the terminal is to have. One that does not arrive,
+// because guest control failed, is passed on again, unless a newer one has come.
 func (c *Client) follow(ctx context.Context, p *plan) {
 	const script = `[ -s "$1/tty" ] || sleep 1
 exec stty rows "$2" cols "$3" <"$(cat "$1/tty")" 2>/dev/null
 `
-	for {
+	sizes, size, again := p.resize, providers.TerminalSize{}, (<-chan time.Time)(nil)
+	for sizes != nil || again != nil {
 		select {
 		case <-ctx.Done():
 			return
-		case size, ok := <-p.resize:
+		case next, ok := <-sizes:
 			if !ok {
-				return
+				sizes = nil
+				continue
 			}
-			// A guest without stty has a terminal that keeps its size.
-			_ = c.stream(ctx, true, script, nil, nil, p.dir, fmt.Sprint(size.Height), fmt.Sprint(size.Width))
+			size = next
+		case <-again:
+		}
+		again = nil
+		// A guest without stty has a terminal that keeps its size, which is no failure.
+		if err := c.stream(ctx, true, script, nil, nil, p.dir, fmt.Sprint(size.Height), fmt.Sprint(size.Width)); err != nil {
+			again = time.After(resizeAgain)
 		}
 	}
 }

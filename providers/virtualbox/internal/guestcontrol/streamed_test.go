@@ -13,6 +13,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -225,6 +226,45 @@ func TestTerminal(t *testing.T) {
 			t.Errorf("it ended with %+v after %q", r, out.String())
 		}
 	})
+	noneLeft(t)
+}
+
+// deafOnce fails the first call that gives a terminal another size.
+type deafOnce struct {
+	thisHost
+	failed atomic.Bool
+}
+
+func (d *deafOnce) Control(ctx context.Context, call Call) error {
+	if call.Verb == "run" && strings.Contains(strings.Join(call.Args, " "), "exec stty rows") && d.failed.CompareAndSwap(false, true) {
+		return errBroke
+	}
+	return d.thisHost.Control(ctx, call)
+}
+
+// TestSizeThatDoesNotArrive is passed on again, also when no newer one can come.
+func TestSizeThatDoesNotArrive(t *testing.T) {
+	deaf := &deafOnce{thisHost: thisHost{"sh"}}
+	c := New(deaf, t.TempDir())
+	in, w := io.Pipe()
+	var out capture.Buffer
+	sizes := make(chan providers.TerminalSize, 1)
+	sizes <- providers.TerminalSize{Width: 101, Height: 33}
+	ended := begin(t, t.Context(), c, providers.ExecRequest{Command: []string{"sh"}, Stdin: in, Stdout: &out, TTY: true, Resize: sizes})
+	_, _ = io.WriteString(w, "stty size\r")
+	out.Shows(t, patience, "33 101\r\n")
+	sizes <- providers.TerminalSize{Width: 132, Height: 50}
+	close(sizes)
+	for deadline := time.Now().Add(patience); !strings.Contains(out.String(), "50 132\r\n"); time.Sleep(100 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("the size does not change: %q", out.String())
+		}
+		_, _ = io.WriteString(w, "stty size\r")
+	}
+	_, _ = io.WriteString(w, "exit 5\r")
+	if r := <-ended; r.err != nil || r.ExitCode != 5 || !deaf.failed.Load() {
+		t.Errorf("it ended with %+v, and a size was lost: %v", r, deaf.failed.Load())
+	}
 	noneLeft(t)
 }
 
