@@ -3,6 +3,7 @@ package capacity
 import (
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"testing"
 	"time"
 
@@ -56,24 +57,18 @@ func start(p planner, budget Amount, claims []Claim) {
 // floor is the time that nobody can do without: each claim is noted, put in order, and
 // told something, once.
 func floor(claims []Claim) time.Duration {
-	best := time.Duration(-1)
-	for range 5 {
-		began := time.Now()
-		noted := map[types.UID]Claim{}
-		list := make([]Claim, 0, len(claims))
-		for _, c := range claims {
-			noted[c.ID] = c
-			list = append(list, c)
-		}
-		told := 0
-		for i, c := range sorted(list) {
-			told += len(fmt.Sprintf("needs %s, and waits behind %s, which needs %s", c.Want, list[max(i-1, 0)].Who, c.Want))
-		}
-		if took := time.Since(began); told > 0 && (best < 0 || took < best) {
-			best = took
-		}
+	began := time.Now()
+	noted := map[types.UID]Claim{}
+	list := make([]Claim, 0, len(claims))
+	for _, c := range claims {
+		noted[c.ID] = c
+		list = append(list, c)
 	}
-	return best
+	told := 0
+	for i, c := range sorted(list) {
+		told += len(fmt.Sprintf("needs %s, and waits behind %s, which needs %s", c.Want, list[max(i-1, 0)].Who, c.Want))
+	}
+	return time.Since(began) + time.Duration(min(told, 0))
 }
 
 // BenchmarkLine is the start with so many that do not fit, and then the release of what one
@@ -86,24 +81,25 @@ func BenchmarkLine(b *testing.B) {
 				if name == "naive" && n > 100 && testing.Short() {
 					b.Skip("takes minutes")
 				}
-				var starts, releases, least time.Duration
+				var starts, releases, least []time.Duration // others use the machine too: the best counts
 				for b.Loop() {
 					w, budget, claims := full(n)
-					least += floor(claims)
+					least = append(least, floor(claims))
 					p := planners[name](budget, w)
 					began := time.Now()
 					start(p, budget, claims)
-					starts += time.Since(began)
+					starts = append(starts, time.Since(began))
 					began = time.Now()
 					p.Release("runs0")
-					releases += time.Since(began)
+					releases = append(releases, time.Since(began))
 					if got := p.Woken(); len(got) != 1 || got[0].Name != "s0" {
 						b.Fatalf("%v are woken, want the first one", got)
 					}
 				}
-				b.ReportMetric(float64(starts.Microseconds())/1000/float64(b.N), "start-ms")
-				b.ReportMetric(float64(releases.Microseconds())/1000/float64(b.N), "release-ms")
-				b.ReportMetric(float64(starts)/float64(least), "of-floor")
+				milliseconds := func(d []time.Duration) float64 { return float64(slices.Min(d).Nanoseconds()) / 1e6 }
+				b.ReportMetric(milliseconds(starts), "start-ms")
+				b.ReportMetric(milliseconds(releases), "release-ms")
+				b.ReportMetric(milliseconds(starts)/milliseconds(least), "of-floor")
 			})
 		}
 	}
