@@ -27,6 +27,9 @@ const (
 	inLine, running = 10000, 8
 	// quiet is how long nothing is written when all has been said.
 	quiet = 3 * time.Second
+	// atWork is the part of a processor that a daemon takes that still looks at everything;
+	// one that is at rest looks at everything once in a while only.
+	atWork = 0.3
 	// lineDeadline is for any one of the measurements.
 	lineDeadline = 15 * time.Minute
 )
@@ -183,16 +186,23 @@ func (d *daemon) counted(ctx context.Context, name string, do func(*writes) erro
 	if err := do(w); err != nil {
 		return err
 	}
-	for {
+	for used := before; ; {
+		if err := sleep(ctx, quiet); err != nil {
+			_, waiting, _, _ := w.settled()
+			return fmt.Errorf("%s: %d of %d wait: %w", name, waiting, inLine, err)
+		}
+		now, err := d.cpu()
+		if err != nil {
+			return err
+		}
+		busy := now-used > atWork*quiet.Seconds()
+		used = now
 		since, waiting, total, most := w.settled()
-		if time.Since(since) > quiet && waiting >= inLine-running {
+		if !busy && time.Since(since) > quiet && waiting >= inLine-running {
 			figure(name+"_settled", since.Sub(began).Seconds(), "s")
 			figure(name+"_writes_mean", float64(total)/inLine, "per_sandbox")
 			figure(name+"_writes_most", float64(most), "of_one_sandbox")
 			break
-		}
-		if err := sleep(ctx, quiet/10); err != nil {
-			return fmt.Errorf("%s: %d of %d wait: %w", name, waiting, inLine, err)
 		}
 	}
 	after, err := d.cpu()
