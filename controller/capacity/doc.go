@@ -12,8 +12,10 @@
 // as a machine that needs disk needs nothing of what others wait for who need
 // memory, goes on.
 //
-// State.Plan decides, and is pure. The Ledger is the authority: reconcilers ask it
-// before an effect, and two of them never get the same place. What was reserved is
+// The queue decides, and is pure. It has everybody in order who is in line or about to
+// be, and whatever happens changes the place of few of them only: so ten thousand in line
+// are no more work for each claim than ten. The Ledger is the authority: reconcilers ask
+// it before an effect, and two of them never get the same place. What was reserved is
 // also written into the objects' status, before the effect, so that the Ledger is as
 // it was after a restart. What is seen to run always keeps its place, also when there
 // is less than that.

@@ -285,9 +285,9 @@ func one[T any](r *rand.Rand, list []T) T { return list[r.IntN(len(list))] }
 // TestPlansAsOverAll: whatever happens, the ledger admits whom one admits that goes through
 // everybody each time, and says the same of those who wait.
 func TestPlansAsOverAll(t *testing.T) {
-	lives, steps := uint64(100), 200
+	lives, steps := uint64(40), 200
 	if testing.Short() {
-		lives = 30
+		lives = 15
 	}
 	longest := 0
 	for seed := range lives {
@@ -321,5 +321,53 @@ func (w *twins) restart() {
 		if who, held := w.ids[id], w.amount(); w.rand.IntN(4) == 0 {
 			w.both(func(l *Ledger) { l.Restore(who, id, held) }, func(l *naive) { l.Restore(who, id, held) })
 		}
+	}
+}
+
+// strict counts what it is asked.
+type strict struct {
+	*world
+	asked, everybody int
+}
+
+func (s *strict) Key(who Who) Key {
+	s.asked++
+	return s.world.Key(who)
+}
+
+func (s *strict) Standing(who Who) (Standing, bool) {
+	s.asked++
+	return s.world.Standing(who)
+}
+
+func (s *strict) Names() []Who {
+	s.everybody++
+	return s.world.Names()
+}
+
+// TestManyInLine: each of very many is looked up a few times, however many there are, and
+// all at once only at the start. The tree they are in stays low.
+func TestManyInLine(t *testing.T) {
+	const n, few, low = 2000, 20, 60
+	w, budget, claims := full(n)
+	objects := &strict{world: w}
+	l := New(budget, objects)
+	start(l, budget, claims)
+	l.Release("runs0")
+	if got := l.Woken(); len(got) != 1 || got[0].Name != "s0" {
+		t.Errorf("%v are woken, want the first one", got)
+	}
+	if objects.asked > few*n || objects.everybody > 1 {
+		t.Errorf("of %d, %d were looked up, and all of them %d times", n, objects.asked, objects.everybody)
+	}
+	var depth func(*entry) int
+	depth = func(e *entry) int {
+		if e == nil {
+			return 0
+		}
+		return 1 + max(depth(e.left), depth(e.right))
+	}
+	if got := depth(l.queue.root); got > low || len(l.line) != n-1 {
+		t.Errorf("%d are in line, %d below one another", len(l.line), got)
 	}
 }

@@ -1,6 +1,7 @@
 package capacity
 
 import (
+	"math/rand/v2"
 	"slices"
 	"testing"
 	"time"
@@ -88,7 +89,7 @@ func TestPlan(t *testing.T) {
 		},
 		"nobody waits behind one that is more than there is": {
 			State{Held: Amount{0, 0, 40 * gi, 1}, Line: []Claim{claim("large", 1, Amount{}, Amount{gi, 1, 150 * gi, 1}), claim("b", 2, Amount{}, Amount{gi, 1, 60 * gi, 1}), claim("c", 3, Amount{}, small)}},
-			[]Verdict{figures("needs 150Gi disk, 60Gi of 100Gi free"), admitted, figures("needs 10Gi disk, 0Ki of 100Gi free")},
+			[]Verdict{figures("needs 150Gi disk, 0Ki of 100Gi free"), admitted, figures("needs 10Gi disk, 0Ki of 100Gi free")},
 		},
 		"nor behind one that was not looked at": {
 			State{Coming: []Claim{claim("large", 1, Amount{}, Amount{gi, 1, 150 * gi, 1})}, Line: []Claim{claim("b", 2, Amount{}, small)}},
@@ -130,15 +131,64 @@ func TestPlan(t *testing.T) {
 			}
 			in := slices.Clone(s.Line)
 			sorted(s.Line)
-			got := s.Plan()
-			for i, claim := range in {
-				at := slices.IndexFunc(s.Line, func(other Claim) bool { return other.ID == claim.ID })
-				if got[at] != c.want[i] {
-					t.Errorf("%s: got %+v\nwant %+v", claim.Name, got[at], c.want[i])
+			for how, got := range map[string][]Verdict{"in the queue": queued(s), "by one who goes through everybody": s.replanned()} {
+				for i, claim := range in {
+					at := slices.IndexFunc(s.Line, func(other Claim) bool { return other.ID == claim.ID })
+					if got[at] != c.want[i] {
+						t.Errorf("%s, %s: got %+v\nwant %+v", claim.Name, how, got[at], c.want[i])
+					}
 				}
 			}
 		})
 	}
+}
+
+// queued plans as the Ledger does.
+func queued(s State) []Verdict {
+	q := queue{ranks: rand.NewPCG(0, 0)}
+	entries := make([]*entry, len(s.Line))
+	for i, c := range s.Line {
+		entries[i] = q.put(nil, &entry{Claim: c, waits: true, exceeds: exceeds(c, s.Budget)})
+	}
+	for _, c := range s.Coming {
+		q.put(nil, &entry{Claim: c, exceeds: exceeds(c, s.Budget)})
+	}
+	free := s.Budget.free(s.Held)
+	verdicts := make([]Verdict, len(s.Line))
+	if !s.Unseen {
+		for _, e := range q.next(free) {
+			verdicts[slices.Index(entries, e)] = Verdict{Admitted: true}
+			free = free.free(e.needs)
+			q.put(e, nil)
+		}
+	}
+	for i, e := range entries {
+		if !verdicts[i].Admitted {
+			verdicts[i] = whyWaits(e, q.position(e, free), s.Budget, free, s.Unseen).verdict()
+		}
+	}
+	return verdicts
+}
+
+// replanned has those who wait told what is so after the others were admitted.
+func (s State) replanned() []Verdict {
+	verdicts := s.Plan()
+	after := s
+	after.Line = nil
+	for i, v := range verdicts {
+		if v.Admitted {
+			after.Held = after.Held.Plus(s.Line[i].needs())
+		} else {
+			after.Line = append(after.Line, s.Line[i])
+		}
+	}
+	told := after.Plan()
+	for i, v := range verdicts {
+		if !v.Admitted {
+			verdicts[i], told = told[0], told[1:]
+		}
+	}
+	return verdicts
 }
 
 // TestPlanTellsFewTheFigures: of a long line only those at its head are told what
@@ -150,7 +200,7 @@ func TestPlanTellsFewTheFigures(t *testing.T) {
 			s.Line = append(s.Line, claim(string(rune('a'+i%26))+time.Unix(i, 0).UTC().Format("150405"), i, Amount{}, Amount{gi, 1, gi, 1}))
 		}
 		said := map[string]string{}
-		for i, v := range s.Plan() {
+		for i, v := range queued(s) {
 			if !v.Admitted {
 				said[s.Line[i].Name] = v.Message
 			}

@@ -56,7 +56,7 @@ func run(ctx context.Context) error {
 	flag.StringVar(&b.binary, "sandboxd", "bin/sandboxd", "the `program` to measure")
 	flag.StringVar(&b.image, "image", "", "a golden `image` for real machines; none are made without it")
 	flag.IntVar(&b.rounds, "rounds", 5, "how often real machines are made, each way")
-	only := flag.String("only", "", "a comma-separated `list` of parts: store, control, real, snapshots, api, api-alone, kube-apiserver; the first four if empty")
+	only := flag.String("only", "", "a comma-separated `list` of parts: store, control, line, real, snapshots, api, api-alone, kube-apiserver; the first five if empty")
 	flag.StringVar(&b.kubeconfig, "kubeconfig", "", "a `file` that reaches a kube-apiserver with our definitions, for the part of its name")
 	flag.Func("pid", "the `number` of a process that serves it; may be repeated", func(text string) error {
 		pid, err := strconv.Atoi(text)
@@ -84,6 +84,7 @@ func run(ctx context.Context) error {
 	}{
 		{"store", b.store},
 		{"control", b.control},
+		{"line", b.line},
 		{"real", b.real},
 		{"snapshots", b.snapshots},
 		{"api", b.api},
@@ -91,7 +92,7 @@ func run(ctx context.Context) error {
 		{"kube-apiserver", b.kubeAPI},
 	}
 	if *only == "" {
-		*only = "store,control,real,snapshots"
+		*only = "store,control,line,real,snapshots"
 	}
 	for _, p := range parts {
 		if !slices.Contains(strings.Split(*only, ","), p.name) {
