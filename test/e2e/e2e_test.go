@@ -66,18 +66,6 @@ func TestLife(t *testing.T) {
 	h.stop()
 }
 
-// noSleep waits until no command sleeps in a guest: a killed process may take a moment
-// to be gone.
-func (h *host) noSleep(sandbox string) {
-	h.t.Helper()
-	h.eventually("without the command that took too long", func() error {
-		if out := h.ok("exec", sandbox, "--", "sh", "-c", "pidof sleep || echo none"); out != "none\n" {
-			return fmt.Errorf("it still runs: %s", out)
-		}
-		return nil
-	})
-}
-
 // deletesInUse deletes an image, which stays as long as a sandbox uses it and says so.
 func (h *host) deletesInUse(image, sandbox string) {
 	h.t.Helper()

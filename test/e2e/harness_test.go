@@ -218,6 +218,18 @@ func (h *host) eventually(what string, f func() error) {
 	}
 }
 
+// noSleep waits until no command sleeps in a guest: a killed process may take a moment
+// to be gone.
+func (h *host) noSleep(sandbox string) {
+	h.t.Helper()
+	h.eventually("without the command that took too long", func() error {
+		if out := h.ok("exec", sandbox, "--", "sh", "-c", "pidof sleep || echo none"); out != "none\n" {
+			return fmt.Errorf("it still runs: %s", out)
+		}
+		return nil
+	})
+}
+
 // cleanedUp waits until the machine looks as before the test, and there is no file
 // of a machine or an image.
 func (h *host) cleanedUp() {
