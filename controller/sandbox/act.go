@@ -92,7 +92,7 @@ func (r *Reconciler) act(ctx context.Context, p providers.Provider, v *view, spe
 		case v.last.why == whyNoSpace:
 			r.event(v.sbx, corev1.EventTypeWarning, v1.ReasonCapacity, "Start", "the host had no space for the machine's disk: it is let run, to see whether there is some")
 		case v.last.action == actRestart:
-			r.event(v.sbx, corev1.EventTypeWarning, "Restarted", "Start", "%s (%s %s)", ended(v.machine), v.machine.Power, v.machine.OffReason)
+			r.event(v.sbx, corev1.EventTypeWarning, "Restarted", "Start", "%s", restarted(v.machine))
 		default:
 			r.event(v.sbx, corev1.EventTypeNormal, "Started", "Start", "the machine runs")
 		}

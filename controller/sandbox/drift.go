@@ -291,6 +291,14 @@ func ended(m *providers.Machine) string {
 	}
 }
 
+// restarted says why a machine is started again, with what the hypervisor said of its end.
+func restarted(m *providers.Machine) string {
+	if m.OffReason == "" || m.Power == providers.PowerPaused {
+		return ended(m)
+	}
+	return fmt.Sprintf("%s (%s)", ended(m), m.OffReason)
+}
+
 // unisolatedSince is since when the isolation of a machine that is on is not seen, as
 // far as the last look told.
 func unisolatedSince(st *v1.SandboxStatus) time.Time {

@@ -305,6 +305,11 @@ func readyCondition(v view, st *v1.SandboxStatus) metav1.Condition {
 		c.Reason, c.Message = v.unreverted.reason, v.unreverted.message
 	case because(v1.ConditionProvisioned), because(v1.ConditionPoweredOn),
 		because(v1.ConditionNetworkIsolated), because(v1.ConditionGuestReady):
+		// A guest that shuts down has no agent any more, and none is waited for.
+		if p := meta.FindStatusCondition(st.Conditions, v1.ConditionPoweredOn); p != nil && p.Status == metav1.ConditionTrue && p.Reason == v1.ReasonStopping &&
+			!meta.IsStatusConditionFalse(st.Conditions, v1.ConditionNetworkIsolated) {
+			c.Reason, c.Message = p.Reason, p.Message
+		}
 		if expired(v.sbx, v.now) {
 			c.Reason, c.Message = v1.ReasonExpired, "stopped at "+stamp(st.ExpiresAt)+": "+expiryWhy(v.sbx)
 		}

@@ -75,13 +75,18 @@ func TestStatusSaysWhatItWaitsFor(t *testing.T) {
 		}, "False/SnapshotNotReady", "Provisioned=False/SnapshotNotReady", []string{`snapshot "s"`, "not been looked at"}},
 		"a revert that waits": {func(v *view) { v.unreverted = wantedSnapshot{name: "s"}.why("waits to be reverted to") }, "False/SnapshotNotFound", "PoweredOn=True/Running", []string{`reverted to snapshot "s"`}},
 
-		"to be started":        {func(v *view) { off(v, providers.OffNeverStarted, "") }, "False/Starting", "PoweredOn=False/Starting", []string{"about to be started"}},
-		"off, as asked":        {func(v *view) { off(v, providers.OffShutdown, whySettled); v.desired.Power = v1.PowerStopped }, "False/Stopped", "GuestReady=False/PoweredOff", []string{"is off"}},
-		"off, not looked at":   {func(v *view) { off(v, providers.OffShutdown, whySettled); v.desired.Power = v1.PowerStopped }, "False/Stopped", "NetworkIsolated=Unknown/NotObserved", nil},
-		"left off":             {func(v *view) { off(v, providers.OffShutdown, whyExited) }, "False/Exited", "PoweredOn=False/Exited", []string{"restartPolicy", "set powerState"}},
-		"crashed":              {func(v *view) { off(v, providers.OffCrashed, whyExited) }, "False/Crashed", "PoweredOn=False/Crashed", []string{"restartPolicy leaves it off"}},
-		"crashes and crashes":  {func(v *view) { off(v, providers.OffCrashed, whyCrashLoop); v.last.after = time.Minute }, "False/Crashed", "PoweredOn=False/Crashed", []string{"waits until " + t0.Add(time.Minute).UTC().Format(time.RFC3339)}},
-		"shutting down":        {func(v *view) { v.machine.Power = providers.PowerStopping }, "False/PoweredOff", "PoweredOn=True/Stopping", []string{"shutting down"}},
+		"to be started":       {func(v *view) { off(v, providers.OffNeverStarted, "") }, "False/Starting", "PoweredOn=False/Starting", []string{"about to be started"}},
+		"off, as asked":       {func(v *view) { off(v, providers.OffShutdown, whySettled); v.desired.Power = v1.PowerStopped }, "False/Stopped", "GuestReady=False/PoweredOff", []string{"is off"}},
+		"off, not looked at":  {func(v *view) { off(v, providers.OffShutdown, whySettled); v.desired.Power = v1.PowerStopped }, "False/Stopped", "NetworkIsolated=Unknown/NotObserved", nil},
+		"left off":            {func(v *view) { off(v, providers.OffShutdown, whyExited) }, "False/Exited", "PoweredOn=False/Exited", []string{"restartPolicy", "set powerState"}},
+		"crashed":             {func(v *view) { off(v, providers.OffCrashed, whyExited) }, "False/Crashed", "PoweredOn=False/Crashed", []string{"restartPolicy leaves it off"}},
+		"crashes and crashes": {func(v *view) { off(v, providers.OffCrashed, whyCrashLoop); v.last.after = time.Minute }, "False/Crashed", "PoweredOn=False/Crashed", []string{"waits until " + t0.Add(time.Minute).UTC().Format(time.RFC3339)}},
+		"shutting down":       {func(v *view) { v.machine.Power = providers.PowerStopping }, "False/Stopping", "PoweredOn=True/Stopping", []string{"shutting down"}},
+		"asked to stop, and its agent has": {func(v *view) {
+			v.sbx.Status.StoppingSince = &metav1.Time{Time: t0}
+			v.machine.Agent = providers.AgentDisconnected
+			v.guest = checkAgent(v.sbx, v.img, v.machine)
+		}, "False/Stopping", "GuestReady=False/WaitingForAgent", []string{"asked to shut down at"}},
 		"asked to stop":        {func(v *view) { v.sbx.Status.StoppingSince = &metav1.Time{Time: t0} }, "True/AsSpecified", "PoweredOn=True/Stopping", nil},
 		"suspended":            {func(v *view) { v.machine.Power = providers.PowerSaved }, "False/Suspended", "PoweredOn=False/Suspended", []string{"saved on disk"}},
 		"paused":               {func(v *view) { v.machine.Power = providers.PowerPaused }, "False/Paused", "PoweredOn=False/Paused", []string{"CPUs are halted"}},
