@@ -38,7 +38,7 @@ func (p *Provider) sight(m machine) domain.Sight {
 	spec.Disk, spec.Seed, spec.Console = p.data.disk(m.id), p.data.seed(m.id), p.data.console(m.id)
 	s := domain.Sight{Want: spec, Saved: m.power == providers.PowerSaved, Defined: &m.live.Outline}
 	if m.on() {
-		s.Live, s.Defined = &m.live.Outline, m.defined
+		s.Live, s.Defined, s.Undefined = &m.live.Outline, m.defined, m.undefined
 	}
 	s.Files = p.lookAtFiles(m, s.Live, s.Defined)
 	return s

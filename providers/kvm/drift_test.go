@@ -214,6 +214,8 @@ func TestChangedDefinitions(t *testing.T) {
 	for _, tc := range definitions() {
 		t.Run("on/"+tc.name, func(t *testing.T) { try(t, tc) })
 	}
+	undefined := tampering{"undefined", virsh("undefine", "ID"), v1.ReasonDefinitionChanged, providers.RemedyEnsure, "its definition was removed"}
+	t.Run("on/"+undefined.name, func(t *testing.T) { try(t, undefined) })
 	if pid(t, id) != process || l.get(t, id).Power != providers.PowerRunning {
 		t.Error("the machine does not run on")
 	}

@@ -37,6 +37,8 @@ type machine struct {
 	// defined is what the next start of a machine that is on is made from; nil
 	// when that is not ours, and where it was not asked for (see lookWhole).
 	defined *domain.Outline
+	// undefined: there is no next start, because somebody removed its definition.
+	undefined bool
 	// paused says why a paused machine is, where that is known.
 	paused providers.PauseReason
 }
@@ -66,6 +68,7 @@ func (p *Provider) lookAt(ctx context.Context, id types.UID, whole bool) (machin
 		xml, defined  string
 		state, reason int32
 		saved, full   bool
+		undefined     bool
 	}
 	r, err := libvirtconn.Get(ctx, p.conn.Lifecycle(), object, libvirtconn.Quick, func(l *libvirt.Libvirt) (r raw, err error) {
 		dom := libvirtDomain(id)
@@ -80,7 +83,14 @@ func (p *Provider) lookAt(ctx context.Context, id types.UID, whole bool) (machin
 			has, err = l.DomainHasManagedSaveImage(dom, 0)
 			r.saved = has == 1
 		} else if whole {
-			r.defined, err = l.DomainGetXMLDesc(dom, libvirt.DomainXMLInactive)
+			// Of a domain that is defined no more, libvirt shows what runs as that.
+			var persistent int32
+			if persistent, err = l.DomainIsPersistent(dom); err != nil {
+				return r, err
+			}
+			if r.undefined = persistent == 0; !r.undefined {
+				r.defined, err = l.DomainGetXMLDesc(dom, libvirt.DomainXMLInactive)
+			}
 		}
 		if err == nil && libvirt.DomainPausedReason(r.reason) == libvirt.DomainPausedIoerror && libvirt.DomainState(r.state) == libvirt.DomainPaused {
 			r.full = outOfSpace(l, dom)
@@ -94,7 +104,7 @@ func (p *Provider) lookAt(ctx context.Context, id types.UID, whole bool) (machin
 	if err != nil || live.Record.Instance != p.opts.Instance {
 		return machine{}, providers.Errorf(providers.ErrNotFound, object, "libvirt's machine of that UUID was %w", errForeign)
 	}
-	m := machine{id: id, record: live.Record, live: live, managed: r.saved}
+	m := machine{id: id, record: live.Record, live: live, managed: r.saved, undefined: r.undefined}
 	m.power, m.off = power(libvirt.DomainState(r.state), r.reason, r.saved || p.hasMemory(id))
 	if r.full {
 		m.paused = providers.PausedNoSpace

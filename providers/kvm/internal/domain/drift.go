@@ -26,6 +26,8 @@ type Sight struct {
 	Live *Outline
 	// Defined is what libvirt would start; nil when that is not ours any more.
 	Defined *Outline
+	// Undefined: libvirt would start nothing, because somebody removed what it would.
+	Undefined bool
 	// Saved: its state is saved, and goes on with what was live then.
 	Saved bool
 	Files DiskFiles
@@ -62,9 +64,14 @@ func Drift(s Sight) []providers.Drift {
 	if s.Live != nil {
 		live = s.compare(wanted, *s.Live, true)
 	}
-	if s.Defined == nil {
+	switch {
+	case s.Undefined:
+		list = append(list, providers.Drift{
+			Reason: v1.ReasonDefinitionChanged, Detail: "its definition was removed, and it runs on without one", Remedy: s.remedy(),
+		})
+	case s.Defined == nil:
 		defined = []difference{{reason: v1.ReasonDefinitionChanged, detail: "it has no record of sandboxd's"}}
-	} else {
+	default:
 		defined = s.compare(wanted, *s.Defined, false)
 	}
 	for _, d := range live {
@@ -74,16 +81,20 @@ func Drift(s Sight) []providers.Drift {
 		if slices.ContainsFunc(live, func(l difference) bool { return l.detail == d.detail }) {
 			continue
 		}
-		remedy := providers.RemedyEnsure
-		if (s.Live != nil || s.Saved) && !s.Redefinable() {
-			remedy = providers.RemedyOff
-		}
 		if s.Live != nil || s.Saved {
 			d.detail = "for its next start, " + d.detail
 		}
-		list = append(list, providers.Drift{Reason: d.reason, Detail: d.detail, Remedy: remedy}) // nothing runs with it
+		list = append(list, providers.Drift{Reason: d.reason, Detail: d.detail, Remedy: s.remedy()}) // nothing runs with it
 	}
 	return bounded(list)
+}
+
+// remedy of what is wrong with the definition alone.
+func (s Sight) remedy() providers.Remedy {
+	if (s.Live != nil || s.Saved) && !s.Redefinable() {
+		return providers.RemedyOff
+	}
+	return providers.RemedyEnsure
 }
 
 // bounded leaves out what is too much, and of that first what does the least harm.

@@ -81,6 +81,7 @@ func TestDrift(t *testing.T) {
 		live, defined pairs // nil: not on, and as it was made
 		on, saved     bool
 		lost          bool // the definition is not ours
+		undefined     bool
 		files         DiskFiles
 		want          []string
 	}{
@@ -157,6 +158,7 @@ func TestDrift(t *testing.T) {
 		"console elsewhere, of an earlier release": {defined: append(slices.Clone(fileConsole), `<source path="/data/console.log" append="on">`, `<source path="/x">`), want: pairs{
 			`DefinitionChanged Ensure: it has a serial port to "/x", which sandboxd did not give it`, `DefinitionChanged Ensure: it lacks a serial port to "/data/console.log"`,
 		}},
+		"defined no more": {on: true, undefined: true, want: pairs{"DefinitionChanged Ensure: its definition was removed, and it runs on without one"}},
 		"console without a log": {defined: pairs{`<log file="/data/console.log" append="on"></log>`, ""}, want: pairs{
 			"DefinitionChanged Ensure: it has a serial port, which sandboxd did not give it", `DefinitionChanged Ensure: it lacks a serial port to "/data/console.log"`,
 		}},
@@ -175,8 +177,8 @@ func TestDrift(t *testing.T) {
 			if tc.on {
 				sight.Live = changed(t, text, tc.live...)
 			}
-			if tc.lost {
-				sight.Defined = nil
+			if tc.lost || tc.undefined {
+				sight.Defined, sight.Undefined = nil, tc.undefined
 			}
 			got := Drift(sight)
 			if diff := cmp.Diff(tc.want, said(got)); diff != "" {
