@@ -3,11 +3,14 @@ package cli
 import (
 	"context"
 	"fmt"
+	"maps"
 	"path/filepath"
 	"time"
 
 	"github.com/spf13/cobra"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime"
 	crclient "sigs.k8s.io/controller-runtime/pkg/client"
 
 	v1 "sandboxd.dev/sandboxd/api/v1"
@@ -124,6 +127,20 @@ func (a *app) promotion(ctx context.Context, sandbox, name, snapshot string) (*v
 	return img, nil
 }
 
+// manifestOf is what a person would write of an image: nothing that is empty.
+func manifestOf(img *v1.GoldenImage) (*unstructured.Unstructured, error) {
+	content, err := runtime.DefaultUnstructuredConverter.ToUnstructured(img)
+	if err != nil {
+		return nil, err
+	}
+	delete(content, "status")
+	unstructured.RemoveNestedField(content, "metadata", "creationTimestamp")
+	if spec, ok := content["spec"].(map[string]any); ok {
+		maps.DeleteFunc(spec, func(_ string, value any) bool { part, ok := value.(map[string]any); return ok && len(part) == 0 })
+	}
+	return &unstructured.Unstructured{Object: content}, nil
+}
+
 // makeImage creates an image and waits for it, or prints it.
 func (a *app) makeImage(ctx context.Context, img *v1.GoldenImage, made madeImage) error {
 	kind := v1.GroupVersion.WithKind("GoldenImage")
@@ -134,7 +151,11 @@ func (a *app) makeImage(ctx context.Context, img *v1.GoldenImage, made madeImage
 		if err != nil {
 			return err
 		}
-		return printer.PrintObj(img, a.Out)
+		u, err := manifestOf(img)
+		if err != nil {
+			return err
+		}
+		return printer.PrintObj(u, a.Out)
 	}
 	c, err := a.client()
 	if err != nil {
