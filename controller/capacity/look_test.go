@@ -166,8 +166,8 @@ func (c *census) Changed() (list []Who, everybody bool) {
 // are looked at.
 func TestOutageOfMany(t *testing.T) {
 	l, objects, first, second := twoInLine(t)
-	objectsNow := &census{cached: objects}
-	l.objects = objectsNow
+	asked := &census{cached: objects}
+	l.objects = asked
 	all := []Claim{first}
 	for i := range 100 {
 		runs := claim(fmt.Sprint("runs", i), 3+int64(i), Amount{}, Amount{})
@@ -181,7 +181,7 @@ func TestOutageOfMany(t *testing.T) {
 	for _, c := range all {
 		objects.away(c.Who, true)
 	}
-	objectsNow.times = 0
+	asked.times = 0
 	for range 2 {
 		for _, c := range all {
 			look := l.Look(c.Who)
@@ -192,8 +192,8 @@ func TestOutageOfMany(t *testing.T) {
 	if got := l.Woken(); !slices.Equal(got, []Who{second.Who}) {
 		t.Errorf("%v are woken, want the second one", got)
 	}
-	if most := 10 * len(all); objectsNow.times > most { // a few times each
-		t.Errorf("objects were looked up %d times, want no more than %d", objectsNow.times, most)
+	if most := 10 * len(all); asked.times > most { // a few times each
+		t.Errorf("objects were looked up %d times, want no more than %d", asked.times, most)
 	}
 	for _, c := range all {
 		objects.away(c.Who, false)
