@@ -80,6 +80,19 @@ func appendData(to, from string) error {
 	return errors.Join(err, out.Close())
 }
 
+// gap is what the log says where output may be missing.
+const gap = "\r\n[sandboxd was ended while somebody typed here: what was shown until it was back is missing]\r\n"
+
+// noteGap writes so to the end of what was kept of a log.
+func noteGap(log string) error {
+	f, err := os.OpenFile(consoleParts(log)[1], os.O_WRONLY|os.O_APPEND|os.O_CREATE, consoleMode)
+	if err != nil {
+		return err
+	}
+	_, err = io.WriteString(f, gap)
+	return errors.Join(err, f.Close())
+}
+
 // consoleMode is VirtualBox's for the files of serial ports.
 const consoleMode = 0o600
 

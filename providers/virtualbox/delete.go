@@ -47,6 +47,7 @@ func (p *Provider) DeleteMachine(ctx context.Context, id types.UID) error {
 	if err := p.endProcess(ctx, id); err != nil {
 		return err
 	}
+	p.wires.drop(id, false)
 	if err := os.Remove(p.data.tty(id)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return p.fileError(machineObject(id), err)
 	}

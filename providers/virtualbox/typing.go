@@ -78,10 +78,13 @@ type wires struct {
 	of map[types.UID]*wire
 	// settling are machines whose serial port is being put back.
 	settling map[types.UID]bool
+	// carried are machines that went off while somebody typed: all that they showed is
+	// in the log, although their serial port goes to the socket until they start.
+	carried map[types.UID]bool
 }
 
 func newWires() *wires {
-	return &wires{of: map[types.UID]*wire{}, settling: map[types.UID]bool{}}
+	return &wires{of: map[types.UID]*wire{}, settling: map[types.UID]bool{}, carried: map[types.UID]bool{}}
 }
 
 func (w *wires) get(id types.UID) *wire {
@@ -97,6 +100,30 @@ func (w *wires) take(id types.UID) *wire {
 	taken := w.of[id]
 	delete(w.of, id)
 	return taken
+}
+
+// wentOff ends the wire to a machine that is off.
+func (w *wires) wentOff(id types.UID) {
+	if taken := w.take(id); taken != nil {
+		taken.end()
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		w.carried[id] = true
+	}
+}
+
+// drop ends the wire to a machine that is on or not, and tells whether all that it
+// showed is in its log.
+func (w *wires) drop(id types.UID, on bool) (whole bool) {
+	taken := w.take(id)
+	if taken != nil {
+		taken.end()
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	whole = taken != nil || w.carried[id] && !on // what is on may have been started by somebody else
+	delete(w.carried, id)
+	return whole
 }
 
 // wire is a connection with a console. What the guest shows is written to the log as
@@ -203,10 +230,9 @@ func (p *Provider) openLine(ctx context.Context, id types.UID) (keyboard.Line, e
 // connect makes the wire to a machine whose lock is held.
 func (p *Provider) connect(ctx context.Context, m machine) (*wire, error) {
 	object, tty, log := machineObject(m.id), p.data.tty(m.id), p.data.console(m.id)
-	if old := p.wires.take(m.id); old != nil { // of an earlier run of the machine
-		old.end()
-	}
+	whole := p.wires.drop(m.id, true) // of an earlier run of the machine
 	if !p.typed(m) {
+		whole = true
 		if err := os.Remove(tty); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return nil, p.fileError(object, err)
 		}
@@ -216,6 +242,11 @@ func (p *Provider) connect(ctx context.Context, m machine) (*wire, error) {
 	}
 	if err := keepConsole(log); err != nil {
 		return nil, p.fileError(object, err)
+	}
+	if !whole { // it goes to the socket since an earlier process
+		if err := noteGap(log); err != nil {
+			return nil, p.fileError(object, err)
+		}
 	}
 	kept, err := os.OpenFile(consoleParts(log)[1], os.O_WRONLY|os.O_APPEND|os.O_CREATE, consoleMode)
 	if err != nil {
@@ -310,13 +341,14 @@ func (p *Provider) settle(ctx context.Context, id types.UID) error {
 	}
 	m, err := p.look(ctx, id)
 	switch {
-	case errors.Is(err, providers.ErrNotFound), err == nil && !m.on():
-		if w := p.wires.take(id); w != nil {
-			w.end()
-		}
+	case errors.Is(err, providers.ErrNotFound):
+		p.wires.drop(id, false)
 		return nil
 	case err != nil:
 		return err
+	case !m.on():
+		p.wires.wentOff(id)
+		return nil
 	}
 	_, err = p.toLog(ctx, m)
 	return err
@@ -327,9 +359,7 @@ func (p *Provider) settle(ctx context.Context, id types.UID) error {
 func (p *Provider) toLog(ctx context.Context, m machine) (machine, error) {
 	object, log := machineObject(m.id), p.data.console(m.id)
 	if !p.typed(m) {
-		if w := p.wires.take(m.id); w != nil { // of an earlier run of the machine
-			w.end()
-		}
+		p.wires.drop(m.id, m.on()) // of an earlier run of the machine
 		if err := os.Remove(p.data.tty(m.id)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return m, p.fileError(object, err)
 		}
@@ -345,25 +375,12 @@ func (p *Provider) toLog(ctx context.Context, m machine) (machine, error) {
 	if _, err := p.manage(ctx, m.id, 0, args...); err != nil {
 		return m, err
 	}
-	if w := p.wires.take(m.id); w != nil {
-		w.end()
-	} else if err := noteGap(log); err != nil {
-		return m, p.fileError(object, err)
+	if !p.wires.drop(m.id, m.on()) {
+		if err := noteGap(log); err != nil {
+			return m, p.fileError(object, err)
+		}
 	}
 	return p.look(ctx, m.id)
-}
-
-// gap is what the log says where output may be missing.
-const gap = "\r\n[sandboxd was ended while somebody typed here: what was shown until it was back is missing]\r\n"
-
-// noteGap writes so to the end of what was kept of a log.
-func noteGap(log string) error {
-	f, err := os.OpenFile(consoleParts(log)[1], os.O_WRONLY|os.O_APPEND|os.O_CREATE, consoleMode)
-	if err != nil {
-		return err
-	}
-	_, err = io.WriteString(f, gap)
-	return errors.Join(err, f.Close())
 }
 
 // endTyping puts all serial ports back, before the provider is closed.

@@ -67,6 +67,10 @@ func TestWireThatIsOver(t *testing.T) {
 		}
 		<-l.Ended()
 	}
+	// It was at the socket before anybody was connected, and never again without.
+	if said, err := os.ReadFile(consoleParts(p.data.console(r.ID))[1]); err != nil || string(said) != gap {
+		t.Errorf("the log says %q, %v", said, err)
+	}
 	text := strings.Replace(shown.String(), info["uartmode1"], logMode(p.data.console(r.ID)), 1)
 	if err := errors.Join(os.WriteFile(filepath.Join(dir, "vm"), []byte(text), 0o600), p.settle(t.Context(), r.ID)); err != nil {
 		t.Fatal(err)
@@ -125,5 +129,69 @@ esac
 		if time.Now().After(end) {
 			t.Fatalf("the log says %q, %v", said, err)
 		}
+	}
+}
+
+// TestGoesOffWhileTyped: what a machine showed that goes off while somebody types is in its
+// log, which says nothing of a gap once it starts again. One that somebody else started
+// since was connected with nobody, and that is said.
+func TestGoesOffWhileTyped(t *testing.T) {
+	for startedBy, want := range map[string]string{"us": "shown", "somebody else": "shown" + gap} {
+		t.Run("started by "+startedBy, func(t *testing.T) {
+			p, dir := answering(t, `case $1 in
+showvminfo) cat vm ;;
+controlvm) [ "$3 $4" = "changeuartmode1 file" ] && sed -i "s,^uartmode1=.*,uartmode1=\"file\,$5\"," vm ;;
+modifyvm) [ "$3 $4" = "--uart-mode1 file" ] && sed -i "s,^uartmode1=.*,uartmode1=\"file\,$5\"," vm ;;
+esac
+`)
+			info, r, _ := sound(v1.NetworkNone)
+			r.Instance, r.VM, r.SharedFolders = "test", "web", nil
+			machine := filepath.Join(p.data.MachineDir(r.ID), r.VM)
+			log := p.data.console(r.ID)
+			info["uartmode1"], info["name"], info["CfgFile"] = ttyMode(log), r.VM, filepath.Join(machine, "web.vbox")
+			power := func(state string) {
+				t.Helper()
+				info["VMState"] = state
+				var shown strings.Builder
+				for _, key := range sortedKeys(info) {
+					fmt.Fprintf(&shown, "%s=%q\n", key, info[key])
+				}
+				if err := os.WriteFile(filepath.Join(dir, "vm"), []byte(shown.String()), 0o600); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if err := errors.Join(os.MkdirAll(machine, 0o700), p.writeRecord(r)); err != nil {
+				t.Fatal(err)
+			}
+			power("running")
+			ours, theirs := net.Pipe()
+			kept, err := os.Create(consoleParts(log)[1])
+			if err != nil {
+				t.Fatal(err)
+			}
+			w := &wire{conn: ours, log: kept, ended: make(chan struct{})}
+			go w.carry(t.Context())
+			p.wires.of[r.ID] = w
+			if _, err := io.WriteString(theirs, "shown"); err != nil {
+				t.Fatal(err)
+			}
+			power(statePoweroff)
+			if err := errors.Join(theirs.Close(), p.settle(t.Context(), r.ID)); err != nil {
+				t.Fatal(err)
+			}
+			if startedBy != "us" {
+				power("running")
+			}
+			m, err := p.look(t.Context(), r.ID)
+			if err == nil {
+				m, err = p.toLog(t.Context(), m)
+			}
+			if err != nil || p.typed(m) {
+				t.Errorf("the serial port goes to %s, %v", m.info["uartmode1"], err)
+			}
+			if said, err := os.ReadFile(consoleParts(log)[1]); err != nil || string(said) != want {
+				t.Errorf("the log says %q, %v, not %q", said, err, want)
+			}
+		})
 	}
 }

@@ -163,6 +163,9 @@ func (h *host) killSVC(sandbox, command string, after time.Duration) {
 		if time.Since(begun) > 10*time.Second && h.field(sandbox, ".status.startedAt") != "" {
 			break
 		}
+		if time.Since(begun) > patience {
+			h.t.Fatalf("VBoxManage %s was never seen, and sandbox %s does not start", command, sandbox)
+		}
 	}
 	time.Sleep(after)
 	atWork := command != "" && len(processes("VBoxManage", command)) > 0
