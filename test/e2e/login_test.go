@@ -54,7 +54,7 @@ func (h *host) logsIn(name, key, foreign string) {
 	h.eventually("the login counted as use", func() error {
 		at, err := time.Parse(time.RFC3339, h.field(name, ".status.lastUsedAt"))
 		if err != nil || at.Before(used) {
-			return fmt.Errorf("it was last used at %v, %w, and the login began at %v", at, err, used)
+			return fmt.Errorf("it was last used at %v, %v, and the login began at %v", at, err, used)
 		}
 		return nil
 	})
