@@ -43,7 +43,8 @@ func (h *host) logsIn(name, key, foreign string) {
 	time.Sleep(time.Until(used))
 	p, cmd := h.sitDown(101, 33, login(key, "-t", "--", "tty && stty size; exit 5")...)
 	select {
-	case <-p.ended:
+	case err := <-p.ended:
+		t.Logf("ssh at a terminal: %v", err)
 	case <-time.After(patience):
 		t.Fatalf("ssh does not end: %q", p.shown.String())
 	}

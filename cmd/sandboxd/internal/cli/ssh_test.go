@@ -63,7 +63,7 @@ func TestSSHCommand(t *testing.T) {
 		t.Errorf("it ends with %q, want %q", argv[dashes-2:], want)
 	}
 	order := []string{
-		"ProxyCommand=exec /usr/bin/sandboxd port-forward --stdio --socket /run/s.sock --namespace team -- web 22",
+		"ProxyCommand=/usr/bin/sandboxd port-forward --stdio --socket /run/s.sock --namespace team -- web 22",
 		"HostKeyAlias=uid", "ForwardAgent=yes", `UserKnownHostsFile="/home/a b/known"`, "ForwardAgent=no", "key",
 	}
 	last := -1
@@ -105,7 +105,7 @@ func TestShellCommand(t *testing.T) {
 		if err != nil {
 			continue
 		}
-		out, err := exec.Command(path, "-c", strings.ReplaceAll(text, "%%", "%")).CombinedOutput()
+		out, err := exec.Command(path, "-c", "exec "+strings.ReplaceAll(text, "%%", "%")).CombinedOutput()
 		if string(out) != want || err != nil {
 			t.Errorf("%s: %s, %v, want %s", shell, out, err, want)
 		}

@@ -68,17 +68,17 @@ func sshCommand(s session) []string {
 }
 
 // shellCommand is a command for the user's shell, in the words of a ProxyCommand, where %
-// begins a sequence. Within quotes, shells differ in what \ means, so it stands outside.
+// begins a sequence and before which ssh puts exec. Within quotes, shells differ in what \ means, so it stands outside.
 func shellCommand(words []string) string {
 	var b strings.Builder
-	b.WriteString("exec")
-	for _, word := range words {
-		b.WriteByte(' ')
-		quoted := word == ""
+	for i, word := range words {
+		if i > 0 {
+			b.WriteByte(' ')
+		}
 		plain := func(r rune) bool {
 			return r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' || strings.ContainsRune("-_./:,+@", r)
 		}
-		if quoted || strings.ContainsFunc(word, func(r rune) bool { return !plain(r) }) {
+		if word == "" || strings.ContainsFunc(word, func(r rune) bool { return !plain(r) }) {
 			word = "'" + strings.NewReplacer(`'`, `'\''`, `\`, `'\\'`).Replace(word) + "'"
 		}
 		b.WriteString(strings.ReplaceAll(word, "%", "%%"))
