@@ -59,14 +59,14 @@ func (b *bench) line(ctx context.Context) error {
 	if err := d.awaitAll(ctx, running); err != nil {
 		return err
 	}
-	err = d.counted(ctx, "line_10000", func(w *writes) error { return createMany(ctx, d, "line-%05d", inLine) })
+	err = d.counted(ctx, "line_10000", running, func(*writes) error { return createMany(ctx, d, "line-%05d", inLine) })
 	if err != nil {
 		return err
 	}
 	if err := d.idle(ctx, "line_10000_idle_cpu"); err != nil {
 		return err
 	}
-	err = d.counted(ctx, "line_10000_release", func(w *writes) error {
+	err = d.counted(ctx, "line_10000_release", running+inLine, func(w *writes) error {
 		begin := time.Now()
 		if err := d.client.Delete(ctx, lined("running-00000")); err != nil {
 			return err
@@ -84,7 +84,7 @@ func (b *bench) line(ctx context.Context) error {
 	if d, err = start(); err != nil {
 		return err
 	}
-	if err := d.counted(ctx, "line_10000_restart", func(*writes) error { return nil }); err != nil {
+	if err := d.counted(ctx, "line_10000_restart", 0, func(*writes) error { return nil }); err != nil {
 		return err
 	}
 	if err := d.idle(ctx, "line_10000_restarted_idle_cpu"); err != nil {
@@ -140,6 +140,13 @@ func (w *writes) see(e watch.Event) {
 	}
 }
 
+// seen is how many it knows of.
+func (w *writes) seen() int {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return len(w.waits)
+}
+
 func (w *writes) ready(ctx context.Context) (time.Time, error) {
 	select {
 	case at := <-w.admitted:
@@ -166,9 +173,8 @@ func (w *writes) settled() (since time.Time, waiting, total, most int) {
 
 // counted does something, waits until all that follows from it has been written, and says
 // what that took.
-func (d *daemon) counted(ctx context.Context, name string, do func(*writes) error) error {
-	began := time.Now()
-	w := &writes{times: map[string]int{}, waits: map[string]bool{}, last: began, admitted: make(chan time.Time, 1)}
+func (d *daemon) counted(ctx context.Context, name string, known int, do func(*writes) error) error {
+	w := &writes{times: map[string]int{}, waits: map[string]bool{}, admitted: make(chan time.Time, 1)}
 	events, err := d.client.Watch(ctx, &v1.SandboxList{}, client.InNamespace("default"))
 	if err != nil {
 		return err
@@ -179,6 +185,12 @@ func (d *daemon) counted(ctx context.Context, name string, do func(*writes) erro
 			w.see(e)
 		}
 	}()
+	for w.seen() < known { // to send all that there is takes a while, and is none of it
+		if err := sleep(ctx, quiet/100); err != nil {
+			return err
+		}
+	}
+	began := time.Now()
 	before, err := d.cpu()
 	if err != nil {
 		return err
@@ -198,6 +210,9 @@ func (d *daemon) counted(ctx context.Context, name string, do func(*writes) erro
 		busy := now-used > atWork*quiet.Seconds()
 		used = now
 		since, waiting, total, most := w.settled()
+		if since.Before(began) {
+			since = began // nothing was written
+		}
 		if !busy && time.Since(since) > quiet && waiting >= inLine-running {
 			figure(name+"_settled", since.Sub(began).Seconds(), "s")
 			figure(name+"_writes_mean", float64(total)/inLine, "per_sandbox")

@@ -96,7 +96,8 @@ func (h *host) worksAtTerminal(name string) {
 	for deadline := time.Now().Add(patience); ; {
 		p.types("exit 5\r")()
 		select {
-		case <-p.ended:
+		case err := <-p.ended:
+			h.t.Logf("it ended: %v", err) // its exit code is looked at below
 		case <-time.After(10 * time.Second):
 			if time.Now().After(deadline) {
 				h.t.Fatalf("the shell does not end: %q", p.shown.String())
