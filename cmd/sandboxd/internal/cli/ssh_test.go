@@ -84,6 +84,48 @@ func TestSSHCommand(t *testing.T) {
 	}
 }
 
+// TestSSHConfig: what a user's ssh_config says of all hosts gives a guest nothing, as the
+// host's ssh reads both, and what he says himself is done.
+func TestSSHConfig(t *testing.T) {
+	ssh, err := exec.LookPath("ssh")
+	if err != nil {
+		t.Skip("this host has no ssh")
+	}
+	config := filepath.Join(t.TempDir(), "config")
+	text := "Host *\n ForwardAgent yes\n ForwardX11 yes\n ProxyJump other\n ProxyCommand false\n HostKeyAlias other\n StrictHostKeyChecking no\n" +
+		" UserKnownHostsFile /dev/null\n ControlMaster auto\n ControlPath /tmp/%r@%h\n PermitLocalCommand yes\n User other\n LocalForward 1234 localhost:1\n"
+	if err := os.WriteFile(config, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	s := session{program: "/bin/sandboxd", socket: "/s", key: types.NamespacedName{Namespace: "team", Name: "web"}, host: "uid", known: "/known", user: "root", port: 22}
+	read := func() string {
+		argv := append([]string{"-G", "-F", config}, sshCommand(s)[1:]...)
+		out, err := exec.Command(ssh, argv...).CombinedOutput()
+		if err != nil {
+			t.Fatalf("%q: %v: %s", argv, err, out)
+		}
+		return "\n" + string(out)
+	}
+	got := read()
+	for _, line := range []string{
+		"forwardagent no", "forwardx11 no", "hostkeyalias uid", "stricthostkeychecking accept-new", "userknownhostsfile /known", "controlmaster false",
+		"permitlocalcommand no", "user root", "clearallforwardings yes", "proxycommand /bin/sandboxd port-forward --stdio --socket /s --namespace team -- web 22",
+	} {
+		if !strings.Contains(got, "\n"+line+"\n") {
+			t.Errorf("ssh has no %q, but%s", line, got)
+		}
+	}
+	for _, word := range []string{"proxyjump", "localforward", "controlpath /tmp"} {
+		if strings.Contains(got, "\n"+word) {
+			t.Errorf("ssh has %q:%s", word, got)
+		}
+	}
+	s.options = []string{"ForwardAgent=yes", "HostKeyAlias=other", "ProxyCommand=false"}
+	if got := read(); !strings.Contains(got, "\nforwardagent yes\n") || !strings.Contains(got, "\nhostkeyalias uid\n") || strings.Contains(got, "proxycommand false") {
+		t.Errorf("of what the user says, ssh has%s", got)
+	}
+}
+
 // TestShellCommand: shells and ssh give back the words, whatever is in them.
 func TestShellCommand(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), `it's "a" $HOME\dir %h #1`)

@@ -35,7 +35,7 @@ type session struct {
 // network; with a file of host keys that it may add to, pretend to be others. A connection
 // that is shared would lead to a former sandbox of the name.
 var untrusted = []string{
-	"StrictHostKeyChecking=accept-new", "UpdateHostKeys=no", "VerifyHostKeyDNS=no", "CheckHostIP=no",
+	"StrictHostKeyChecking=accept-new", "UpdateHostKeys=no", "VerifyHostKeyDNS=no", "CheckHostIP=no", "HashKnownHosts=no",
 	"ForwardAgent=no", "ForwardX11=no", "ForwardX11Trusted=no", "ClearAllForwardings=yes", "Tunnel=no",
 	"PermitLocalCommand=no", "ControlMaster=no", "ControlPath=none", "CanonicalizeHostname=no",
 }
