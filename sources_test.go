@@ -19,6 +19,7 @@ var startsProcesses = map[string]string{
 	"providers/virtualbox/internal/vboxmanage/vboxmanage.go": "VBoxManage, with a list of arguments",
 	"providers/internal/qemuimg/process_linux.go":            "qemu-img, with a list of arguments",
 	"providers/internal/qemuimg/process_darwin.go":           "qemu-img by a fixed script that sets its limits, with a list of arguments",
+	"cmd/sandboxd/internal/cli/ssh.go":                       "ssh of who calls, in the place of this program, with a list of arguments; its ProxyCommand is quoted",
 	"disk/worker/process.go":                                 "this program itself, with one fixed word",
 	"providers/fake/disks.go":                                "mkfs of the simulation, with a list of arguments",
 	"providers/conformance/sources.go":                       "qemu-img of tests",

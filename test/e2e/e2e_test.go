@@ -89,7 +89,7 @@ func TestRunningGuest(t *testing.T) {
 		return strings.TrimSpace(string(public))
 	}
 	spec := func(key string) string {
-		return sandbox("web", fmt.Sprintf(", network: {mode: nat, portForwards: [{name: ssh, guestPort: 22}]}, cloudInit: {sshAuthorizedKeys: [%q]}, readiness: {mode: ssh}, sharedFolders: [{name: in, hostPath: %s}, {name: out, hostPath: %s, readOnly: false}]",
+		return sandbox("web", fmt.Sprintf(", network: {mode: nat, portForwards: [{name: ssh, guestPort: 22}]}, cloudInit: {sshAuthorizedKeys: [%q]}, readiness: {mode: ssh}, lifecycle: {idleTimeout: 12h}, sharedFolders: [{name: in, hostPath: %s}, {name: out, hostPath: %s, readOnly: false}]",
 			key, h.path("share"), h.path("share")))
 	}
 	must(t, os.WriteFile(h.path("share/input"), []byte("input"), 0o644))
@@ -117,6 +117,7 @@ func TestRunningGuest(t *testing.T) {
 		}
 		return nil
 	})
+	h.logsIn("web", "second", "first")
 
 	if got := h.ok("exec", "web", "--", "cat", "/mnt/in/input"); got != "input" {
 		t.Errorf("shared folder: %q", got)

@@ -9,7 +9,7 @@
 // there are differences and with 2 when it fails. `exec` exits with the
 // command's own code, with 124 when its time was up, with 125 when nobody saw how
 // it ended, with 126 or 127 when the guest could not start it, and with 1 when it
-// could not be reached.
+// could not be reached. `ssh` becomes the program ssh, and its exit code is that one's.
 package cli
 
 import (
@@ -141,7 +141,7 @@ the hypervisor match.`,
 		a.apply(), a.diff(), a.get(), a.describe(), a.delete(), a.wait(), a.events(), a.validate(), a.explain(),
 		a.snapshot(), a.fork(), a.revert(), a.image(), a.promote(),
 		a.kubeconfig(), a.users(), a.pki(),
-		a.exec(), a.attach(), a.cp(), a.logs(), a.portForward(), a.diffDisk(),
+		a.exec(), a.attach(), a.ssh(), a.cp(), a.logs(), a.portForward(), a.diffDisk(),
 		a.version(),
 	)
 	root.AddCommand(a.powerCommands()...)

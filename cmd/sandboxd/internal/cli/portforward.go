@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"math"
 	"net"
 	"strconv"
@@ -17,17 +18,22 @@ import (
 
 func (a *app) portForward() *cobra.Command {
 	var addresses []string
+	var stdio bool
 	cmd := &cobra.Command{
 		Use:   "port-forward SANDBOX [LOCAL:]REMOTE…",
 		Short: "Forward local ports to ports of a sandbox",
 		Long: `Forward TCP connections to local ports to ports of a sandbox's guest, until
 interrupted. LOCAL is REMOTE unless it is given; where it is empty or 0, a free port
 is taken. A machine without a network is reached through its guest agent, by socat,
-ncat or nc in the guest; its isolation stays as it is.`,
+ncat or nc in the guest; its isolation stays as it is.
+
+With --stdio, nothing listens: standard input and output are one connection to the
+port REMOTE, as the ProxyCommand of ssh and other programs want it.`,
 		GroupID: groupGuests,
 		Example: examples(`
 sandboxd port-forward web 8080:80
-sandboxd port-forward web :5432 9000`),
+sandboxd port-forward web :5432 9000
+ssh -o 'ProxyCommand sandboxd port-forward web --stdio 22' root@web`),
 		Args: argsBetween(2, math.MaxInt),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			key, err := a.sandboxKey(args[0])
@@ -42,6 +48,9 @@ sandboxd port-forward web :5432 9000`),
 				}
 				ports = append(ports, p)
 			}
+			if stdio && (len(ports) != 1 || strings.Contains(args[1], ":") || cmd.Flags().Changed("address")) {
+				return errors.New("--stdio is one connection, and nothing listens: say one port of the guest, such as 22, and no --address")
+			}
 			c, err := a.client()
 			if err != nil {
 				return err
@@ -51,13 +60,35 @@ sandboxd port-forward web :5432 9000`),
 				return err
 			}
 			defer func() { _ = tunnel.Close() }()
+			if stdio {
+				return tunnel.Carry(&ownStreams{Reader: a.In, Writer: a.Out}, ports[0].remote)
+			}
 			return a.forward(cmd.Context(), tunnel, addresses, ports)
 		},
 	}
 	cmd.Flags().StringSliceVar(&addresses, "address", []string{"localhost"}, "Local addresses to listen on: localhost, or addresses of this host")
+	cmd.Flags().BoolVar(&stdio, "stdio", false, "Connect standard input and output with the port, and listen nowhere")
 	cmd.ValidArgsFunction = a.completeSandboxes()
 	return a.namespaced(cmd)
 }
+
+// ownStreams are our standard streams, as the near side of a connection.
+type ownStreams struct {
+	io.Reader
+	io.Writer
+}
+
+// CloseWrite implements client.Local: the other side of a pipe sees that the guest has
+// said all.
+func (s *ownStreams) CloseWrite() error {
+	if c, ok := s.Writer.(io.Closer); ok {
+		return c.Close()
+	}
+	return nil
+}
+
+// Close implements client.Local. What is still to be read is the caller's.
+func (s *ownStreams) Close() error { return nil }
 
 // portPair is a local port and the guest's.
 type portPair struct{ local, remote int }
