@@ -81,6 +81,12 @@ func TestStatusSaysWhatItWaitsFor(t *testing.T) {
 			v.sbx.CreationTimestamp = metav1.NewTime(t0.Add(time.Second))
 			v.img.Status.Conditions = append(v.img.Status.Conditions, metav1.Condition{Type: v1.ConditionImported, Status: metav1.ConditionTrue})
 		}, "False/ImageNotReady", "ImageReady=False/ImageNotReady", []string{"waiting for another GoldenImage", "is being deleted"}},
+		"image deleted while the clock was set back": {func(v *view) {
+			v.machine, v.img.DeletionTimestamp = nil, &metav1.Time{Time: t0}
+			v.sbx.CreationTimestamp = metav1.NewTime(t0.Add(time.Hour))
+			v.sbx.Status.MachineID, v.sbx.Status.ImageRevision = "m", "1"
+			v.img.Status.Conditions = append(v.img.Status.Conditions, metav1.Condition{Type: v1.ConditionImported, Status: metav1.ConditionTrue})
+		}, "False/Creating", "ImageReady=True/ImageReady", []string{"no machine yet"}},
 		"image ready":                 {func(v *view) { v.machine = nil }, "False/Creating", "ImageReady=True/ImageReady", []string{"no machine yet"}},
 		"a fork without its snapshot": {func(v *view) { v.machine, v.unmade = nil, wantedSnapshot{name: "s"}.why("waits for") }, "False/SnapshotNotFound", "Provisioned=False/SnapshotNotFound", []string{`snapshot "s"`}},
 		"a fork of a snapshot to be": {func(v *view) {
