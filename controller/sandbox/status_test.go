@@ -106,6 +106,11 @@ func TestStatusSaysWhatItWaitsFor(t *testing.T) {
 			v.machine.Agent = providers.AgentDisconnected
 			v.guest = checkAgent(v.sbx, v.img, v.machine)
 		}, "False/Stopping", "GuestReady=False/WaitingForAgent", []string{"asked to shut down at"}},
+		"asked to stop, and its network is not enforceable": {func(v *view) {
+			v.sbx.Status.StoppingSince = &metav1.Time{Time: t0}
+			v.machine.Network.Beyond, v.machine.Agent = "the host is reached", providers.AgentDisconnected
+			v.guest = checkAgent(v.sbx, v.img, v.machine)
+		}, "False/Stopping", "NetworkIsolated=False/NotEnforceable", []string{"asked to shut down at"}},
 		"asked to stop":        {func(v *view) { v.sbx.Status.StoppingSince = &metav1.Time{Time: t0} }, "True/AsSpecified", "PoweredOn=True/Stopping", nil},
 		"suspended":            {func(v *view) { v.machine.Power = providers.PowerSaved }, "False/Suspended", "PoweredOn=False/Suspended", []string{"saved on disk"}},
 		"paused":               {func(v *view) { v.machine.Power = providers.PowerPaused }, "False/Paused", "PoweredOn=False/Paused", []string{"CPUs are halted"}},
