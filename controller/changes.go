@@ -46,8 +46,14 @@ func imageChanged() predicate.Predicate {
 	return predicate.Funcs{UpdateFunc: func(e event.UpdateEvent) bool {
 		was, is := e.ObjectOld.(*v1.GoldenImage), e.ObjectNew.(*v1.GoldenImage)
 		return was.Generation != is.Generation || was.Status.Revision != is.Status.Revision ||
-			readyReason(was) != readyReason(is)
+			readyReason(was) != readyReason(is) || sealed(was) != sealed(is)
 	}}
+}
+
+// sealed tells whether there is something to clone. Of an image that is being deleted
+// Ready does not: it says who uses it all the time, also while its hypervisor is away.
+func sealed(img *v1.GoldenImage) bool {
+	return meta.IsStatusConditionTrue(img.Status.Conditions, v1.ConditionImported)
 }
 
 // readyReason is unique to each status of the Ready condition, and to each step of

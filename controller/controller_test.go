@@ -324,15 +324,22 @@ func TestImageInUseIsHeld(t *testing.T) {
 // TestImageThatIsNotImported goes at once when it is deleted: who waits for it could
 // only wait for ever.
 func TestImageThatIsNotImported(t *testing.T) {
-	d := host(t, fake.Options{})
-	d.start()
-	img, sbx := goldenImage("golden"), newSandbox("web")
-	img.Spec.Source.Disk.SHA256 = strings.Repeat("b", 64) // which the file does not have
-	d.create(img, sbx)
-	until(d, img, "stalled", func(i *v1.GoldenImage) bool { return condition(i, v1.ConditionStalled).Type != "" })
-	must(t, d.client.Delete(t.Context(), img))
-	d.gone(img)
-	until(d, sbx, "without an image", because(v1.ConditionReady, v1.ReasonImageNotFound))
+	for name, spoil := range map[string]func(*v1.GoldenImageSpec){
+		"another digest":   func(i *v1.GoldenImageSpec) { i.Source.Disk.SHA256 = strings.Repeat("b", 64) },
+		"no such provider": func(i *v1.GoldenImageSpec) { i.Provider = v1.ProviderVirtualBox },
+	} {
+		t.Run(name, func(t *testing.T) {
+			d := host(t, fake.Options{})
+			d.start()
+			img, sbx := goldenImage("golden"), newSandbox("web")
+			spoil(&img.Spec)
+			d.create(img, sbx)
+			until(d, img, "stalled", func(i *v1.GoldenImage) bool { return condition(i, v1.ConditionStalled).Type != "" })
+			must(t, d.client.Delete(t.Context(), img))
+			d.gone(img)
+			until(d, sbx, "without an image", because(v1.ConditionReady, v1.ReasonImageNotFound))
+		})
+	}
 }
 
 func TestChangedSourceMakesANewRevision(t *testing.T) {

@@ -5,12 +5,14 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"strings"
 	"sync"
 
 	"golang.org/x/sync/errgroup"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/validation/field"
 
 	"sandboxd.dev/sandboxd/manifest"
 )
@@ -20,8 +22,10 @@ type outcome struct {
 	mu sync.Mutex
 	// changed were made or changed, and pruned deleted.
 	changed, pruned []manifest.Identity
-	// waits are deletions that cannot be yet, with the reason.
+	// waits are what cannot be made, or deleted, yet, with the reason; unmade is how many
+	// of them are to be made.
 	waits    map[manifest.Identity]string
+	unmade   int
 	failures []Failure
 }
 
@@ -72,6 +76,13 @@ func (s *Source) apply(ctx context.Context, t Target, done *outcome) {
 	force := true
 	after, err := s.objects.Resource(k.gvr()).Namespace(id.Namespace).Patch(ctx, id.Name, types.ApplyPatchType, raw,
 		metav1.PatchOptions{FieldManager: FieldManager, Force: &force, FieldValidation: metav1.FieldValidationStrict})
+	if reason, waits := waitsForImage(err); waits {
+		done.mu.Lock()
+		defer done.mu.Unlock()
+		done.waits[id] = reason
+		done.unmade++
+		return
+	}
 	if err != nil {
 		done.fail(Failure{t.Path, id, t.Errorf("%s: %w", t.ID(), err)})
 		return
@@ -83,6 +94,21 @@ func (s *Source) apply(ctx context.Context, t Target, done *outcome) {
 		done.changed = append(done.changed, id)
 	}
 	s.records[id] = Record{now.UID, t.Digest, now.Mark}
+}
+
+// waitsForImage tells whether a sandbox was refused for its image alone, which is being
+// deleted. That is no failure, which would keep those from being pruned that the image
+// still waits for.
+func waitsForImage(err error) (reason string, waits bool) {
+	var status apierrors.APIStatus
+	if !errors.As(err, &status) || !apierrors.IsInvalid(err) || status.Status().Details == nil {
+		return "", false
+	}
+	causes := status.Status().Details.Causes
+	if len(causes) != 1 || causes[0].Field != "spec.image" || causes[0].Type != metav1.CauseType(field.ErrorTypeForbidden) {
+		return "", false
+	}
+	return "it is made once its image is not being deleted any more: " + strings.TrimPrefix(causes[0].Message, "Forbidden: "), true
 }
 
 // prune deletes an object as it was looked at. What cannot be deleted yet is tried

@@ -101,7 +101,7 @@ func (s *Source) next(unread error, p Plan, done *outcome, failures []Failure) S
 	before := s.Status()
 	status := Status{
 		Dir: s.o.Dir, ID: s.id, Revision: s.snapshot.Revision, Checked: now, Succeeded: before.Succeeded,
-		Objects: s.snapshot.Objects(), Settled: p.Settled + len(p.Apply) - countApply(done.failures),
+		Objects: s.snapshot.Objects(), Settled: p.Settled + len(p.Apply) - countApply(done.failures) - done.unmade,
 		Prune: PruneStatus{Enabled: s.o.Prune, Held: p.Held, Count: p.HeldCount},
 		Notes: s.snapshot.Notes, Rounds: before.Rounds + 1, Failed: before.Failed,
 		Applied: before.Applied + len(done.changed), Pruned: before.Pruned + len(done.pruned),

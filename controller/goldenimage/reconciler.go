@@ -248,6 +248,7 @@ func (r *Reconciler) observe(ctx context.Context, s *state) error {
 	p, err := r.o.Providers.Get(name)
 	if err != nil {
 		if s.img.Status.Provider == "" && !s.img.DeletionTimestamp.IsZero() {
+			s.hold()
 			return nil // never imported by anybody: nothing to remove
 		}
 		return err
@@ -265,15 +266,20 @@ func (r *Reconciler) observe(ctx context.Context, s *state) error {
 	if s.sealed, err = look(ctx, p, s.wanted); err != nil {
 		return err
 	}
-	if !s.img.DeletionTimestamp.IsZero() {
-		s.sandboxes = holding(s.img, s.sealed != nil, s.sandboxes)
-		s.clones = countClones(s.sandboxes)
-	}
+	s.hold()
 	if s.plan.Base == "" {
 		return nil
 	}
 	s.base, err = look(ctx, p, s.ref(s.plan.Base))
 	return err
+}
+
+// hold leaves only those sandboxes by which an image stays that is being deleted.
+func (s *state) hold() {
+	if !s.img.DeletionTimestamp.IsZero() {
+		s.sandboxes = holding(s.img, s.sealed != nil, s.sandboxes)
+		s.clones = countClones(s.sandboxes)
+	}
 }
 
 // look returns a sealed revision, or nil when there is none.

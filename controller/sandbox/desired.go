@@ -169,9 +169,11 @@ func imageReady(img *v1.GoldenImage, sbx *v1.Sandbox) bool {
 }
 
 // outlives tells whether the image stays as long as the sandbox uses it, as it does even
-// while it is being deleted for a sandbox that was there before.
+// while it is being deleted for a sandbox that was there before. One that was made of it
+// was, whatever a clock says that was set back in between.
 func outlives(img *v1.GoldenImage, sbx *v1.Sandbox) bool {
-	return img.DeletionTimestamp.IsZero() || !img.DeletionTimestamp.Before(&sbx.CreationTimestamp)
+	made := sbx.Status.MachineID != "" || sbx.Status.ImageRevision != ""
+	return img.DeletionTimestamp.IsZero() || made || !img.DeletionTimestamp.Before(&sbx.CreationTimestamp)
 }
 
 func firstSet[T comparable](values ...T) T {

@@ -312,8 +312,9 @@ func readyCondition(v view, st *v1.SandboxStatus) metav1.Condition {
 	case because(v1.ConditionProvisioned), because(v1.ConditionPoweredOn),
 		because(v1.ConditionNetworkIsolated), because(v1.ConditionGuestReady):
 		// A guest that shuts down has no agent any more, and none is waited for.
-		if p := meta.FindStatusCondition(st.Conditions, v1.ConditionPoweredOn); p != nil && p.Status == metav1.ConditionTrue && p.Reason == v1.ReasonStopping &&
-			!meta.IsStatusConditionFalse(st.Conditions, v1.ConditionNetworkIsolated) {
+		p, isolated := meta.FindStatusCondition(st.Conditions, v1.ConditionPoweredOn), meta.FindStatusCondition(st.Conditions, v1.ConditionNetworkIsolated)
+		exposed := isolated != nil && isolated.Status == metav1.ConditionFalse && isolated.Reason != v1.ReasonNotEnforceable
+		if p != nil && p.Status == metav1.ConditionTrue && p.Reason == v1.ReasonStopping && !exposed {
 			c.Reason, c.Message = p.Reason, p.Message
 		}
 		if expired(v.sbx, v.now) {

@@ -81,6 +81,12 @@ func TestStatusSaysWhatItWaitsFor(t *testing.T) {
 			v.sbx.CreationTimestamp = metav1.NewTime(t0.Add(time.Second))
 			v.img.Status.Conditions = append(v.img.Status.Conditions, metav1.Condition{Type: v1.ConditionImported, Status: metav1.ConditionTrue})
 		}, "False/ImageNotReady", "ImageReady=False/ImageNotReady", []string{"waiting for another GoldenImage", "is being deleted"}},
+		"image deleted while the clock was set back": {func(v *view) {
+			v.machine, v.img.DeletionTimestamp = nil, &metav1.Time{Time: t0}
+			v.sbx.CreationTimestamp = metav1.NewTime(t0.Add(time.Hour))
+			v.sbx.Status.MachineID, v.sbx.Status.ImageRevision = "m", "1"
+			v.img.Status.Conditions = append(v.img.Status.Conditions, metav1.Condition{Type: v1.ConditionImported, Status: metav1.ConditionTrue})
+		}, "False/Creating", "ImageReady=True/ImageReady", []string{"no machine yet"}},
 		"image ready":                 {func(v *view) { v.machine = nil }, "False/Creating", "ImageReady=True/ImageReady", []string{"no machine yet"}},
 		"a fork without its snapshot": {func(v *view) { v.machine, v.unmade = nil, wantedSnapshot{name: "s"}.why("waits for") }, "False/SnapshotNotFound", "Provisioned=False/SnapshotNotFound", []string{`snapshot "s"`}},
 		"a fork of a snapshot to be": {func(v *view) {
@@ -100,6 +106,11 @@ func TestStatusSaysWhatItWaitsFor(t *testing.T) {
 			v.machine.Agent = providers.AgentDisconnected
 			v.guest = checkAgent(v.sbx, v.img, v.machine)
 		}, "False/Stopping", "GuestReady=False/WaitingForAgent", []string{"asked to shut down at"}},
+		"asked to stop, and its network is not enforceable": {func(v *view) {
+			v.sbx.Status.StoppingSince = &metav1.Time{Time: t0}
+			v.machine.Network.Beyond, v.machine.Agent = "the host is reached", providers.AgentDisconnected
+			v.guest = checkAgent(v.sbx, v.img, v.machine)
+		}, "False/Stopping", "NetworkIsolated=False/NotEnforceable", []string{"asked to shut down at"}},
 		"asked to stop":        {func(v *view) { v.sbx.Status.StoppingSince = &metav1.Time{Time: t0} }, "True/AsSpecified", "PoweredOn=True/Stopping", nil},
 		"suspended":            {func(v *view) { v.machine.Power = providers.PowerSaved }, "False/Suspended", "PoweredOn=False/Suspended", []string{"saved on disk"}},
 		"paused":               {func(v *view) { v.machine.Power = providers.PowerPaused }, "False/Paused", "PoweredOn=False/Paused", []string{"CPUs are halted"}},
