@@ -16,6 +16,7 @@ import (
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
+	utilruntime "k8s.io/apimachinery/pkg/util/runtime"
 	"k8s.io/client-go/rest"
 	"k8s.io/utils/clock"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -72,6 +73,11 @@ type daemon struct {
 	instance providers.Instance
 	stop     func()
 }
+
+// Errors that Kubernetes' informers report are logged, but pause nobody: how long, they
+// tell by the clock of the last one in the process, which may have been seen on another
+// clock than a bubble's, years away.
+func init() { utilruntime.ErrorHandlers = utilruntime.ErrorHandlers[:1] }
 
 // host is what daemons are started on.
 func host(t testing.TB, o fake.Options) *daemon {

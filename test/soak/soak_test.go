@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"k8s.io/apimachinery/pkg/types"
+	utilruntime "k8s.io/apimachinery/pkg/util/runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	v1 "sandboxd.dev/sandboxd/api/v1"
@@ -33,6 +34,11 @@ type plan struct {
 	// sandboxes and faults that there are at least.
 	sandboxes, faults int
 }
+
+// Errors that Kubernetes' informers report are logged, but pause nobody: how long, they
+// tell by the clock of the last one in the process, which may have been seen on another
+// clock than a bubble's, years away.
+func init() { utilruntime.ErrorHandlers = utilruntime.ErrorHandlers[:1] }
 
 // TestSoak is a short form, which lives through the same plan each time: what chance finds
 // is for the long one. With SOAK_SIMULATED set to a time, such as 168h, it is as long as
