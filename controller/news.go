@@ -6,6 +6,7 @@ import (
 	"sync"
 
 	"k8s.io/apimachinery/pkg/api/resource"
+	toolscache "k8s.io/client-go/tools/cache"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	v1 "sandboxd.dev/sandboxd/api/v1"
@@ -16,7 +17,8 @@ import (
 // news are what has changed in the controllers' cache since they were taken last. They
 // are noted by functions that index the cache: nothing else is called while an object is
 // put into it, before anybody can read it there. Handlers are told later, when a
-// reconciler may have read it long since.
+// reconciler may have read it long since. Only what is missing when everything is listed
+// again, after a watch was lost, has no index function called: of that a handler tells.
 type news struct {
 	mu sync.Mutex
 	// names are sandboxes and images, and snapshots namespace/name.
@@ -66,6 +68,24 @@ func (n *news) ofSnapshot(o any) ([]string, error) {
 		n.bound()
 	}
 	return nil, nil
+}
+
+// follow notes what changes in the store of an informer that has not been started.
+func (n *news) follow(informer toolscache.SharedIndexInformer, note toolscache.IndexFunc) error {
+	if err := informer.AddIndexers(toolscache.Indexers{indexNews: note}); err != nil {
+		return err
+	}
+	_, err := informer.AddEventHandler(toolscache.ResourceEventHandlerFuncs{DeleteFunc: n.vanished})
+	return err
+}
+
+// vanished has everybody looked up once something went unseen.
+func (n *news) vanished(o any) {
+	if _, unseen := o.(toolscache.DeletedFinalStateUnknown); unseen {
+		n.mu.Lock()
+		defer n.mu.Unlock()
+		n.names, n.snapshots, n.everybody = nil, nil, true
+	}
 }
 
 func (n *news) note(who capacity.Who) {
@@ -128,7 +148,10 @@ func (o *objects) Changed() (list []capacity.Who, everybody bool) {
 // facts are what matters of an image to those that are made of it. Most that its status
 // says does not, as how many there are of them.
 type facts struct {
-	exists   bool
+	exists bool
+	// deleted is when its deletion began, in Unix seconds, 0 for never: who was there
+	// before may still be made of it.
+	deleted  int64
 	key      capacity.Key
 	provider v1.ProviderName
 	needs    capacity.Amount
@@ -151,6 +174,9 @@ func (o *objects) changedForOthers(image string) bool {
 			fmt.Fprintln(&sizes, r.Revision, valueOf(r.VirtualSize))
 		}
 		now.sizes = sizes.String()
+		if t := img.DeletionTimestamp; !t.IsZero() {
+			now.deleted = t.Unix()
+		}
 	}
 	before := o.news.images[image]
 	if now.exists {

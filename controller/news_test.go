@@ -5,11 +5,16 @@ import (
 	"maps"
 	"math/rand/v2"
 	"slices"
+	"sync"
 	"testing"
+	"time"
 
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/watch"
 	toolscache "k8s.io/client-go/tools/cache"
 
 	v1 "sandboxd.dev/sandboxd/api/v1"
@@ -46,15 +51,18 @@ func (c *changing) put() {
 	meta := func(n int) metav1.ObjectMeta {
 		m := metav1.ObjectMeta{Namespace: "team", Name: c.of(n), Generation: c.rand.Int64N(3)}
 		m.UID = types.UID(m.Name)
+		m.CreationTimestamp = metav1.Unix(c.rand.Int64N(4), 0)
 		if c.rand.IntN(6) == 0 {
 			m.DeletionTimestamp = &metav1.Time{}
-			*m.DeletionTimestamp = metav1.Unix(1, 0)
+			*m.DeletionTimestamp = metav1.Unix(1+c.rand.Int64N(2), 0)
 		}
 		return m
 	}
 	ready := func() []metav1.Condition {
-		s := []metav1.ConditionStatus{metav1.ConditionTrue, metav1.ConditionFalse}[c.rand.IntN(2)]
-		return []metav1.Condition{{Type: v1.ConditionReady, Status: s}}
+		status := func() metav1.ConditionStatus {
+			return []metav1.ConditionStatus{metav1.ConditionTrue, metav1.ConditionFalse}[c.rand.IntN(2)]
+		}
+		return []metav1.Condition{{Type: v1.ConditionReady, Status: status()}, {Type: v1.ConditionImported, Status: status()}}
 	}
 	size := func() *resource.Quantity { return resource.NewQuantity(1+c.rand.Int64N(2), resource.BinarySI) }
 	provider := []v1.ProviderName{"", v1.ProviderKVM, v1.ProviderVirtualBox}[c.rand.IntN(3)]
@@ -82,7 +90,10 @@ func (c *changing) put() {
 		if c.rand.IntN(3) == 0 {
 			sbx.Spec.FromSnapshot = c.of(4)
 		}
-		sbx.Status.Provider, sbx.Status.ImageRevision = provider, c.of(2)
+		sbx.Status.Provider = provider
+		if c.rand.IntN(2) == 0 {
+			sbx.Status.ImageRevision = c.of(2)
+		}
 		store, o = c.sandboxes, sbx
 	}
 	change := store.Update
@@ -173,6 +184,72 @@ func TestImageThatIsBack(t *testing.T) {
 			t.Error("those made of the image are not told of")
 		}
 	}
+}
+
+// listed is an API server that lists the same images to everybody, until they are changed
+// and its watches end with that nobody can go on from where they were.
+type listed struct {
+	mu      sync.Mutex
+	images  v1.GoldenImageList
+	watches chan *watch.FakeWatcher
+}
+
+func (l *listed) set(version string, names ...string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.images = v1.GoldenImageList{ListMeta: metav1.ListMeta{ResourceVersion: version}}
+	for _, name := range names {
+		l.images.Items = append(l.images.Items, v1.GoldenImage{ObjectMeta: metav1.ObjectMeta{Name: name, ResourceVersion: "1"}})
+	}
+}
+
+func (l *listed) List(metav1.ListOptions) (runtime.Object, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.images.DeepCopy(), nil
+}
+
+func (l *listed) Watch(metav1.ListOptions) (watch.Interface, error) {
+	w := watch.NewFake()
+	l.watches <- w
+	return w, nil
+}
+
+// IsWatchListSemanticsUnSupported has the informer list.
+func (l *listed) IsWatchListSemanticsUnSupported() bool { return true }
+
+// TestMissingFromTheList: an image went while nobody watched, and is missing when all are
+// listed again.
+func TestMissingFromTheList(t *testing.T) {
+	n := newNews()
+	server := &listed{watches: make(chan *watch.FakeWatcher, 10)}
+	server.set("1", "golden", "other")
+	informer := toolscache.NewSharedIndexInformer(server, &v1.GoldenImage{}, 0, toolscache.Indexers{})
+	if err := n.follow(informer, n.ofImage); err != nil {
+		t.Fatal(err)
+	}
+	stop := make(chan struct{})
+	var running sync.WaitGroup
+	defer running.Wait()
+	defer close(stop)
+	running.Go(func() { informer.Run(stop) })
+	w := <-server.watches
+	if !toolscache.WaitForCacheSync(stop, informer.HasSynced) {
+		t.Fatal("the cache was never filled")
+	}
+	if names, _, everybody := n.take(); len(names) != 2 || everybody {
+		t.Fatalf("%v are told of, everybody %v", names, everybody)
+	}
+	server.set("2", "other")
+	w.Error(&apierrors.NewResourceExpired("too old").ErrStatus)
+	<-server.watches
+	for range 3000 {
+		if _, _, everybody := n.take(); everybody {
+			return
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	t.Error("nobody is told of what is missing")
 }
 
 // TestVeryMuchNews is not kept.

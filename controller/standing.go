@@ -46,7 +46,7 @@ func newObjects(ctx context.Context, c cache.Cache, o Options, down func(v1.Prov
 		if !ok {
 			return nil, fmt.Errorf("watch %T for admission: %T has no store", s.of, informer)
 		}
-		if err := shared.AddIndexers(toolscache.Indexers{indexNews: s.note}); err != nil {
+		if err := n.follow(shared, s.note); err != nil {
 			return nil, fmt.Errorf("watch %T for admission: %w", s.of, err)
 		}
 		*s.store = shared.GetIndexer()

@@ -236,7 +236,8 @@ func (r *Reconciler) observe(ctx context.Context, s *state) error {
 	if err := r.o.Client.List(ctx, &list, client.MatchingFields{IndexImage: s.img.Name}, client.UnsafeDisableDeepCopy); err != nil {
 		return err
 	}
-	s.sandboxes, s.clones = list.Items, countClones(list.Items)
+	// As it was when it could be looked at last.
+	s.hold(list.Items, !meta.IsStatusConditionFalse(s.img.Status.Conditions, v1.ConditionImported))
 	missing, err := r.observeOrigin(ctx, s)
 	if err != nil {
 		return err
@@ -248,7 +249,7 @@ func (r *Reconciler) observe(ctx context.Context, s *state) error {
 	p, err := r.o.Providers.Get(name)
 	if err != nil {
 		if s.img.Status.Provider == "" && !s.img.DeletionTimestamp.IsZero() {
-			s.hold()
+			s.hold(list.Items, false)
 			return nil // never imported by anybody: nothing to remove
 		}
 		return err
@@ -266,7 +267,7 @@ func (r *Reconciler) observe(ctx context.Context, s *state) error {
 	if s.sealed, err = look(ctx, p, s.wanted); err != nil {
 		return err
 	}
-	s.hold()
+	s.hold(list.Items, s.sealed != nil)
 	if s.plan.Base == "" {
 		return nil
 	}
@@ -274,12 +275,14 @@ func (r *Reconciler) observe(ctx context.Context, s *state) error {
 	return err
 }
 
-// hold leaves only those sandboxes by which an image stays that is being deleted.
-func (s *state) hold() {
+// hold takes those of the sandboxes that name the image by which it stays: all of them,
+// and while it is being deleted only some.
+func (s *state) hold(naming []v1.Sandbox, sealed bool) {
+	s.sandboxes = naming
 	if !s.img.DeletionTimestamp.IsZero() {
-		s.sandboxes = holding(s.img, s.sealed != nil, s.sandboxes)
-		s.clones = countClones(s.sandboxes)
+		s.sandboxes = holding(s.img, sealed, naming)
 	}
+	s.clones = countClones(s.sandboxes)
 }
 
 // look returns a sealed revision, or nil when there is none.
