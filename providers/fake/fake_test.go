@@ -157,11 +157,11 @@ func TestRevertOfWhatDiscards(t *testing.T) {
 		memory bool
 		before func(t *testing.T, w *World, p *Provider)
 	}{
-		"the disk":                   {false, func(*testing.T, *World, *Provider) {}},
-		"the memory":                 {true, func(*testing.T, *World, *Provider) {}},
-		"a memory that is discarded": {true, func(t *testing.T, _ *World, p *Provider) { stopped(t, p) }},
+		"the disk":                     {false, func(*testing.T, *World, *Provider) {}},
+		"the memory":                   {true, func(*testing.T, *World, *Provider) {}},
+		"a memory that is discarded":   {true, func(t *testing.T, _ *World, p *Provider) { stopped(t, p) }},
 		"a memory that fails to start": {true, failsToStart},
-		"a disk that fails to start": {false, failsToStart},
+		"a disk that fails to start":   {false, failsToStart},
 	} {
 		t.Run(name, func(t *testing.T) {
 			w, p := running(t, Options{})
